@@ -1,0 +1,106 @@
+"""Zip files from strangers: checked as a whole before anything is written, extracted block by block.
+
+Knows nothing of what the archives hold.
+"""
+
+import lzma
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from captionlab.errors import CaptionlabError
+
+MAX_MEMBER_BYTES = 64 << 20
+MAX_RATIO = 100  # of unpacked to packed size; photos barely shrink, text shrinks to a third
+_BLOCK_BYTES = 1 << 20
+
+# What zipfile raises on damaged input, found by damaging zips at random: most of it is not BadZipFile.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    OverflowError,
+    RuntimeError,  # an encrypted member, or (as NotImplementedError) an unknown compression
+    ValueError,
+)
+
+
+def extract(archive: Path, folder: Path, choose: Callable[[PurePosixPath], str | None]) -> list[str]:
+    """Write into ``folder`` the members for which ``choose`` gives a file name, and return those names.
+
+    A name that comes twice is returned twice; its first member is the one written. Raises CaptionlabError, before
+    anything is written, when the archive is damaged, a member points outside the folder or is a link, or the contents
+    are implausibly large; and in the middle when a member turns out damaged.
+    """
+    names: list[str] = []
+    written: set[str] = set()
+    with _opened(archive) as opened:
+        _check(archive, opened.infolist())
+        for member in opened.infolist():
+            name = None if member.is_dir() else choose(PurePosixPath(member.filename))
+            if name is None:
+                continue
+            names.append(name)
+            if name in written:
+                continue
+            written.add(name)
+            with (folder / name).open("wb") as out:
+                for block in _blocks(archive, opened, member):
+                    out.write(block)
+    return names
+
+
+def _opened(archive: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(archive)
+    except FileNotFoundError:
+        raise CaptionlabError(f"{archive} does not exist; put the zip there") from None
+    except _DAMAGED as error:
+        raise _damaged(archive, error) from error
+
+
+def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse members that would leave the folder and sizes that no photo collection has."""
+    for member in members:
+        # Both readings of the name, so that a zip refused on one system is refused on all. zipfile itself has
+        # already cut the name at a NUL; orig_filename keeps what the archive says.
+        name = member.orig_filename
+        posix, windows = PurePosixPath(name), PureWindowsPath(name)
+        if posix.is_absolute() or windows.anchor or ".." in posix.parts or ".." in windows.parts or "\0" in name:
+            raise CaptionlabError(
+                f"{archive}: the member {name!r} points outside the folder; get the zip from another source"
+            )
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise CaptionlabError(f"{archive}: the member {name!r} is a link; get the zip from another source")
+        if member.file_size > MAX_MEMBER_BYTES:
+            raise CaptionlabError(
+                f"{archive}: the member {name!r} unpacks to {member.file_size:,} bytes, more than"
+                f" {MAX_MEMBER_BYTES:,}; get the zip from another source"
+            )
+    unpacked, packed = sum(member.file_size for member in members), archive.stat().st_size
+    if unpacked > MAX_RATIO * packed:
+        raise CaptionlabError(
+            f"{archive} unpacks to {unpacked:,} bytes, more than {MAX_RATIO} times its size;"
+            " get the zip from another source"
+        )
+
+
+def _blocks(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+    """The member's bytes. zipfile stops at the size that was checked, and compares the CRC at the end."""
+    try:
+        with opened.open(member) as source:
+            while block := source.read(_BLOCK_BYTES):
+                yield block
+    except _DAMAGED as error:  # reading alone: what the consumer raises while it writes does not pass through here
+        raise _damaged(f"{archive}: the member {member.filename!r}", error) from error
+
+
+def _damaged(what: Path | str, error: Exception) -> CaptionlabError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return CaptionlabError(f"{what} is truncated or damaged ({reason}); get the zip again")

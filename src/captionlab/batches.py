@@ -1,0 +1,84 @@
+"""From features and captions to tensors. Knows the feature store and the vocabulary; nothing of systems.
+
+Shape letters as in ``models.base``.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captionlab.errors import CaptionlabError
+from captionlab.features import FeatureStore
+from captionlab.models.base import PAD, Features
+from captionlab.records import Caption, Split
+from captionlab.vocab import Vocabulary
+
+
+class Batch(NamedTuple):
+    """Some photos with all their captions; ``tokens_BT[:, :-1]`` is read, ``tokens_BT[:, 1:]`` is to be said."""
+
+    features: Features
+    tokens_BT: Tensor
+    photo_B: Tensor
+
+    def to(self, device: str) -> "Batch":
+        """The same batch on another device."""
+        return Batch(self.features.to(device), self.tokens_BT.to(device), self.photo_B.to(device))
+
+
+@dataclass(frozen=True)
+class CaptionedFeatures:
+    """The photos of one split: their rows in the store and their encoded captions."""
+
+    store: FeatureStore
+    use_grid: bool
+    images: Sequence[str]  # sorted
+    rows: np.ndarray[tuple[int], np.dtype[np.int64]]
+    captions: Sequence[Sequence[Sequence[int]]]  # photo, caption, token
+
+    @classmethod
+    def of(
+        cls, store: FeatureStore, use_grid: bool, captions: Sequence[Caption], split: Split, vocab: Vocabulary
+    ) -> "CaptionedFeatures":
+        """Collect a split's photos that have a caption with words; none at all is a CaptionlabError."""
+        by_image: dict[str, list[list[int]]] = {}
+        for caption in captions:
+            if caption.split == split and caption.words:
+                by_image.setdefault(caption.image, []).append(vocab.encode(caption.words))
+        if not by_image:
+            raise CaptionlabError(f"split {split} has no captions; a system needs some to learn and to stop by")
+        images = sorted(by_image)
+        return cls(store, use_grid, images, store.rows(images), [by_image[image] for image in images])
+
+    def features(self, positions: Sequence[int]) -> Features:
+        """Read the features of some photos, by position, from the memory map."""
+        rows = self.rows[list(positions)]
+        grid = self.store.grid
+        return Features(
+            torch.from_numpy(self.store.pooled[rows]),
+            torch.from_numpy(grid[rows]) if self.use_grid and grid is not None else None,
+        )
+
+    def batches(self, photos_per_batch: int, shuffle_seed: int | None = None) -> Iterator[Batch]:
+        """Go once over the photos, in order or shuffled by a seed."""
+        order = np.arange(len(self.rows))
+        if shuffle_seed is not None:
+            np.random.default_rng(shuffle_seed).shuffle(order)
+        for i in range(0, len(order), photos_per_batch):
+            positions = order[i : i + photos_per_batch].tolist()
+            sequences = [tokens for position in positions for tokens in self.captions[position]]
+            photo_B = [p for p, position in enumerate(positions) for _ in self.captions[position]]
+            tokens_BT = torch.full((len(sequences), max(map(len, sequences))), PAD)
+            for row, tokens in enumerate(sequences):
+                tokens_BT[row, : len(tokens)] = torch.tensor(tokens)
+            yield Batch(self.features(positions), tokens_BT, torch.tensor(photo_B))
+
+    def feature_blocks(self, photos_per_block: int = 512) -> Iterator[Tensor]:
+        """Everything a Standardise is fitted on, block by block: the grid where it is used, else pooled."""
+        for i in range(0, len(self.rows), photos_per_block):
+            features = self.features(range(i, min(i + photos_per_block, len(self.rows))))
+            yield features.pooled_PD if features.grid_PRC is None else features.grid_PRC

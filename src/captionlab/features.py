@@ -1,0 +1,223 @@
+"""The extraction engine and the feature store: photos in, memory-mapped arrays out.
+
+Knows encoders and files; nothing of captions or systems. Shape letters: N photos, H and W pixels, D size of the
+pooled vector, R regions, C channels of the grid.
+"""
+
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from captionlab.encoders import PREPROCESSING, Encoder, preprocess
+from captionlab.errors import CaptionlabError
+from captionlab.files import digest_of, read_json, write_json
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+BLOCK = 256  # photos between two records of progress
+CPU_BATCH = 4  # a few photos keep a core's cache warm; larger batches were slower
+
+
+def read_photo(path: Path, pixels: int) -> Pixels:
+    """Decode and preprocess one photo; one that cannot be decoded is a CaptionlabError that names it."""
+    try:
+        with Image.open(path) as photo:
+            return preprocess(photo, pixels)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise CaptionlabError(f"cannot read the photo {path.name}: {error}") from error
+
+
+class Engine(Protocol):
+    """Runs an encoder on (N, H, W, 3) bytes: pooled (N, D) and grid (N, R, C), float32."""
+
+    def __call__(self, pixels_NHW3: Pixels) -> tuple[Floats, Floats]: ...
+
+
+class OnnxEngine:
+    """The compiled CPU engine. Safe to call from several threads: each call runs on its caller's core."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        import onnxruntime
+
+        example = torch.zeros(CPU_BATCH, encoder.pixels, encoder.pixels, 3, dtype=torch.uint8)
+        graph = io.BytesIO()
+        # The tracing exporter folds a fixed batch into constants in a second; the newer one takes ten for the
+        # same speed. See docs/decisions/0003-cpu-engine.md.
+        with _quiet_exporter():
+            torch.onnx.export(
+                encoder.network, (example,), graph, dynamo=False, opset_version=17, input_names=["pixels"]
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, pixels_NHW3: Pixels) -> tuple[Floats, Floats]:
+        n = len(pixels_NHW3)
+        if n < CPU_BATCH:
+            pixels_NHW3 = np.concatenate([pixels_NHW3, np.zeros((CPU_BATCH - n, *pixels_NHW3.shape[1:]), np.uint8)])
+        pooled_ND, grid_NRC = self._session.run(None, {"pixels": pixels_NHW3})
+        return pooled_ND[:n], grid_NRC[:n]
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    import warnings
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # tracer warnings: the graph is used at the traced size only
+        yield
+
+
+class TorchEngine:
+    """Eager PyTorch: channels-last and bf16 autocast on CUDA, plain float32 elsewhere (the reference on CPU)."""
+
+    def __init__(self, encoder: Encoder, device: str) -> None:
+        self._device = device
+        self._network = encoder.network.to(device, memory_format=torch.channels_last)
+
+    def __call__(self, pixels_NHW3: Pixels) -> tuple[Floats, Floats]:
+        pixels = torch.from_numpy(pixels_NHW3)
+        if self._device == "cuda":
+            pixels = pixels.pin_memory()
+        amp = torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda")
+        with torch.inference_mode(), amp:
+            pooled_ND, grid_NRC = self._network(pixels.to(self._device, non_blocking=True))
+        return pooled_ND.cpu().numpy(), grid_NRC.cpu().numpy()
+
+
+def encode_photos(encoder: Encoder, device: str, paths: Sequence[Path]) -> Iterator[tuple[Floats, Floats]]:
+    """Yield pooled (n, D) and grid (n, R, C) for each block of up to ``BLOCK`` photos, in order.
+
+    On the CPU each core decodes and encodes its own few photos; elsewhere the cores decode the next block while the
+    device encodes this one.
+    """
+    blocks = [paths[i : i + BLOCK] for i in range(0, len(paths), BLOCK)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        if device == "cpu":
+            engine: Engine = OnnxEngine(encoder)
+
+            def encode(chunk: Sequence[Path]) -> tuple[Floats, Floats]:
+                return engine(np.stack([read_photo(path, encoder.pixels) for path in chunk]))
+
+            for block in blocks:
+                parts = list(pool.map(encode, [block[i : i + CPU_BATCH] for i in range(0, len(block), CPU_BATCH)]))
+                yield np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        else:
+            engine = TorchEngine(encoder, device)
+            ahead = [pool.submit(read_photo, path, encoder.pixels) for path in blocks[0]] if blocks else []
+            for following in [*blocks[1:], ()]:
+                now, ahead = ahead, [pool.submit(read_photo, path, encoder.pixels) for path in following]
+                yield engine(np.stack([future.result() for future in now]))
+
+
+def extract(encoder: Encoder, grid: int, device: str, photos: Path, images: Sequence[str], work: Path) -> None:
+    """Write pooled.npy, grid.npy (if ``grid``) and images.json into the folder ``work``, block by block.
+
+    A folder left by a killed run of the same extraction is continued, one of another is begun anew.
+    """
+    about = {
+        "encoder": encoder.name,
+        "pixels": encoder.pixels,
+        "preprocessing": PREPROCESSING,
+        "weights": encoder.weights_digest,
+        "grid": grid,
+    }
+    key = digest_of({**about, "images": list(images), "device": device})
+    progress = work / "progress.json"
+    done = 0
+    if progress.exists():
+        state = read_json(progress)
+        done = state["done"] if state["key"] == key else 0
+    pooled = grids = None
+    bar = tqdm(total=len(images), initial=done, unit="img", desc=encoder.name, disable=None)
+    for pooled_ND, grid_NRC in encode_photos(encoder, device, [photos / image for image in images[done:]]):
+        if pooled is None:
+            mode: Any = "r+" if done else "w+"
+            pooled = _array(work / "pooled.npy", mode, np.float32, (len(images), pooled_ND.shape[1]))
+            if grid:
+                grids = _array(work / "grid.npy", mode, np.float16, (len(images), *grid_NRC.shape[1:]))
+        pooled[done : done + len(pooled_ND)] = pooled_ND
+        pooled.flush()
+        if grids is not None:
+            grids[done : done + len(pooled_ND)] = grid_NRC
+            grids.flush()
+        done += len(pooled_ND)
+        write_json(progress, {"key": key, "done": done})
+        bar.update(len(pooled_ND))
+    bar.close()
+    write_json(work / "images.json", {**about, "images": list(images)})
+    progress.unlink(missing_ok=True)
+
+
+def _array(path: Path, mode: Any, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+    except OSError as error:
+        raise CaptionlabError(f"cannot write {path}: {error.strerror or error}; free space") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureStore:
+    """The features of a dataset under one encoder; rows in the order of ``images``. Nothing is read until used."""
+
+    encoder: str
+    preprocessing: str
+    weights: str
+    images: tuple[str, ...]
+    pooled: NDArray[np.float32]
+    grid: NDArray[np.float16] | None
+
+    @property
+    def side(self) -> int:
+        """Regions a side of the grid; 0 without one."""
+        return 0 if self.grid is None else math.isqrt(self.grid.shape[1])
+
+    def rows(self, images: Sequence[str]) -> NDArray[np.int64]:
+        """Row numbers of ``images``; one that is not in the store is a CaptionlabError."""
+        index = {image: row for row, image in enumerate(self.images)}
+        try:
+            return np.array([index[image] for image in images], dtype=np.int64)
+        except KeyError as error:
+            raise CaptionlabError(f"no features of {error.args[0]}; run extract_features again") from None
+
+
+def open_store(folder: Path) -> FeatureStore:
+    """Open a finished store, memory-mapped."""
+    about = read_json(folder / "images.json")
+    try:
+        pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
+        grid = np.load(folder / "grid.npy", mmap_mode="r", allow_pickle=False) if about["grid"] else None
+    except (OSError, ValueError) as error:
+        raise CaptionlabError(f"the features in {folder} are not whole ({error}); run extract_features again") from error
+    if len(pooled) != len(about["images"]):
+        raise CaptionlabError(f"{folder} has {len(pooled)} rows for {len(about['images'])} photos; extract again")
+    return FeatureStore(
+        encoder=about["encoder"],
+        preprocessing=about["preprocessing"],
+        weights=about["weights"],
+        images=tuple(about["images"]),
+        pooled=pooled,
+        grid=grid,
+    )
+
+
+def describe(folder: Path) -> str:
+    """The store's sizes in words, for a closing line."""
+    store = open_store(folder)
+    text = f"{len(store.images):,} photos, pooled {store.pooled.shape[1]}"
+    return text if store.grid is None else f"{text}, grid {store.grid.shape[1]}x{store.grid.shape[2]}"
+

@@ -1,0 +1,114 @@
+"""Files that are whole or absent: every write goes to a temporary name beside the target and is renamed.
+
+Knows nothing of what the files mean.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from captionlab.errors import CaptionlabError
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success it replaces ``path``, on failure it is removed.
+
+    Raises CaptionlabError when the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CaptionlabError(f"cannot write {path}: {reason}; free space or choose a writable folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a fresh temporary folder; on success it replaces ``path`` as a whole, on failure it is removed."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CaptionlabError(f"cannot write {path}: {reason}; free space or choose a writable folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 with Unix line ends, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON in the order given: the same value gives the same bytes."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Write one compact JSON value a line."""
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a missing or broken file is a CaptionlabError that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CaptionlabError(f"{path} does not exist; run the stage that writes it (dvc repro)") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CaptionlabError(f"{path} is not valid JSON ({error}); run the stage that writes it again") from error
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """Read one JSON value a line; a missing or broken file is a CaptionlabError that names file and line."""
+    try:
+        # Not splitlines(), which also splits at characters that may stand inside a JSON string.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except FileNotFoundError:
+        raise CaptionlabError(f"{path} does not exist; run the stage that writes it (dvc repro)") from None
+    except UnicodeDecodeError as error:
+        raise CaptionlabError(f"{path} is not UTF-8 text ({error})") from error
+    rows = []
+    for number, line in enumerate(lines if lines != [""] else [], 1):
+        try:
+            rows.append(json.loads(line))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise CaptionlabError(f"{path}, line {number} is not valid JSON ({error})") from error
+    return rows
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hex, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as source:
+        while block := source.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """A short stable digest of a JSON value: equal values give equal digests, on any machine."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""The captioning systems: the decoder contract in ``base``, and one file a system. Knows no data, files or words."""

@@ -1,0 +1,158 @@
+"""Curves and bars with matplotlib: the same results give the same bytes. Knows no files.
+
+PNG for Markdown, on white; SVG for the page, whose colours are the page's own in light and dark.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from captionlab.report.results import Row, Run
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart
+COLOURS = {"baseline": "#0072b2", "modified": "#d55e00", "attention": "#009e73"}
+_INK, _FAINT = "#1f2430", "#c9cdd6"
+_CSS = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {colour: f"var(--{name})" for name, colour in COLOURS.items()}
+_STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so the bytes do not depend on the machine's fonts
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "axes.titlesize": 9,
+    "axes.titlecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "text.color": _INK,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "captionlab",
+}
+_CURVE_COLUMNS = 4
+
+Draw = Callable[[Sequence[Run]], Figure]
+
+
+def png(draw: Draw, runs: Sequence[Run]) -> bytes:
+    """The figure as a PNG on white, without a date or a version in it."""
+    out = io.BytesIO()
+    with _style():
+        FigureCanvasAgg(figure := draw(runs))
+        figure.savefig(out, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    return out.getvalue()
+
+
+def svg(draw: Draw, runs: Sequence[Run]) -> str:
+    """The figure as an ``<svg>`` element to stand inside a page that defines ``--ink``, ``--faint`` and the systems."""
+    out = io.StringIO()
+    with _style(draw.__name__):
+        FigureCanvasSVG(figure := draw(runs))
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    for colour, variable in _CSS.items():
+        text = text.replace(colour, variable)
+    return text[text.index("<svg") :]
+
+
+@contextmanager
+def _style(salt: str = "captionlab") -> Iterator[None]:
+    # the salt keeps the ids of two figures in one page apart
+    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "svg.hashsalt": salt}):
+        yield
+
+
+def bleu(runs: Sequence[Run]) -> Figure:
+    """BLEU-1 to 4 of every configuration's best decoding: a row a configuration, bars from zero on one scale."""
+    rows = sorted((run.row() for run in runs), key=lambda row: row.cider or 0.0)  # the best on top
+    values = [[float(getattr(row, f"bleu_{n}") or 0.0) for row in rows] for n in (1, 2, 3, 4)]
+    room = 0.3 * max(max(values[0]), 0.1)  # right of the longest bar, for its number
+    spans = [max(column) + room for column in values]
+    figure = Figure(figsize=(10, 1.1 + 0.36 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, 4, sharey=True, squeeze=False, gridspec_kw={"width_ratios": spans})[0]
+    for n, (axes, column, span) in enumerate(zip(panels, values, spans, strict=True), 1):
+        bars = axes.barh(range(len(rows)), column, height=0.68, color=[COLOURS[row.system] for row in rows])
+        axes.bar_label(bars, fmt="%.3f", padding=3)
+        axes.set_title(f"BLEU-{n}", loc="left", fontweight="bold")
+        axes.set_xlim(0, span)
+        axes.set_xticks([])
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(range(len(rows)), [_bar_label(row) for row in rows])
+    figure.supxlabel("test split, strict protocol, best decoding; bars from zero, one scale for all four", fontsize=8)
+    return figure
+
+
+def curves(runs: Sequence[Run]) -> Figure:
+    """Loss and token accuracy over epochs, a panel each a configuration, the other configurations faint behind it."""
+    columns = min(_CURVE_COLUMNS, len(runs))
+    bands = math.ceil(len(runs) / columns)
+    figure = Figure(figsize=(2.4 * columns + 0.6, 3.7 * bands + 0.5), layout="constrained")
+    grid = figure.subplots(2 * bands, columns, squeeze=False)
+    for axes in grid.flat[:]:
+        axes.set_visible(False)
+    for place, run in enumerate(runs):
+        band, column = divmod(place, columns)
+        for offset, (quantity, label) in enumerate((("loss", "loss (nats a word)"), ("accuracy", "token accuracy"))):
+            axes = grid[2 * band + offset, column]
+            axes.set_visible(True)
+            _panel(axes, quantity, run, runs)
+            if column == 0:
+                axes.set_ylabel(label)
+            else:
+                axes.tick_params(labelleft=False)
+            if offset == 0:
+                axes.set_title(run.name, loc="left", fontweight="bold")
+                axes.tick_params(labelbottom=False)
+            else:
+                axes.set_xlabel("epoch")
+    figure.suptitle(
+        "solid: validation, dot: its best epoch, which is kept; dashed: training; grey: the other configurations",
+        fontsize=8,
+    )
+    return figure
+
+
+def _panel(axes: Axes, quantity: str, run: Run, runs: Sequence[Run]) -> None:
+    for other in runs:
+        axes.plot(other.history["epoch"], other.history[f"val_{quantity}"], color=_FAINT, linewidth=0.8)
+    colour = COLOURS[run.system]
+    epochs, validation = run.history["epoch"], run.history[f"val_{quantity}"]
+    axes.plot(epochs, run.history[f"train_{quantity}"], color=colour, linewidth=1.2, linestyle=(0, (4, 2)))
+    axes.plot(epochs, validation, color=colour, linewidth=1.8)
+    best = epochs.index(run.best_epoch)
+    axes.plot(run.best_epoch, validation[best], "o", color=colour, markersize=5)
+    above = quantity == "loss"  # the side on which the falling or rising curve leaves room
+    axes.annotate(
+        f"{validation[best]:.3f}",
+        (run.best_epoch, validation[best]),
+        xytext=(0, 6 if above else -7),
+        textcoords="offset points",
+        ha="right",
+        va="bottom" if above else "top",
+    )
+    _share_limits(axes, quantity, runs)
+
+
+def _share_limits(axes: Axes, quantity: str, runs: Sequence[Run]) -> None:
+    """The same axes in every panel, so that heights compare across configurations."""
+    everything = [
+        value for run in runs for split in ("train", "val") for value in run.history[f"{split}_{quantity}"]
+    ]
+    margin = 0.08 * (max(everything) - min(everything)) or 0.1
+    last = max(epoch for run in runs for epoch in run.history["epoch"])
+    axes.set_ylim(min(everything) - margin, max(everything) + margin)
+    axes.set_xlim(0.5, last + 0.5)
+    ticks: Any = range(1, int(last) + 1, max(1, math.ceil(last / 6)))
+    axes.set_xticks(ticks)
+
+
+def _bar_label(row: Row) -> str:
+    return f"{row.system}.{row.configuration}  ({row.decoding})"

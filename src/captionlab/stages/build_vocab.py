@@ -1,0 +1,25 @@
+"""Stage ``build_vocab``: the words of the training captions, and how much of the other splits they cover."""
+
+from pathlib import Path
+
+from captionlab.config import Params
+from captionlab.files import read_jsonl, write_json
+from captionlab.records import CAPTIONS, SPLITS, VOCAB, Split
+from captionlab.vocab import SPECIALS, Vocabulary
+
+
+def build_vocab(params: Params, root: Path) -> list[str]:
+    """Count the training captions' words alone, so that nothing of validation or test is known to a system."""
+    words: dict[Split, list[list[str]]] = {split: [] for split in SPLITS}
+    for row in read_jsonl(root / CAPTIONS):
+        words[row["split"]].append(row["words"])
+    min_count = params.build_vocab.min_count
+    vocabulary = Vocabulary.build(words["train"], cleaning=params.clean_captions.cleaning, min_count=min_count)
+    coverage = {split: round(vocabulary.coverage(words[split]), 6) for split in SPLITS}
+    write_json(root / VOCAB, vocabulary.to_json())
+    write_json((root / VOCAB).with_name("coverage.json"), {"size": len(vocabulary), **coverage})
+    shares = ", ".join(f"{share:.1%} of {split}" for split, share in coverage.items())
+    return [
+        f"build_vocab: {len(vocabulary) - len(SPECIALS):,} words that occur at least {min_count} times, and"
+        f" {len(SPECIALS)} special tokens; they cover {shares}"
+    ]

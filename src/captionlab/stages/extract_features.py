@@ -1,0 +1,33 @@
+"""Stage extract_features: photos to memory-mapped features, one encoder an item."""
+
+import shutil
+import time
+from pathlib import Path
+
+from captionlab import features
+from captionlab.config import Params
+from captionlab.devices import choose_device
+from captionlab.encoders import load_encoder
+from captionlab.errors import CaptionlabError
+from captionlab.files import read_jsonl
+from captionlab.records import DATASET, FEATURES
+
+
+def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
+    """Write ``artifacts/features/<encoder>/``; a killed run goes on where it stopped."""
+    wanted = params.extract_features.encoders
+    if encoder not in wanted:
+        raise CaptionlabError(f"{encoder!r} is not in extract_features.encoders of params.yaml ({', '.join(wanted)})")
+    device = choose_device(params.device)
+    images = sorted(record["image"] for record in read_jsonl(root / DATASET / "dataset.jsonl"))
+    grid = wanted[encoder].grid
+    # DVC clears the output folder before a run, so unfinished work lives elsewhere.
+    work = root / ".resume" / FEATURES.name / encoder
+    out = root / FEATURES / encoder
+    began = time.perf_counter()
+    features.extract(load_encoder(encoder, grid), grid, device, root / DATASET / "images", images, work)
+    rate = len(images) / (time.perf_counter() - began)
+    shutil.rmtree(out, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(work, out)
+    return [f"{encoder}: {features.describe(out)}; {rate:.0f} img/s on {device}"]

@@ -1,0 +1,36 @@
+"""Stage ``report``: tables, figures and a gallery from the scores, histories and captions. Trains and scores nothing.
+
+Everything outside ``gallery/`` holds neither photos nor reference captions, so it can be published with any dataset.
+"""
+
+from pathlib import Path
+
+from captionlab import files, records
+from captionlab.config import Params
+
+
+def report(params: Params, root: Path) -> list[str]:
+    """Write ``reports/<dataset>/``. Raises CaptionlabError when a configuration was not trained or evaluated."""
+    from captionlab.report import figures, render, results  # matplotlib takes a second to import
+    from captionlab.report.gallery import gallery_html
+
+    found = results.load(params, root)
+    captions = [(run, results.read_captions(root, run)) for run in found.runs]
+    folder = root / records.REPORTS / params.dataset.name
+    files.write_text(folder / "comparison.csv", render.comparison_csv(found))
+    files.write_text(folder / "comparison.md", render.comparison_markdown(found))
+    files.write_text(folder / "comparison.html", render.comparison_html(found))
+    files.write_text(folder / "captions.csv", render.captions_csv(captions))
+    for name, draw in (("bleu.png", figures.bleu), ("curves.png", figures.curves)):
+        with files.atomic_file(folder / name) as temporary:
+            temporary.write_bytes(figures.png(draw, found.runs))
+    with files.atomic_folder(folder / "gallery") as gallery:
+        page = gallery_html(found, captions, root, params.report.gallery)
+        (gallery / "index.html").write_text(page, encoding="utf-8", newline="\n")
+    best = max((run.row() for run in found.runs), key=lambda row: row.cider or 0.0)
+    shown = records.REPORTS / params.dataset.name
+    return [
+        f"{len(found.runs)} configurations compared; best: {best.system}.{best.configuration}, {best.decoding}, "
+        f"BLEU-4 {best.bleu_4 or 0:.3f}, CIDEr {best.cider or 0:.3f}",
+        f"look at {shown}/comparison.html and {shown}/gallery/index.html",
+    ]

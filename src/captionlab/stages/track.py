@@ -1,0 +1,141 @@
+"""Stage ``track``: complete in MLflow what is missing there, and list the stages' timings.
+
+Reads every file that the other stages leave; trains, scores and renders nothing.
+"""
+
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from captionlab import files, records, tracking
+from captionlab.config import Params
+from captionlab.errors import CaptionlabError
+
+REPORT_FILES = ("curves.png", "bleu.png", "comparison.html", "comparison.csv")
+SAMPLED_CAPTIONS = 50
+COLUMNS = (
+    *(f"metrics.{key}" for key in ("bleu_4", "bleu_1", "cider", "rouge_l", "test_loss", "parameters")),
+    *(f"params.{key}" for key in ("encoder", "input", "hidden", "layers", "decoding")),
+)
+
+
+def track(params: Params, root: Path) -> list[str]:
+    """Publish every trained and evaluated system, each in one run. A server that is down is a line, not an error.
+
+    Raises CaptionlabError when a stage has not run.
+    """
+    _write_timings(params, root)
+    scores = files.read_json(root / records.EVALUATION / "scores.json")
+    entries = {(entry["system"], entry["config"]): entry for entry in scores["systems"]}
+    results = []
+    for system, config, _ in params.systems():
+        if (system, config) not in entries:
+            raise CaptionlabError(f"{system}.{config} has not been evaluated; run dvc repro")
+        results.append(_result(root, params.dataset.name, scores["signature"], entries[system, config]))
+    experiment = f"captionlab/{params.dataset.name}"
+    try:
+        outcomes = Counter(tracking.publish(root, experiment, results, COLUMNS))
+    except tracking.TrackingError as error:
+        return [f"not everything is published: {error}", "run `captionlab track` when it is back; no result is lost"]
+    return [
+        f"{len(results)} runs in MLflow's experiment {experiment}: {outcomes['created']} created, "
+        f"{outcomes['completed']} completed, {outcomes['present']} already there",
+        "compare them:  captionlab ui",
+    ]
+
+
+def _result(root: Path, dataset: str, signature: dict[str, Any], entry: dict[str, Any]) -> tracking.Result:
+    system, config = entry["system"], entry["config"]
+    folder = root / records.MODELS / system / config
+    summary = files.read_json(folder / "summary.json")
+    history = _read_history(folder / "history.csv")
+    best = entry["best_decoding"]
+    report = root / records.REPORTS / dataset
+    generated = files.read_jsonl(root / records.EVALUATION / "captions" / f"{system}.{config}.jsonl")
+    return tracking.Result(
+        name=f"{system}.{config}",
+        training_key=summary["training_key"],
+        result_key=files.digest_of(
+            [signature, entry, summary, history, files.sha256_of(folder / "checkpoint.safetensors")]
+        ),
+        params={
+            **summary["params"],
+            "decoding": best,
+            **{f"evaluate.{key}": signature[key] for key in ("length_penalty", "max_words")},
+        },
+        history=history,
+        metrics={**{key: summary[key] for key in ("parameters", "megabytes", "epochs")}, **_metrics(entry)},
+        tags={
+            "system": system,
+            "configuration": config,
+            "encoder": summary["encoder"],
+            "dataset": dataset,
+            "dataset_digest": signature["dataset"],
+            "decoding": best,
+        },
+        files=[
+            folder / "summary.json",
+            folder / "history.csv",
+            *(path for name in REPORT_FILES if (path := report / name).exists()),
+        ],
+        texts={"captions.csv": _sample(generated[:SAMPLED_CAPTIONS], best)},
+    )
+
+
+def _metrics(entry: dict[str, Any]) -> dict[str, float]:
+    """The test split's scores: of the best decoding under plain names, of every decoding under a prefix.
+
+    MLflow's pages make a section of each prefix, and cut long numbers off; the exact ones are in scores.json.
+    """
+    metrics = {f"test_{key}": round(entry["test"][key], 4) for key in ("loss", "accuracy")}
+    for row in entry["decodings"]:
+        is_best = row["decoding"] == entry["best_decoding"]
+        prefix = f"{row['decoding'].replace(' ', '_')}/"
+        if row["split"] == "val" or row["protocol"] != "strict":
+            if not is_best:
+                continue
+            prefix = "val/" if row["split"] == "val" else f"{row['protocol']}/"
+        elif is_best:
+            metrics.update(_scores(row, ""))
+        metrics.update(_scores(row, prefix))
+    return metrics
+
+
+def _scores(row: dict[str, Any], prefix: str) -> dict[str, float]:
+    return {f"{prefix}{key}": round(value, 4) for key, value in row["scores"].items() if value is not None}
+
+
+def _read_history(path: Path) -> list[dict[str, float]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+    except (OSError, ValueError, TypeError) as error:
+        raise CaptionlabError(f"{path} cannot be read ({error}); run the stage that writes it (dvc repro)") from error
+
+
+def _sample(generated: list[dict[str, Any]], decoding: str) -> str:
+    """Captions only: the photos' references may not be ours to pass on."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(["image", "caption"])
+    table.writerows([row["image"], row["captions"][decoding]["caption"]] for row in generated)
+    return out.getvalue()
+
+
+def _write_timings(params: Params, root: Path) -> None:
+    """Gather what each stage took, in the pipeline's order, into a table that git ignores."""
+    stages = [("download", ""), ("clean_captions", ""), ("build_vocab", "")]
+    stages += [("extract_features", encoder) for encoder in params.extract_features.encoders]
+    stages += [(f"train_{system}", config) for system, config, _ in params.systems()]
+    stages += [("evaluate", ""), ("report", "")]
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(["stage", "item", "seconds", "peak_megabytes"])
+    for stage, item in stages:
+        path = root / records.TIMINGS / (f"{stage}.{item}.json" if item else f"{stage}.json")
+        if path.exists():
+            timing = files.read_json(path)
+            table.writerow([stage, item, timing["seconds"], timing["peak_megabytes"]])
+    files.write_text(root / records.REPORTS / params.dataset.name / "timings.csv", out.getvalue())

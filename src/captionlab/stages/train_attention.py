@@ -1,0 +1,11 @@
+"""Stage train_attention: one configuration of the system ``attention``, from features and captions to a checkpoint."""
+
+from pathlib import Path
+
+from captionlab.config import Params
+from captionlab.systems import train_system
+
+
+def train_attention(params: Params, root: Path, config: str) -> list[str]:
+    """Write ``artifacts/models/attention/<config>/``."""
+    return train_system(params, root, "attention", config)

@@ -1,0 +1,11 @@
+"""Stage train_baseline: one configuration of the system ``baseline``, from features and captions to a checkpoint."""
+
+from pathlib import Path
+
+from captionlab.config import Params
+from captionlab.systems import train_system
+
+
+def train_baseline(params: Params, root: Path, config: str) -> list[str]:
+    """Write ``artifacts/models/baseline/<config>/``."""
+    return train_system(params, root, "baseline", config)

@@ -1,0 +1,11 @@
+"""Stage train_modified: one configuration of the system ``modified``, from features and captions to a checkpoint."""
+
+from pathlib import Path
+
+from captionlab.config import Params
+from captionlab.systems import train_system
+
+
+def train_modified(params: Params, root: Path, config: str) -> list[str]:
+    """Write ``artifacts/models/modified/<config>/``."""
+    return train_system(params, root, "modified", config)

@@ -1,0 +1,157 @@
+"""One configuration from artifacts to a trained system: what the three training stages share.
+
+Knows where the stages leave their files; the loop itself is in ``training``.
+"""
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+
+import torch
+
+from captionlab import tracking
+from captionlab.batches import CaptionedFeatures
+from captionlab.checkpoint import Identity, save_checkpoint
+from captionlab.config import AttentionParams, Params, SystemParams, TrainingParams
+from captionlab.devices import choose_device
+from captionlab.errors import CaptionlabError
+from captionlab.features import FeatureStore, open_store
+from captionlab.files import digest_of, read_json, read_jsonl, sha256_of, write_json, write_text
+from captionlab.models.base import Decoder, count_parameters, megabytes
+from captionlab.models.build import build_model
+from captionlab.records import CAPTIONS, DATASET, FEATURES, MODELS, VOCAB, Caption
+from captionlab.training import Epoch, Trained, train
+from captionlab.vocab import Vocabulary
+
+
+def read_captions(root: Path) -> list[Caption]:
+    """The cleaned captions of all splits."""
+    return [Caption(**{**row, "words": tuple(row["words"])}) for row in read_jsonl(root / CAPTIONS)]
+
+
+def train_system(params: Params, root: Path, system: str, name: str) -> list[str]:
+    """Train one configuration and write its checkpoint, history and summary; returns the closing lines.
+
+    A killed training goes on after its last whole epoch, to the same result.
+    """
+    config = params.system(system, name)
+    training = params.training_of(config)
+    vocab = Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB))
+    store = open_store(root / FEATURES / config.encoder)
+    captions = read_captions(root)
+    use_grid = isinstance(config, AttentionParams)
+    train_set = CaptionedFeatures.of(store, use_grid, captions, "train", vocab)
+    val_set = CaptionedFeatures.of(store, use_grid, captions, "val", vocab)
+    model = _fresh_model(config, training, vocab, store, train_set)
+    _check_size(model, training, f"{system}.{name}")
+    summary = _summary(params, root, system, name, model)
+    key = summary["training_key"]
+    resume = root / ".resume" / MODELS.name / system / f"{name}.pt"  # DVC clears the output folder before a run
+    dataset = params.dataset.name
+    with tracking.open_tracker(
+        root, f"captionlab/{dataset}", f"{system}.{name}", key, summary["params"],
+        {"system": system, "configuration": name, "encoder": config.encoder, "dataset": dataset},
+    ) as tracker:  # fmt: skip
+
+        def on_epoch(epoch: Epoch) -> None:
+            row = _rounded(epoch)
+            tracker.log_epoch(epoch.epoch, {field: value for field, value in row.items() if field != "epoch"})
+            print(
+                f"{system}.{name} epoch {epoch.epoch}/{training.epochs}: loss {epoch.train_loss:.3f}, "
+                f"validation {epoch.val_loss:.3f}, accuracy {epoch.val_accuracy:.3f}, "
+                f"perplexity {epoch.val_perplexity:.1f}",
+                flush=True,
+            )
+
+        trained = train(
+            model, train_set, val_set, training,
+            doubly_stochastic=config.doubly_stochastic if isinstance(config, AttentionParams) else 0.0,
+            device=choose_device(params.device), resume=resume, key=key, on_epoch=on_epoch,
+        )  # fmt: skip
+    out = root / MODELS / system / name
+    save_checkpoint(out / "checkpoint.safetensors", model, vocab, _identity(system, name, config, store, vocab, key))
+    write_text(out / "history.csv", _history_csv(trained))
+    summary |= {"epochs": len(trained.history), "best_epoch": trained.best_epoch}
+    write_json(out / "summary.json", summary)
+    resume.unlink(missing_ok=True)
+    best = trained.history[trained.best_epoch - 1]
+    return [
+        f"{system}.{name}: {summary['parameters']:,} parameters, {summary['megabytes']} MB; best of "
+        f"{len(trained.history)} epochs is {trained.best_epoch}: validation loss {best.val_loss:.3f}, "
+        f"accuracy {best.val_accuracy:.3f}, perplexity {best.val_perplexity:.1f}"
+    ]
+
+
+def _fresh_model(
+    config: SystemParams, training: TrainingParams, vocab: Vocabulary, store: FeatureStore, train_set: CaptionedFeatures
+) -> Decoder:
+    torch.manual_seed(training.seed)
+    channels = 0 if store.grid is None else store.grid.shape[2]
+    model = build_model(config, vocab=len(vocab), pooled=store.pooled.shape[1], channels=channels)
+    model.standardise.fit(train_set.feature_blocks())
+    return model
+
+
+def _check_size(model: Decoder, training: TrainingParams, name: str) -> None:
+    size = megabytes(model)
+    if size > training.max_megabytes:
+        raise CaptionlabError(
+            f"{name} has {count_parameters(model):,} parameters and takes {size:.1f} MB, more than "
+            f"training.max_megabytes ({training.max_megabytes:g}); make it smaller or raise the limit"
+        )
+
+
+def _summary(params: Params, root: Path, system: str, name: str, model: Decoder) -> dict[str, object]:
+    config = params.system(system, name)
+    training = dataclasses.asdict(params.training_of(config))
+    sizes = {key: value for key, value in dataclasses.asdict(config).items() if key != "training"}
+    features = root / FEATURES / config.encoder
+    inputs = {
+        "dataset": read_json(root / DATASET / "manifest.json")["digest"],
+        "captions": sha256_of(root / CAPTIONS),
+        "vocabulary": sha256_of(root / VOCAB),
+        "features": sha256_of(features / ("grid.npy" if isinstance(config, AttentionParams) else "pooled.npy")),
+    }
+    return {
+        "system": system,
+        "config": name,
+        "encoder": config.encoder,
+        "input": config.input,
+        "hidden": config.hidden,
+        "layers": config.layers,
+        "parameters": count_parameters(model),
+        "megabytes": round(megabytes(model), 3),
+        "training_key": digest_of([system, name, sizes, training, inputs]),
+        "params": {**sizes, **{f"training.{key}": value for key, value in training.items()}},
+    }
+
+
+def _identity(
+    system: str, name: str, config: SystemParams, store: FeatureStore, vocab: Vocabulary, key: str
+) -> Identity:
+    return Identity(
+        system=system,
+        name=name,
+        config=dataclasses.asdict(config),
+        encoder=store.encoder,
+        preprocessing=store.preprocessing,
+        encoder_weights=store.weights,
+        grid=store.side if isinstance(config, AttentionParams) else 0,
+        pooled=store.pooled.shape[1],
+        channels=0 if store.grid is None else store.grid.shape[2],
+        cleaning=vocab.cleaning,
+        training_key=key,
+    )
+
+
+def _rounded(epoch: Epoch) -> dict[str, float]:
+    return {field: round(value, 6) for field, value in dataclasses.asdict(epoch).items()}
+
+
+def _history_csv(trained: Trained) -> str:
+    out = io.StringIO()
+    table = csv.DictWriter(out, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
+    table.writeheader()
+    table.writerows(map(_rounded, trained.history))
+    return out.getvalue()

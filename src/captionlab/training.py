@@ -1,0 +1,247 @@
+"""The training loop: epochs, early stopping, resume. Knows the decoder contract and batches; nothing of files' places.
+
+Shape letters as in ``models.base``; N real words of a batch.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captionlab.batches import Batch, CaptionedFeatures
+from captionlab.config import TrainingParams
+from captionlab.devices import uses_bf16
+from captionlab.errors import CaptionlabError
+from captionlab.files import atomic_file
+from captionlab.models.base import PAD, Decoder, Outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One row of a training's history. Losses are nats a word without smoothing; accuracies are shares of words."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    train_accuracy: float
+    val_accuracy: float
+    train_perplexity: float
+    val_perplexity: float
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """How a training went; the model holds the weights of ``best_epoch``."""
+
+    history: tuple[Epoch, ...]
+    best_epoch: int
+
+
+def train(
+    model: Decoder,
+    train_set: CaptionedFeatures,
+    val_set: CaptionedFeatures,
+    params: TrainingParams,
+    *,
+    doubly_stochastic: float,
+    device: str,
+    resume: Path,
+    key: str,
+    on_epoch: Callable[[Epoch], None],
+) -> Trained:
+    """Train until the validation loss stops falling, and leave the best epoch's weights in ``model``.
+
+    After each epoch the whole state goes to the file ``resume``; a run with the same ``key`` continues from it to
+    the result of an unbroken one. ``on_epoch`` hears of every epoch, resumed ones included.
+    Raises CaptionlabError when the loss is no longer a number; the last good state stays in ``resume``.
+    """
+    model.to(device)
+    optimizer = _optimizer(model, params)
+    steps_per_epoch = -(-len(train_set.rows) // params.photos_per_step)
+    history: list[Epoch] = []
+    best = _copy(model)
+    stopping = _Stopping(params)
+    state = _load_state(resume, key)
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        best, history = state["best"], [Epoch(**row) for row in state["history"]]
+        for epoch in history:
+            stopping.hear(epoch)
+            on_epoch(epoch)
+    bf16 = uses_bf16(params.precision, device)
+    while len(history) < params.epochs and not stopping.now:
+        number = len(history) + 1
+        torch.manual_seed(params.seed * 100_003 + number)  # dropout depends on the epoch alone, so resuming is exact
+        model.train()
+        meter = _Meter()
+        for step, batch in enumerate(train_set.batches(params.photos_per_step, params.seed * 100_003 + number)):
+            done = (len(history) * steps_per_epoch + step) / (params.epochs * steps_per_epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = params.learning_rate * _schedule(params, done, stopping)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+                loss = _step_loss(model, batch.to(device), params.label_smoothing, doubly_stochastic, meter)
+            if not math.isfinite(loss.item()):
+                raise CaptionlabError(
+                    f"the loss is {loss.item()} in epoch {number}, step {step + 1}; lower training.learning_rate "
+                    f"({params.learning_rate}) or training.clip_norm ({params.clip_norm}) and run again"
+                )
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
+            optimizer.step()
+        val = measure(model, val_set, params.photos_per_step, device, bf16)
+        epoch = Epoch(
+            epoch=number,
+            train_loss=meter.loss,
+            val_loss=val.loss,
+            train_accuracy=meter.accuracy,
+            val_accuracy=val.accuracy,
+            train_perplexity=_perplexity(meter.loss),
+            val_perplexity=_perplexity(val.loss),
+            learning_rate=optimizer.param_groups[0]["lr"],
+        )
+        history.append(epoch)
+        stopping.hear(epoch)
+        if stopping.best_epoch == number:
+            best = _copy(model)
+        _save_state(resume, key, model, optimizer, best, history)
+        on_epoch(epoch)
+    model.load_state_dict(best)
+    return Trained(history=tuple(history), best_epoch=stopping.best_epoch)
+
+
+@dataclass
+class _Meter:
+    """Sums over real words."""
+
+    nats: float = 0.0
+    right: int = 0
+    words: int = 0
+
+    @property
+    def loss(self) -> float:
+        return self.nats / self.words
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.words
+
+    def hear(self, log_probs_NV: Tensor, target_N: Tensor) -> None:
+        self.nats -= log_probs_NV.gather(1, target_N.unsqueeze(1)).sum().item()
+        self.right += int((log_probs_NV.argmax(1) == target_N).sum())
+        self.words += len(target_N)
+
+
+def _spoken(model: Decoder, batch: Batch) -> tuple[Outputs, Tensor, Tensor]:
+    """Teacher forcing over a batch: the outputs, log_probs_NV of every real word to be said, and which it was."""
+    said_BT, target_BT = batch.tokens_BT[:, :-1], batch.tokens_BT[:, 1:]
+    real_BT = target_BT != PAD
+    read_BT = said_BT.where(real_BT, PAD)  # END is said, never read
+    outputs = model.outputs(batch.features, read_BT, batch.photo_B)
+    log_probs_NV = model.words(outputs.hidden_BTH[real_BT]).float().log_softmax(-1)
+    return outputs, log_probs_NV, target_BT[real_BT]
+
+
+def _step_loss(
+    model: Decoder, batch: Batch, label_smoothing: float, doubly_stochastic: float, meter: _Meter
+) -> Tensor:
+    outputs, log_probs_NV, target_N = _spoken(model, batch)
+    meter.hear(log_probs_NV.detach(), target_N)
+    loss = nn.functional.nll_loss(log_probs_NV, target_N) * (1 - label_smoothing)
+    if label_smoothing:
+        loss = loss - label_smoothing * log_probs_NV.mean()
+    if doubly_stochastic and outputs.attention_BTR is not None:
+        looked_BR = outputs.attention_BTR.sum(1)
+        loss = loss + doubly_stochastic * (1 - looked_BR).square().mean()
+    return loss
+
+
+@torch.inference_mode()
+def measure(model: Decoder, data: CaptionedFeatures, photos_per_batch: int, device: str, bf16: bool = False) -> Any:
+    """Loss in nats a word and accuracy under teacher forcing: an object with ``loss`` and ``accuracy``."""
+    model.eval()
+    meter = _Meter()
+    for batch in data.batches(photos_per_batch):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            _, log_probs_NV, target_N = _spoken(model, batch.to(device))
+        meter.hear(log_probs_NV, target_N)
+    return meter
+
+
+class _Stopping:
+    """Early stopping, and what the plateau schedule needs to know."""
+
+    def __init__(self, params: TrainingParams) -> None:
+        self._patience = params.patience
+        self._best = math.inf
+        self._waited = 0
+        self.best_epoch = 0
+        self.reductions = 0
+
+    def hear(self, epoch: Epoch) -> None:
+        if epoch.val_loss < self._best:
+            self._best, self._waited, self.best_epoch = epoch.val_loss, 0, epoch.epoch
+            return
+        self._waited += 1
+        if self._waited % 3 == 0:  # report B's ReduceLROnPlateau: patience 3, factor 0.2
+            self.reductions += 1
+
+    @property
+    def now(self) -> bool:
+        return self._waited >= self._patience
+
+
+def _schedule(params: TrainingParams, done: float, stopping: _Stopping) -> float:
+    """The learning rate's factor after a share ``done`` of all steps."""
+    if params.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return float(0.2**stopping.reductions) if params.schedule == "plateau" else 1.0
+
+
+def _optimizer(model: Decoder, params: TrainingParams) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if params.optimizer == "rmsprop":
+        return torch.optim.RMSprop(trained, params.learning_rate, weight_decay=params.weight_decay)
+    kind = torch.optim.AdamW if params.optimizer == "adamw" else torch.optim.Adam
+    return kind(trained, params.learning_rate, weight_decay=params.weight_decay)
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(loss, 50.0))
+
+
+def _save_state(
+    path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor],
+    history: list[Epoch],
+) -> None:  # fmt: skip
+    state = {
+        "key": key,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "best": best,
+        "history": [asdict(epoch) for epoch in history],
+    }
+    with atomic_file(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _load_state(path: Path, key: str) -> dict[str, Any] | None:
+    """The state a killed run left, if it is of this very training; of another, or unreadable, it is not used."""
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except Exception:  # noqa: BLE001 - whatever a broken file raises, the training begins anew
+        return None
+    return state if state.get("key") == key else None
+
