@@ -26,6 +26,7 @@ from mlflow.entities import Run, ViewType
 
 from captionlab import config, tracking
 from captionlab.stages.track import track
+from captionlab.ui import ui
 
 REPOSITORY = Path(__file__).parents[1]
 EXPERIMENT = "captionlab/scenes"
@@ -250,6 +251,24 @@ def test_a_repeated_training_with_the_same_result_leaves_one_run(root: Path, par
     assert [run.info.run_id for run in runs(root)["baseline.lite0"]] == [published.info.run_id]
 
 
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_training_that_another_process_publishes_meanwhile_goes_on_in_silence(
+    root: Path, params: config.Params, capsys: pytest.CaptureFixture[str], repeated: bool
+) -> None:
+    if repeated:
+        track(params, root)
+    with tracking.open_tracker(root, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker:
+        tracker.log_epoch(1, epoch_metrics("lite0", 1))
+        train(root)  # the same training, in the same run
+        track(params, root)
+        (published,) = runs(root)["baseline.lite0"]
+        tracker.log_epoch(2, epoch_metrics("lite0", 2))
+    assert capsys.readouterr().err == ""
+    (run,) = runs(root)["baseline.lite0"]
+    assert run.to_dictionary() == published.to_dictionary()
+    assert points(root, run, "val_loss") == expected("lite0", "val_loss")
+
+
 def test_curves_of_another_try_are_not_mixed_in(root: Path, params: config.Params) -> None:
     with tracking.open_tracker(root, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker:
         tracker.log_epoch(1, {"train_loss": 9.0, "val_loss": 9.0})
@@ -455,6 +474,14 @@ def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
     assert points(root, run, "val_loss") == expected("lite0", "val_loss")
     assert [path.name for path in (root / "served").rglob(f"{run.info.run_id}/artifacts/history.csv")]
     assert capsys.readouterr().err == ""
+
+    client = MlflowClient(uri)
+    page = (
+        f"{uri}/#/experiments/{experiment_id(client)}/runs?workflowType=machine_learning&viewStateShareKey=captionlab"
+    )
+    assert ui(root, EXPERIMENT, port=0) == [f"the runs are at {page}"]  # nothing to start
+    view = client.get_experiment(experiment_id(client)).tags["mlflow.sharedViewState.captionlab"]
+    assert json.loads(view)["selectedColumns"][:2] == ["metrics.`bleu_4`", "metrics.`bleu_1`"]
 
     with tracking.open_tracker(root, EXPERIMENT, "baseline.new", "key-new", {}, {}) as tracker:
         tracker.log_epoch(1, {"val_loss": 3.0})

@@ -164,6 +164,8 @@ def caption(
         for file in (sorted(p for p in photo.iterdir() if p.suffix.lower() in SUFFIXES)
                      if photo.is_dir() else [photo])
     ]  # fmt: skip
+    if not files:
+        raise CaptionlabError(f"no photos in {', '.join(map(str, photos))}; give folders of {', '.join(sorted(SUFFIXES))}")
     captioner = Captioner.load(model)
     for file, sentences in zip(files, captioner.caption(files, beam=beam), strict=True):
         print(f"{file}: {sentences[0].caption}")
@@ -171,12 +173,14 @@ def caption(
 
 @app.command("ui", rich_help_panel=_USE)
 def ui(
-    port: Annotated[int, typer.Option(help="Where it listens, on this machine only.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where it listens, on this machine only.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the runs of this project."""
     from captionlab import ui as pages
+    from captionlab.config import load_params
 
-    for line in pages.ui(Path.cwd(), port):
+    dataset = load_params(Path("params.yaml")).dataset.name
+    for line in pages.ui(Path.cwd(), f"captionlab/{dataset}", port):
         print(line)
 
 

@@ -4,7 +4,8 @@ Knows the shape of the parameters, not what they do.
 """
 
 import dataclasses
-import types
+import math
+import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,15 +204,30 @@ def load_params(path: Path) -> Params:
         raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CaptionlabError(f"{path} does not exist; run captionlab from the project's folder") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from error
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
         raise CaptionlabError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
         params = typing.cast(Params, _build(Params, raw, ""))
+        _check_shared(params)
         for system, name, config in params.systems():
             _check_configuration(params, f"{system}.{name}", config)
     except CaptionlabError as error:
         raise CaptionlabError(f"{path}: {error}") from None
     return params
+
+
+def _check_shared(params: Params) -> None:
+    """Refuse what the types cannot: names that are no folder's, and a decoding of nothing."""
+    names = [params.dataset.name, *params.extract_features.encoders, *(name for _, name, _ in params.systems())]
+    for name in names:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise CaptionlabError(f"the name {name!r} would be a folder; use letters, digits, '_', '-' and '.'")
+    if not params.evaluate.beams or min(params.evaluate.beams) < 1:
+        raise CaptionlabError("evaluate.beams must name at least one beam, each at least 1")
+    if params.evaluate.max_words < 1:
+        raise CaptionlabError("evaluate.max_words must be at least 1")
 
 
 def _check_configuration(params: Params, key: str, config: SystemParams) -> None:
@@ -229,9 +245,12 @@ def _check_configuration(params: Params, key: str, config: SystemParams) -> None
     if not 0 <= config.dropout < 1:
         raise CaptionlabError(f"{key}.dropout must be from 0 to below 1")
     try:
-        params.training_of(config)
+        training = params.training_of(config)
     except CaptionlabError as error:
         raise CaptionlabError(f"{key}: {error}") from None
+    for field in ("epochs", "patience", "photos_per_step"):
+        if getattr(training, field) < 1:
+            raise CaptionlabError(f"{key}: training.{field} must be at least 1")
 
 
 def _build(kind: Any, value: Any, key: str) -> Any:
@@ -253,7 +272,7 @@ def _build(kind: Any, value: Any, key: str) -> Any:
         if not isinstance(value, list):
             raise CaptionlabError(f"{key} must be a list, not {value!r}")
         return tuple(_build(get_args(kind)[0], entry, f"{key}.{i}") for i, entry in enumerate(value))
-    if kind is Any or isinstance(kind, types.NoneType):
+    if kind is Any:
         return value
     return _plain(kind, value, key)
 
@@ -277,9 +296,11 @@ def _plain(kind: type, value: Any, key: str) -> Any:
     """An int is taken for a float, and "1e-05" too: DVC's -S writes small floats in a form YAML reads as text."""
     if kind is float and not isinstance(value, bool):
         try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
     elif type(value) is kind:
         return value
     raise CaptionlabError(f"{key} must be of type {kind.__name__}, not {value!r}")

@@ -9,6 +9,7 @@ import importlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from captionlab.errors import CaptionlabError
+from captionlab.files import sha256_of
 
 LITE_PIXELS = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 TORCHVISION_WEIGHTS = {
@@ -44,7 +46,8 @@ def preprocess(photo: Image.Image, pixels: int) -> NDArray[np.uint8]:
     upright = ImageOps.exif_transpose(photo)
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):  # 16 bits: keep the high byte
         levels = np.asarray(upright, dtype=np.float32)
-        upright = Image.fromarray((levels / 257 if levels.max() > 255 else levels).clip(0, 255).astype(np.uint8))
+        deep = upright.mode.startswith("I;16") or levels.max() > 255
+        upright = Image.fromarray((levels / 257 if deep else levels).clip(0, 255).astype(np.uint8))
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
         layer = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -83,8 +86,9 @@ def pool_grid(map_NCHW: Tensor, side: int) -> Tensor:
 
     The same averages as ``adaptive_avg_pool2d``, written as two matrix products, which every engine can run.
     """
-    rows = _pooling_matrix(map_NCHW.shape[2], side).to(map_NCHW)
-    columns = _pooling_matrix(map_NCHW.shape[3], side).to(map_NCHW)
+    # int(): an exporter traces sizes as tensors, and ONNX rounds the division below towards zero, not down.
+    rows = _pooling_matrix(int(map_NCHW.shape[2]), side).to(map_NCHW)
+    columns = _pooling_matrix(int(map_NCHW.shape[3]), side).to(map_NCHW)
     return (rows @ map_NCHW @ columns.T).flatten(2).transpose(1, 2)
 
 
@@ -178,12 +182,16 @@ def _torchvision_body(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, T
     models = importlib.import_module("torchvision.models")
     weights = getattr(models, TORCHVISION_WEIGHTS[name]).IMAGENET1K_V1
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
+    _check_digest(cached)
     try:
         state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (EOFError, UnpicklingError) as error:
+        raise CaptionlabError(f"{cached} does not hold plain weights; delete it to download it again") from error
     except (OSError, RuntimeError) as error:
         raise CaptionlabError(
             f"the weights of {name} cannot be had: {cached} is not there or not whole, and downloading {weights.url} "
-            f"failed ({error}); put the file there, or use an encoder that works offline: {', '.join(LITE_PIXELS)}"
+            f"failed ({_first_line(error)}); put the file there, or use an encoder that works offline: "
+            f"{', '.join(LITE_PIXELS)}"
         ) from error
     extra = {"transform_input": True} if name == "inception_v3" else {}
     with warnings.catch_warnings():
@@ -192,7 +200,7 @@ def _torchvision_body(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, T
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
-        raise CaptionlabError(f"{cached} does not hold the weights of {name}; delete it to download it again") from error
+        raise CaptionlabError(f"{cached} does not hold {name}'s weights; delete it to download it again") from error
     net.eval()
     if name == "vgg16":
         body: nn.Module = _Vgg(net)
@@ -204,6 +212,15 @@ def _torchvision_body(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, T
     mean = 255 * torch.tensor([0.485, 0.456, 0.406])
     std = 255 * torch.tensor([0.229, 0.224, 0.225])
     return body, mean, std, state
+
+
+def _check_digest(cached: Path) -> None:
+    """Refuse a cached file that is not what its name says: torch checks the digest when it downloads, never again."""
+    if cached.exists() and not sha256_of(cached).startswith(cached.stem.rsplit("-", 1)[1]):
+        raise CaptionlabError(
+            f"{cached} is not whole or not the published file (its SHA-256 does not begin as its name ends); "
+            "delete it to download it again"
+        )
 
 
 class _Named(nn.Module):
@@ -228,12 +245,20 @@ def _timm(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor], int]
         net = timm.create_model(model, pretrained=True, num_classes=0, global_pool="")
     except (OSError, RuntimeError) as error:
         raise CaptionlabError(
-            f"the weights of {model} cannot be downloaded ({type(error).__name__}); "
+            f"the weights of {model} cannot be had ({_first_line(error)}); "
             f"use an encoder that works offline: {', '.join(LITE_PIXELS)}"
         ) from error
     data = timm.data.resolve_data_config({}, model=net)
+    with torch.no_grad():
+        shape = net.eval()(torch.zeros(1, *data["input_size"])).shape
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise CaptionlabError(f"timm's {model} gives no square map of channels; choose a convolutional network")
     mean, std = 255 * torch.tensor(data["mean"]), 255 * torch.tensor(data["std"])
     return _PooledMap(net), mean, std, net.state_dict(), data["input_size"][1]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _digest(state: dict[str, Tensor]) -> str:

@@ -7,6 +7,7 @@ pooled vector, R regions, C channels of the grid.
 import io
 import math
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from captionlab.encoders import PREPROCESSING, Encoder, preprocess
@@ -35,7 +36,7 @@ def read_photo(path: Path, pixels: int) -> Pixels:
     try:
         with Image.open(path) as photo:
             return preprocess(photo, pixels)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, CaptionlabError) as error:
         raise CaptionlabError(f"cannot read the photo {path.name}: {error}") from error
 
 
@@ -46,7 +47,10 @@ class Engine(Protocol):
 
 
 class OnnxEngine:
-    """The compiled CPU engine. Safe to call from several threads: each call runs on its caller's core."""
+    """The compiled CPU engine. Safe to call from several threads: each call runs on its caller's core.
+
+    Within a thousandth of the features' standard deviation of eager PyTorch.
+    """
 
     def __init__(self, encoder: Encoder) -> None:
         import onnxruntime
@@ -120,13 +124,17 @@ def encode_photos(encoder: Encoder, device: str, paths: Sequence[Path]) -> Itera
             ahead = [pool.submit(read_photo, path, encoder.pixels) for path in blocks[0]] if blocks else []
             for following in [*blocks[1:], ()]:
                 now, ahead = ahead, [pool.submit(read_photo, path, encoder.pixels) for path in following]
-                yield engine(np.stack([future.result() for future in now]))
+                if now:
+                    yield engine(np.stack([future.result() for future in now]))
 
 
-def extract(encoder: Encoder, grid: int, device: str, photos: Path, images: Sequence[str], work: Path) -> None:
+def extract(
+    encoder: Encoder, grid: int, device: str, photos: Path, images: Sequence[str], work: Path, *, dataset: str
+) -> None:
     """Write pooled.npy, grid.npy (if ``grid``) and images.json into the folder ``work``, block by block.
 
-    A folder left by a killed run of the same extraction is continued, one of another is begun anew.
+    A folder left by a killed run of the same extraction is continued, one of another is begun anew; ``dataset`` is the
+    digest that tells photos of equal names apart.
     """
     about = {
         "encoder": encoder.name,
@@ -135,12 +143,14 @@ def extract(encoder: Encoder, grid: int, device: str, photos: Path, images: Sequ
         "weights": encoder.weights_digest,
         "grid": grid,
     }
-    key = digest_of({**about, "images": list(images), "device": device})
+    key = digest_of({**about, "images": list(images), "dataset": dataset, "device": device})
     progress = work / "progress.json"
     done = 0
     if progress.exists():
         state = read_json(progress)
         done = state["done"] if state["key"] == key else 0
+    if not done:
+        shutil.rmtree(work, ignore_errors=True)
     pooled = grids = None
     bar = tqdm(total=len(images), initial=done, unit="img", desc=encoder.name, disable=None)
     for pooled_ND, grid_NRC in encode_photos(encoder, device, [photos / image for image in images[done:]]):
@@ -165,7 +175,12 @@ def extract(encoder: Encoder, grid: int, device: str, photos: Path, images: Sequ
 def _array(path: Path, mode: Any, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+        array = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+        if mode == "w+" and hasattr(os, "posix_fallocate"):
+            # Without its blocks reserved, a full disk would kill the process at some later write, without a word.
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
     except OSError as error:
         raise CaptionlabError(f"cannot write {path}: {error.strerror or error}; free space") from error
 
@@ -201,10 +216,11 @@ def open_store(folder: Path) -> FeatureStore:
     try:
         pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
         grid = np.load(folder / "grid.npy", mmap_mode="r", allow_pickle=False) if about["grid"] else None
-    except (OSError, ValueError) as error:
-        raise CaptionlabError(f"the features in {folder} are not whole ({error}); run extract_features again") from error
-    if len(pooled) != len(about["images"]):
-        raise CaptionlabError(f"{folder} has {len(pooled)} rows for {len(about['images'])} photos; extract again")
+    except (OSError, ValueError, EOFError) as error:
+        raise CaptionlabError(f"the features in {folder} are not whole ({error}); extract them again") from error
+    for rows in (pooled, pooled if grid is None else grid):
+        if len(rows) != len(about["images"]):
+            raise CaptionlabError(f"{folder} has {len(rows)} rows for {len(about['images'])} photos; extract again")
     return FeatureStore(
         encoder=about["encoder"],
         preprocessing=about["preprocessing"],

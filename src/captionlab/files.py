@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +32,29 @@ def atomic_file(path: Path) -> Iterator[Path]:
         reason = error.strerror or str(error)
         raise CaptionlabError(f"cannot write {path}: {reason}; free space or choose a writable folder") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where its folder is none, there is nothing to remove
+            temporary.unlink()
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a fresh temporary folder; on success it replaces ``path`` as a whole, on failure it is removed."""
     temporary = path.with_name(f".{path.name}.partial")
+    former = path.with_name(f".{path.name}.former.partial")
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
         temporary.mkdir(parents=True)
         yield temporary
-        if path.exists():
-            shutil.rmtree(path)
+        if path.exists():  # moved aside, not removed in place: a kill must not leave half of it under its name
+            shutil.rmtree(former, ignore_errors=True)
+            path.replace(former)
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
         raise CaptionlabError(f"cannot write {path}: {reason}; free space or choose a writable folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

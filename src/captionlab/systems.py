@@ -45,12 +45,12 @@ def train_system(params: Params, root: Path, system: str, name: str) -> list[str
     val_set = CaptionedFeatures.of(store, use_grid, captions, "val", vocab)
     model = _fresh_model(config, training, vocab, store, train_set)
     _check_size(model, training, f"{system}.{name}")
-    summary = _summary(params, root, system, name, model)
-    key = summary["training_key"]
+    key = _training_key(params, root, system, name)
+    settings = _settings(config, training)
     resume = root / ".resume" / MODELS.name / system / f"{name}.pt"  # DVC clears the output folder before a run
     dataset = params.dataset.name
     with tracking.open_tracker(
-        root, f"captionlab/{dataset}", f"{system}.{name}", key, summary["params"],
+        root, f"captionlab/{dataset}", f"{system}.{name}", key, settings,
         {"system": system, "configuration": name, "encoder": config.encoder, "dataset": dataset},
     ) as tracker:  # fmt: skip
 
@@ -72,12 +72,25 @@ def train_system(params: Params, root: Path, system: str, name: str) -> list[str
     out = root / MODELS / system / name
     save_checkpoint(out / "checkpoint.safetensors", model, vocab, _identity(system, name, config, store, vocab, key))
     write_text(out / "history.csv", _history_csv(trained))
-    summary |= {"epochs": len(trained.history), "best_epoch": trained.best_epoch}
+    summary = {
+        "system": system,
+        "config": name,
+        "encoder": config.encoder,
+        "input": config.input,
+        "hidden": config.hidden,
+        "layers": config.layers,
+        "parameters": count_parameters(model),
+        "megabytes": round(megabytes(model), 3),
+        "epochs": len(trained.history),
+        "best_epoch": trained.best_epoch,
+        "training_key": key,
+        "params": settings,
+    }
     write_json(out / "summary.json", summary)
     resume.unlink(missing_ok=True)
     best = trained.history[trained.best_epoch - 1]
     return [
-        f"{system}.{name}: {summary['parameters']:,} parameters, {summary['megabytes']} MB; best of "
+        f"{system}.{name}: {count_parameters(model):,} parameters, {megabytes(model):.1f} MB; best of "
         f"{len(trained.history)} epochs is {trained.best_epoch}: validation loss {best.val_loss:.3f}, "
         f"accuracy {best.val_accuracy:.3f}, perplexity {best.val_perplexity:.1f}"
     ]
@@ -102,29 +115,23 @@ def _check_size(model: Decoder, training: TrainingParams, name: str) -> None:
         )
 
 
-def _summary(params: Params, root: Path, system: str, name: str, model: Decoder) -> dict[str, object]:
-    config = params.system(system, name)
-    training = dataclasses.asdict(params.training_of(config))
+def _settings(config: SystemParams, training: TrainingParams) -> dict[str, object]:
+    """Everything that was set, flat, for MLflow's columns."""
     sizes = {key: value for key, value in dataclasses.asdict(config).items() if key != "training"}
-    features = root / FEATURES / config.encoder
+    return {**sizes, **{f"training.{key}": value for key, value in dataclasses.asdict(training).items()}}
+
+
+def _training_key(params: Params, root: Path, system: str, name: str) -> str:
+    """Stands for everything that decides the training but the code: equal keys, equal results on one machine."""
+    config = params.system(system, name)
+    array = "grid.npy" if isinstance(config, AttentionParams) else "pooled.npy"
     inputs = {
         "dataset": read_json(root / DATASET / "manifest.json")["digest"],
         "captions": sha256_of(root / CAPTIONS),
         "vocabulary": sha256_of(root / VOCAB),
-        "features": sha256_of(features / ("grid.npy" if isinstance(config, AttentionParams) else "pooled.npy")),
+        "features": sha256_of(root / FEATURES / config.encoder / array),
     }
-    return {
-        "system": system,
-        "config": name,
-        "encoder": config.encoder,
-        "input": config.input,
-        "hidden": config.hidden,
-        "layers": config.layers,
-        "parameters": count_parameters(model),
-        "megabytes": round(megabytes(model), 3),
-        "training_key": digest_of([system, name, sizes, training, inputs]),
-        "params": {**sizes, **{f"training.{key}": value for key, value in training.items()}},
-    }
+    return digest_of([system, name, _settings(config, params.training_of(config)), inputs])
 
 
 def _identity(

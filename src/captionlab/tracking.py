@@ -59,7 +59,7 @@ class Tracker(Protocol):
         """Log one epoch's metrics in one call; an epoch that is already there is left alone."""
 
 
-class NullTracker:
+class NullTracker(Tracker):
     """A tracker that keeps nothing."""
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -99,7 +99,7 @@ def open_tracker(
 
     When MLflow fails, at the start or later, one line on stderr says so and the training goes on without it.
     """
-    tracker: NullTracker | _RunTracker
+    tracker: Tracker
     try:
         tracker = _RunTracker(_Store(root, experiment), run_name, training_key, params, tags)
     except TrackingError as error:
@@ -148,7 +148,8 @@ class _Store:
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # only counts when set before the import
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(LIVE_SECONDS))
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        _quieten()
+        for name in ("mlflow.store.db.utils", "alembic", "urllib3.connectionpool"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks and retries: the one warning is ours
         self.root = root
         self.uri = tracking_uri(root)
         self._home = _home(root)
@@ -224,27 +225,19 @@ class _Store:
             yield
         # CommandError tells of half-made tables; OSError holds the lock's time-out and the network's errors;
         # ValueError and ParseError mean an answer that is not MLflow's.
-        except (
-            MlflowException,
-            SQLAlchemyError,
-            sqlite3.Error,
-            CommandError,
-            OSError,
-            ValueError,
-            ParseError,
-        ) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise TrackingError(_no_password(f"MLflow at {self.uri} cannot be used ({reason})")) from error
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, CommandError, OSError, ValueError, ParseError) as why:
+            reason = " ".join(str(why).split())[:200]
+            raise TrackingError(_no_password(f"MLflow at {self.uri} cannot be used ({reason})")) from why
 
 
-class _RunTracker:
+class _RunTracker(Tracker):
     """Logs one training into one run, until that fails for the first time."""
 
     def __init__(
         self, store: _Store, name: str, training_key: str, params: Mapping[str, object], tags: Mapping[str, str]
     ) -> None:
         self._store = store
-        self._lost = False
+        self._over = False
         with store.session() as client:
             runs = [run for run in store.runs_of(client, training_key) if RESULT_KEY not in run.data.tags]
             self._run = runs[0] if runs else _create(client, store, name, training_key)
@@ -253,7 +246,6 @@ class _RunTracker:
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         def log(client: "MlflowClient") -> None:
-            # Asked each time: another process may publish this very training meanwhile.
             if epoch not in _logged(client, self._run.info.run_id, min(metrics)):
                 _log(client, self._run, [(key, value, epoch) for key, value in metrics.items()])
 
@@ -263,16 +255,20 @@ class _RunTracker:
         self._attempt(lambda client: client.set_terminated(self._run.info.run_id, status))
 
     def _attempt(self, action: "Callable[[MlflowClient], None]") -> None:
-        if self._lost:
+        if self._over:
             return
         began = time.monotonic()
         try:
             with self._store.session(LIVE_SECONDS) as client:
-                action(client)
+                run = client.get_run(self._run.info.run_id)
+                # Two queue workers may train the very same; when one has published it, the other has nothing to add.
+                self._over = RESULT_KEY in run.data.tags or run.info.lifecycle_stage == "deleted"
+                if not self._over:
+                    action(client)
             if time.monotonic() - began > 2 * LIVE_SECONDS:
                 raise TrackingError(_no_password(f"MLflow at {self._store.uri} is too slow"))
         except TrackingError as error:
-            self._lost = True
+            self._over = True
             _warn(error)
 
 
@@ -376,12 +372,6 @@ def _origin(root: Path) -> dict[str, str]:
 
 def _no_password(text: str) -> str:
     return re.sub(r"//[^/@\s]+@", "//", text)
-
-
-def _quieten() -> None:
-    """Leave the one line of warning to us: these print tracebacks, retries and the making of each table."""
-    for name in ("mlflow.store.db.utils", "alembic", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _warn(error: TrackingError) -> None:

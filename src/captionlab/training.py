@@ -92,7 +92,7 @@ def train(
                     f"({params.learning_rate}) or training.clip_norm ({params.clip_norm}) and run again"
                 )
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
             optimizer.step()
         val = measure(model, val_set, params.photos_per_step, device, bf16)
@@ -241,7 +241,7 @@ def _load_state(path: Path, key: str) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
-    except Exception:  # noqa: BLE001 - whatever a broken file raises, the training begins anew
+    except Exception:  # whatever a broken file raises, the training begins anew
         return None
     return state if state.get("key") == key else None
 

@@ -1,6 +1,7 @@
 """The MLflow pages for this repository's runs. Knows how to start them sparingly, and nothing of what they show."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,13 @@ def ui(root: Path, experiment: str, port: int) -> list[str]:
     Returns the closing lines. Raises CaptionlabError when MLflow cannot start or stops by itself.
     """
     uri = tracking.tracking_uri(root)
-    page = tracking.comparison_page(root, experiment)
     if uri.startswith("http"):
-        return [f"the runs are at {uri.rstrip('/')}{page}"]
+        return [f"the runs are at {uri.rstrip('/')}{tracking.comparison_page(root, experiment)}"]
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise CaptionlabError(f"port {port} is taken ({error.strerror}); choose another with --port") from error
+    page = tracking.comparison_page(root, experiment)
     # As they come, the pages take 21 s and over 1 GB: job runners that nothing here uses, and four workers.
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--workers", "1", "--port", str(port)]
@@ -28,6 +33,4 @@ def ui(root: Path, experiment: str, port: int) -> list[str]:
         except KeyboardInterrupt:
             server.terminate()  # takes its worker with it; killed, it would leave it behind
             return ["stopped"]
-    if code:
-        raise CaptionlabError(f"MLflow stopped with exit code {code}; if port {port} is taken, choose another")
-    return []
+    raise CaptionlabError(f"MLflow stopped by itself with exit code {code}; what it says stands above")

@@ -87,7 +87,7 @@ class Attention(Decoder):
             hidden_NH, attention_NR = self._free_running(*start, weight_GX, alive)
         else:
             gates_NG = self._word_gates(self.dropout(self.embedding(tokens_BT[row_N, step_N])))
-            hidden_NH, attention_NR = AttentionRecurrence.apply(
+            hidden_NH, attention_NR = AttentionRecurrence.apply(  # type: ignore[no-untyped-call]
                 gates_NG, *start, self.query.weight, self.query.bias, self.energy.weight[0], self.gate.weight,
                 self.gate.bias, weight_GX, alive,
             )  # fmt: skip
@@ -122,5 +122,6 @@ class Attention(Decoder):
 
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
         gates_BG = self._word_gates(self.embedding(tokens_B))
-        h_BH, c_BH, _ = self._cell(gates_BG, *state.hidden, *state.memory, self._recurrent_weight())
+        (h_BH, c_BH), (memory_PRM, keys_PRA) = state.hidden, state.memory
+        h_BH, c_BH, _ = self._cell(gates_BG, h_BH, c_BH, memory_PRM, keys_PRA, self._recurrent_weight())
         return self.words(h_BH).log_softmax(-1), State(state.memory, (h_BH, c_BH))

@@ -4,7 +4,7 @@ Knows tensors only: no data, files or words. Shape letters: P photos, B captions
 V words, H hidden size, E word embedding size, D pooled vector size, R regions, C grid channels, A attention size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -93,7 +93,7 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
 
-    def fit(self, blocks: Sequence[Tensor]) -> None:
+    def fit(self, blocks: Iterable[Tensor]) -> None:
         """Learn mean and deviation from blocks (..., channels), in float64 so that the block size does not matter."""
         total = torch.zeros(len(self.mean), dtype=torch.float64)
         squares, count = total.clone(), 0

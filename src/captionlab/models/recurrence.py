@@ -23,19 +23,19 @@ class AttentionRecurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
     def forward(
         ctx: Any, gates_NG: Tensor, h_BH: Tensor, c_BH: Tensor, memory_BRM: Tensor, keys_BRA: Tensor,
         query_AH: Tensor, query_A: Tensor, energy_A: Tensor, gate_MH: Tensor, gate_M: Tensor, weight_GX: Tensor,
         alive: Sequence[int],
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        past_h, past_c, activated, tanh_c, seen, gates, contexts, queries, attentions, hs = ([] for _ in range(10))
+        kept: tuple[list[Any], ...] = tuple([] for _ in range(10))
+        past_h, past_c, activated, tanh_c, seen, gates, contexts, queries, attentions, hs = kept
         room_BRA = torch.empty_like(keys_BRA)
         h_nH, c_nH = h_BH, c_BH
         for n, words_nG in zip(alive, gates_NG.split(list(alive)), strict=True):
             h_nH, c_nH = h_nH[:n], c_nH[:n]
-            past_h.append(h_nH)
-            past_c.append(c_nH)
+            past = (h_nH, c_nH)
             query_nA = torch.addmm(query_A, h_nH, query_AH.T)
             z_nRA = torch.add(keys_BRA[:n], query_nA.unsqueeze(1), out=room_BRA[:n]).relu_()
             attention_nR = (z_nRA @ energy_A).softmax(-1)
@@ -47,18 +47,16 @@ class AttentionRecurrence(torch.autograd.Function):
             c_nH = torch.addcmul(acts[1] * c_nH, acts[0], acts[2])
             tanh_nH = c_nH.tanh()
             h_nH = acts[3] * tanh_nH
-            for kept, value in (
-                (activated, acts), (tanh_c, tanh_nH), (seen, seen_nX), (gates, gate_nM), (contexts, context_nM),
-                (queries, query_nA), (attentions, attention_nR), (hs, h_nH),
-            ):  # fmt: skip
-                kept.append(value)
+            now = (*past, acts, tanh_nH, seen_nX, gate_nM, context_nM, query_nA, attention_nR, h_nH)
+            for values, value in zip(kept, now, strict=True):
+                values.append(value)
         hidden_NH, attention_NR = torch.cat(hs), torch.cat(attentions)
         ctx.save_for_backward(memory_BRM, keys_BRA, query_AH, energy_A, gate_MH, weight_GX, attention_NR)
         ctx.steps = (alive, past_h, past_c, activated, tanh_c, seen, gates, contexts, queries)
         return hidden_NH, attention_NR
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")
+    @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, d_hidden_NH: Tensor, d_attention_NR: Tensor) -> tuple[Tensor | None, ...]:
         memory_BRM, keys_BRA, query_AH, energy_A, gate_MH, weight_GX, attention_NR = ctx.saved_tensors
         alive, past_h, past_c, activated, tanh_c, seen, gates, contexts, queries = ctx.steps

@@ -21,7 +21,7 @@ from captionlab.report.results import Row, Run
 COLOURS = {"baseline": "#0072b2", "modified": "#d55e00", "attention": "#009e73"}
 _INK, _FAINT = "#1f2430", "#c9cdd6"
 _CSS = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {colour: f"var(--{name})" for name, colour in COLOURS.items()}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so the bytes do not depend on the machine's fonts
     "font.size": 9,
     "axes.spines.top": False,
@@ -33,8 +33,9 @@ _STYLE = {
     "xtick.color": _INK,
     "ytick.color": _INK,
     "text.color": _INK,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.08,
     "svg.fonttype": "path",
-    "svg.hashsalt": "captionlab",
 }
 _CURVE_COLUMNS = 4
 
@@ -65,7 +66,10 @@ def svg(draw: Draw, runs: Sequence[Run]) -> str:
 @contextmanager
 def _style(salt: str = "captionlab") -> Iterator[None]:
     # the salt keeps the ids of two figures in one page apart
-    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "svg.hashsalt": salt}):
+    with mpl.rc_context():
+        mpl.rcdefaults()  # the user's own matplotlibrc must not change the bytes
+        mpl.rcParams.update(_STYLE)
+        mpl.rcParams["svg.hashsalt"] = salt
         yield
 
 
@@ -122,7 +126,7 @@ def curves(runs: Sequence[Run]) -> Figure:
 
 def _panel(axes: Axes, quantity: str, run: Run, runs: Sequence[Run]) -> None:
     for other in runs:
-        axes.plot(other.history["epoch"], other.history[f"val_{quantity}"], color=_FAINT, linewidth=0.8)
+        axes.plot(other.history["epoch"], other.history[f"val_{quantity}"], color=_FAINT, linewidth=0.7)
     colour = COLOURS[run.system]
     epochs, validation = run.history["epoch"], run.history[f"val_{quantity}"]
     axes.plot(epochs, run.history[f"train_{quantity}"], color=colour, linewidth=1.2, linestyle=(0, (4, 2)))
@@ -143,9 +147,7 @@ def _panel(axes: Axes, quantity: str, run: Run, runs: Sequence[Run]) -> None:
 
 def _share_limits(axes: Axes, quantity: str, runs: Sequence[Run]) -> None:
     """The same axes in every panel, so that heights compare across configurations."""
-    everything = [
-        value for run in runs for split in ("train", "val") for value in run.history[f"{split}_{quantity}"]
-    ]
+    everything = [value for run in runs for split in ("train", "val") for value in run.history[f"{split}_{quantity}"]]
     margin = 0.08 * (max(everything) - min(everything)) or 0.1
     last = max(epoch for run in runs for epoch in run.history["epoch"])
     axes.set_ylim(min(everything) - margin, max(everything) + margin)

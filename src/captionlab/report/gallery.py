@@ -53,7 +53,9 @@ class Look:
 
     name: str
     image: str
-    photo: str
+    photo: str  # once a page, as every word shows it
+    width: int
+    height: int
     words: tuple[tuple[str, str], ...]  # word, veil as a data URI
 
 
@@ -67,7 +69,7 @@ def gallery_html(results: Results, captions: Captions, root: Path, photos: int) 
         image = entries[place]["image"]
         return Shown(
             image=image,
-            photo=_photo(root, image),
+            photo=_jpeg(_photo(root, image)),
             references=tuple(entries[place]["references"]),
             said=tuple(_said(run, said[run.name][image]["captions"]) for run, _ in captions),
             score=float(scores[place]),
@@ -110,26 +112,32 @@ def _said(run: Run, captions: Mapping[str, Mapping[str, Any]]) -> Said:
 
 
 def _looks(root: Path, run: Run) -> list[Look]:
-    entries = files.read_json(root / records.EVALUATION / "attention" / f"{run.name}.json")
-    return [
-        Look(
-            name=run.name,
-            image=entry["image"],
-            photo=_photo(root, entry["image"]),
-            words=tuple(
-                (word, _veil(weights, entry["grid"]))
-                for word, weights in zip(entry["words"], entry["maps"], strict=True)
-            ),
+    looks = []
+    for entry in files.read_json(root / records.EVALUATION / "attention" / f"{run.name}.json"):
+        photo = _photo(root, entry["image"])
+        veils = [_veil(weights, entry["grid"]) for weights in entry["maps"]]
+        looks.append(
+            Look(
+                name=run.name,
+                image=entry["image"],
+                photo=_jpeg(photo),
+                width=photo.width,
+                height=photo.height,
+                words=tuple(zip(entry["words"], veils, strict=True)),
+            )
         )
-        for entry in entries
-    ]
+    return looks
 
 
-def _photo(root: Path, image: str) -> str:
-    """The photo as a small JPEG data URI, upright."""
+def _photo(root: Path, image: str) -> Image.Image:
+    """The photo, upright and small."""
     with Image.open(root / records.DATASET / "images" / image) as source:
         photo = ImageOps.exif_transpose(source).convert("RGB")
     photo.thumbnail((_PIXELS, _PIXELS))
+    return photo
+
+
+def _jpeg(photo: Image.Image) -> str:
     out = io.BytesIO()
     photo.save(out, format="JPEG", quality=82)
     return _data_uri(out.getvalue(), "jpeg")

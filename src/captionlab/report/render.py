@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ _HTML = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+
+_MARKS = re.compile(r"[\\`*|<>\[\]]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is plain text
 
 
 def page(template: str, **values: Any) -> str:
@@ -57,7 +60,12 @@ def comparison_markdown(results: Results) -> str:
         "![Loss and accuracy of every configuration over the epochs](curves.png)",
     ]
     for table in further_tables(results):
-        parts += ["<details>", f"<summary>{table.title}</summary>", *_markdown_table(table, heading=False), "</details>"]
+        parts += [
+            "<details>",
+            f"<summary>{table.title}</summary>",
+            *_markdown_table(table, heading=False),
+            "</details>",
+        ]
     parts.append(
         "All of this, exactly: [comparison.csv](comparison.csv). What the systems said: [captions.csv](captions.csv). "
         "The same with tables to sort and filter: `comparison.html`; photos with their captions: `gallery/index.html`, "
@@ -98,9 +106,7 @@ def _pipes(cells: Iterable[str]) -> str:
 
 def _escaped(text: str) -> str:
     """Keep a name from being read as Markdown or HTML."""
-    for mark in "\\`*_|<>[]":
-        text = text.replace(mark, f"\\{mark}")
-    return text
+    return _MARKS.sub(r"\\\g<0>", text)
 
 
 def _plain(value: str | float | None) -> str:

@@ -107,9 +107,7 @@ def load(params: Params, root: Path) -> Results:
 
 def reference_rows() -> dict[Beside, tuple[Row, ...]]:
     """The two reports' and the literature's numbers, each with the place that states it."""
-    return {
-        beside: tuple(Row(**fields) for fields in rows) for beside, rows in files.read_json(_REFERENCES).items()
-    }
+    return {beside: tuple(Row(**fields) for fields in rows) for beside, rows in files.read_json(_REFERENCES).items()}
 
 
 def read_captions(root: Path, run: Run) -> list[dict[str, Any]]:
@@ -122,6 +120,12 @@ def _run(folder: Path, entry: dict[str, Any]) -> Run:
     shape = ("encoder", "input", "hidden", "layers", "parameters", "megabytes", "epochs")
     common = {"system": entry["system"], "configuration": entry["config"], "source": "measured"}
     common |= {field: summary[field] for field in shape} | entry["test"]
+    history = _history(folder / "history.csv")
+    if summary["best_epoch"] not in history["epoch"]:
+        raise CaptionlabError(
+            f"{folder / 'history.csv'} lacks epoch {summary['best_epoch']}, which summary.json calls the best; "
+            "train the system again"
+        )
     tested = [decoded for decoded in entry["decodings"] if decoded["split"] == "test"]
     tested.sort(key=lambda decoded: (_PROTOCOLS[decoded["protocol"]], decoded["beam"]))
     return Run(
@@ -133,7 +137,7 @@ def _run(folder: Path, entry: dict[str, Any]) -> Run:
             Row(**common, decoding=decoded["decoding"], protocol=decoded["protocol"], **decoded["scores"])
             for decoded in tested
         ),
-        history=_history(folder / "history.csv"),
+        history=history,
     )
 
 

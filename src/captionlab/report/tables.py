@@ -52,10 +52,10 @@ class Table:
     rows: tuple[Row, ...]
 
     def is_best(self, row: Row, column: Column) -> bool:
-        """Whether this score leads its column among the measured rows; where fewer than two compete, none leads."""
+        """Whether this score leads its column among the measured rows; where all are equal, none leads."""
         rivals = [column.value(rival) for rival in self.rows if rival.measured]
         numbers = [value for value in rivals if isinstance(value, float)]
-        if column.kind != "score" or not row.measured or len(numbers) < 2:
+        if column.kind != "score" or not row.measured or len(set(numbers)) < 2:
             return False
         return column.value(row) == (min(numbers) if column.key == "loss" else max(numbers))
 
@@ -109,7 +109,7 @@ def main_table(results: Results) -> Table:
             "All scores stand on the scale from 0 to 1 (papers often print them times 100), CIDEr-D on 0 to 10. Loss "
             "(nats a word) and accuracy are of the next word, given the true words before it.",
         ),
-        columns=(_NAME, *_SHAPE, *_SIZE, _EPOCHS, _DECODING, *_BLEU, *_REST, *_LOSS),
+        columns=(_NAME, _DECODING, *_BLEU, *_REST, *_LOSS, *_SHAPE, *_SIZE, _EPOCHS),
         rows=tuple(rows),
     )
 
@@ -117,7 +117,7 @@ def main_table(results: Results) -> Table:
 def further_tables(results: Results) -> list[Table]:
     """All decodings; each report's protocol beside its own numbers; the literature."""
     strict = [row for run in results.runs for row in run.rows if row.protocol == "strict"]
-    stated = (_NAME, *_SHAPE, _EPOCHS, _DECODING, *_BLEU, *_LOSS, _SOURCE)
+    stated = (_NAME, _DECODING, *_BLEU, *_LOSS, *_SHAPE, _EPOCHS, _SOURCE)
     return [
         Table(
             title="Every decoding",

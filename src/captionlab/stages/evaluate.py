@@ -173,23 +173,23 @@ def _score(systems: Sequence[Evaluated], references: Mapping[Split, References])
             scores[split, protocol] = Scorer(references[split], protocol).score_all(captions, meteor)
     rows = []
     for index, evaluated in enumerate(systems):
-        decodings = list(evaluated.sentences["test"])
-        val = {decoding: scores["val", "strict"][f"{index} {decoding}"] for decoding in decodings}
+        val = {decoding: scores["val", "strict"][f"{index} {decoding}"] for decoding in evaluated.sentences["val"]}
+        best_decoding = max(val, key=lambda decoding: val[decoding].cider or 0.0)
         rows.append({
             "system": evaluated.system,
             "config": evaluated.config,
-            "best_decoding": max(decodings, key=lambda decoding: val[decoding].cider or 0.0),
+            "best_decoding": best_decoding,
             "test": {"loss": round(evaluated.loss, 6), "accuracy": round(evaluated.accuracy, 6)},
             "decodings": [
                 {
                     "decoding": decoding,
                     "beam": int(decoding.removeprefix("beam ")) if decoding != "greedy" else 1,
-                    "split": split,
+                    "split": scored_split,
                     "protocol": protocol,
                     "scores": _rounded(by_key[f"{index} {decoding}"]),
                 }
-                for (split, protocol), by_key in scores.items()
-                for decoding in decodings
+                for (scored_split, protocol), by_key in scores.items()
+                for decoding in val
             ],
         })  # fmt: skip
     return rows

@@ -9,7 +9,7 @@ from captionlab.config import Params
 from captionlab.devices import choose_device
 from captionlab.encoders import load_encoder
 from captionlab.errors import CaptionlabError
-from captionlab.files import read_jsonl
+from captionlab.files import read_json, read_jsonl
 from captionlab.records import DATASET, FEATURES
 
 
@@ -25,7 +25,9 @@ def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
     work = root / ".resume" / FEATURES.name / encoder
     out = root / FEATURES / encoder
     began = time.perf_counter()
-    features.extract(load_encoder(encoder, grid), grid, device, root / DATASET / "images", images, work)
+    dataset = read_json(root / DATASET / "manifest.json")["digest"]
+    photos = root / DATASET / "images"
+    features.extract(load_encoder(encoder, grid), grid, device, photos, images, work, dataset=dataset)
     rate = len(images) / (time.perf_counter() - began)
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)

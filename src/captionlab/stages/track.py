@@ -15,6 +15,8 @@ from captionlab.errors import CaptionlabError
 
 REPORT_FILES = ("curves.png", "bleu.png", "comparison.html", "comparison.csv")
 SAMPLED_CAPTIONS = 50
+# MLflow's own choice gives several runs one colour.
+COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 COLUMNS = (
     *(f"metrics.{key}" for key in ("bleu_4", "bleu_1", "cider", "rouge_l", "test_loss", "parameters")),
     *(f"params.{key}" for key in ("encoder", "input", "hidden", "layers", "decoding")),
@@ -30,10 +32,11 @@ def track(params: Params, root: Path) -> list[str]:
     scores = files.read_json(root / records.EVALUATION / "scores.json")
     entries = {(entry["system"], entry["config"]): entry for entry in scores["systems"]}
     results = []
-    for system, config, _ in params.systems():
+    for number, (system, config, _) in enumerate(params.systems()):
         if (system, config) not in entries:
             raise CaptionlabError(f"{system}.{config} has not been evaluated; run dvc repro")
-        results.append(_result(root, params.dataset.name, scores["signature"], entries[system, config]))
+        colour = COLOURS[number % len(COLOURS)]
+        results.append(_result(root, params.dataset.name, scores["signature"], entries[system, config], colour))
     experiment = f"captionlab/{params.dataset.name}"
     try:
         outcomes = Counter(tracking.publish(root, experiment, results, COLUMNS))
@@ -46,7 +49,7 @@ def track(params: Params, root: Path) -> list[str]:
     ]
 
 
-def _result(root: Path, dataset: str, signature: dict[str, Any], entry: dict[str, Any]) -> tracking.Result:
+def _result(root: Path, dataset: str, signature: dict[str, Any], entry: dict[str, Any], colour: str) -> tracking.Result:
     system, config = entry["system"], entry["config"]
     folder = root / records.MODELS / system / config
     summary = files.read_json(folder / "summary.json")
@@ -66,7 +69,10 @@ def _result(root: Path, dataset: str, signature: dict[str, Any], entry: dict[str
             **{f"evaluate.{key}": signature[key] for key in ("length_penalty", "max_words")},
         },
         history=history,
-        metrics={**{key: summary[key] for key in ("parameters", "megabytes", "epochs")}, **_metrics(entry)},
+        metrics={
+            **{key: summary[key] for key in ("parameters", "megabytes", "epochs")},
+            **_metrics(entry),
+        },
         tags={
             "system": system,
             "configuration": config,
@@ -74,6 +80,7 @@ def _result(root: Path, dataset: str, signature: dict[str, Any], entry: dict[str
             "dataset": dataset,
             "dataset_digest": signature["dataset"],
             "decoding": best,
+            "mlflow.runColor": colour,
         },
         files=[
             folder / "summary.json",

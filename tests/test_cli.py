@@ -1,0 +1,170 @@
+"""The command line as its users meet it: each stage a command, an error one line, help at once."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from ruamel.yaml import YAML
+
+from captionlab import cli
+from captionlab.errors import CaptionlabError
+from captionlab.files import read_json, write_json, write_jsonl
+from captionlab.ui import ui
+
+REPOSITORY = Path(__file__).parents[1]
+STAGES = {path.stem for path in (REPOSITORY / "src/captionlab/stages").glob("*.py")} - {"__init__"}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> "Run":
+    monkeypatch.chdir(tmp_path)
+    return Run(monkeypatch, capsys)
+
+
+class Run:
+    """Runs the command line in this process; gives the exit code and what stood on stdout and stderr."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: str | Path) -> tuple[int, str, str]:
+        self._monkeypatch.setattr(sys, "argv", ["captionlab", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = self._capsys.readouterr()
+        code = caught.value.code
+        assert isinstance(code, int)
+        return code, out, err
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """What the stage download leaves, without the photos."""
+    (tmp_path / "params.yaml").write_bytes((REPOSITORY / "params.yaml").read_bytes())
+    rows = [{"image": f"{n}.jpg", "split": "train", "captions": ["A dog runs .", "The dog !"]} for n in range(4)]
+    write_jsonl(tmp_path / "artifacts/dataset/dataset.jsonl", rows)
+    return tmp_path
+
+
+def test_stage_command_module_function_and_params_share_one_name() -> None:
+    commands = set(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+    assert commands >= STAGES
+    stages = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert set(stages) == STAGES
+    for name, stage in stages.items():
+        one = stage.get("do", stage)
+        assert one["cmd"] == (f"captionlab {name} ${{key}}" if "do" in stage else f"captionlab {name}")
+
+
+def test_help_lists_every_stage_and_comes_at_once() -> None:
+    script = (
+        "import sys; from captionlab.cli import main; sys.argv = ['captionlab', '--help']\n"
+        "try: main()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'mlflow', 'pandas', 'numpy', 'matplotlib', 'sklearn', 'nltk', 'dvc'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    listed = set(re.findall(r"^ {2}(\w+) ", done.stdout, re.MULTILINE))
+    assert listed >= STAGES | {"score", "caption", "ui"}
+
+
+def test_the_installed_command_says_an_error_in_one_line(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("captionlab")
+    done = subprocess.run([command, "download"], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr == f"captionlab: {tmp_path}/params.yaml does not exist; run captionlab from the project's folder\n"
+    )
+
+
+def test_traceback_shows_where_an_error_arose(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["captionlab", "--traceback", "download"])
+    with pytest.raises(CaptionlabError, match="does not exist"):
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["no_such"], ["extract_features"], ["download", "--no-such"], ["ui", "--port", "0"]]
+)
+def test_a_wrong_command_is_exit_code_2(run: Run, arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: ")
+
+
+def test_a_stage_says_what_it_found_and_keeps_what_it_cost(run: Run, dataset: Path) -> None:
+    code, out, err = run("clean_captions")
+    assert (code, err) == (0, "")
+    assert out.startswith("clean_captions: 8 captions")
+    timing = read_json(dataset / "artifacts/timings/clean_captions.json")
+    assert sorted(timing) == ["item", "peak_megabytes", "seconds", "stage"]
+    assert (timing["stage"], timing["item"]) == ("clean_captions", "")
+    assert 10 < timing["peak_megabytes"] < 50_000
+
+
+@pytest.mark.parametrize("arguments", [
+    ["clean_captions", "artifacts/dataset/dataset.jsonl does not exist"],
+    ["build_vocab", "artifacts/captions/captions.jsonl does not exist"],
+    ["extract_features", "vgg99", "'vgg99' is not in extract_features.encoders"],
+    ["train_baseline", "lite9", "baseline has no configuration 'lite9'; params.yaml has lite0, lite1_narrow"],
+    ["train_attention", "lite2", "artifacts/vocab/vocab.json does not exist"],
+    ["evaluate", "artifacts/dataset/manifest.json does not exist"],
+    ["report", "does not exist"],
+    ["track", "does not exist"],
+])  # fmt: skip
+def test_a_stage_without_its_input_says_so_in_one_line(run: Run, dataset: Path, arguments: list[str]) -> None:
+    (dataset / "artifacts/dataset/dataset.jsonl").unlink()
+    *command, message = arguments
+    code, out, err = run(*command)
+    assert (code, out) == (1, "")
+    assert err.startswith("captionlab: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (dataset / "artifacts/timings").exists()
+
+
+def test_score_prints_a_table_or_json(run: Run, tmp_path: Path) -> None:
+    references, hypotheses = tmp_path / "references.json", tmp_path / "captions.json"
+    write_json(references, {"a": ["a dog runs on the grass", "the dog runs"], "b": ["a red kite", "a kite in the sky"]})
+    write_json(hypotheses, {"a": "a dog runs on the grass", "b": "a kite in the sky"})
+    files = ("--references", references, "--hypotheses", hypotheses)
+    code, out, err = run("score", *files, "--json")
+    assert (code, err) == (0, "")
+    scores = json.loads(out)
+    assert list(scores) == ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "meteor"]
+    assert scores["bleu_4"] == pytest.approx(1)
+    code, out, _ = run("score", *files)
+    assert code == 0
+    assert "bleu_4   1.0000\n" in out
+    hypotheses.write_text("{")
+    code, out, err = run("score", *files)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"captionlab: {hypotheses} is not valid JSON")
+
+
+def test_caption_says_what_it_misses(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, out, err = run("caption", "empty")
+    assert (code, out) == (1, "")
+    assert err.startswith("captionlab: no photos in empty; give folders of .")
+    code, out, err = run("caption", "photo.jpg", "--model", "missing.safetensors")
+    assert (code, out) == (1, "")
+    assert err.startswith("captionlab: missing.safetensors")
+    assert err.count("\n") == 1
+    assert run("caption", "photo.jpg", "--beam", "0")[0] == 2
+
+
+def test_the_pages_need_a_free_port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(CaptionlabError, match=f"port {port} is taken .*; choose another with --port"):
+            ui(tmp_path, "captionlab/scenes", port)
+    assert list(tmp_path.iterdir()) == []

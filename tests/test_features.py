@@ -1,0 +1,348 @@
+"""The engines agree, a killed extraction ends as an unbroken one, and a store that is not whole says so."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from captionlab import features
+from captionlab.config import EncoderParams, ExtractFeaturesParams, Params, load_params
+from captionlab.encoders import Encoder, Network, load_encoder
+from captionlab.errors import CaptionlabError
+from captionlab.features import OnnxEngine, TorchEngine, encode_photos, extract, open_store, read_photo
+from captionlab.files import read_json, write_json, write_jsonl
+from captionlab.stages.extract_features import extract_features
+
+TOLERANCE = 1e-3  # largest difference between the engines, in standard deviations; measured: below 1e-4
+
+
+class TinyBody(nn.Module):
+    """A CNN of one layer, so that an extraction takes no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv = nn.Conv2d(3, 6, 4, stride=4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        map_NCHW = torch.relu(self.conv(x))
+        return map_NCHW.mean((2, 3)), map_NCHW
+
+
+def tiny_encoder(grid: int) -> Encoder:
+    network = Network(TinyBody(), torch.full((3,), 127.0), torch.full((3,), 128.0), grid)
+    return Encoder(name="tiny", pixels=32, network=network.eval().requires_grad_(False), weights_digest="w")
+
+
+def draw_photos(folder: Path, count: int) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    images = [f"{number:03d}.jpg" for number in range(count)]
+    for number, image in enumerate(images):
+        photo = Image.effect_noise((100 + number, 80), 40 + number).convert("RGB")
+        box = (number % 50, 10, number % 50 + 40, 60)
+        ImageDraw.Draw(photo).ellipse(box, fill=(37 * number % 256, 91 * number % 256, 90))
+        photo.save(folder / image)
+    return images
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2"])
+def test_the_compiled_engine_equals_eager_pytorch(tmp_path: Path, name: str) -> None:
+    """Seven photos: a whole batch of the compiled engine and a part of one."""
+    encoder = load_encoder(name, grid=7)
+    images = draw_photos(tmp_path, 7)
+    pixels = np.stack([read_photo(tmp_path / image, encoder.pixels) for image in images])
+    compiled = next(encode_photos(encoder, "cpu", [tmp_path / image for image in images]))
+    for ours, reference in zip(compiled, TorchEngine(encoder, "cpu")(pixels), strict=True):
+        assert ours.shape == reference.shape
+        assert ours.dtype == reference.dtype == np.float32
+        assert np.abs(ours - reference).max() / reference.std() < TOLERANCE
+    alone = OnnxEngine(encoder)(pixels[:1])
+    np.testing.assert_array_equal(alone[0][0], compiled[0][0])  # whoever shares its batch
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 13])
+def test_photos_come_out_in_order_whatever_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(features, "BLOCK", 8)
+    encoder = tiny_encoder(2)
+    paths = [tmp_path / image for image in draw_photos(tmp_path, count)]
+    blocks = list(encode_photos(encoder, "cpu", paths))
+    assert [len(pooled) for pooled, _ in blocks] == [8] * (count // 8) + [count % 8] * (count % 8 > 0)
+    expected = TorchEngine(encoder, "cpu")(np.stack([read_photo(path, 32) for path in paths]))
+    for part in (0, 1):
+        np.testing.assert_allclose(np.concatenate([block[part] for block in blocks]), expected[part], atol=1e-5)
+
+
+def test_the_engine_for_other_devices_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on an accelerator, here with the CPU in its place."""
+    monkeypatch.setattr(features, "BLOCK", 4)
+    monkeypatch.setattr(features, "TorchEngine", lambda encoder, _: TorchEngine(encoder, "cpu"))
+    encoder = tiny_encoder(2)
+    paths = [tmp_path / image for image in draw_photos(tmp_path, 6)]
+    for ours, reference in zip(
+        encode_photos(encoder, "other", paths), encode_photos(encoder, "cpu", paths), strict=True
+    ):
+        np.testing.assert_allclose(ours[0], reference[0], atol=1e-5)
+        np.testing.assert_allclose(ours[1], reference[1], atol=1e-5)
+    assert list(encode_photos(encoder, "other", [])) == []
+    assert list(encode_photos(encoder, "cpu", [])) == []
+
+
+def test_a_store_holds_what_the_engine_saw(tmp_path: Path) -> None:
+    images = draw_photos(tmp_path / "photos", 6)
+    encoder = tiny_encoder(2)
+    extract(encoder, 2, "cpu", tmp_path / "photos", images, tmp_path / "work", dataset="d")
+    store = open_store(tmp_path / "work")
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["grid.npy", "images.json", "pooled.npy"]
+    assert (store.encoder, store.weights, store.preprocessing) == ("tiny", "w", "square_bicubic")
+    assert (store.pooled.shape, store.pooled.dtype) == ((6, 6), np.float32)
+    assert store.grid is not None
+    assert (store.grid.shape, store.grid.dtype, store.side) == ((6, 4, 6), np.float16, 2)
+    assert isinstance(store.pooled, np.memmap)
+    assert isinstance(store.grid, np.memmap)
+    assert store.rows([images[4], images[0]]).tolist() == [4, 0]
+    with pytest.raises(CaptionlabError, match=r"no features of other\.jpg; run extract_features again"):
+        store.rows(["other.jpg"])
+    assert features.describe(tmp_path / "work") == "6 photos, pooled 6, grid 4x6"
+
+
+def test_an_encoder_without_a_grid_writes_none(tmp_path: Path) -> None:
+    images = draw_photos(tmp_path / "photos", 5)
+    extract(tiny_encoder(2), 2, "cpu", tmp_path / "photos", images, tmp_path / "work", dataset="d")
+    (tmp_path / "work/progress.json").write_text('{"key": "another", "done": 4}')
+    extract(tiny_encoder(0), 0, "cpu", tmp_path / "photos", images, tmp_path / "work", dataset="d")
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["images.json", "pooled.npy"]
+    store = open_store(tmp_path / "work")
+    assert store.grid is None
+    assert store.side == 0
+    assert features.describe(tmp_path / "work") == "5 photos, pooled 6"
+
+
+# A killed run
+
+
+EXTRACT_SLOWLY = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from captionlab import features
+from test_features import tiny_encoder
+features.BLOCK = 8
+read = features.read_photo
+def slowly(path, pixels):
+    time.sleep(0.1 if path.name >= "008.jpg" else 0)
+    return read(path, pixels)
+features.read_photo = slowly
+images = sorted(path.name for path in Path("photos").iterdir())
+features.extract(tiny_encoder(2), 2, "cpu", Path("photos"), images, Path("work"), dataset="d")
+"""
+
+
+def test_a_killed_extraction_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "BLOCK", 8)
+    images = draw_photos(tmp_path / "photos", 40)
+    run = subprocess.Popen([sys.executable, "-c", EXTRACT_SLOWLY, str(Path(__file__).parent)], cwd=tmp_path)
+    progress = tmp_path / "work/progress.json"
+    deadline = time.monotonic() + 60
+    while not progress.exists():
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    done = read_json(progress)["done"]
+    assert 8 <= done < 40
+    assert not (tmp_path / "work/images.json").exists()
+
+    read: list[str] = []
+    monkeypatch.setattr(features, "read_photo", lambda path, pixels: read.append(path.name) or read_photo(path, pixels))
+    photos = tmp_path / "photos"
+    extract(tiny_encoder(2), 2, "cpu", photos, images, tmp_path / "work", dataset="d")
+    assert sorted(read) == images[done:]
+    extract(tiny_encoder(2), 2, "cpu", photos, images, tmp_path / "unbroken", dataset="d")
+    assert stored(tmp_path / "work") == stored(tmp_path / "unbroken")
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with ten photos, of which the extraction into ``work`` has done eight."""
+    monkeypatch.setattr(features, "BLOCK", 4)
+    images = draw_photos(tmp_path / "photos", 10)
+
+    def broken(path: Path, pixels: int) -> features.Pixels:
+        if path.name >= "008.jpg":
+            raise CaptionlabError("stop")
+        return read_photo(path, pixels)
+
+    monkeypatch.setattr(features, "read_photo", broken)
+    with pytest.raises(CaptionlabError, match="stop"):
+        extract(tiny_encoder(2), 2, "cpu", tmp_path / "photos", images, tmp_path / "work", dataset="d")
+    monkeypatch.setattr(features, "read_photo", read_photo)
+    assert read_json(tmp_path / "work/progress.json")["done"] == 8
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "change", [{"dataset": "redrawn"}, {"encoder": {"name": "other"}}, {"encoder": {"weights_digest": "v"}}]
+)
+def test_another_extraction_begins_anew(interrupted: Path, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(features, "read_photo", lambda path, pixels: read.append(path.name) or read_photo(path, pixels))
+    images = sorted(path.name for path in (interrupted / "photos").iterdir())
+    encoder = replace(tiny_encoder(2), **change.get("encoder", {}))
+    dataset = change.get("dataset", "d")
+    extract(encoder, 2, "cpu", interrupted / "photos", images, interrupted / "work", dataset=dataset)
+    assert sorted(read) == images
+
+
+def test_a_run_killed_after_its_last_photo_is_finished(interrupted: Path) -> None:
+    images = sorted(path.name for path in (interrupted / "photos").iterdir())
+    photos, work = interrupted / "photos", interrupted / "work"
+    extract(tiny_encoder(2), 2, "cpu", photos, images, interrupted / "unbroken", dataset="d")
+    state = read_json(work / "progress.json")
+    extract(tiny_encoder(2), 2, "cpu", photos, images, work, dataset="d")
+    (work / "images.json").unlink()
+    write_json(work / "progress.json", {**state, "done": 10})
+    extract(tiny_encoder(2), 2, "cpu", photos, images, work, dataset="d")
+    assert stored(work) == stored(interrupted / "unbroken")
+
+
+# Photos and stores that are not whole
+
+
+def test_a_corrupt_photo_is_named_in_one_line(tmp_path: Path) -> None:
+    images = draw_photos(tmp_path, 6)
+    whole = (tmp_path / images[4]).read_bytes()
+    for content in (b"", b"no photo", whole[: len(whole) // 2], b"<svg/>"):
+        (tmp_path / images[4]).write_bytes(content)
+        with pytest.raises(CaptionlabError, match=r"^cannot read the photo 004\.jpg: ") as caught:
+            extract(tiny_encoder(0), 0, "cpu", tmp_path, images, tmp_path / "work", dataset="d")
+        assert "\n" not in str(caught.value)
+    (tmp_path / images[4]).unlink()
+    with pytest.raises(CaptionlabError, match=r"^cannot read the photo 004\.jpg: .*No such file"):
+        list(encode_photos(tiny_encoder(0), "cpu", [tmp_path / image for image in images]))
+    Image.new("1", (20_000, 6_000)).save(tmp_path / "huge.png")
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        pytest.raises(CaptionlabError, match=r"^cannot read the photo huge\.png: the photo has 20000x6000 pixels"),
+    ):
+        read_photo(tmp_path / "huge.png", 32)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kind=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP"]), data=st.data())
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of what it skips
+def test_damaged_bytes_give_a_photo_or_an_error_of_ours(tmp_path: Path, kind: str, data: st.DataObject) -> None:
+    path = tmp_path / "photo"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.linear_gradient("L").resize((40, 30)).convert("RGB").save(path, kind, exif=exif)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, min(len(content), 400) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        assert read_photo(path, 16).shape == (16, 16, 3)
+    except CaptionlabError as error:
+        assert str(error).startswith("cannot read the photo photo: ")  # noqa: PT017
+
+
+def test_a_store_that_is_not_whole_says_so(tmp_path: Path) -> None:
+    images = draw_photos(tmp_path / "photos", 5)
+    work = tmp_path / "work"
+    with pytest.raises(CaptionlabError, match=r"images\.json does not exist; run the stage"):
+        open_store(work)
+
+    def fresh() -> None:
+        extract(tiny_encoder(2), 2, "cpu", tmp_path / "photos", images, work, dataset="d")
+
+    for name in ("pooled.npy", "grid.npy"):
+        fresh()
+        whole = (work / name).read_bytes()
+        for content in (b"", whole[:-1], whole[:50], b"x" * 200):
+            (work / name).write_bytes(content)
+            with pytest.raises(CaptionlabError, match=r"work are not whole .*; extract them again"):
+                open_store(work)
+        (work / name).unlink()
+        with pytest.raises(CaptionlabError, match=r"work are not whole .*; extract them again"):
+            open_store(work)
+        fresh()
+        np.save(work / name, np.load(work / name)[:4])
+        with pytest.raises(CaptionlabError, match="work has 4 rows for 5 photos; extract again"):
+            open_store(work)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_an_error_not_a_killed_process(tmp_path: Path, small_disk: Path) -> None:
+    """A memory map over a sparse file would end the process with SIGBUS."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path\n"
+        "from captionlab.features import extract; from test_features import tiny_encoder\n"
+        "images = sorted(path.name for path in Path('photos').iterdir())\n"
+        "extract(tiny_encoder(200), 200, 'cpu', Path('photos'), images, Path('disk/work'), dataset='d')"
+    )
+    draw_photos(tmp_path / "photos", 5)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.returncode
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith("CaptionlabError: cannot write disk/work/grid.npy: No space left on device; free space")
+
+
+# The stage
+
+
+def project(root: Path, count: int, **encoders: int) -> Params:
+    images = draw_photos(root / "artifacts/dataset/images", count)
+    rows = [{"image": image, "split": "train", "captions": ["A ."]} for image in reversed(images)]
+    write_jsonl(root / "artifacts/dataset/dataset.jsonl", rows)
+    write_json(root / "artifacts/dataset/manifest.json", {"digest": "d"})
+    params = load_params(Path(__file__).parents[1] / "params.yaml")
+    wanted = {name: EncoderParams(grid=grid) for name, grid in encoders.items()}
+    return replace(params, device="cpu", extract_features=ExtractFeaturesParams(encoders=wanted))
+
+
+def test_the_stage_writes_one_encoders_features(tmp_path: Path) -> None:
+    params = project(tmp_path, 5, efficientnet_lite0=0)
+    for _ in range(2):
+        (line,) = extract_features(params, tmp_path, "efficientnet_lite0")
+        assert line.startswith("efficientnet_lite0: 5 photos, pooled 1280; ")
+        assert line.endswith(" img/s on cpu")
+        assert not any((tmp_path / ".resume").rglob("*.*"))
+    store = open_store(tmp_path / "artifacts/features/efficientnet_lite0")
+    assert list(store.images) == sorted(store.images)
+    about = json.loads((tmp_path / "artifacts/features/efficientnet_lite0/images.json").read_text())
+    assert sorted(about) == ["encoder", "grid", "images", "pixels", "preprocessing", "weights"]
+
+
+def test_the_stage_refuses_an_encoder_that_params_do_not_name(tmp_path: Path) -> None:
+    params = project(tmp_path, 1, efficientnet_lite0=0)
+    with pytest.raises(CaptionlabError, match=r"'vgg16' is not in extract_features.encoders .*\(efficientnet_lite0\)"):
+        extract_features(params, tmp_path, "vgg16")

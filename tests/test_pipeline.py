@@ -1,0 +1,166 @@
+"""The whole pipeline for real, on a few drawn scenes: DVC runs it, MLflow keeps it, nothing is faked.
+
+The tests build on one another's repository and run in the order they stand in.
+"""
+
+import csv
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+
+
+class Repository:
+    """A copy of this project in a folder of its own, with parameters for a few seconds' work."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+        )
+        for name in listed.stdout.decode().split("\0"):
+            if name and name != "dvc.lock" and not name.startswith("reports/") and (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        self._write_params()
+        self.run("git", "init", "-q")
+        self.commit("start")
+
+    def _write_params(self) -> None:
+        path = self.folder / "params.yaml"
+        yaml = YAML()
+        params = yaml.load(path)
+        params["dataset"]["scenes"] |= {"train": 24, "val": 8, "test": 8}
+        params["build_vocab"]["min_count"] = 1
+        params["extract_features"]["encoders"] = {"efficientnet_lite0": {"grid": 3}}
+        params["training"] |= {"epochs": 2, "photos_per_step": 8}
+        small = {"encoder": "efficientnet_lite0", "input": 16, "hidden": 16}
+        for system in ("baseline", "modified", "attention"):
+            first = next(iter(params[system].values())) | small
+            params[system] = {"tiny": first}
+        params["attention"]["tiny"] |= {"attention": 8, "memory": 8}
+        params["evaluate"] |= {"beams": [1, 3], "max_words": 12}
+        params["report"]["gallery"] = 4
+        yaml.dump(params, path)
+
+    def run(self, *command: str, ok: bool = True) -> str:
+        hidden = {"DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI"}
+        environment = {key: value for key, value in os.environ.items() if key not in hidden}
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        environment |= {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t"}
+        environment |= {"GIT_COMMITTER_EMAIL": "t@t"}
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        said = done.stdout + done.stderr
+        assert (done.returncode == 0) == ok, f"{command} exited with {done.returncode}:\n{said}"
+        return said
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", message)
+
+    def mlflow_runs(self) -> dict[str, list[dict[str, str]]]:
+        """Name to tags, read straight from MLflow's database; a name may have several runs."""
+        runs: dict[str, list[dict[str, str]]] = {}
+        with sqlite3.connect(self.folder / "mlflow.db") as database:
+            query = "SELECT name, run_uuid FROM runs WHERE lifecycle_stage = 'active'"
+            for name, run in database.execute(query).fetchall():
+                tags = database.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run,)).fetchall()
+                runs.setdefault(name, []).append(dict(tags))
+        return runs
+
+    def ran(self, said: str) -> set[str]:
+        """The stages that DVC says it ran."""
+        return {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage '")}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
+    yield Repository(tmp_path_factory.mktemp("pipeline") / "captionlab")
+
+
+def test_repro_runs_everything_and_renders_the_table(repository: Repository) -> None:
+    said = repository.run("dvc", "repro")
+    assert repository.ran(said) == {
+        "download", "clean_captions", "build_vocab", "extract_features@efficientnet_lite0", "train_baseline@tiny",
+        "train_modified@tiny", "train_attention@tiny", "evaluate", "report", "track",
+    }  # fmt: skip
+    with (repository.folder / "reports/scenes/comparison.csv").open(newline="") as table:
+        measured = [row for row in csv.DictReader(table) if row["source"] == "measured"]
+    assert {row["system"] for row in measured} == {"baseline", "modified", "attention"}
+    assert {row["decoding"] for row in measured} == {"greedy", "beam 3"}
+    assert all(0 <= float(row["bleu_4"]) <= 1 for row in measured)
+    runs = repository.mlflow_runs()
+    assert sorted(runs) == ["attention.tiny", "baseline.tiny", "modified.tiny"]
+    assert all(len(tags) == 1 for tags in runs.values())
+    repository.commit("first results")
+
+
+def test_repro_again_runs_nothing_but_track_and_changes_nothing(repository: Repository) -> None:
+    said = repository.run("dvc", "repro")
+    assert repository.ran(said) == {"track"}
+    assert repository.run("git", "status", "--porcelain") == ""
+    assert all(len(tags) == 1 for tags in repository.mlflow_runs().values())
+
+
+def test_the_same_parameters_give_the_same_bytes(repository: Repository) -> None:
+    said = repository.run("dvc", "repro", "-f", "-s", "train_attention@tiny", "evaluate", "report")
+    assert {"train_attention@tiny", "evaluate", "report"} <= repository.ran(said)
+    assert repository.run("git", "status", "--porcelain") == ""
+
+
+def test_an_experiment_reruns_its_system_alone(repository: Repository) -> None:
+    said = repository.run("dvc", "exp", "run", "--name", "wider", "-S", "baseline.tiny.hidden=24")
+    assert repository.ran(said) == {"train_baseline@tiny", "evaluate", "report", "track"}
+    runs = repository.mlflow_runs()
+    assert len(runs["baseline.tiny"]) == 2
+    assert [tags["dvc_experiment"] for tags in runs["baseline.tiny"] if "dvc_experiment" in tags] == ["wider"]
+    shown = json.loads(repository.run("dvc", "exp", "show", "--json"))
+    assert "wider" in json.dumps(shown)
+    repository.run("git", "checkout", "-q", "--", ".")
+    repository.run("dvc", "checkout", "-q")
+
+
+def test_two_queued_workers_land_in_one_database(repository: Repository) -> None:
+    for name, hidden in (("queued-a", 20), ("queued-b", 28)):
+        repository.run("dvc", "exp", "run", "--queue", "--name", name, "-S", f"baseline.tiny.hidden={hidden}")
+    repository.run("dvc", "exp", "run", "--run-all", "--jobs", "2")
+    tags = [tags for runs in repository.mlflow_runs().values() for tags in runs]
+    for name in ("queued-a", "queued-b"):
+        assert sum(tag.get("dvc_experiment") == name and "captionlab.result_key" in tag for tag in tags) == 1
+    assert repository.run("git", "status", "--porcelain") == ""
+
+
+def test_plots_and_metrics_are_there(repository: Repository) -> None:
+    assert "baseline.tiny" in repository.run("dvc", "metrics", "show")
+    repository.run("dvc", "plots", "show", "--out", "plots")
+    assert "bleu.png" in (repository.folder / "plots/index.html").read_text()
+    shutil.rmtree(repository.folder / "plots")
+
+
+def test_a_wrong_parameter_is_one_line(repository: Repository) -> None:
+    said = repository.run("dvc", "exp", "run", "-S", "training.epochs=many", ok=False)
+    assert "captionlab: " in said
+    assert "training.epochs must be of type int, not 'many'" in said
+    assert "Traceback" not in said
+    repository.run("git", "checkout", "-q", "--", ".")
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused(repository: Repository) -> None:
+    vocab = repository.folder / "artifacts/vocab/vocab.json"
+    whole = vocab.read_text()
+    words = json.loads(whole)
+    words["words"] = words["words"][:-1]
+    vocab.unlink()  # it may be a link into DVC's cache
+    vocab.write_text(json.dumps(words))
+    said = repository.run("captionlab", "evaluate", ok=False)
+    assert said.startswith("captionlab: baseline.tiny was trained with a vocabulary of")
+    vocab.write_text(whole)

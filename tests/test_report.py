@@ -1,0 +1,347 @@
+"""The report over a small artifacts tree with real photos, drawn here."""
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from captionlab import files
+from captionlab.config import Params, load_params
+from captionlab.errors import CaptionlabError
+from captionlab.report import figures, gallery, results
+from captionlab.report.render import comparison_markdown
+from captionlab.stages.report import report
+
+SENTINEL = "The quagga <b>sleeps</b> beside a xylophone."
+COLUMNS = set(
+    """system encoder input hidden layers parameters megabytes epochs decoding bleu_1 bleu_2 bleu_3 bleu_4 rouge_l cider
+    meteor source configuration protocol loss accuracy""".split()
+)
+PUBLISHED = ("comparison.csv", "comparison.md", "comparison.html", "captions.csv", "curves.png", "bleu.png")
+
+
+@pytest.fixture
+def params() -> Params:
+    real = load_params(Path(__file__).parent.parent / "params.yaml")
+    lite0 = next(iter(real.baseline.values()))
+    return dataclasses.replace(
+        real,
+        dataset=dataclasses.replace(real.dataset, name="toys"),
+        baseline={"lite0": lite0, "lite2_wide": dataclasses.replace(lite0, hidden=512)},
+        modified={"lite2": next(iter(real.modified.values()))},
+        attention={"lite2": next(iter(real.attention.values()))},
+        report=dataclasses.replace(real.report, gallery=6),
+    )
+
+
+@pytest.fixture
+def root(params: Params, tmp_path: Path) -> Path:
+    build_artifacts(params, tmp_path)
+    return tmp_path
+
+
+def build_artifacts(params: Params, root: Path) -> None:
+    """Files shaped as the other stages leave them; attention scores best, modified worst."""
+    draw_photos(root / "artifacts/dataset/images")
+    manifest = {
+        "name": "toys", "format": "folder", "digest": "0123456789abcdef", "images": 60, "captions": 300,
+        "splits": {"train": 40, "val": 8, "test": 12}, "problems": [],
+    }  # fmt: skip
+    files.write_json(root / "artifacts/dataset/manifest.json", manifest)
+    systems = []
+    for rank, (system, config, shape) in enumerate(params.systems()):
+        quality = {"baseline": 0.5 + 0.02 * rank, "modified": 0.42, "attention": 0.6}[system]
+        folder = root / "artifacts/models" / system / config
+        sizes = {"encoder": shape.encoder, "input": shape.input, "hidden": shape.hidden, "layers": shape.layers}
+        summary = {
+            "system": system, "config": config, **sizes, "parameters": 1_200_000 + 100_000 * rank, "megabytes": 4.8,
+            "epochs": 8, "best_epoch": 6, "training_key": "k", "params": {},
+        }  # fmt: skip
+        files.write_json(folder / "summary.json", summary)
+        files.write_text(folder / "history.csv", history(quality))
+        systems.append(scores(system, config, quality))
+        write_captions(root, f"{system}.{config}", rank)
+        if system == "attention":
+            write_maps(root, f"{system}.{config}")
+    signature = {
+        "dataset": "0123456789abcdef", "name": "toys", "length_penalty": 0.7, "max_words": 30,
+        "idf": "references of the scored split",
+    }  # fmt: skip
+    files.write_json(root / "artifacts/evaluation/scores.json", {"signature": signature, "systems": systems})
+
+
+def draw_photos(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(3)
+    for i in range(12):
+        photo = Image.new("RGB", (320, 240), tuple(int(c) for c in rng.integers(120, 255, 3)))
+        pen = ImageDraw.Draw(photo)
+        x, y = (int(c) for c in rng.integers(20, 140, 2))
+        pen.ellipse((x, y, x + 90, y + 80), fill=tuple(int(c) for c in rng.integers(0, 120, 3)))
+        pen.rectangle((0, 200, 320, 240), fill=(60, 120, 60))
+        photo.save(folder / f"{i:02}.jpg")
+
+
+def history(quality: float) -> str:
+    lines = [
+        "epoch,train_loss,val_loss,train_accuracy,val_accuracy,train_perplexity,val_perplexity,learning_rate",
+        *(
+            f"{e},{2 + 2.5 / e - quality},{2.4 + 2 / e - quality + 0.02 * max(0, e - 6)},"
+            f"{quality - 0.3 / e},{quality - 0.05 - 0.25 / e},9.0,10.0,0.001"
+            for e in range(1, 9)
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def scores(system: str, config: str, quality: float) -> dict[str, Any]:
+    empty = {"rouge_l": None, "cider": None, "meteor": None}
+    decodings = []
+    for split, protocols in (("val", ["strict"]), ("test", ["strict", "report_a", "report_b"])):
+        for beam in (1, 3, 5):
+            name = "greedy" if beam == 1 else f"beam {beam}"
+            bleus = {f"bleu_{n}": quality * 1.05 / n**0.8 + 0.003 * beam for n in (1, 2, 3, 4)}
+            rest = {"rouge_l": 0.45, "cider": quality - 0.1 + 0.01 * beam, "meteor": None}
+            for protocol in protocols:
+                own = bleus | (rest if protocol == "strict" else empty)
+                decoded = {"decoding": name, "beam": beam, "split": split, "protocol": protocol, "scores": own}
+                decodings.append(decoded)
+    # validation liked beam 3, though beam 5 is better on test
+    test = {"loss": 3 - quality, "accuracy": quality - 0.1}
+    return {"system": system, "config": config, "best_decoding": "beam 3", "test": test, "decodings": decodings}
+
+
+def write_captions(root: Path, name: str, rank: int) -> None:
+    kinds = ("dog", "cat", "boat", "horse", "child", "car")
+    rows = []
+    for i in range(12):
+        kind = kinds[i % 6]
+        references = [f"A {kind} runs over the grass number {i} .", f"One {kind} on green grass .", SENTINEL]
+        good = f"a {kind} runs over the grass"
+        said = (good, f"a {kind} is outside", "a man in a red shirt")[(i + rank) % 3]
+        captions = {
+            decoding: {"caption": said if decoding != "greedy" else "a a <unk>", "log_prob": -3.0}
+            for decoding in ("greedy", "beam 3", "beam 5")
+        }
+        rows.append({"image": f"{i:02}.jpg", "references": references, "captions": captions})
+    files.write_jsonl(root / "artifacts/evaluation/captions" / f"{name}.jsonl", rows)
+
+
+def write_maps(root: Path, name: str) -> None:
+    words = ["a", "dog", "runs", "over", "the", "grass"]
+    rows = []
+    for i in range(2):
+        maps = []
+        for w in range(len(words)):
+            y, x = np.mgrid[:7, :7]
+            blob = np.exp(-((x - w) ** 2 + (y - 3) ** 2) / 3)
+            maps.append([float(value) for value in (blob / blob.sum()).ravel()])
+        rows.append({"image": f"{i:02}.jpg", "words": words, "maps": maps, "grid": 7})
+    files.write_json(root / "artifacts/evaluation/attention" / f"{name}.json", rows)
+
+
+def csv_rows(root: Path, name: str = "comparison.csv") -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((root / "reports/toys" / name).read_text("utf-8"))))
+
+
+class Page(HTMLParser):
+    """The cells of every table's rows, and every address the page would load or link."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for key, value in attrs if key in ("src", "href", "srcset", "data", "action")]
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += data
+
+
+def test_csv_holds_every_decoding_and_protocol_then_the_reference_rows(params: Params, root: Path) -> None:
+    report(params, root)
+    rows = csv_rows(root)
+    assert set(rows[0]) == COLUMNS
+    ours = [row for row in rows if row["source"] == "measured"]
+    assert len(ours) == 4 * 3 * 3
+    assert len({(r["system"], r["configuration"], r["decoding"], r["protocol"]) for r in ours}) == len(ours)
+    assert {row["protocol"] for row in ours} == {"strict", "report_a", "report_b"}
+    best = next(r for r in ours if (r["system"], r["decoding"], r["protocol"]) == ("attention", "beam 5", "strict"))
+    assert (best["bleu_1"], best["cider"], best["meteor"]) == ("0.645000", "0.550000", "")
+    assert (best["parameters"], best["epochs"], best["loss"]) == ("1500000", "8", "2.400000")
+    own = rows[len(ours) :]
+    assert {row["protocol"] for row in own} == {"own"}
+    assert all(row["source"] not in ("", "measured") for row in own)
+
+
+def test_reference_rows_state_what_the_sources_state() -> None:
+    rows = results.reference_rows()
+    assert {name: len(own) for name, own in rows.items()} == {"report_a": 10, "report_b": 2, "literature": 7}
+    grid = [(r.encoder, r.input, r.hidden, r.layers, r.bleu_4) for r in rows["report_a"] if r.configuration == "grid"]
+    assert grid == [
+        ("resnet18", 512, 512, 1, 0.064),
+        ("resnet50", 128, 256, 1, 0.071),
+        ("resnet50", 512, 512, 1, 0.070),
+        ("resnet152", 256, 1024, 1, 0.065),
+        ("resnet152", 512, 512, 2, 0.091),
+    ]
+    adaptive = next(row for row in rows["literature"] if row.system.startswith("Adaptive"))
+    assert (adaptive.bleu_4, adaptive.meteor, adaptive.rouge_l, adaptive.cider) == (0.235, 0.207, 0.476, 0.589)
+    for row in (row for own in rows.values() for row in own):
+        stated = [getattr(row, f"bleu_{n}") for n in (1, 2, 3, 4)] + [row.meteor, row.rouge_l, row.cider, row.accuracy]
+        assert all(0 < score < 1 for score in stated if score is not None)
+
+
+def test_main_table_takes_the_decoding_that_validation_chose_and_ranks_by_cider(params: Params, root: Path) -> None:
+    report(params, root)
+    page = Page((root / "reports/toys/comparison.html").read_text("utf-8"))
+    shown = [[cell.strip() for cell in row] for row in page.rows[1:5]]
+    assert [row[0] for row in shown] == ["attention.lite2", "baseline.lite2_wide", "baseline.lite0", "modified.lite2"]
+    assert {row[1] for row in shown} == {"beam 3"}
+    assert shown[0][7:9] == ["0.530", "n/a (needs Java)"]
+    markdown = (root / "reports/toys/comparison.md").read_text("utf-8")
+    first = next(line for line in markdown.splitlines() if line.startswith("| attention"))
+    assert [cell.strip(" *") for cell in first.strip("|").split("|")] == shown[0]
+    assert ["**" in cell for cell in first.split("|")[3:10]] == [True] * 4 + [False, True, False]  # equal ROUGE-L
+    assert "0123456789abcdef" in markdown
+    assert "references of the scored split" in markdown
+
+
+def test_only_the_gallery_holds_references_and_photos(params: Params, root: Path) -> None:
+    report(params, root)
+    folder = root / "reports/toys"
+    assert {path.name for path in folder.iterdir()} == {*PUBLISHED, "gallery"}
+    for name in PUBLISHED:
+        content = (folder / name).read_bytes()
+        for forbidden in (b"quagga", b"xylophone", b"image/jpeg", b"on green grass"):
+            assert forbidden not in content, name
+    shown = (folder / "gallery/index.html").read_text("utf-8")
+    assert "The quagga &lt;b&gt;sleeps&lt;/b&gt; beside a xylophone." in shown
+    assert "<b>" not in shown
+    assert "a a &lt;unk&gt;" in shown
+    assert shown.count("data:image/jpeg") == params.report.gallery + 2  # and two photos with attention
+
+
+def test_captions_csv_holds_one_caption_a_photo_and_configuration(params: Params, root: Path) -> None:
+    report(params, root)
+    rows = csv_rows(root, "captions.csv")
+    assert len(rows) == 12 * 4
+    assert rows[0] == {
+        "image": "00.jpg",
+        "configuration": "baseline.lite0",
+        "decoding": "beam 3",
+        "caption": "a dog runs over the grass",
+    }
+
+
+def test_pages_need_no_network_and_no_other_file(params: Params, root: Path) -> None:
+    report(params, root)
+    for name, links in (("comparison.html", {"gallery/index.html"}), ("gallery/index.html", {"../comparison.html"})):
+        text = (root / "reports/toys" / name).read_text("utf-8")
+        outside = {a for a in Page(text).addresses if not a.startswith(("data:", "#"))}
+        assert outside == links
+        assert not re.search(r"@import|url\((?!data:|#)|fetch\(|XMLHttpRequest", text)
+
+
+def test_the_same_artifacts_give_the_same_bytes(params: Params, root: Path) -> None:
+    report(params, root)
+    paths = [root / "reports/toys" / name for name in (*PUBLISHED, "gallery/index.html")]
+    first = [path.read_bytes() for path in paths]
+    report(params, root)
+    assert [path.read_bytes() for path in paths] == first
+
+
+def test_a_dropped_configuration_vanishes_though_its_files_stay(params: Params, root: Path) -> None:
+    report(params, root)
+    report(dataclasses.replace(params, modified={}), root)
+    assert not [row for row in csv_rows(root) if row["system"] == "modified"]
+    for name in ("comparison.md", "comparison.html", "captions.csv", "gallery/index.html"):
+        assert "modified.lite2" not in (root / "reports/toys" / name).read_text("utf-8")
+
+
+def test_a_configuration_without_scores_is_named(params: Params, root: Path) -> None:
+    more = dataclasses.replace(params, baseline=params.baseline | {"new": params.baseline["lite0"]})
+    with pytest.raises(CaptionlabError, match=r"baseline\.new has no scores"):
+        report(more, root)
+
+
+@pytest.mark.parametrize("broken", ["", "epoch,val_loss\n1,2.0\n", "epoch,train_loss\n1,high\n"])
+def test_a_broken_history_is_named(params: Params, root: Path, broken: str) -> None:
+    path = root / "artifacts/models/baseline/lite0/history.csv"
+    path.write_text(broken)
+    with pytest.raises(CaptionlabError, match=r"lite0.history\.csv"):
+        report(params, root)
+
+
+def test_names_are_text_and_not_markup(params: Params, root: Path) -> None:
+    manifest = json.loads((root / "artifacts/dataset/manifest.json").read_text())
+    files.write_json(root / "artifacts/dataset/manifest.json", manifest | {"name": "<i>toys</i> | _x_"})
+    report(params, root)
+    page = (root / "reports/toys/comparison.html").read_text("utf-8")
+    assert "&lt;i&gt;toys" in page
+    assert "<i>" not in page
+    assert r"# \<i\>toys\</i\> \| \_x\_" in comparison_markdown(results.load(params, root))
+
+
+def test_gallery_photos_span_the_ranking() -> None:
+    scores = np.array([0.5, 0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6])
+    chosen = gallery.choose(scores, 4)
+    assert [len(places) for places in chosen.values()] == [2, 1, 1]
+    values = [scores[place] for places in chosen.values() for place in places]
+    assert values == sorted(values, reverse=True)
+    assert values[0] >= 0.7
+    assert values[-1] <= 0.3
+    assert [place for places in gallery.choose(scores, 40).values() for place in places] == list(np.argsort(-scores))
+
+
+def test_sentence_scores_rank_the_better_caption_first() -> None:
+    entries = [
+        {"references": ["A dog runs ."], "captions": {"greedy": {"caption": "a dog runs"}}},
+        {"references": ["A cat sleeps ."], "captions": {"greedy": {"caption": "a boat"}}},
+        {"references": ["Two boats ."], "captions": {"greedy": {"caption": "two cats"}}},
+    ]
+    scores = gallery.sentence_scores(entries, "greedy")
+    assert scores.argmax() == 0
+    assert scores[1] < 0.5
+
+
+@pytest.mark.parametrize("draw", [figures.bleu, figures.curves])
+def test_figures_are_large_enough_to_read_and_carry_no_version(draw: figures.Draw, params: Params, root: Path) -> None:
+    runs = results.load(params, root).runs
+    image = figures.png(draw, runs)
+    with Image.open(io.BytesIO(image)) as opened:
+        assert opened.width >= 1200
+        assert "Software" not in opened.info
+    assert "var(--attention)" in figures.svg(draw, runs)
+
+
+def test_bars_start_at_zero_and_share_one_scale(params: Params, root: Path) -> None:
+    figure = figures.bleu(results.load(params, root).runs)
+    figure.draw_without_rendering()
+    lengths = []
+    for axes in figure.axes:
+        assert axes.get_xlim()[0] == 0
+        assert all(bar.get_extents().x0 == pytest.approx(axes.transData.transform((0, 0))[0]) for bar in axes.patches)
+        lengths.append(axes.bbox.width / axes.get_xlim()[1])
+    assert max(lengths) / min(lengths) < 1.01
