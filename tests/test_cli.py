@@ -130,7 +130,8 @@ def test_a_stage_without_its_input_says_so_in_one_line(run: Run, dataset: Path, 
     assert not (dataset / "artifacts/timings").exists()
 
 
-def test_score_prints_a_table_or_json(run: Run, tmp_path: Path) -> None:
+def test_score_prints_a_table_or_json(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")  # no Java: METEOR takes seconds to start
     references, hypotheses = tmp_path / "references.json", tmp_path / "captions.json"
     write_json(references, {"a": ["a dog runs on the grass", "the dog runs"], "b": ["a red kite", "a kite in the sky"]})
     write_json(hypotheses, {"a": "a dog runs on the grass", "b": "a kite in the sky"})
@@ -143,6 +144,7 @@ def test_score_prints_a_table_or_json(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("score", *files)
     assert code == 0
     assert "bleu_4   1.0000\n" in out
+    assert "meteor   n/a (needs Java" in out
     hypotheses.write_text("{")
     code, out, err = run("score", *files)
     assert (code, out) == (1, "")
@@ -153,7 +155,7 @@ def test_caption_says_what_it_misses(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     code, out, err = run("caption", "empty")
     assert (code, out) == (1, "")
-    assert err.startswith("captionlab: no photos in empty; give folders of .")
+    assert err.startswith("captionlab: no photos in empty; known are .")
     code, out, err = run("caption", "photo.jpg", "--model", "missing.safetensors")
     assert (code, out) == (1, "")
     assert err.startswith("captionlab: missing.safetensors")

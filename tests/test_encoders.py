@@ -6,7 +6,7 @@ import json
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -37,7 +37,8 @@ def drawn(pixels: int) -> NDArray[np.uint8]:
 def logits(name: str, pooled_ND: NDArray[np.float32]) -> Tensor:
     """ImageNet's classifier, which the encoder leaves away: the package's own last two tensors."""
     state = torch.load(lite_weights(name), weights_only=True)
-    return torch.from_numpy(pooled_ND) @ state["_fc.weight"].T + state["_fc.bias"]
+    weight_VD, bias_V = cast(Tensor, state["_fc.weight"]), cast(Tensor, state["_fc.bias"])
+    return torch.from_numpy(pooled_ND) @ weight_VD.T + bias_V
 
 
 @pytest.fixture(scope="module")

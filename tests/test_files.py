@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -160,7 +161,7 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
 
 
 def test_jsonl_keeps_every_character(tmp_path: Path) -> None:
-    rows = [{"caption": "a\u2028b\u2029c\x85d\x0be\x0cf\r\ng\x1c \U0001f415"}, {}, [], "x", None]
+    rows: list[Any] = [{"caption": "a\u2028b\u2029c\x85d\x0be\x0cf\r\ng\x1c \U0001f415"}, {}, [], "x", None]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     assert read_jsonl(tmp_path / "rows.jsonl") == rows
     assert (tmp_path / "rows.jsonl").read_bytes().count(b"\n") == len(rows)

@@ -48,13 +48,9 @@ class Captioner:
             )
         return cls(model, vocab, identity)
 
-    def describe(
-        self, features: Features, *, beam: int, length_penalty: float, max_words: int
-    ) -> list[list[Sentence]]:
+    def describe(self, features: Features, *, beam: int, length_penalty: float, max_words: int) -> list[list[Sentence]]:
         """The captions of each photo, best first, from features of the encoder the system was trained on."""
-        hypotheses = beam_search(
-            self.model, features, beam=beam, length_penalty=length_penalty, max_words=max_words
-        )
+        hypotheses = beam_search(self.model, features, beam=beam, length_penalty=length_penalty, max_words=max_words)
         return [
             [Sentence(caption=self.vocab.decode(h.tokens), log_prob=h.log_prob, tokens=h.tokens) for h in photo]
             for photo in hypotheses
@@ -77,11 +73,11 @@ class Captioner:
 
         Raises CaptionlabError for a system that does not look at regions.
         """
-        read_BT = torch.tensor([[START, *tokens]])[:, : len(tokens)]
-        attention_BTR = self.model.outputs(features, read_BT, torch.zeros(1, dtype=torch.long)).attention_BTR
+        read_BT = torch.tensor([[START, *tokens]], device=features.pooled_PD.device)
+        attention_BTR = self.model.outputs(features, read_BT, torch.zeros_like(read_BT[:, 0])).attention_BTR
         if attention_BTR is None:
             raise CaptionlabError(f"{self.identity.system} has no attention to show")
-        return [[round(share, 5) for share in row] for row in attention_BTR[0].tolist()]
+        return [[round(share, 5) for share in row] for row in attention_BTR[0, : len(tokens)].tolist()]
 
     @cached_property
     def _encoder(self) -> Encoder:

@@ -165,7 +165,7 @@ def caption(
                      if photo.is_dir() else [photo])
     ]  # fmt: skip
     if not files:
-        raise CaptionlabError(f"no photos in {', '.join(map(str, photos))}; give folders of {', '.join(sorted(SUFFIXES))}")
+        raise CaptionlabError(f"no photos in {', '.join(map(str, photos))}; known are {', '.join(sorted(SUFFIXES))}")
     captioner = Captioner.load(model)
     for file, sentences in zip(files, captioner.caption(files, beam=beam), strict=True):
         print(f"{file}: {sentences[0].caption}")

@@ -19,7 +19,12 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> str:
 
 
 def uses_bf16(precision: Literal["auto", "fp32", "bf16"], device: str) -> bool:
-    """Whether to multiply in bf16: with "auto", where the device has units for it."""
+    """Whether to multiply in bf16: with "auto", where the device has units for it.
+
+    Raises CaptionlabError for "bf16" on a CPU whose LSTMs cannot compute in it.
+    """
+    if precision == "bf16" and device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise CaptionlabError("training.precision is bf16, which this CPU cannot compute; use auto or fp32")
     if precision != "auto":
         return precision == "bf16"
     if device == "cuda":

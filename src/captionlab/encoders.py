@@ -68,6 +68,9 @@ class Encoder:
 class Network(nn.Module):
     """Bytes in, pooled vector and grid out: normalisation, CNN and pooling in one graph."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, body: nn.Module, mean: Tensor, std: Tensor, grid: int) -> None:
         super().__init__()
         self.body = body
@@ -237,6 +240,7 @@ class _Named(nn.Module):
 def _timm(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor], int]:
     """The door to every other encoder: any model that timm knows and has weights for."""
     import timm
+    from timm.data.config import resolve_data_config
 
     model = name.removeprefix(TIMM_PREFIX)
     if not timm.is_model(model):
@@ -248,7 +252,7 @@ def _timm(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor], int]
             f"the weights of {model} cannot be had ({_first_line(error)}); "
             f"use an encoder that works offline: {', '.join(LITE_PIXELS)}"
         ) from error
-    data = timm.data.resolve_data_config({}, model=net)
+    data = resolve_data_config({}, model=net)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         shape = net.eval()(torch.zeros(1, *data["input_size"])).shape
     if len(shape) != 4 or shape[2] != shape[3]:

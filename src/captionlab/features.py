@@ -61,7 +61,12 @@ class OnnxEngine:
         # same speed. See docs/decisions/0003-cpu-engine.md.
         with _quiet_exporter():
             torch.onnx.export(
-                encoder.network, (example,), graph, dynamo=False, opset_version=17, input_names=["pixels"]
+                encoder.network,
+                (example,),
+                graph,  # type: ignore[arg-type]  # its annotation leaves out files in memory
+                dynamo=False,
+                opset_version=17,
+                input_names=["pixels"],
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -90,7 +95,7 @@ class TorchEngine:
 
     def __init__(self, encoder: Encoder, device: str) -> None:
         self._device = device
-        self._network = encoder.network.to(device, memory_format=torch.channels_last)
+        self._network = encoder.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, pixels_NHW3: Pixels) -> tuple[Floats, Floats]:
         pixels = torch.from_numpy(pixels_NHW3)
@@ -172,7 +177,7 @@ def extract(
     progress.unlink(missing_ok=True)
 
 
-def _array(path: Path, mode: Any, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+def _array(path: Path, mode: Any, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         array = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
@@ -236,4 +241,3 @@ def describe(folder: Path) -> str:
     store = open_store(folder)
     text = f"{len(store.images):,} photos, pooled {store.pooled.shape[1]}"
     return text if store.grid is None else f"{text}, grid {store.grid.shape[1]}x{store.grid.shape[2]}"
-

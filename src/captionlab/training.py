@@ -86,16 +86,13 @@ def train(
                 group["lr"] = params.learning_rate * _schedule(params, done, stopping)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 loss = _step_loss(model, batch.to(device), params.label_smoothing, doubly_stochastic, meter)
-            if not math.isfinite(loss.item()):
-                raise CaptionlabError(
-                    f"the loss is {loss.item()} in epoch {number}, step {step + 1}; lower training.learning_rate "
-                    f"({params.learning_rate}) or training.clip_norm ({params.clip_norm}) and run again"
-                )
+            _check_finite(loss.item(), f"epoch {number}, step {step + 1}", params)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
             optimizer.step()
         val = measure(model, val_set, params.photos_per_step, device, bf16)
+        _check_finite(val.loss, f"the validation of epoch {number}", params)  # before it reaches the resume file
         epoch = Epoch(
             epoch=number,
             train_loss=meter.loss,
@@ -114,6 +111,14 @@ def train(
         on_epoch(epoch)
     model.load_state_dict(best)
     return Trained(history=tuple(history), best_epoch=stopping.best_epoch)
+
+
+def _check_finite(loss: float, where: str, params: TrainingParams) -> None:
+    if not math.isfinite(loss):
+        raise CaptionlabError(
+            f"the loss is {loss} in {where}; lower training.learning_rate ({params.learning_rate}) or "
+            f"training.clip_norm ({params.clip_norm}) and run again"
+        )
 
 
 @dataclass
@@ -148,9 +153,7 @@ def _spoken(model: Decoder, batch: Batch) -> tuple[Outputs, Tensor, Tensor]:
     return outputs, log_probs_NV, target_BT[real_BT]
 
 
-def _step_loss(
-    model: Decoder, batch: Batch, label_smoothing: float, doubly_stochastic: float, meter: _Meter
-) -> Tensor:
+def _step_loss(model: Decoder, batch: Batch, label_smoothing: float, doubly_stochastic: float, meter: _Meter) -> Tensor:
     outputs, log_probs_NV, target_N = _spoken(model, batch)
     meter.hear(log_probs_NV.detach(), target_N)
     loss = nn.functional.nll_loss(log_probs_NV, target_N) * (1 - label_smoothing)
@@ -240,8 +243,7 @@ def _load_state(path: Path, key: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True)
     except Exception:  # whatever a broken file raises, the training begins anew
         return None
-    return state if state.get("key") == key else None
-
+    return state if isinstance(state, dict) and state.get("key") == key else None

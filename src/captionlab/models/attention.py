@@ -105,9 +105,7 @@ class Attention(Decoder):
         hs, attentions = [], []
         for n in alive:
             gates_nG = self._word_gates(self.dropout(self.embedding(said_B[:n])))
-            h_BH, c_BH, attention_nR = self._cell(
-                gates_nG, h_BH[:n], c_BH[:n], memory_BRM[:n], keys_BRA[:n], weight_GX
-            )
+            h_BH, c_BH, attention_nR = self._cell(gates_nG, h_BH[:n], c_BH[:n], memory_BRM[:n], keys_BRA[:n], weight_GX)
             hs.append(h_BH)
             attentions.append(attention_nR)
             said_B = self.words(h_BH).argmax(-1)

@@ -1,101 +1,21 @@
-"""How each kind of actor looks: simple shapes, posed by action.
+"""People and animals, posed by what they do.
 
-Knows one figure at a time, in its own coordinates: x is the way it faces, y is up, its feet are at (0, 0) and 1 is the
-height of a grown person. Knows nothing of places, layout, captions or splits.
+Each figure is drawn in coordinates of its own: x is the way it faces, y is up, its feet are at (0, 0) and 1 is about
+the height of a grown person. Knows nothing of places, layout or captions.
 """
 
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from PIL import ImageDraw
+from captionlab.datasets.drawing.pen import CIRCLE, Colour, Pen, Point, shade
 
-Colour = tuple[int, int, int]
-Point = tuple[float, float]
-
-_CIRCLE = [(math.cos(i * math.pi / 14), math.sin(i * math.pi / 14)) for i in range(28)]
 _SKINS = ((245, 208, 176), (232, 186, 148), (198, 146, 106), (142, 96, 66))
 _HAIRS = ((52, 34, 24), (98, 62, 34), (196, 150, 78), (30, 28, 30))
 _TROUSERS = (84, 88, 104)
 _SHOES = (56, 48, 46)
-_GLASS = (196, 226, 240)
-_TYRE = (44, 44, 48)
-_WHITE = (252, 252, 250)
+WHITE = (252, 252, 250)
 _BEAK = (240, 160, 40)
-_FOAM = (226, 242, 250)
-
-
-def shade(colour: Colour, factor: float) -> Colour:
-    """The colour darker (factor below 1) or moved towards white (above 1)."""
-    if factor <= 1:
-        red, green, blue = (round(c * factor) for c in colour)
-    else:
-        red, green, blue = (round(c + (255 - c) * (factor - 1)) for c in colour)
-    return red, green, blue
-
-
-class Pen:
-    """Draws shapes given in a figure's coordinates. With ``outline`` every shape is a bit larger and of that colour."""
-
-    def __init__(
-        self, draw: ImageDraw.ImageDraw, x: float, y: float, unit: float, *, facing: int = 1, line: float = 0.0
-    ) -> None:
-        self._draw, self._x, self._y, self._unit, self._facing = draw, x, y, unit, facing
-        self._line = line  # pixels
-        self.outline: Colour | None = None
-        self.tilt(0)
-
-    def tilt(self, degrees: float, centre: Point = (0, 0)) -> None:
-        """Turn what follows about ``centre``; positive lifts the front."""
-        self._cos, self._sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-        self._centre = centre
-
-    def _pixels(self, points: Sequence[Point]) -> list[Point]:
-        cx, cy = self._centre
-        placed = []
-        for px, py in points:
-            x, y = px - cx, py - cy
-            tx, ty = cx + x * self._cos - y * self._sin, cy + x * self._sin + y * self._cos
-            placed.append((self._x + self._facing * tx * self._unit, self._y - ty * self._unit))
-        return placed
-
-    def shape(self, colour: Colour, *points: Point) -> None:
-        """A filled polygon."""
-        pixels = self._pixels(points)
-        if self.outline:
-            self._draw.line([*pixels, pixels[0], pixels[1]], self.outline, round(2 * self._line), joint="curve")
-        self._draw.polygon(pixels, self.outline or colour)
-
-    def oval(self, colour: Colour, x: float, y: float, rx: float, ry: float, tilt: float = 0.0) -> None:
-        """A filled ellipse, itself turned by ``tilt`` degrees."""
-        grow = self._line / self._unit if self.outline else 0.0
-        cos, sin = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
-        a, b = rx + grow, ry + grow
-        points = [(x + a * u * cos - b * v * sin, y + a * u * sin + b * v * cos) for u, v in _CIRCLE]
-        self._draw.polygon(self._pixels(points), self.outline or colour)
-
-    def dome(self, colour: Colour, x: float, y: float, rx: float, ry: float) -> None:
-        """The upper half of an ellipse: what stands out of the water."""
-        self.shape(colour, *[(x + rx * u, y + ry * v) for u, v in _CIRCLE[:15]])
-
-    def limb(self, colour: Colour, width: float, *points: Point) -> None:
-        """A thick line with round ends and joints."""
-        pixels = self._pixels(points)
-        thick = width * self._unit + (2 * self._line if self.outline else 0)
-        ink = self.outline or colour
-        self._draw.line(pixels, ink, max(1, round(thick)), joint="curve")
-        for x, y in (pixels[0], pixels[-1]):
-            self._draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), ink)
-
-    def ring(self, colour: Colour, x: float, y: float, radius: float, width: float) -> None:
-        """A circle's edge."""
-        self.limb(colour, width, *[(x + radius * u, y + radius * v) for u, v in [*_CIRCLE, _CIRCLE[0]]])
-
-    def mark(self, colour: Colour, width: float, *points: Point) -> None:
-        """A line without outline: a sign of motion, a mouth, a ripple."""
-        if not self.outline:
-            self.limb(colour, width, *points)
+FOAM = (226, 242, 250)
 
 
 @dataclass(frozen=True)
@@ -138,15 +58,15 @@ _POSES = {
 }  # fmt: skip
 
 
-def _person(pen: Pen, colour: Colour, action: str, look: Look, *, child: bool, dress: bool) -> None:
+def draw_person(pen: Pen, colour: Colour, action: str, look: Look, *, child: bool = False, dress: bool = False) -> None:
     skin, hair = _SKINS[look.skin], _HAIRS[look.hair]
     head = 0.155 if child else 0.115
     if action == "swimming":
-        pen.limb(skin, 0.09, (0.10, 0.08), (0.26, 0.25), (0.40, 0.06))
-        pen.dome(colour, 0, 0, 0.22, 0.17)
-        _head(pen, skin, hair, (0.03, 0.17 + head), head, child=child, dress=dress)
-        pen.limb(skin, 0.09, (-0.10, 0.08), (-0.28, 0.26), (-0.36, 0.04))
-        _ripples(pen, 0.44)
+        pen.limb(skin, 0.09, (0.12, 0.14), (0.28, 0.28), (0.42, 0.05))
+        pen.dome(colour, 0, 0, 0.24, 0.26)
+        _head(pen, skin, hair, (0.03, 0.25 + head), head, child=child, dress=dress)
+        pen.limb(skin, 0.09, (-0.15, 0.14), (-0.32, 0.27), (-0.40, 0.04))
+        ripples(pen, 0.44)
         return
     pose = _POSES[action]
     (hx, hy), (nx, ny) = pose.hip, pose.neck
@@ -172,11 +92,13 @@ def _person(pen: Pen, colour: Colour, action: str, look: Look, *, child: bool, d
         if action in ("sitting", "riding"):
             pen.limb(colour, 0.19, (hx, hy), pose.legs[1][0])
         else:
-            knee = 0.22 if action == "standing" else 0.27
-            pen.shape(colour, (nx - 0.09, ny - 0.2), (nx + 0.09, ny - 0.2), (hx + 0.23, knee), (hx - 0.23, knee))
+            hem = 0.22 if action == "standing" else 0.27
+            pen.shape(colour, (nx - 0.09, ny - 0.2), (nx + 0.09, ny - 0.2), (hx + 0.23, hem), (hx - 0.23, hem))
     pen.limb(colour, 0.21, (hx, hy + 0.05), (nx, ny - 0.10))
     pen.limb(skin, 0.08, (nx, ny - 0.03), (nx, ny + 0.05))
-    _head(pen, skin, hair, (nx + (0.03 if action != "standing" else 0), ny + 0.02 + head), head, child=child, dress=dress)
+    _head(
+        pen, skin, hair, (nx + (0.03 if action != "standing" else 0), ny + 0.02 + head), head, child=child, dress=dress
+    )
     arm(*pose.arms[1])
 
 
@@ -190,14 +112,16 @@ def _head(pen: Pen, skin: Colour, hair: Colour, at: Point, r: float, *, child: b
     pen.oval(hair, x - 0.012, y + 0.02, r * 1.05, r * 1.05)
     pen.oval(skin, x + 0.012, y - 0.02, r * 0.88, r * 0.86)
     if not dress and not child:  # beard
-        pen.shape(hair, *[(x + 0.012 + r * 0.88 * u, y - r * 0.3 + r * 0.72 * v) for u, v in _CIRCLE[14:]])
+        pen.shape(hair, *[(x + 0.012 + r * 0.88 * u, y - r * 0.3 + r * 0.72 * v) for u, v in CIRCLE[14:]])
         pen.oval(skin, x + 0.03, y - r * 0.3, r * 0.5, r * 0.22)
     if not dress and child:  # a cap
         pen.dome((86, 86, 92), x, y + r * 0.28, r * 1.08, r * 0.82)
         pen.limb((66, 66, 72), 0.045, (x + r * 0.3, y + r * 0.3), (x + r * 1.45, y + r * 0.26))
     for eye in (-0.2, 0.45):
         pen.oval((30, 26, 26), x + eye * r + 0.01, y - r * 0.02, r * 0.11, r * 0.14)
-    pen.mark((150, 60, 56), 0.018, (x - r * 0.1, y - r * 0.46), (x + r * 0.14, y - r * 0.53), (x + r * 0.38, y - r * 0.46))
+    pen.mark(
+        (150, 60, 56), 0.018, (x - r * 0.1, y - r * 0.46), (x + r * 0.14, y - r * 0.53), (x + r * 0.38, y - r * 0.46)
+    )
 
 
 class _Build(NamedTuple):
@@ -217,7 +141,7 @@ _BUILDS = {
 }
 
 
-def _beast(pen: Pen, colour: Colour, action: str, look: Look, kind: str) -> None:
+def draw_beast(pen: Pen, colour: Colour, action: str, look: Look, *, kind: str) -> None:
     build = _BUILDS[kind]
     half, leg, girth = build.length / 2, build.leg, build.girth
     far = shade(colour, 0.78) if sum(colour) > 200 else shade(colour, 1.12)
@@ -229,14 +153,15 @@ def _beast(pen: Pen, colour: Colour, action: str, look: Look, kind: str) -> None
         pen.dome(colour, -0.05, 0, half, 0.15)
         pen.limb(colour, girth * 0.7, (half - 0.1, 0.06), (half + 0.05, 0.16))
         _muzzle(pen, colour, far, (half + 0.1, 0.24), build, kind)
-        _ripples(pen, half + 0.2)
+        ripples(pen, half + 0.2)
         return
     if action == "sitting":
-        pen.tilt(0)
         _tail(pen, colour, kind, (-half * 0.8, 0.06), low=True)
         pen.limb(far, build.limb, (half * 0.45, girth * 0.9), (half * 0.62, 0.03))
         pen.limb(colour, girth, (-half * 0.35, girth * 0.62), (half * 0.28, girth * 0.9 + leg * 0.75))
-        pen.oval(shade(colour, 0.9) if sum(colour) > 200 else far, -half * 0.42, girth * 0.55, girth * 0.72, girth * 0.56)
+        pen.oval(
+            shade(colour, 0.9) if sum(colour) > 200 else far, -half * 0.42, girth * 0.55, girth * 0.72, girth * 0.56
+        )
         pen.limb(far, build.limb * 0.9, (-half * 0.45, 0.035), (0.02, 0.035))
         pen.limb(colour, build.limb, (half * 0.35, girth), (half * 0.48, 0.035), (half * 0.48 + 0.05, 0.03))
         head = (half * 0.28 + build.neck[0] * 0.55, girth * 0.9 + leg * 0.75 + build.neck[1] * 0.85)
@@ -261,7 +186,9 @@ def _beast(pen: Pen, colour: Colour, action: str, look: Look, kind: str) -> None
     for side, ink in ((-1, far_limb), (1, limb)):
         if gallop:
             lead = leg * stretch * (1.0 if side > 0 else 0.72)
-            pen.limb(ink, build.limb, (front, body), (front + lead * 0.75, leg * 0.72), (front + lead * 1.15, leg * 0.28))
+            pen.limb(
+                ink, build.limb, (front, body), (front + lead * 0.75, leg * 0.72), (front + lead * 1.15, leg * 0.28)
+            )
             pen.limb(ink, build.limb, (back, body), (back - lead * 0.45, leg * 0.62), (back - lead * 1.15, leg * 0.24))
         else:
             for x in (front, back):
@@ -340,12 +267,12 @@ def _muzzle(pen: Pen, colour: Colour, far: Colour, at: Point, build: _Build, kin
             pen.oval(face, x + 0.03, y - 0.01, rx * 0.95, ry, -25)
             pen.oval(face, x - 0.06, y + 0.04, 0.06, 0.028, 20)
             pen.oval(colour, x - 0.02, y + 0.09, 0.075, 0.055)
-            pen.oval(_WHITE, x + 0.05, y + 0.02, 0.018, 0.02)
+            pen.oval(WHITE, x + 0.05, y + 0.02, 0.018, 0.02)
 
 
-def _bird(pen: Pen, colour: Colour, action: str, look: Look) -> None:
+def draw_bird(pen: Pen, colour: Colour, action: str, look: Look) -> None:
     wing = shade(colour, 0.72) if sum(colour) > 200 else (84, 84, 92)
-    eye = (24, 24, 24) if sum(colour) > 200 else _WHITE
+    eye = (24, 24, 24) if sum(colour) > 200 else WHITE
     if action == "flying":
         lift = 0.03 * look.swing
         pen.shape(wing, (-0.02, 0.15), (0.12, 0.15), (-0.02, 0.46 + lift), (-0.2, 0.5 + lift))
@@ -371,27 +298,9 @@ def _bird(pen: Pen, colour: Colour, action: str, look: Look) -> None:
     pen.oval(wing, -0.05, 0.23 - low, 0.14, 0.075, -10)
     pen.oval(eye, 0.21, 0.40 - low, 0.02, 0.022)
     if low:
-        _ripples(pen, 0.34)
+        ripples(pen, 0.34)
 
 
-def _ripples(pen: Pen, half: float) -> None:
-    pen.mark(_FOAM, 0.022, (-half, 0.0), (-half * 0.5, -0.02), (0, 0.0), (half * 0.5, -0.02), (half, 0.0))
-    pen.mark(_FOAM, 0.016, (-half * 0.6, -0.07), (-half * 0.2, -0.085), (half * 0.3, -0.065))
-
-
-def person(*, child: bool, dress: bool) -> "Figure":
-    """A figure of a person."""
-    return lambda pen, colour, action, look: _person(pen, colour, action, look, child=child, dress=dress)
-
-
-def beast(kind: str) -> "Figure":
-    """A figure of an animal on four legs."""
-    return lambda pen, colour, action, look: _beast(pen, colour, action, look, kind)
-
-
-def bird(pen: Pen, colour: Colour, action: str, look: Look) -> None:
-    """A bird, by the water or in the air."""
-    _bird(pen, colour, action, look)
-
-
-Figure = Callable[[Pen, Colour, str, Look], None]
+def ripples(pen: Pen, half: float) -> None:
+    pen.mark(FOAM, 0.022, (-half, 0.0), (-half * 0.5, -0.02), (0, 0.0), (half * 0.5, -0.02), (half, 0.0))
+    pen.mark(FOAM, 0.016, (-half * 0.6, -0.07), (-half * 0.2, -0.085), (half * 0.3, -0.065))

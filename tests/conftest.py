@@ -1,0 +1,96 @@
+"""What the tests of captionlab's core share: a made-up world of twelve photos, small enough to learn by heart."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch; tiny tensors are slower on several cores
+os.environ.pop("DVC_ROOT", None)  # under `dvc repro` it would send MLflow's runs into the real project
+
+import numpy as np
+import pytest
+
+from captionlab.batches import CaptionedFeatures
+from captionlab.config import Params, SystemParams, TrainingParams, build_system, load_params
+from captionlab.features import FeatureStore
+from captionlab.records import Caption, Split
+from captionlab.vocab import Vocabulary
+
+SPLITS: dict[Split, int] = {"train": 6, "val": 3, "test": 3}
+OWN: dict[str, dict[str, Any]] = {"baseline": {}, "modified": {"repeats": 3}, "attention": {
+    "attention": 6, "memory": 5, "doubly_stochastic": 0.0, "teacher_forcing": True, "tied": False,
+}}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Photos with random features and captions that tell them apart."""
+
+    store: FeatureStore
+    captions: Sequence[Caption]
+    vocab: Vocabulary
+
+    def split(self, split: Split, grid: bool = False) -> CaptionedFeatures:
+        return CaptionedFeatures.of(self.store, grid, self.captions, split, self.vocab)
+
+    def one_caption_each(self) -> "World":
+        first = {caption.image: caption for caption in reversed(self.captions)}
+        return dataclasses.replace(self, captions=list(first.values()))
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    random = np.random.default_rng(0)
+    captions: list[Caption] = []
+    for split, count in SPLITS.items():
+        for i in range(count):
+            animal, colour = ("dog", "cat", "horse")[i % 3], ("black", "white")[i // 3]
+            texts = [f"a {colour} {animal} runs", f"the {animal} runs over the {colour} grass", f"{colour} {animal}"]
+            captions += [
+                Caption(image=f"{split}{i}.jpg", split=split, raw=text, words=tuple(text.split()))
+                for text in texts[: 1 + (i + 1) % 3]
+            ]
+    images = tuple(sorted({caption.image for caption in captions}, reverse=True))  # not the order of the captions
+    return World(
+        store=FeatureStore(
+            encoder="tiny", preprocessing="square_bicubic", weights="0" * 16, images=images,
+            pooled=random.normal(2, 3, (len(images), 10)).astype(np.float32),
+            grid=random.normal(1, 2, (len(images), 4, 7)).astype(np.float16),
+        ),
+        captions=captions,
+        vocab=Vocabulary.build((caption.words for caption in captions), cleaning="standard", min_count=1),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., SystemParams]:
+    """A small configuration of a system, with changes."""
+
+    def config(system: str, **changes: Any) -> SystemParams:
+        values: dict[str, Any] = {"encoder": "tiny", "input": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
+        return build_system(system, values | OWN[system] | changes)
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def settings() -> Callable[..., TrainingParams]:
+    """Training parameters, with changes."""
+
+    def of(**changes: Any) -> TrainingParams:
+        values: dict[str, Any] = {
+            "seed": 1, "epochs": 3, "patience": 9, "photos_per_step": 2, "optimizer": "adamw", "learning_rate": 0.01,
+            "weight_decay": 0.0, "schedule": "constant", "label_smoothing": 0.0, "clip_norm": 5.0, "precision": "fp32",
+            "max_megabytes": 1.0,
+        }  # fmt: skip
+        return TrainingParams(**values | changes)
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def project_params() -> Params:
+    """The repository's own params.yaml."""
+    return load_params(Path(__file__).parents[1] / "params.yaml")

@@ -1,0 +1,320 @@
+"""From artifacts to trained and scored systems: the training stages and evaluate on a tiny tree, run for real."""
+
+import csv
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from captionlab import systems, training
+from captionlab.captioner import Captioner
+from captionlab.config import EncoderParams, ExtractFeaturesParams, Params, SystemParams, TrainingParams
+from captionlab.devices import choose_device, uses_bf16
+from captionlab.errors import CaptionlabError
+from captionlab.features import open_store
+from captionlab.files import read_json, read_jsonl, write_json, write_jsonl
+from captionlab.metrics import score
+from captionlab.records import CAPTIONS, DATASET, EVALUATION, FEATURES, MODELS, VOCAB
+from captionlab.stages.evaluate import evaluate
+from captionlab.stages.train_attention import train_attention
+from captionlab.stages.train_baseline import train_baseline
+from captionlab.stages.train_modified import train_modified
+from captionlab.systems import read_captions, train_system
+from captionlab.training import measure
+
+if TYPE_CHECKING:
+    from conftest import World
+
+NAMES = ("baseline", "modified", "attention")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow in a database of our own, made once; METEOR, which tests/test_metrics.py tests, without its slow Java."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        git = shutil.which("git")
+        bare = folder / "bin"
+        bare.mkdir()
+        if git:
+            (bare / "git").symlink_to(git)
+        patch.setenv("PATH", str(bare))
+        yield
+
+
+@pytest.fixture(scope="module")
+def params(
+    project_params: Params, tiny: Callable[..., SystemParams], settings: Callable[..., TrainingParams]
+) -> Params:
+    return dataclasses.replace(
+        project_params,
+        device="cpu",
+        dataset=dataclasses.replace(project_params.dataset, name="tiny"),
+        extract_features=ExtractFeaturesParams(encoders={"tiny": EncoderParams(grid=2)}),
+        training=settings(epochs=12, patience=4, learning_rate=0.03),
+        evaluate=dataclasses.replace(project_params.evaluate, beams=(1, 3), max_words=7, attention_maps=2),
+        **{name: {"tiny": tiny(name)} for name in NAMES},  # type: ignore[arg-type]
+    )
+
+
+def write_tree(root: Path, world: "World") -> Path:
+    """What the stages before training leave."""
+    by_image: dict[str, dict[str, Any]] = {}
+    for caption in world.captions:
+        row = by_image.setdefault(caption.image, {"image": caption.image, "split": caption.split, "captions": []})
+        row["captions"].append(caption.raw)
+    write_jsonl(root / DATASET / "dataset.jsonl", by_image.values())
+    write_json(root / DATASET / "manifest.json", {"name": "tiny", "format": "folder", "digest": "abc"})
+    write_jsonl(root / CAPTIONS, map(dataclasses.asdict, world.captions))
+    write_json(root / VOCAB, world.vocab.to_json())
+    store, folder = world.store, root / FEATURES / "tiny"
+    folder.mkdir(parents=True)
+    assert store.grid is not None
+    np.save(folder / "pooled.npy", store.pooled)
+    np.save(folder / "grid.npy", store.grid)
+    write_json(folder / "images.json", {
+        "encoder": "tiny", "pixels": 8, "preprocessing": store.preprocessing, "weights": store.weights, "grid": 2,
+        "images": list(store.images),
+    })  # fmt: skip
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path, world: "World") -> Path:
+    return write_tree(tmp_path, world)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, world: "World", params: Params) -> Path:
+    """A tree with its three systems trained."""
+    root = write_tree(tmp_path_factory.mktemp("trained"), world)
+    for stage in (train_baseline, train_modified, train_attention):
+        (line,) = stage(params, root, "tiny")
+        assert "parameters" in line
+    return root
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Path, params: Params) -> Path:
+    (line,) = evaluate(params, trained)
+    assert line.startswith("evaluate: 3 systems on 3 test photos; best is ")
+    return trained
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_what_a_training_leaves(trained: Path, system: str) -> None:
+    folder = trained / MODELS / system / "tiny"
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.safetensors", "history.csv", "summary.json"]
+    assert not list((trained / ".resume").rglob("*.pt"))
+    summary = read_json(folder / "summary.json")
+    with (folder / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in history] == list(range(1, summary["epochs"] + 1))
+    best = min(history, key=lambda row: float(row["val_loss"]))
+    assert int(best["epoch"]) == summary["best_epoch"]
+    identity = Captioner.load(folder / "checkpoint.safetensors").identity
+    assert (identity.system, identity.training_key) == (system, summary["training_key"])
+    assert identity.grid == (2 if system == "attention" else 0)
+    assert summary["params"]["training.learning_rate"] == 0.03
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_a_reloaded_checkpoint_measures_what_training_reported(trained: Path, world: "World", system: str) -> None:
+    folder = trained / MODELS / system / "tiny"
+    with (folder / "history.csv").open() as file:
+        best = list(csv.DictReader(file))[read_json(folder / "summary.json")["best_epoch"] - 1]
+    model = Captioner.load(folder / "checkpoint.safetensors").model
+    val = measure(model, world.split("val", system == "attention"), 2, "cpu")
+    assert val.loss == pytest.approx(float(best["val_loss"]), abs=1e-6)
+    assert val.accuracy == pytest.approx(float(best["val_accuracy"]), abs=1e-6)
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_trained_twice_gives_the_same_bytes(trained: Path, root: Path, params: Params, system: str) -> None:
+    train_system(params, root, system, "tiny")
+    assert digests(root / MODELS / system) == digests(trained / MODELS / system)
+
+
+def test_a_killed_stage_goes_on_to_the_same_bytes(
+    trained: Path, root: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, saved = training._save_state, []
+
+    def killed(*given: Any) -> None:
+        save(*given)
+        saved.append(1)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_save_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_system(params, root, "baseline", "tiny")
+    assert not (root / MODELS / "baseline").exists()
+    assert (root / ".resume/models/baseline/tiny.pt").exists()
+    train_system(params, root, "baseline", "tiny")
+    assert digests(root / MODELS / "baseline") == digests(trained / MODELS / "baseline")
+
+
+def test_the_key_changes_with_what_decides_the_training(root: Path, params: Params, tiny: Any) -> None:
+    def key(changed: Params = params) -> str:
+        return systems._training_key(changed, root, "baseline", "tiny")
+
+    before = key()
+    assert before == key()
+    assert before != key(dataclasses.replace(params, baseline={"tiny": tiny("baseline", hidden=9)}))
+    assert before != key(dataclasses.replace(params, training=dataclasses.replace(params.training, seed=2)))
+    pooled = np.load(root / FEATURES / "tiny/pooled.npy")
+    np.save(root / FEATURES / "tiny/pooled.npy", pooled + 1)
+    assert before != key()
+
+
+def test_a_system_that_is_too_large_is_refused(root: Path, params: Params, tiny: Any) -> None:
+    large = dataclasses.replace(params, baseline={"large": tiny("baseline", hidden=300)})
+    with pytest.raises(CaptionlabError, match=r"baseline\.large has .* takes 1\.\d MB.*max_megabytes \(1\)"):
+        train_system(large, root, "baseline", "large")
+    assert not (root / MODELS).exists()
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_scores_are_those_of_the_saved_captions(evaluated: Path, params: Params, system: str) -> None:
+    rows = read_jsonl(evaluated / EVALUATION / f"captions/{system}.tiny.jsonl")
+    assert [row["image"] for row in rows] == ["test0.jpg", "test1.jpg", "test2.jpg"]
+    references = {row["image"]: row["references"] for row in rows}
+    (entry,) = (row for row in read_json(evaluated / EVALUATION / "scores.json")["systems"] if row["system"] == system)
+    of_test = [each for each in entry["decodings"] if each["split"] == "test"]
+    assert [(each["decoding"], each["beam"]) for each in of_test[:2]] == [("greedy", 1), ("beam 3", 3)]
+    assert len(of_test) == 6
+    for each in of_test:
+        captions = {row["image"]: row["captions"][each["decoding"]]["caption"] for row in rows}
+        expected = dataclasses.asdict(score(references, captions, each["protocol"]))
+        assert each["scores"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_the_decoding_is_chosen_on_validation(evaluated: Path, params: Params, world: "World", system: str) -> None:
+    captioner = Captioner.load(evaluated / MODELS / system / "tiny/checkpoint.safetensors")
+    data = world.split("val", system == "attention")
+    references = {image: [caption.raw for caption in world.captions if caption.image == image] for image in data.images}
+    ciders = {}
+    for beam, name in ((1, "greedy"), (3, "beam 3")):
+        said = captioner.describe(data.features(range(3)), beam=beam, length_penalty=0.7, max_words=7)
+        captions = {image: photo[0].caption for image, photo in zip(data.images, said, strict=True)}
+        ciders[name] = score(references, captions).cider or 0.0
+    (entry,) = (row for row in read_json(evaluated / EVALUATION / "scores.json")["systems"] if row["system"] == system)
+    assert ciders[entry["best_decoding"]] == max(ciders.values())
+    val = {each["decoding"]: each["scores"]["cider"] for each in entry["decodings"] if each["split"] == "val"}
+    assert val == pytest.approx(ciders, abs=1e-6)
+    metrics = read_json(evaluated / "reports/tiny/metrics.json")[f"{system}.tiny"]
+    (best,) = (
+        each["scores"] for each in entry["decodings"]
+        if (each["split"], each["protocol"], each["decoding"]) == ("test", "strict", entry["best_decoding"])
+    )  # fmt: skip
+    assert metrics == {"bleu_4": best["bleu_4"], "cider": best["cider"]}
+    test = measure(captioner.model, world.split("test", system == "attention"), 50, "cpu")
+    assert entry["test"] == pytest.approx({"loss": test.loss, "accuracy": test.accuracy}, abs=1e-5)
+
+
+def test_attention_maps_fit_their_captions(evaluated: Path) -> None:
+    folder = evaluated / EVALUATION / "attention"
+    assert [path.name for path in folder.iterdir()] == ["attention.tiny.json"]
+    maps = read_json(folder / "attention.tiny.json")
+    rows = read_jsonl(evaluated / EVALUATION / "captions/attention.tiny.jsonl")
+    assert [entry["image"] for entry in maps] == ["test0.jpg", "test1.jpg"]
+    for entry, row in zip(maps, rows, strict=False):
+        assert " ".join(entry["words"]) == row["captions"]["beam 3"]["caption"]
+        assert len(entry["maps"]) == len(entry["words"])
+        assert [sum(shares) for shares in entry["maps"]] == pytest.approx([1] * len(entry["maps"]), abs=1e-4)
+
+
+def test_the_signature_says_what_was_compared(evaluated: Path) -> None:
+    assert read_json(evaluated / EVALUATION / "scores.json")["signature"] == {
+        "dataset": "abc", "name": "tiny", "length_penalty": 0.7, "max_words": 7,
+        "idf": "references of the scored split",
+    }  # fmt: skip
+
+
+def test_evaluated_twice_gives_the_same_bytes(evaluated: Path, params: Params) -> None:
+    before = digests(evaluated / EVALUATION)
+    evaluate(params, evaluated)
+    assert digests(evaluated / EVALUATION) == before
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained / "artifacts", tmp_path / "copy/artifacts", ignore=shutil.ignore_patterns("evaluation"))
+    return tmp_path / "copy"
+
+
+def test_another_vocabulary_is_refused(copy: Path, params: Params, world: "World") -> None:
+    size = len(world.vocab)
+    write_json(copy / VOCAB, dataclasses.replace(world.vocab, words=(*world.vocab.words, "zebra")).to_json())
+    with pytest.raises(CaptionlabError, match=f"vocabulary of {size} words.* another of {size + 1}; train it again"):
+        evaluate(params, copy)
+
+
+def test_a_missing_checkpoint_is_refused_and_old_scores_stay(copy: Path, params: Params) -> None:
+    write_json(copy / EVALUATION / "scores.json", {})
+    (copy / MODELS / "attention/tiny/checkpoint.safetensors").unlink()
+    with pytest.raises(CaptionlabError, match="does not exist; train the system first"):
+        evaluate(params, copy)
+    assert [path.name for path in (copy / EVALUATION).iterdir()] == ["scores.json"]
+
+
+def test_a_test_photo_without_words_is_refused(copy: Path, params: Params) -> None:
+    rows = [row | {"words": []} if row["image"] == "test1.jpg" else row for row in read_jsonl(copy / CAPTIONS)]
+    write_jsonl(copy / CAPTIONS, rows)
+    with pytest.raises(CaptionlabError, match="some photos of split test have no caption"):
+        evaluate(params, copy)
+
+
+def test_the_tree_is_read_back(root: Path, world: "World") -> None:
+    assert read_captions(root) == world.captions
+    assert open_store(root / FEATURES / "tiny").images == world.store.images
+
+
+def test_the_runs_are_in_mlflow(trained: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name("captionlab/tiny")
+    assert experiment is not None
+    names = {run.data.tags["mlflow.runName"] for run in client.search_runs([experiment.experiment_id])}
+    assert {f"{system}.tiny" for system in NAMES} <= names
+    assert not (trained / "mlflow.db").exists()
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") in ("cpu", "cuda", "mps")
+    assert not uses_bf16("fp32", "cpu")
+    assert not uses_bf16("auto", "mps")
+    import torch
+
+    if not torch.cuda.is_available():
+        with pytest.raises(CaptionlabError, match=r"device is cuda.*use auto"):
+            choose_device("cuda")
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert uses_bf16("bf16", "cpu")
+    else:
+        assert not uses_bf16("auto", "cpu")
+        with pytest.raises(CaptionlabError, match="bf16, which this CPU cannot compute; use auto or fp32"):
+            uses_bf16("bf16", "cpu")
+
+
+def test_no_output_names_this_machine(evaluated: Path) -> None:
+    for path in (path for folder in (MODELS, EVALUATION) for path in (evaluated / folder).rglob("*.*")):
+        assert str(evaluated).encode() not in path.read_bytes(), path
