@@ -77,6 +77,13 @@ def test_a_length_penalty_changes_the_winner() -> None:
         assert best.score == pytest.approx(log_prob / length**penalty, rel=1e-5)
 
 
+def test_a_caption_that_ends_gives_its_place_to_another() -> None:
+    table = lasting({(): {A: 0.5, END: 0.3, B: 0.2}, (A,): {A: 0.34, B: 0.33, END: 0.33}, (B,): {END: 1.0}})
+    ranked = search(table, 2, 1.0)[0]  # A and B go on, though the empty caption was more likely than B
+    assert [hypothesis.tokens for hypothesis in ranked] == [(B,), ()]
+    assert [hypothesis.score for hypothesis in ranked] == pytest.approx([math.log(0.2) / 2, math.log(0.3)], rel=1e-5)
+
+
 @pytest.mark.parametrize("beam", [1, 3])
 def test_a_model_that_never_ends_still_gives_a_caption(beam: int) -> None:
     ranked = search(lambda _, said: {A: 0.7, B: 0.3}, beam, 1.0, max_words=5)[0]

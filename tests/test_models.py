@@ -114,7 +114,7 @@ def test_each_photo_has_one_caption_unless_told(tiny: Tiny, name: str, changes: 
 def test_every_trained_weight_gets_a_gradient(tiny: Tiny, name: str, changes: dict[str, Any], precision: str) -> None:
     model = system(tiny(name, **changes), train=True)
     bf16 = precision == "bf16"
-    # Without oneDNN, whose LSTM wants a CPU with bf16 units; so the LSTMs give float32 beside the products' bf16.
+    # Without oneDNN, whose LSTM wants a CPU with bf16 units.
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.backends.mkldnn.flags(enabled=not bf16):
         loss = model(features(), TOKENS_BT, PHOTO_B)[TOKENS_BT != PAD].float().log_softmax(-1).square().sum()
     loss.backward()

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from captionlab import systems, training
-from captionlab.captioner import Captioner
+from captionlab.captioner import Captioner, Sentence
 from captionlab.config import EncoderParams, ExtractFeaturesParams, Params, SystemParams, TrainingParams
 from captionlab.devices import choose_device, uses_bf16
 from captionlab.errors import CaptionlabError
 from captionlab.features import open_store
 from captionlab.files import read_json, read_jsonl, write_json, write_jsonl
 from captionlab.metrics import score
-from captionlab.records import CAPTIONS, DATASET, EVALUATION, FEATURES, MODELS, VOCAB
-from captionlab.stages.evaluate import evaluate
+from captionlab.records import CAPTIONS, DATASET, EVALUATION, FEATURES, MODELS, VOCAB, Split
+from captionlab.stages.evaluate import Evaluated, _best_scores, _score, evaluate
 from captionlab.stages.train_attention import train_attention
 from captionlab.stages.train_baseline import train_baseline
 from captionlab.stages.train_modified import train_modified
@@ -226,6 +226,29 @@ def test_the_decoding_is_chosen_on_validation(evaluated: Path, params: Params, w
     assert metrics == {"bleu_4": best["bleu_4"], "cider": best["cider"]}
     test = measure(captioner.model, world.split("test", system == "attention"), 50, "cpu")
     assert entry["test"] == pytest.approx({"loss": test.loss, "accuracy": test.accuracy}, abs=1e-5)
+
+
+def test_the_test_split_has_no_say_in_the_decoding() -> None:
+    references: dict[Split, dict[str, Sequence[str]]] = {
+        split: {f"{split}0": ["a black dog runs over the grass"], f"{split}1": ["the white cat sleeps in a box"]}
+        for split in ("val", "test")
+    }
+    wrong = Sentence(caption="a horse", log_prob=-1.0, tokens=())
+    right: dict[Split, str] = {"val": "beam 3", "test": "greedy"}
+    sentences = {
+        split: {
+            decoding: {
+                image: dataclasses.replace(wrong, caption=texts[0]) if decoding == right[split] else wrong
+                for image, texts in references[split].items()
+            }
+            for decoding in ("greedy", "beam 3")
+        }
+        for split in references
+    }
+    system = Evaluated(system="baseline", config="tiny", loss=1.0, accuracy=0.5, sentences=sentences)
+    (row,) = _score([system], references)
+    assert row["best_decoding"] == "beam 3"
+    assert _best_scores(row)["cider"] == 0.0  # what it then gets on test, not the best there
 
 
 def test_attention_maps_fit_their_captions(evaluated: Path) -> None:

@@ -82,8 +82,8 @@ class Modified(Decoder):
         h_NH, c_NH = (torch.cat(parts[::-1]) for parts in zip(*finished, strict=True))
         image_gates_NG = self._gates(image_PE)[photo_B][row_N]
         h_NH = self._back_over_image(image_gates_NG, h_NH, c_NH)
-        back_BTH = h_NH.new_zeros(batch, steps, self.back.hidden_size).index_put((row_N, end_N), h_NH)
-        return Outputs(torch.cat([ahead_BTH, back_BTH], -1))  # under autocast one half may be bf16
+        back_BTH = ahead_BTH.new_zeros(batch, steps, self.back.hidden_size).index_put((row_N, end_N), h_NH)
+        return Outputs(torch.cat([ahead_BTH, back_BTH], -1))
 
     def words(self, hidden_XH: Tensor) -> Tensor:
         return self.out(self.dropout(hidden_XH))
