@@ -85,6 +85,7 @@ def train_system(params: Params, root: Path, system: str, name: str) -> list[str
         "best_epoch": trained.best_epoch,
         "training_key": key,
         "params": settings,
+        "weights": {weight: list(tensor.shape) for weight, tensor in model.named_parameters()},
     }
     write_json(out / "summary.json", summary)
     resume.unlink(missing_ok=True)

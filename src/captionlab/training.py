@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from captionlab.batches import Batch, CaptionedFeatures
 from captionlab.config import TrainingParams
@@ -80,7 +81,9 @@ def train(
         torch.manual_seed(params.seed * 100_003 + number)  # dropout depends on the epoch alone, so resuming is exact
         model.train()
         meter = _Meter()
-        for step, batch in enumerate(train_set.batches(params.photos_per_step, params.seed * 100_003 + number)):
+        batches = train_set.batches(params.photos_per_step, params.seed * 100_003 + number)
+        bar = tqdm(batches, f"epoch {number}", steps_per_epoch, leave=False, unit="step", disable=None)
+        for step, batch in enumerate(bar):
             done = (len(history) * steps_per_epoch + step) / (params.epochs * steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = params.learning_rate * _schedule(params, done, stopping)

@@ -58,8 +58,8 @@ PUBLISHED = Counts(photos=8_091, captions=40_460, train=6_000, val=1_000, test=1
 def flickr8k(source: Path, images: Path, published: Counts = PUBLISHED) -> Found:
     """Unpack the photos into ``images`` and read captions and splits.
 
-    ``source`` is a folder that holds both zips; when it holds neither they are downloaded. Raises CaptionlabError when a zip is missing,
-    damaged or unsafe, a text file cannot be read, or the counts are not the published ones.
+    ``source`` is a folder that holds both zips; when it holds neither they are downloaded. Raises CaptionlabError
+    when a zip is missing, damaged or unsafe, a text file cannot be read, or the counts are not the published ones.
     """
     missing = [name for name in (PHOTOS_ZIP, TEXT_ZIP) if not (source / name).is_file()]
     if len(missing) == 1:

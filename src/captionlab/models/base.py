@@ -134,5 +134,6 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def megabytes(model: nn.Module) -> float:
-    """Size of everything a checkpoint stores, in millions of bytes."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()) / 1e6
+    """Size of everything a checkpoint stores, in millions of bytes; a shared tensor is stored once."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
