@@ -33,6 +33,7 @@ def beam_search(
     photos = len(features.pooled_PD)
     device = features.pooled_PD.device
     state = model.start(features)
+    photo_P = list(range(photos))  # those still at work; P falls as photos are done
     tokens_B = torch.full((photos,), START, device=device)
     log_probs_PK = torch.zeros(photos, 1, device=device)
     said_PKT = torch.empty(photos, 1, 0, dtype=torch.long, device=device)
@@ -41,28 +42,42 @@ def beam_search(
         log_probs_BV, state = model.step(tokens_B, state)
         log_probs_BV[:, NEVER_SAID] = -torch.inf
         k, v = log_probs_PK.shape[1], log_probs_BV.shape[1]
-        total_PX = (log_probs_PK.unsqueeze(-1) + log_probs_BV.view(photos, k, v)).flatten(1)
+        total_PX = (log_probs_PK.unsqueeze(-1) + log_probs_BV.view(len(photo_P), k, v)).flatten(1)
         # Each hypothesis can end only once, so twice the beam always holds enough that go on.
         best_PX, index_PX = total_PX.topk(min(2 * beam, total_PX.shape[1]))
         parent_PX, word_PX = index_PX // v, index_PX % v
         ends_PX = word_PX == END
         for p, x in (ends_PX[:, :beam] & best_PX[:, :beam].isfinite()).nonzero().tolist():
-            if len(done[p]) < beam:
+            ended = done[photo_P[p]]
+            if len(ended) < beam:
                 tokens = said_PKT[p, parent_PX[p, x]].tolist()
-                done[p].append(_hypothesis(tokens, best_PX[p, x].item(), length, length_penalty))
+                ended.append(_hypothesis(tokens, best_PX[p, x].item(), length, length_penalty))
+        left = [p for p, photo in enumerate(photo_P) if len(done[photo]) < beam]
+        if not left:
+            return _ranked(done)
         going_PX = best_PX.masked_fill(ends_PX, -torch.inf)
         log_probs_PK, keep_PK = going_PX.topk(min(beam, going_PX.shape[1]))
         parent_PK, word_PK = parent_PX.gather(1, keep_PK), word_PX.gather(1, keep_PK)
         said_PKT = torch.cat([_take(said_PKT, parent_PK), word_PK.unsqueeze(-1)], -1)
-        if all(len(ended) >= beam for ended in done):
-            break
-        state = state.reorder((parent_PK + k * torch.arange(photos, device=device).unsqueeze(1)).flatten())
+        parent_PK += k * torch.arange(len(photo_P), device=device).unsqueeze(1)
+        if len(left) < len(photo_P):
+            photo_P = [photo_P[p] for p in left]
+            left_P = torch.tensor(left, device=device)
+            log_probs_PK, said_PKT, parent_PK, word_PK = (
+                tensor[left_P] for tensor in (log_probs_PK, said_PKT, parent_PK, word_PK)
+            )
+            state = state.of_photos(left_P)
+        state = state.reorder(parent_PK.flatten())
         tokens_B = word_PK.flatten()
-    for p, ended in enumerate(done):
+    for p, photo in enumerate(photo_P):
         for x in range(log_probs_PK.shape[1]):
-            if len(ended) < beam and log_probs_PK[p, x].isfinite():
+            if len(done[photo]) < beam and log_probs_PK[p, x].isfinite():
                 tokens = said_PKT[p, x].tolist()
-                ended.append(_hypothesis(tokens, log_probs_PK[p, x].item(), max_words, length_penalty))
+                done[photo].append(_hypothesis(tokens, log_probs_PK[p, x].item(), max_words, length_penalty))
+    return _ranked(done)
+
+
+def _ranked(done: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
     return [sorted(ended, key=lambda hypothesis: -hypothesis.score) for ended in done]
 
 

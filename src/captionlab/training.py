@@ -18,6 +18,7 @@ from captionlab.config import TrainingParams
 from captionlab.devices import uses_bf16
 from captionlab.errors import CaptionlabError
 from captionlab.files import atomic_file
+from captionlab.losses import SmoothedCrossEntropy
 from captionlab.models.base import PAD, Decoder, Outputs
 
 
@@ -140,28 +141,26 @@ class _Meter:
     def accuracy(self) -> float:
         return self.right / self.words
 
-    def hear(self, log_probs_NV: Tensor, target_N: Tensor) -> None:
-        self.nats -= log_probs_NV.gather(1, target_N.unsqueeze(1)).sum().item()
-        self.right += int((log_probs_NV.argmax(1) == target_N).sum())
+    def hear(self, nats_N: Tensor, words_N: Tensor, target_N: Tensor) -> None:
+        self.nats += nats_N.sum().item()
+        self.right += int((words_N == target_N).sum())
         self.words += len(target_N)
 
 
 def _spoken(model: Decoder, batch: Batch) -> tuple[Outputs, Tensor, Tensor]:
-    """Teacher forcing over a batch: the outputs, log_probs_NV of every real word to be said, and which it was."""
+    """Teacher forcing over a batch: the outputs, logits_NV of every real word to be said, and which it was."""
     said_BT, target_BT = batch.tokens_BT[:, :-1], batch.tokens_BT[:, 1:]
     real_BT = target_BT != PAD
     read_BT = said_BT.where(real_BT, PAD)  # END is said, never read
     outputs = model.outputs(batch.features, read_BT, batch.photo_B)
-    log_probs_NV = model.words(outputs.hidden_BTH[real_BT]).float().log_softmax(-1)
-    return outputs, log_probs_NV, target_BT[real_BT]
+    return outputs, model.words(outputs.hidden_BTH[real_BT]), target_BT[real_BT]
 
 
 def _step_loss(model: Decoder, batch: Batch, label_smoothing: float, doubly_stochastic: float, meter: _Meter) -> Tensor:
-    outputs, log_probs_NV, target_N = _spoken(model, batch)
-    meter.hear(log_probs_NV.detach(), target_N)
-    loss = nn.functional.nll_loss(log_probs_NV, target_N) * (1 - label_smoothing)
-    if label_smoothing:
-        loss = loss - label_smoothing * log_probs_NV.mean()
+    outputs, logits_NV, target_N = _spoken(model, batch)
+    loss: Tensor
+    loss, nats_N, words_N = SmoothedCrossEntropy.apply(logits_NV, target_N, label_smoothing)  # type: ignore[no-untyped-call]
+    meter.hear(nats_N, words_N, target_N)
     if doubly_stochastic and outputs.attention_BTR is not None:
         looked_BR = outputs.attention_BTR.sum(1)
         loss = loss + doubly_stochastic * (1 - looked_BR).square().mean()
@@ -175,8 +174,9 @@ def measure(model: Decoder, data: CaptionedFeatures, photos_per_batch: int, devi
     meter = _Meter()
     for batch in data.batches(photos_per_batch):
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            _, log_probs_NV, target_N = _spoken(model, batch.to(device))
-        meter.hear(log_probs_NV, target_N)
+            _, logits_NV, target_N = _spoken(model, batch.to(device))
+        _, nats_N, words_N = SmoothedCrossEntropy.apply(logits_NV, target_N, 0.0)  # type: ignore[no-untyped-call]
+        meter.hear(nats_N, words_N, target_N)
     return meter
 
 

@@ -40,8 +40,12 @@ class State(NamedTuple):
     hidden: tuple[Tensor, ...]  # a row a hypothesis
 
     def reorder(self, index_B: Tensor) -> "State":
-        """Take over other hypotheses' pasts; an index stays within its own photo."""
+        """Take over other hypotheses' pasts; every photo of ``memory`` keeps its own, equally many, in its order."""
         return State(self.memory, tuple(tensor.index_select(0, index_B) for tensor in self.hidden))
+
+    def of_photos(self, index_P: Tensor) -> "State":
+        """Forget the other photos' memory; their hypotheses leave with the ``reorder`` that has to follow."""
+        return State(tuple(tensor.index_select(0, index_P) for tensor in self.memory), self.hidden)
 
     def repeat(self, count: int) -> "State":
         """Make ``count`` hypotheses of each one."""
