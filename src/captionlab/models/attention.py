@@ -64,7 +64,7 @@ class Attention(Decoder):
         x, k = len(keys_XRA), len(h_BH) // len(keys_XRA)
         query_XK1A = self.query(h_BH).view(x, k, 1, -1)
         # The energy's bias shifts all regions alike, so the softmax forgets it: there is none.
-        attention_XKR = self.energy((keys_XRA.unsqueeze(1) + query_XK1A).relu()).squeeze(-1).softmax(-1)
+        attention_XKR = self.energy((keys_XRA.unsqueeze(1) + query_XK1A).relu_()).squeeze(-1).softmax(-1)
         seen_BM = self.gate(h_BH).sigmoid() * (attention_XKR @ memory_XRM).flatten(0, 1)
         gates_BG = gates_BG + torch.cat([seen_BM, h_BH], -1) @ weight_GX.T
         i, f, g, o = gates_BG.chunk(4, -1)
