@@ -17,9 +17,11 @@ repro: .venv/.installed
 
 # make flickr8k [SOURCE=folder with the two zips]; without the zips there they are downloaded.
 SOURCE ?= data/flickr8k
-LARGER := -S training.epochs=7 -S training.photos_per_step=32 -S training.learning_rate=0.001 \
-	-S build_vocab.min_count=5 -S baseline.lite2_wide.hidden=512 -S baseline.lite2_deep.hidden=256 \
-	-S attention.lite2.input=512 -S attention.lite2.hidden=512 -S attention.lite2.memory=512
+LARGER := -S build_vocab.min_count=5 -S training.epochs=10 -S training.photos_per_step=32 \
+	-S baseline.lite2_wide.input=512 -S baseline.lite2_wide.hidden=512 -S baseline.lite2_wide.dropout=0.5 \
+	-S baseline.lite2_deep.hidden=256 \
+	-S attention.lite2.input=512 -S attention.lite2.hidden=512 -S attention.lite2.memory=512 \
+	-S attention.lite2.dropout=0.5
 flickr8k: .venv/.installed
 	dvc exp run -S dataset.name=flickr8k -S dataset.source=$(SOURCE) $(LARGER)
 	@echo
