@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from captionlab.config import SYSTEMS
+
 REPOSITORY = Path(__file__).parents[1]
 SOURCE = REPOSITORY / "src/captionlab"
 MODULES = {
@@ -80,7 +82,6 @@ NO_TORCH = (
 PLUMBING = {f"captionlab.{name}" for name in ("errors", "files", "records", "config", "devices", "tracking", "cli")}
 # build.py imports each system only when it builds it, so a training stage depends on its own system's modules.
 BUILD = "captionlab.models.build"
-SYSTEMS = {"baseline", "modified", "attention"}
 # Training opens a store that the encoders filled, and numbers words that the cleaning made. Their work reaches it as
 # data, which DVC watches; the code itself is not run, and must not make hours of training stale.
 ARRIVES_AS_DATA = {("captionlab.features", "captionlab.encoders"), ("captionlab.vocab", "captionlab.text")}
@@ -167,7 +168,7 @@ def closure(start: str, trains: str | None = None) -> set[str]:
         if trains:
             names -= {name for name in names if (module, name) in ARRIVES_AS_DATA}
             if module == BUILD:
-                names -= {f"captionlab.models.{other}" for other in SYSTEMS - {trains}}
+                names -= {f"captionlab.models.{other}" for other in SYSTEMS if other != trains}
         ahead += names
     return reached
 

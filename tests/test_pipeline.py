@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from captionlab.config import SYSTEMS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -43,7 +45,7 @@ class Repository:
         params["extract_features"]["encoders"] = {"efficientnet_lite0": {"grid": 3}}
         params["training"] |= {"epochs": 2, "photos_per_step": 8}
         small = {"encoder": "efficientnet_lite0", "input": 16, "hidden": 16}
-        for system in ("baseline", "modified", "attention"):
+        for system in SYSTEMS:
             first = next(iter(params[system].values())) | small
             params[system] = {"tiny": first}
         params["attention"]["tiny"] |= {"attention": 8, "memory": 8}
@@ -54,6 +56,7 @@ class Repository:
     def run(self, *command: str, ok: bool = True) -> str:
         hidden = {"DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI"}
         environment = {key: value for key, value in os.environ.items() if key not in hidden}
+        environment["PYTHONPATH"] = str(self.folder / "src")  # this copy's code, not that of the installed project
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         environment |= {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t"}
         environment |= {"GIT_COMMITTER_EMAIL": "t@t"}
@@ -89,16 +92,16 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 def test_repro_runs_everything_and_renders_the_table(repository: Repository) -> None:
     said = repository.run("dvc", "repro")
     assert repository.ran(said) == {
-        "download", "clean_captions", "build_vocab", "extract_features@efficientnet_lite0", "train_baseline@tiny",
-        "train_modified@tiny", "train_attention@tiny", "evaluate", "report", "track",
+        "download", "clean_captions", "build_vocab", "extract_features@efficientnet_lite0",
+        *(f"train_{system}@tiny" for system in SYSTEMS), "evaluate", "report", "track",
     }  # fmt: skip
     with (repository.folder / "reports/scenes/comparison.csv").open(newline="") as table:
         measured = [row for row in csv.DictReader(table) if row["source"] == "measured"]
-    assert {row["system"] for row in measured} == {"baseline", "modified", "attention"}
+    assert {row["system"] for row in measured} == set(SYSTEMS)
     assert {row["decoding"] for row in measured} == {"greedy", "beam 3"}
     assert all(0 <= float(row["bleu_4"]) <= 1 for row in measured)
     runs = repository.mlflow_runs()
-    assert sorted(runs) == ["attention.tiny", "baseline.tiny", "modified.tiny"]
+    assert sorted(runs) == sorted(f"{system}.tiny" for system in SYSTEMS)
     assert all(len(tags) == 1 for tags in runs.values())
     repository.commit("first results")
 

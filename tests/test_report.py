@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from captionlab import files
-from captionlab.config import Params, load_params
+from captionlab.config import SYSTEMS, Params, load_params
 from captionlab.errors import CaptionlabError
 from captionlab.report import figures, gallery, results
 from captionlab.report.render import comparison_markdown
@@ -34,10 +34,13 @@ def params() -> Params:
     lite0 = next(iter(real.baseline.values()))
     return dataclasses.replace(
         real,
+        **{system: {} for system in SYSTEMS}
+        | {
+            "baseline": {"lite0": lite0, "lite2_wide": dataclasses.replace(lite0, hidden=512)},
+            "modified": {"lite2": next(iter(real.modified.values()))},
+            "attention": {"lite2": next(iter(real.attention.values()))},
+        },
         dataset=dataclasses.replace(real.dataset, name="toys"),
-        baseline={"lite0": lite0, "lite2_wide": dataclasses.replace(lite0, hidden=512)},
-        modified={"lite2": next(iter(real.modified.values()))},
-        attention={"lite2": next(iter(real.attention.values()))},
         report=dataclasses.replace(real.report, gallery=6),
     )
 

@@ -16,8 +16,6 @@ from ruamel.yaml.error import YAMLError
 
 from captionlab.errors import CaptionlabError
 
-SYSTEMS = ("baseline", "modified", "attention")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScenesParams:
@@ -185,7 +183,11 @@ class Params:
         return typing.cast(TrainingParams, _build(TrainingParams, merged, "training"))
 
 
-_SYSTEM_PARAMS = {"baseline": BaselineParams, "modified": ModifiedParams, "attention": AttentionParams}
+# A system is a section of configurations: Params names each once, with the type of its parameters.
+_SYSTEM_PARAMS: dict[str, type[SystemParams]] = {
+    name: get_args(kind)[1] for name, kind in get_type_hints(Params).items() if get_origin(kind) is dict
+}
+SYSTEMS = tuple(_SYSTEM_PARAMS)
 
 
 def build_system(system: str, values: dict[str, Any]) -> SystemParams:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from captionlab.config import AttentionParams, ModifiedParams, SystemParams
+from captionlab.config import AttentionParams, BaselineParams, ModifiedParams, SystemParams
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
 
@@ -26,9 +26,11 @@ def build_model(config: SystemParams, *, vocab: int, pooled: int, channels: int)
                 from captionlab.models.modified import Modified
 
                 return Modified(vocab=vocab, pooled=pooled, **sizes)
-            case _:
+            case BaselineParams():
                 from captionlab.models.baseline import Baseline
 
                 return Baseline(vocab=vocab, pooled=pooled, **sizes)
+            case _:
+                raise TypeError(f"build_model has no branch for {type(config).__name__}")
     except ValueError as error:
         raise CaptionlabError(str(error)) from None

@@ -15,10 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from captionlab.config import SYSTEMS
 from captionlab.report.results import Row, Run
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart
-COLOURS = {"baseline": "#0072b2", "modified": "#d55e00", "attention": "#009e73"}
+# Okabe and Ito's palette, which colour-blind readers can tell apart; further systems get the last colour
+_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+COLOURS = {system: _PALETTE[min(i, len(_PALETTE) - 1)] for i, system in enumerate(SYSTEMS)}
 _INK, _FAINT = "#1f2430", "#c9cdd6"
 _CSS = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 _STYLE: dict[Any, Any] = {

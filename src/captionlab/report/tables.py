@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from captionlab.config import SYSTEMS
 from captionlab.report.results import Results, Row
 
-SYSTEM_NAMES = {"baseline": "Baseline", "modified": "Modified", "attention": "Attention"}
+SYSTEM_NAMES = {system: system.replace("_", " ").capitalize() for system in SYSTEMS}
 
 
 @dataclass(frozen=True, kw_only=True)
