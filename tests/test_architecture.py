@@ -50,6 +50,7 @@ ALLOWED = {
     "stages": "batches captioner config datasets devices encoders errors features files metrics records "
     "report systems text tracking training vocab",
     "ui": "errors tracking",
+    "doctor": "config devices encoders errors files records tracking",
     "cli": "*",
 }
 ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know them

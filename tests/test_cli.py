@@ -1,7 +1,10 @@
 """The command line as its users meet it: each stage a command, an error one line, help at once."""
 
 import json
+import os
 import re
+import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import pytest
 import typer
 from ruamel.yaml import YAML
 
+import captionlab
 from captionlab import cli
 from captionlab.errors import CaptionlabError
 from captionlab.files import read_json, write_json, write_jsonl
@@ -72,7 +76,7 @@ def test_help_lists_every_stage_and_comes_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     listed = set(re.findall(r"^ {2}(\w+) ", done.stdout, re.MULTILINE))
-    assert listed >= STAGES | {"score", "caption", "ui"}
+    assert listed >= STAGES | {"score", "caption", "ui", "doctor"}
 
 
 def test_the_installed_command_says_an_error_in_one_line(tmp_path: Path) -> None:
@@ -88,6 +92,94 @@ def test_traceback_shows_where_an_error_arose(run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "argv", ["captionlab", "--traceback", "download"])
     with pytest.raises(CaptionlabError, match="does not exist"):
         cli.main()
+
+
+def test_every_command_shows_an_example(run: Run) -> None:
+    for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]
+        code, out, _ = run(name, "--help")
+        assert code == 0
+        examples = re.findall(r"Example: captionlab (\S+)((?: \S+)*)", " ".join(out.split("Options:")[0].split()))
+        assert [example[0] for example in examples] == [name], f"{name} wants one example: {out}"
+        known = {option for parameter in command.params for option in parameter.opts}
+        used = {word for word in examples[0][1].split() if word.startswith("--")}
+        assert used <= known, f"the example of {name} has an option that is none: {used - known}"
+    assert "Example: captionlab doctor" in run("--help")[1]
+
+
+def test_the_version(run: Run) -> None:
+    assert run("--version") == (0, f"captionlab {captionlab.__version__}\n", "")
+
+
+def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    command = str(Path(sys.executable).with_name("captionlab"))
+
+    def ask(arguments: list[str], **environment: str) -> str:
+        done = subprocess.run(
+            [command, *arguments], env={**os.environ, **environment}, capture_output=True, text=True, timeout=30
+        )
+        assert done.stderr == ""
+        return done.stdout
+
+    script = ask([], _CAPTIONLAB_COMPLETE="source_bash")
+    assert "complete -o default -F _captionlab_completion captionlab" in script
+    bash = shutil.which("bash")
+    if bash:  # the very script, in the very shell
+        asked = "COMP_WORDS=(captionlab train_); COMP_CWORD=1; _captionlab_completion captionlab; echo ${COMPREPLY[@]}"
+        path = f"{Path(command).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            [bash, "-c", f"{script}\n{asked}"], env={**os.environ, "PATH": path}, capture_output=True, text=True
+        )
+        assert {"train_baseline", "train_modified", "train_attention"} <= set(done.stdout.split()), done.stderr
+        assert "download" not in done.stdout
+
+
+def test_a_fault_of_our_own_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(root: Path) -> None:
+        raise KeyError("two\nlines")
+
+    monkeypatch.setattr("captionlab.doctor.examine", broken)
+    code, out, err = run("doctor", "--json")
+    assert (code, out) == (1, "")
+    assert err.startswith("captionlab: this should not have happened (KeyError: ")
+    assert err.endswith("); `captionlab --traceback doctor --json` shows where it did\n")
+    assert err.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", ["captionlab", "--traceback", "doctor"])
+    with pytest.raises(KeyError):
+        cli.main()
+
+
+def few_scenes(folder: Path) -> None:
+    yaml = YAML()
+    params = yaml.load(REPOSITORY / "params.yaml")
+    params["dataset"]["scenes"] |= {"train": 30, "val": 2, "test": 2}
+    params["dataset"]["source"] = str(REPOSITORY / "assets/scenes")
+    yaml.dump(params, folder / "params.yaml")
+
+
+def test_progress_bars_keep_out_of_pipes(tmp_path: Path) -> None:
+    few_scenes(tmp_path)
+    command = [Path(sys.executable).with_name("captionlab"), "download"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert not re.search(r"[\r\x1b\x08]", done.stdout)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+def test_progress_bars_are_shown_to_a_person(tmp_path: Path) -> None:
+    import pty
+    import termios
+
+    few_scenes(tmp_path)
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))  # a new one has no width, and a bar no room
+    command = [Path(sys.executable).with_name("captionlab"), "download"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, text=True, timeout=60)
+    shown = os.read(ours, 1 << 16).decode() if select.select([ours], [], [], 0)[0] else ""
+    os.close(theirs)
+    os.close(ours)
+    assert "checking photos:   0%" in shown
+    assert "%" not in done.stdout
 
 
 @pytest.mark.parametrize(

