@@ -70,7 +70,7 @@ def tiny() -> Callable[..., SystemParams]:
 
     def config(system: str, **changes: Any) -> SystemParams:
         values: dict[str, Any] = {"encoder": "tiny", "input": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
-        return build_system(system, values | OWN[system] | changes)
+        return build_system(system, values | OWN.get(system, {}) | changes)
 
     return config
 
