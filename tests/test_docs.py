@@ -50,10 +50,11 @@ class Reader(Repository):
         for name in [name for name in encoders if name != "efficientnet_lite0"]:
             del encoders[name]
         params["training"] |= {"epochs": 1, "photos_per_step": 4}
-        for system in SYSTEMS:
-            configs = params[system]
-            for name in [name for name in configs if (system, name) != ("baseline", "lite0")]:
-                del configs[name]
+        for name in [name for name in params["baseline"] if name != "lite0"]:
+            del params["baseline"][name]
+        for system in set(SYSTEMS) - {"baseline"}:
+            params[system] = {}
+            params.ca.items.pop(system)  # the comment behind the key, which would part it from its value
         params["baseline"]["lite0"] |= {"input": 16, "hidden": 16}
         params["evaluate"] |= {"beams": [1], "max_words": 12}
         params["report"]["gallery"] = 2
@@ -163,3 +164,23 @@ def test_own_photos(reader: Reader, tmp_path: Path) -> None:
     assert re.search(r"^ok    artifacts ", everything, re.MULTILINE), everything
     assert (reader.folder / "reports/mine/comparison.html").exists()
     assert reader.run("git", "status", "--porcelain", "data") == ""
+
+
+def test_experiments_by_hand(reader: Reader) -> None:
+    said = reader.follow("experiments-by-hand")
+    first, run, shown, diffs, restored, applied, removed, again = said
+    assert reader.ran(first) >= {"download", "train_baseline@lite0", "track"}
+    assert reader.ran(run) == {"train_baseline@lite0", "evaluate", "report", "track"}
+    assert "wider" in shown
+    assert re.search(r"params.yaml +baseline.lite0.hidden +16 +512", diffs), diffs
+    assert "reports/scenes/metrics.json" in diffs
+    assert "curves.png" in (reader.folder / "artifacts/plots/index.html").read_text()
+    assert "artifacts/models/baseline/lite0" in restored
+    assert "wider" in applied
+    assert "hidden: 512" in (reader.folder / "params.yaml").read_text()
+    assert "wider" in removed
+    assert reader.ran(again) == {"track"}
+    assert re.search(r"^ok    artifacts ", again, re.MULTILINE), again
+    runs = reader.mlflow_runs()["baseline.lite0"]
+    assert sorted(tags.get("dvc_experiment", "") for tags in runs) == ["", "wider"]
+    assert reader.run("git", "status", "--porcelain") == ""
