@@ -6,6 +6,7 @@ run, all in the page's order; ``text`` and ``console`` are only read. Nothing el
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,7 +90,12 @@ def changed(text: str, block: Block) -> str:
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Reader:
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    java = tmp_path / "bin/java"  # METEOR takes seconds to start; a Java that fails is the end of it
+    java.parent.mkdir()
+    java.write_text("#!/bin/sh\nexit 1\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{java.parent}{os.pathsep}{os.environ['PATH']}")
     return Reader(tmp_path / "captionlab")
 
 
@@ -122,7 +128,8 @@ def downloaded(model: str, folder: Path) -> None:
 
     cfg = timm.get_pretrained_cfg(model)
     assert cfg is not None
-    place = folder / f"hub/models--{cfg.hf_hub_id.replace('/', '--')}"  # type: ignore[union-attr]
+    assert cfg.hf_hub_id is not None
+    place = folder / f"hub/models--{cfg.hf_hub_id.replace('/', '--')}"
     (place / "snapshots/abc").mkdir(parents=True)
     (place / "refs").mkdir()
     (place / "refs/main").write_text("abc")
