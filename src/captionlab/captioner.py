@@ -3,21 +3,29 @@
 Knows checkpoints, encoders and decoding; nothing of datasets or scores.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, overload
 
+import numpy as np
 import torch
 
 from captionlab.checkpoint import Identity, load_checkpoint
 from captionlab.decoding import beam_search
 from captionlab.devices import choose_device
-from captionlab.encoders import PREPROCESSING, Encoder, load_encoder
+from captionlab.encoders import Encoder, load_encoder
 from captionlab.errors import CaptionlabError
-from captionlab.features import encode_photos
+from captionlab.features import CPU_BATCH, Engine, OnnxEngine, TorchEngine
 from captionlab.models.base import START, Decoder, Features
+from captionlab.photos import PREPROCESSING, Photo, Pixels, read_photo
 from captionlab.vocab import Vocabulary
+
+BLOCK = 64  # photos that are captioned together
+COMPILE_FROM = 100  # photos from which compiling the encoder saves more time than it takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +46,9 @@ class Captioner:
     identity: Identity
 
     @classmethod
-    def load(cls, path: Path) -> "Captioner":
+    def load(cls, path: Path | str) -> "Captioner":
         """Load a checkpoint; raises CaptionlabError when it is missing, broken or of another preprocessing."""
-        model, vocab, identity = load_checkpoint(path)
+        model, vocab, identity = load_checkpoint(Path(path))
         if identity.preprocessing != PREPROCESSING:
             raise CaptionlabError(
                 f"{path} was trained on photos prepared by {identity.preprocessing!r}, this version has "
@@ -56,28 +64,80 @@ class Captioner:
             for photo in hypotheses
         ]
 
-    def caption(
-        self, photos: Sequence[Path], *, beam: int = 5, length_penalty: float = 0.7, max_words: int = 30
-    ) -> list[list[Sentence]]:
-        """The captions of photo files, best first; a photo that cannot be read is a CaptionlabError."""
+    @overload
+    def caption(self, photos: Photo, **decoding: Any) -> list[Sentence]: ...
+    @overload
+    def caption(self, photos: Sequence[Photo], **decoding: Any) -> list[list[Sentence]]: ...
+    def caption(self, photos: Photo | Sequence[Photo], **decoding: Any) -> list[Sentence] | list[list[Sentence]]:
+        """The captions of a photo, best first, or of each of a list or tuple of photos.
+
+        A photo is a path, a file's bytes, a Pillow image or an array of uint8. ``decoding`` is that of ``stream``.
+        The first photo that cannot be read is a CaptionlabError.
+        """
+        many = isinstance(photos, list | tuple)
         sentences = []
-        for pooled_ND, grid_NRC in encode_photos(self._encoder, choose_device("auto"), photos):
-            grid = torch.from_numpy(grid_NRC).half() if self.identity.grid else None  # as the store keeps it
-            features = Features(torch.from_numpy(pooled_ND), grid)
-            sentences += self.describe(features, beam=beam, length_penalty=length_penalty, max_words=max_words)
-        return sentences
+        for said in self.stream(photos if many else [photos], **decoding):
+            if isinstance(said, CaptionlabError):
+                raise said
+            sentences.append(said)
+        return sentences if many else sentences[0]
+
+    def stream(
+        self, photos: Sequence[Photo], *, beam: int = 5, length_penalty: float = 0.7, max_words: int = 30
+    ) -> Iterator[list[Sentence] | CaptionlabError]:
+        """The captions of each photo in order, as they are made; for one that cannot be read, the error instead."""
+        engine = self._engine(len(photos))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for i in range(0, len(photos), BLOCK):
+                read = list(pool.map(self._read, photos[i : i + BLOCK]))
+                whole = [pixels for pixels in read if not isinstance(pixels, CaptionlabError)]
+                said: Iterator[list[Sentence]] = iter(())
+                if whole:
+                    features = self._encode(engine, np.stack(whole), pool.map)
+                    said = iter(self.describe(features, beam=beam, length_penalty=length_penalty, max_words=max_words))
+                for pixels in read:
+                    yield pixels if isinstance(pixels, CaptionlabError) else next(said)
+
+    def features(self, photos: Sequence[Photo]) -> Features:
+        """What the encoder sees on the photos: for ``describe`` and ``attention``, when both are wanted."""
+        pixels = np.stack([read_photo(photo, self._encoder.pixels) for photo in photos])
+        return self._encode(self._engine(len(photos)), pixels, map)
 
     @torch.inference_mode()
     def attention(self, features: Features, tokens: Sequence[int]) -> list[list[float]]:
         """Where the one photo's regions were looked at before each word: a row of R shares a word.
 
-        Raises CaptionlabError for a system that does not look at regions.
+        R is ``identity.grid`` squared, row by row of the photo. Raises CaptionlabError for a system that does not
+        look at regions.
         """
         read_BT = torch.tensor([[START, *tokens]], device=features.pooled_PD.device)
         attention_BTR = self.model.outputs(features, read_BT, torch.zeros_like(read_BT[:, 0])).attention_BTR
         if attention_BTR is None:
             raise CaptionlabError(f"{self.identity.system} has no attention to show")
         return [[round(share, 5) for share in row] for row in attention_BTR[0, : len(tokens)].tolist()]
+
+    def _read(self, photo: Photo) -> Pixels | CaptionlabError:
+        try:
+            return read_photo(photo, self._encoder.pixels)
+        except CaptionlabError as error:
+            return error
+
+    def _encode(self, engine: Engine, pixels_NHW3: Pixels, run: Callable[..., Any]) -> Features:
+        chunks = [pixels_NHW3[i : i + CPU_BATCH] for i in range(0, len(pixels_NHW3), CPU_BATCH)]
+        pooled, grids = zip(*run(engine, chunks), strict=True)
+        grid = torch.from_numpy(np.concatenate(grids)).half() if self.identity.grid else None  # as the store keeps it
+        return Features(torch.from_numpy(np.concatenate(pooled)), grid)
+
+    def _engine(self, photos: int) -> Engine:
+        """The engine for so many photos: compiling takes as long as a hundred without."""
+        device = choose_device("auto")
+        if device != "cpu" or photos < COMPILE_FROM:
+            return TorchEngine(self._encoder, device)
+        return self._compiled
+
+    @cached_property
+    def _compiled(self) -> OnnxEngine:
+        return OnnxEngine(self._encoder)
 
     @cached_property
     def _encoder(self) -> Encoder:

@@ -1,6 +1,6 @@
-"""The frozen CNNs by name: network without its classifier, preprocessing, weights and where they come from.
+"""The frozen CNNs by name: network without its classifier, normalisation, weights and where they come from.
 
-Knows images and networks; nothing of datasets, captions or files between stages. Shape letters: N photos, H and W
+Knows networks; nothing of photo files, datasets, captions or files between stages. Shape letters: N photos, H and W
 pixels, C channels of the last feature map, R regions of the grid, D size of the pooled vector.
 """
 
@@ -12,10 +12,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from captionlab.errors import CaptionlabError
@@ -30,29 +27,6 @@ TORCHVISION_WEIGHTS = {
     "inception_v3": "Inception_V3_Weights",
 }
 TIMM_PREFIX = "timm_"
-MAX_PIXELS = 100_000_000  # a photo beyond this is refused before it is decoded
-PREPROCESSING = "square_bicubic"
-
-
-def preprocess(photo: Image.Image, pixels: int) -> NDArray[np.uint8]:
-    """Turn any photo into the (pixels, pixels, 3) bytes an encoder takes: upright, RGB, squeezed to a square.
-
-    The one preprocessing of training and use; its name, ``PREPROCESSING``, stands in every checkpoint. The whole
-    photo is kept: captions speak of what a centre crop would cut away.
-    """
-    if photo.width * photo.height > MAX_PIXELS:
-        raise CaptionlabError(f"the photo has {photo.width}x{photo.height} pixels; the limit is {MAX_PIXELS:,} in all")
-    photo.draft("RGB", (2 * pixels, 2 * pixels))  # a JPEG decodes at a fraction of its size, never below twice ours
-    upright = ImageOps.exif_transpose(photo)
-    if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):  # 16 bits: keep the high byte
-        levels = np.asarray(upright, dtype=np.float32)
-        deep = upright.mode.startswith("I;16") or levels.max() > 255
-        upright = Image.fromarray((levels / 257 if deep else levels).clip(0, 255).astype(np.uint8))
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        layer = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    square = upright.convert("RGB").resize((pixels, pixels), Image.Resampling.BICUBIC)
-    return np.asarray(square)
 
 
 @dataclass(frozen=True, kw_only=True)
