@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
 
-from captionlab.checkpoint import Identity, load_checkpoint
+from captionlab.checkpoint import Identity, Release, load_checkpoint, read_release
 from captionlab.decoding import beam_search
 from captionlab.devices import choose_device
 from captionlab.encoders import Encoder, load_encoder
@@ -24,6 +24,7 @@ from captionlab.models.base import START, Decoder, Features
 from captionlab.photos import PREPROCESSING, Photo, Pixels, read_photo
 from captionlab.vocab import Vocabulary
 
+RELEASED = Path(__file__).parent / "released/captioner.safetensors"  # ships with the package
 BLOCK = 64  # photos that are captioned together
 COMPILE_FROM = 100  # photos from which compiling the encoder saves more time than it takes
 
@@ -44,17 +45,26 @@ class Captioner:
     model: Decoder
     vocab: Vocabulary
     identity: Identity
+    release: Release | None = None
 
     @classmethod
-    def load(cls, path: Path | str) -> "Captioner":
-        """Load a checkpoint; raises CaptionlabError when it is missing, broken or of another preprocessing."""
-        model, vocab, identity = load_checkpoint(Path(path))
+    def load(cls, path: Path | str | None = None) -> "Captioner":
+        """Load a checkpoint, or without a path the captioner that ships with the package.
+
+        Raises CaptionlabError when it is missing, broken or of another preprocessing.
+        """
+        if path is None and not RELEASED.exists():
+            raise CaptionlabError(
+                "this copy of captionlab brings no captioner; name a checkpoint of your own with --model"
+            )
+        path = Path(path or RELEASED)
+        model, vocab, identity = load_checkpoint(path)
         if identity.preprocessing != PREPROCESSING:
             raise CaptionlabError(
                 f"{path} was trained on photos prepared by {identity.preprocessing!r}, this version has "
                 f"{PREPROCESSING!r}; train it again"
             )
-        return cls(model, vocab, identity)
+        return cls(model, vocab, identity, read_release(path))
 
     def describe(self, features: Features, *, beam: int, length_penalty: float, max_words: int) -> list[list[Sentence]]:
         """The captions of each photo, best first, from features of the encoder the system was trained on."""
@@ -69,34 +79,52 @@ class Captioner:
     @overload
     def caption(self, photos: Sequence[Photo], **decoding: Any) -> list[list[Sentence]]: ...
     def caption(self, photos: Photo | Sequence[Photo], **decoding: Any) -> list[Sentence] | list[list[Sentence]]:
-        """The captions of a photo, best first, or of each of a list or tuple of photos.
+        """The captions of a photo, best first, or of each photo of a list or tuple.
 
-        A photo is a path, a file's bytes, a Pillow image or an array of uint8. ``decoding`` is that of ``stream``.
-        The first photo that cannot be read is a CaptionlabError.
+        A photo is a path, a file's bytes, a Pillow image or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
+        ``decoding`` is that of ``stream``. The first photo that cannot be read is a CaptionlabError.
         """
         many = isinstance(photos, list | tuple)
         sentences = []
-        for said in self.stream(photos if many else [photos], **decoding):
+        for said in self.stream(cast(Sequence[Photo], photos) if many else [cast(Photo, photos)], **decoding):
             if isinstance(said, CaptionlabError):
                 raise said
             sentences.append(said)
         return sentences if many else sentences[0]
 
     def stream(
-        self, photos: Sequence[Photo], *, beam: int = 5, length_penalty: float = 0.7, max_words: int = 30
+        self,
+        photos: Sequence[Photo],
+        *,
+        beam: int | None = None,
+        length_penalty: float | None = None,
+        max_words: int | None = None,
     ) -> Iterator[list[Sentence] | CaptionlabError]:
-        """The captions of each photo in order, as they are made; for one that cannot be read, the error instead."""
+        """The captions of each photo in order, as they are made; for one that cannot be read, the error instead.
+
+        A released captioner decodes as it was scored, unless told otherwise; any other with beam 5, length penalty 0.7
+        and up to 30 words.
+        """
+        usual = self.release
+        beam = beam or (usual.beam if usual else 5)
+        max_words = max_words or (usual.max_words if usual else 30)
+        if length_penalty is None:
+            length_penalty = usual.length_penalty if usual else 0.7
         engine = self._engine(len(photos))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for i in range(0, len(photos), BLOCK):
                 read = list(pool.map(self._read, photos[i : i + BLOCK]))
                 whole = [pixels for pixels in read if not isinstance(pixels, CaptionlabError)]
-                said: Iterator[list[Sentence]] = iter(())
+                found: list[list[Sentence]] = []
                 if whole:
                     features = self._encode(engine, np.stack(whole), pool.map)
-                    said = iter(self.describe(features, beam=beam, length_penalty=length_penalty, max_words=max_words))
-                for pixels in read:
-                    yield pixels if isinstance(pixels, CaptionlabError) else next(said)
+                    found = self.describe(features, beam=beam, length_penalty=length_penalty, max_words=max_words)
+                said = iter(found)
+                yield from (pixels if isinstance(pixels, CaptionlabError) else next(said) for pixels in read)
+
+    def warm_up(self) -> None:
+        """Load and compile the encoder now, for a server: not with the first photo, and not only for many."""
+        _ = self._compiled if choose_device("auto") == "cpu" else self._encoder
 
     def features(self, photos: Sequence[Photo]) -> Features:
         """What the encoder sees on the photos: for ``describe`` and ``attention``, when both are wanted."""
@@ -131,9 +159,9 @@ class Captioner:
     def _engine(self, photos: int) -> Engine:
         """The engine for so many photos: compiling takes as long as a hundred without."""
         device = choose_device("auto")
-        if device != "cpu" or photos < COMPILE_FROM:
-            return TorchEngine(self._encoder, device)
-        return self._compiled
+        if device == "cpu" and (photos >= COMPILE_FROM or "_compiled" in self.__dict__):
+            return self._compiled
+        return TorchEngine(self._encoder, device)
 
     @cached_property
     def _compiled(self) -> OnnxEngine:
