@@ -25,7 +25,7 @@ from captionlab.photos import PREPROCESSING, Photo, Pixels, read_photo
 from captionlab.vocab import Vocabulary
 
 RELEASED = Path(__file__).parent / "released/captioner.safetensors"  # ships with the package
-BLOCK = 64  # photos that are captioned together
+BLOCK = 32  # photos that are captioned together
 COMPILE_FROM = 100  # photos from which compiling the encoder saves more time than it takes
 
 
@@ -111,7 +111,7 @@ class Captioner:
         if length_penalty is None:
             length_penalty = usual.length_penalty if usual else 0.7
         engine = self._engine(len(photos))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for i in range(0, len(photos), BLOCK):
                 read = list(pool.map(self._read, photos[i : i + BLOCK]))
                 whole = [pixels for pixels in read if not isinstance(pixels, CaptionlabError)]

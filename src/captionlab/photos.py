@@ -20,6 +20,7 @@ Photo = Path | str | bytes | Image.Image | Pixels
 
 MAX_PIXELS = 100_000_000  # a photo beyond this is refused before it is decoded
 PREPROCESSING = "square_bicubic"
+SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})  # in a folder
 # The common ones first: to meet a later one Pillow imports all its readers. Not among them are EPS and the like, which
 # Pillow hands to other programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
@@ -34,6 +35,7 @@ def read_photo(photo: Photo, pixels: int) -> Pixels:
 def read_upright(photo: Photo, longest: int) -> Image.Image:
     """The photo to look at: as people see it, no side longer than ``longest``. Raises what ``read_photo`` does."""
     with _open(photo) as image:
+        image.draft("RGB", (2 * longest, 2 * longest))
         seen = upright(image)
     seen.thumbnail((longest, longest))
     return seen
@@ -45,15 +47,12 @@ def _open(photo: Photo) -> Iterator[Image.Image]:
     try:
         with _opened(photo) as image:
             if image.width * image.height > MAX_PIXELS:
-                size = f"the photo has {image.width}x{image.height} pixels"
-                raise CaptionlabError(f"{size}; the limit is {MAX_PIXELS:,} in all")
+                raise CaptionlabError(f"it has {image.width}x{image.height} pixels; the limit is {MAX_PIXELS:,} in all")
             yield image
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, CaptionlabError) as error:
         raise CaptionlabError(f"cannot read {_name(photo)}: {_reason(error)}") from error
     except Image.DecompressionBombError as error:
-        raise CaptionlabError(
-            f"cannot read {_name(photo)}: the limit is {MAX_PIXELS:,} pixels; make it smaller"
-        ) from error
+        raise CaptionlabError(f"cannot read {_name(photo)}: it has more than {MAX_PIXELS:,} pixels") from error
 
 
 def preprocess(photo: Image.Image, pixels: int) -> Pixels:
@@ -84,7 +83,12 @@ def _opened(photo: Photo) -> Image.Image:
         case Image.Image():
             return photo.copy()  # the caller's own stays as it is
         case np.ndarray():
-            if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or photo.shape[2:] not in ((), (3,), (4,)):
+            if (
+                photo.dtype != np.uint8
+                or photo.ndim not in (2, 3)
+                or photo.shape[2:] not in ((), (3,), (4,))
+                or not photo.size
+            ):
                 raise CaptionlabError(
                     f"an array {photo.shape} of {photo.dtype}; wanted is (H, W), (H, W, 3) or (H, W, 4) of uint8"
                 )
@@ -96,7 +100,9 @@ def _opened(photo: Photo) -> Image.Image:
 
 
 def _name(photo: Photo) -> str:
-    return f"the photo {photo}" if isinstance(photo, Path | str) else "the photo"
+    if not isinstance(photo, Path | str):
+        return "the photo"
+    return f"the photo {str(photo).encode(errors='surrogateescape').decode(errors='backslashreplace')}"
 
 
 def _reason(error: Exception) -> str:
