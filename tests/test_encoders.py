@@ -60,6 +60,20 @@ def test_lite_features_stay_what_they_are(lites: dict[str, Encoder], name: str) 
 
 
 @pytest.mark.parametrize("name", LITE_PIXELS)
+@pytest.mark.parametrize("pixels", [97, 130])  # odd and even: TensorFlow pads them differently
+def test_lite_is_the_network_of_timm(lites: dict[str, Encoder], name: str, pixels: int) -> None:
+    encoders._import_torchvision()
+    import timm
+
+    theirs = timm.create_model(f"tf_{name}", num_classes=0, global_pool="").eval()
+    body = cast(Any, lites[name].network).body.features
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), body.state_dict().values(), strict=True)))
+    x = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(body(x), theirs(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", LITE_PIXELS)
 def test_lite_recognises_the_photos_of_scikit_learn(lites: dict[str, Encoder], name: str) -> None:
     from sklearn.datasets import load_sample_images
 
