@@ -52,7 +52,7 @@ def release(root: Path, name: str | None = None) -> list[str]:
     save_checkpoint(root / CHECKPOINT, model, captioner.vocab, captioner.identity, made, half=half)
     write_text(root / CARD, card(Captioner.load(root / CHECKPOINT), (root / CHECKPOINT).stat().st_size / 1e6))
     return [
-        f"{name} is released as {CHECKPOINT} ({size:.1f} MB, {made.bits} bits; {made.unchanged:.1%} of its validation "
+        f"{name} is released as {CHECKPOINT} ({size:.1f} MB, {made.bits} bits; {made.unchanged:.2%} of its validation "
         f"captions unchanged), CIDEr {made.scores['cider']:.3f}; its card is {CARD}"
     ]
 
