@@ -20,7 +20,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from captionlab.encoders import Encoder, load_encoder
-from captionlab.features import Floats, encode_photos, read_photo
+from captionlab.features import Floats, encode_photos
+from captionlab.photos import read_photo
 
 Way = Callable[[Encoder, Sequence[Path]], Floats]
 

@@ -36,8 +36,10 @@ ALLOWED = {
     "scoring": "errors metrics records",
     "vocab": "errors files text",
     "datasets": "archives config downloading errors files records",
-    "encoders": "errors files",
-    "features": "encoders errors files",
+    "photos": "errors",
+    "efficientnet_lite": "",
+    "encoders": "efficientnet_lite errors files",
+    "features": "encoders errors files photos",
     "models": "config errors",
     "decoding": "models.base",
     "batches": "errors features models.base records vocab",
@@ -45,7 +47,10 @@ ALLOWED = {
     "losses": "",
     "training": "batches config devices errors files losses models.base",
     "systems": "batches checkpoint config devices errors features files models records tracking training vocab",
-    "captioner": "checkpoint decoding devices encoders errors features models.base vocab",
+    "captioner": "checkpoint decoding devices encoders errors features models.base photos vocab",
+    "attention_map": "",
+    "describing": "attention_map captioner errors files photos",
+    "release": "batches captioner checkpoint errors features files models.base records systems",
     "report": "cider config errors files records text",
     "stages": "batches captioner config datasets devices encoders errors features files metrics records "
     "report systems text tracking training vocab",
@@ -76,6 +81,8 @@ NO_TORCH = (
     "datasets",
     "cider",
     "scoring",
+    "photos",
+    "attention_map",
 )
 
 # These decide no result: they carry values, name places, check parameters or report progress. What of them could
@@ -83,9 +90,13 @@ NO_TORCH = (
 PLUMBING = {f"captionlab.{name}" for name in ("errors", "files", "records", "config", "devices", "tracking", "cli")}
 # build.py imports each system only when it builds it, so a training stage depends on its own system's modules.
 BUILD = "captionlab.models.build"
-# Training opens a store that the encoders filled, and numbers words that the cleaning made. Their work reaches it as
-# data, which DVC watches; the code itself is not run, and must not make hours of training stale.
-ARRIVES_AS_DATA = {("captionlab.features", "captionlab.encoders"), ("captionlab.vocab", "captionlab.text")}
+# Training opens a store that photos and encoders filled, and numbers words that the cleaning made. Their work reaches
+# it as data, which DVC watches; the code itself is not run, and must not make hours of training stale.
+ARRIVES_AS_DATA = {
+    ("captionlab.features", "captionlab.encoders"),
+    ("captionlab.features", "captionlab.photos"),
+    ("captionlab.vocab", "captionlab.text"),
+}
 
 
 def imported(path: Path) -> Iterator[str]:

@@ -101,6 +101,17 @@ def test_a_vocabulary_of_another_size_is_refused(world: "World", tiny: Tiny, pat
         load_checkpoint(path)
 
 
+def describe_as(path: Path, about: str) -> None:
+    save_file(load_file(path), path, metadata={"captionlab": about})
+
+
+def drop(path: Path, key: str) -> None:
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["captionlab"])
+    del about[key]
+    describe_as(path, json.dumps(about))
+
+
 def spoil_other_sizes(path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         config = json.loads(file.metadata()["captionlab"])["config"]
@@ -130,6 +141,21 @@ class Trap:
         (lambda path: change(path, system="oracle"), "unknown system 'oracle'"),
         (lambda path: change(path, vocabulary={"words": []}), "holds no vocabulary"),
         (spoil_other_sizes, "sizes differ from its configuration"),
+        (lambda path: describe_as(path, '"a string"'), "what it says of itself is no JSON object"),
+        (lambda path: describe_as(path, "[" * 100_000), "is not a checkpoint of captionlab"),
+        (lambda path: describe_as(path, "{"), "is not a checkpoint of captionlab"),
+        (lambda path: describe_as(path, "{}"), "another version of captionlab"),
+        (lambda path: change(path, vocabulary="words"), "holds no vocabulary"),
+        (lambda path: change(path, config="none"), "its config is 'none', not of type dict"),
+        (lambda path: change(path, config={}), "missing key baseline.encoder"),
+        (lambda path: change(path, grid="2"), "its grid is '2', not of type int"),
+        (lambda path: change(path, grid=-1), "its grid is -1, not of type int"),
+        (lambda path: change(path, pooled=10**12), "is not a checkpoint of captionlab"),
+        (lambda path: change(path, release="none"), "its release is no JSON object"),
+        (lambda path: change(path, release={"beam": 3}), "too much or too little: bits, dataset, "),
+        (lambda path: drop(path, "encoder"), "too much or too little: encoder"),
+        (lambda path: drop(path, "vocabulary"), "holds no vocabulary"),
+        (lambda path: path.unlink() or path.mkdir(), "is not a checkpoint of captionlab"),
     ],
 )  # fmt: skip
 def test_what_is_no_checkpoint_is_refused_in_one_line(
@@ -138,7 +164,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(
     save(path, world, tiny("baseline"), "baseline")
     spoil(path)
     with pytest.raises(CaptionlabError, match=words) as caught:
-        load_checkpoint(path)
+        Captioner.load(path)
     assert "\n" not in str(caught.value)
     assert not (path.parent / "sprung").exists()
 

@@ -76,7 +76,7 @@ def test_help_lists_every_stage_and_comes_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     listed = set(re.findall(r"^ {2}(\w+) ", done.stdout, re.MULTILINE))
-    assert listed >= STAGES | {"score", "caption", "ui", "doctor"}
+    assert listed >= STAGES | {"score", "caption", "release", "ui", "doctor"}
 
 
 def test_the_installed_command_says_an_error_in_one_line(tmp_path: Path) -> None:
@@ -253,6 +253,9 @@ def test_caption_says_what_it_misses(run: Run, tmp_path: Path) -> None:
     assert err.startswith("captionlab: missing.safetensors")
     assert err.count("\n") == 1
     assert run("caption", "photo.jpg", "--beam", "0")[0] == 2
+    code, out, err = run("release")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"captionlab: {tmp_path}/artifacts/evaluation/scores.json does not exist")
 
 
 def test_the_pages_need_a_free_port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

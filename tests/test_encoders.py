@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captionlab import encoders
-from captionlab.encoders import LITE_PIXELS, Encoder, lite_weights, load_encoder, pool_grid, preprocess
+from captionlab.encoders import LITE_PIXELS, Encoder, lite_weights, load_encoder, pool_grid
 from captionlab.errors import CaptionlabError
 from captionlab.features import TorchEngine, encode_photos
+from captionlab.photos import preprocess
 
 ASSETS = Path(__file__).parent / "assets"
 FLICKR8K = Path(__file__).parents[1] / "../shared/flickr8k"
@@ -56,6 +57,20 @@ def test_lite_features_stay_what_they_are(lites: dict[str, Encoder], name: str) 
     assert encoder.weights_digest == golden["weights"]
     assert [pooled_ND.mean(), pooled_ND.std()] == pytest.approx(golden["mean_std"], abs=1e-3)
     assert pooled_ND[0, :8] == pytest.approx(golden["first"], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", LITE_PIXELS)
+@pytest.mark.parametrize("pixels", [97, 130])  # odd and even: TensorFlow pads them differently
+def test_lite_is_the_network_of_timm(lites: dict[str, Encoder], name: str, pixels: int) -> None:
+    encoders._import_torchvision()
+    import timm
+
+    theirs = timm.create_model(f"tf_{name}", num_classes=0, global_pool="").eval()
+    body = cast(Any, lites[name].network).body.features
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), body.state_dict().values(), strict=True)))
+    x = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(body(x), theirs(x), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", LITE_PIXELS)
@@ -270,90 +285,3 @@ def test_timm_models_with_weights(monkeypatch: pytest.MonkeyPatch, model: str, c
     encoder = load_encoder(f"timm_{model}", grid=3)
     pooled_ND, grid_NRC = TorchEngine(encoder, "cpu")(drawn(encoder.pixels))
     assert grid_NRC.shape == (1, 9, pooled_ND.shape[1])
-
-
-# preprocessing
-
-PIXELS = 64
-
-
-def reopened(photo: Image.Image, kind: str, **options: Any) -> Image.Image:
-    out = io.BytesIO()
-    photo.save(out, kind, **options)
-    return Image.open(out)
-
-
-def corners(photo: Image.Image) -> list[list[int]]:
-    """The colours near the four corners: top left, top right, bottom left, bottom right."""
-    pixels = preprocess(photo, PIXELS)
-    assert pixels.shape == (PIXELS, PIXELS, 3)
-    assert pixels.dtype == np.uint8
-    return [pixels[y, x].tolist() for y in (8, -9) for x in (8, -9)]
-
-
-def flag(mode: str = "RGB", size: tuple[int, int] = (200, 120)) -> Image.Image:
-    """Red, green / blue, white quarters."""
-    photo = Image.new("RGB", size)
-    w, h = size[0] // 2, size[1] // 2
-    for box, colour in zip([(0, 0), (w, 0), (0, h), (w, h)], ["#ff0000", "#00ff00", "#0000ff", "#ffffff"], strict=True):
-        photo.paste(Image.new("RGB", (w, h), colour), box)
-    return photo.convert(mode)
-
-
-RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
-
-
-def test_a_plain_photo_and_one_lying_on_its_side() -> None:
-    assert corners(reopened(flag(), "PNG")) == [RED, GREEN, BLUE, WHITE]
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
-    assert corners(reopened(flag(), "PNG", exif=exif)) == [BLUE, RED, WHITE, GREEN]
-
-
-def test_greyscale_of_8_and_16_bits() -> None:
-    grey = np.tile(np.linspace(0, 255, 50).astype(np.uint8), (40, 1))
-    eight = preprocess(reopened(Image.fromarray(grey), "PNG"), PIXELS)
-    assert (eight[..., 0] == eight[..., 2]).all()
-    assert np.ptp(eight) > 240
-    sixteen = reopened(Image.fromarray(grey.astype(np.uint16) * 257), "PNG")
-    assert sixteen.mode.startswith("I;16")
-    np.testing.assert_allclose(preprocess(sixteen, PIXELS).astype(int), eight, atol=1)
-    dark = reopened(Image.fromarray(grey.astype(np.uint16)), "PNG")  # 16 bits, all but black
-    assert preprocess(dark, PIXELS).max() <= 1
-    floats = reopened(Image.fromarray(grey.astype(np.float32)), "TIFF")
-    assert floats.mode == "F"
-    np.testing.assert_allclose(preprocess(floats, PIXELS).astype(int), eight, atol=1)
-
-
-def test_other_colour_models() -> None:
-    cmyk = reopened(flag("CMYK"), "JPEG", quality=95)
-    assert cmyk.mode == "CMYK"
-    np.testing.assert_allclose(corners(cmyk), [RED, GREEN, BLUE, WHITE], atol=12)
-    np.testing.assert_array_equal(corners(reopened(flag("1"), "PNG"))[3], WHITE)
-    np.testing.assert_array_equal(corners(reopened(flag("P"), "GIF")), [RED, GREEN, BLUE, WHITE])
-
-
-def test_what_is_transparent_is_white() -> None:
-    layer = flag("RGBA")
-    layer.paste((9, 9, 9, 0), (0, 0, 100, 60))  # the red quarter, clear
-    assert corners(reopened(layer, "PNG")) == [WHITE, GREEN, BLUE, WHITE]
-    palette = flag("P")
-    red = palette.getpixel((0, 0))
-    assert corners(reopened(palette, "PNG", transparency=red)) == [WHITE, GREEN, BLUE, WHITE]
-    assert corners(reopened(flag("L"), "PNG", transparency=flag("L").getpixel((0, 0))))[0] == WHITE
-
-
-def test_a_wide_jpeg_decodes_small_to_the_same_picture() -> None:
-    wide = reopened(flag(size=(3000, 300)), "JPEG", quality=95)
-    small = preprocess(wide, PIXELS)
-    whole = preprocess(reopened(flag(size=(3000, 300)), "PNG"), PIXELS)
-    assert wide.size[1] >= 2 * PIXELS
-    assert abs(small.astype(int) - whole).mean() < 3
-    large = reopened(flag(size=(2000, 1600)), "JPEG")
-    preprocess(large, PIXELS)
-    assert large.size == (250, 200)  # an eighth: decoded at a fraction of its cost
-
-
-def test_a_huge_photo_is_refused_before_it_is_decoded() -> None:
-    with pytest.raises(CaptionlabError, match="the photo has 20000x6000 pixels; the limit is 100,000,000 in all"):
-        preprocess(Image.new("1", (20_000, 6_000)), PIXELS)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from captionlab import release as releasing
 from captionlab import systems, training
 from captionlab.captioner import Captioner, Sentence
 from captionlab.config import SYSTEMS, EncoderParams, ExtractFeaturesParams, Params, SystemParams, TrainingParams
@@ -21,6 +22,7 @@ from captionlab.features import open_store
 from captionlab.files import read_json, read_jsonl, write_json, write_jsonl
 from captionlab.metrics import score
 from captionlab.records import CAPTIONS, DATASET, EVALUATION, FEATURES, MODELS, VOCAB, Split
+from captionlab.release import CARD, CHECKPOINT, release
 from captionlab.stages.evaluate import Evaluated, _best_scores, _score, evaluate
 from captionlab.stages.train_attention import train_attention
 from captionlab.stages.train_baseline import train_baseline
@@ -274,6 +276,106 @@ def test_evaluated_twice_gives_the_same_bytes(evaluated: Path, params: Params) -
     before = digests(evaluated / EVALUATION)
     evaluate(params, evaluated)
     assert digests(evaluated / EVALUATION) == before
+
+
+@pytest.fixture
+def shop(evaluated: Path, tmp_path: Path) -> Path:
+    """A copy of the tree to release from."""
+    shutil.copytree(evaluated / "artifacts", tmp_path / "shop/artifacts")
+    manifest = read_json(evaluated / DATASET / "manifest.json")
+    write_json(tmp_path / "shop" / DATASET / "manifest.json", manifest | {"splits": {"train": 6, "val": 3, "test": 3}})
+    return tmp_path / "shop"
+
+
+def best_of(root: Path, name: str) -> dict[str, Any]:
+    """The strict test scores of a system's best decoding, and its beam."""
+    entries = read_json(root / EVALUATION / "scores.json")["systems"]
+    (entry,) = (entry for entry in entries if f"{entry['system']}.{entry['config']}" == name)
+    (decoded,) = (
+        each for each in entry["decodings"]
+        if (each["decoding"], each["split"], each["protocol"]) == (entry["best_decoding"], "test", "strict")
+    )  # fmt: skip
+    return {"beam": decoded["beam"], "scores": decoded["scores"]}
+
+
+@pytest.mark.parametrize("name", [f"{system}.tiny" for system in NAMES])
+def test_a_released_system_says_the_same_and_carries_its_scores(shop: Path, world: "World", name: str) -> None:
+    (line,) = release(shop, name)
+    assert line.startswith(f"{name} is released as src/captionlab/released/captioner.safetensors (0.0 MB, 16 bits; ")
+    system = name.split(".")[0]
+    ours = Captioner.load(shop / CHECKPOINT)
+    theirs = Captioner.load(shop / MODELS / system / "tiny/checkpoint.safetensors")
+    assert theirs.release is None
+    assert ours.release is not None
+    expected = best_of(shop, name)
+    assert (ours.release.beam, ours.release.scores) == (expected["beam"], expected["scores"])
+    assert (ours.release.dataset_digest, ours.release.length_penalty, ours.release.max_words) == ("abc", 0.7, 7)
+    assert ours.vocab == theirs.vocab
+    assert ours.identity == theirs.identity
+    assert (shop / CHECKPOINT).stat().st_size < (shop / MODELS / system / "tiny/checkpoint.safetensors").stat().st_size
+    features = world.split("test", system == "attention").features(range(3))
+    said = [each.describe(features, beam=3, length_penalty=0.7, max_words=7) for each in (ours, theirs)]
+    assert [photo[0].tokens for photo in said[0]] == [photo[0].tokens for photo in said[1]]
+    card = (shop / CARD).read_text(encoding="utf-8")
+    assert f"| CIDEr-D | {expected['scores']['cider']:.3f} |" in card
+    assert "n/a (needs Java)" in card
+    assert "Language bias" not in card
+
+
+def test_the_best_on_validation_is_released_with_what_evaluate_found(shop: Path) -> None:
+    scores = read_json(shop / EVALUATION / "scores.json")
+    for entry in scores["systems"]:
+        for each in entry["decodings"]:
+            # what is best on test has no say
+            if each["protocol"] == "strict":
+                each["scores"]["cider"] = 9.0 if (each["split"] == "val") == (entry["system"] == "modified") else 1.0
+    write_json(shop / EVALUATION / "scores.json", scores)
+    name = "modified.tiny"
+    per_score = {"bleu_4": 0.5, "cider": 1.0}
+    write_json(shop / EVALUATION / "diagnostics.json", {
+        "intervals": {name: {"cider": [0.25, 1.75]}},
+        "systems": {name: {
+            "language_bias": {way: per_score for way in ("right", "wrong", "without", "earned")},
+            "complaints": {
+                "distinct": 0.5, "repeated": 0.25, "copied": 0.125, "words": 7, "length": 4.5,
+                "colours": {"precision": 0.75}, "counts": {"precision": None},
+            },
+        }},
+    })  # fmt: skip
+    (line,) = release(shop)
+    assert line.startswith("modified.tiny ")
+    card = (shop / CARD).read_text(encoding="utf-8")
+    assert "| CIDEr-D | 1.000 [0.250, 1.750] |" in card
+    assert "| CIDEr-D | 1.000 | 1.000 | 1.000 | 1.000 |" in card
+    assert "50 % of the captions are different" in card
+    assert "Of the colours it names, 75 %" in card
+    assert "Of the counts" not in card
+    before = digests(shop / "src") | digests(shop / "docs")
+    release(shop)
+    assert digests(shop / "src") | digests(shop / "docs") == before
+
+
+def test_weights_that_16_bits_would_change_stay_in_32(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releasing, "MIN_UNCHANGED", 1.1)
+    (line,) = release(shop, "baseline.tiny")
+    assert "32 bits" in line
+    loaded = Captioner.load(shop / CHECKPOINT)
+    assert loaded.release is not None
+    assert (loaded.release.bits, loaded.release.unchanged) == (32, 1.0)
+    original = Captioner.load(shop / MODELS / "baseline/tiny/checkpoint.safetensors").model.state_dict()
+    assert all(value.equal(original[key]) for key, value in loaded.model.state_dict().items())
+
+
+def test_what_cannot_be_released_is_refused(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CaptionlabError, match=r"'oracle' is not trained and scored; there are attention\.tiny, base"):
+        release(shop, "oracle")
+    monkeypatch.setattr(releasing, "MAX_MEGABYTES", 0.001)
+    with pytest.raises(CaptionlabError, match=r"baseline\.tiny takes 0\.0 MB, more than the 0\.001 of a release"):
+        release(shop, "baseline.tiny")
+    assert not (shop / "src").exists()
+    shutil.rmtree(shop / MODELS)
+    with pytest.raises(CaptionlabError, match="no trained and scored system to release; run dvc repro"):
+        release(shop)
 
 
 @pytest.fixture

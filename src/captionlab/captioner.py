@@ -3,21 +3,30 @@
 Knows checkpoints, encoders and decoding; nothing of datasets or scores.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast, overload
 
+import numpy as np
 import torch
 
-from captionlab.checkpoint import Identity, load_checkpoint
+from captionlab.checkpoint import Identity, Release, load_checkpoint, read_release
 from captionlab.decoding import beam_search
 from captionlab.devices import choose_device
-from captionlab.encoders import PREPROCESSING, Encoder, load_encoder
+from captionlab.encoders import Encoder, load_encoder
 from captionlab.errors import CaptionlabError
-from captionlab.features import encode_photos
+from captionlab.features import CPU_BATCH, Engine, OnnxEngine, TorchEngine
 from captionlab.models.base import START, Decoder, Features
+from captionlab.photos import PREPROCESSING, Photo, Pixels, read_photo
 from captionlab.vocab import Vocabulary
+
+RELEASED = Path(__file__).parent / "released/captioner.safetensors"  # ships with the package
+BLOCK = 32  # photos that are captioned together
+COMPILE_FROM = 100  # photos from which compiling the encoder saves more time than it takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +45,26 @@ class Captioner:
     model: Decoder
     vocab: Vocabulary
     identity: Identity
+    release: Release | None = None
 
     @classmethod
-    def load(cls, path: Path) -> "Captioner":
-        """Load a checkpoint; raises CaptionlabError when it is missing, broken or of another preprocessing."""
+    def load(cls, path: Path | str | None = None) -> "Captioner":
+        """Load a checkpoint, or without a path the captioner that ships with the package.
+
+        Raises CaptionlabError when it is missing, broken or of another preprocessing.
+        """
+        if path is None and not RELEASED.exists():
+            raise CaptionlabError(
+                "this copy of captionlab brings no captioner; name a checkpoint of your own with --model"
+            )
+        path = Path(path or RELEASED)
         model, vocab, identity = load_checkpoint(path)
         if identity.preprocessing != PREPROCESSING:
             raise CaptionlabError(
                 f"{path} was trained on photos prepared by {identity.preprocessing!r}, this version has "
                 f"{PREPROCESSING!r}; train it again"
             )
-        return cls(model, vocab, identity)
+        return cls(model, vocab, identity, read_release(path))
 
     def describe(self, features: Features, *, beam: int, length_penalty: float, max_words: int) -> list[list[Sentence]]:
         """The captions of each photo, best first, from features of the encoder the system was trained on."""
@@ -56,28 +74,98 @@ class Captioner:
             for photo in hypotheses
         ]
 
-    def caption(
-        self, photos: Sequence[Path], *, beam: int = 5, length_penalty: float = 0.7, max_words: int = 30
-    ) -> list[list[Sentence]]:
-        """The captions of photo files, best first; a photo that cannot be read is a CaptionlabError."""
+    @overload
+    def caption(self, photos: Photo, **decoding: Any) -> list[Sentence]: ...
+    @overload
+    def caption(self, photos: Sequence[Photo], **decoding: Any) -> list[list[Sentence]]: ...
+    def caption(self, photos: Photo | Sequence[Photo], **decoding: Any) -> list[Sentence] | list[list[Sentence]]:
+        """The captions of a photo, best first, or of each photo of a list or tuple.
+
+        A photo is a path, a file's bytes, a Pillow image or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
+        ``decoding`` is that of ``stream``. The first photo that cannot be read is a CaptionlabError.
+        """
+        many = isinstance(photos, list | tuple)
         sentences = []
-        for pooled_ND, grid_NRC in encode_photos(self._encoder, choose_device("auto"), photos):
-            grid = torch.from_numpy(grid_NRC).half() if self.identity.grid else None  # as the store keeps it
-            features = Features(torch.from_numpy(pooled_ND), grid)
-            sentences += self.describe(features, beam=beam, length_penalty=length_penalty, max_words=max_words)
-        return sentences
+        for said in self.stream(cast(Sequence[Photo], photos) if many else [cast(Photo, photos)], **decoding):
+            if isinstance(said, CaptionlabError):
+                raise said
+            sentences.append(said)
+        return sentences if many else sentences[0]
+
+    def stream(
+        self,
+        photos: Sequence[Photo],
+        *,
+        beam: int | None = None,
+        length_penalty: float | None = None,
+        max_words: int | None = None,
+    ) -> Iterator[list[Sentence] | CaptionlabError]:
+        """The captions of each photo in order, as they are made; for one that cannot be read, the error instead.
+
+        A released captioner decodes as it was scored, unless told otherwise; any other with beam 5, length penalty 0.7
+        and up to 30 words.
+        """
+        usual = self.release
+        beam = beam or (usual.beam if usual else 5)
+        max_words = max_words or (usual.max_words if usual else 30)
+        if length_penalty is None:
+            length_penalty = usual.length_penalty if usual else 0.7
+        engine = self._engine(len(photos))
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for i in range(0, len(photos), BLOCK):
+                read = list(pool.map(self._read, photos[i : i + BLOCK]))
+                whole = [pixels for pixels in read if not isinstance(pixels, CaptionlabError)]
+                found: list[list[Sentence]] = []
+                if whole:
+                    features = self._encode(engine, np.stack(whole), pool.map)
+                    found = self.describe(features, beam=beam, length_penalty=length_penalty, max_words=max_words)
+                said = iter(found)
+                yield from (pixels if isinstance(pixels, CaptionlabError) else next(said) for pixels in read)
+
+    def warm_up(self) -> None:
+        """Load and compile the encoder now, for a server: not with the first photo, and not only for many."""
+        _ = self._compiled if choose_device("auto") == "cpu" else self._encoder
+
+    def features(self, photos: Sequence[Photo]) -> Features:
+        """What the encoder sees on the photos: for ``describe`` and ``attention``, when both are wanted."""
+        pixels = np.stack([read_photo(photo, self._encoder.pixels) for photo in photos])
+        return self._encode(self._engine(len(photos)), pixels, map)
 
     @torch.inference_mode()
     def attention(self, features: Features, tokens: Sequence[int]) -> list[list[float]]:
         """Where the one photo's regions were looked at before each word: a row of R shares a word.
 
-        Raises CaptionlabError for a system that does not look at regions.
+        R is ``identity.grid`` squared, row by row of the photo. Raises CaptionlabError for a system that does not
+        look at regions.
         """
         read_BT = torch.tensor([[START, *tokens]], device=features.pooled_PD.device)
         attention_BTR = self.model.outputs(features, read_BT, torch.zeros_like(read_BT[:, 0])).attention_BTR
         if attention_BTR is None:
             raise CaptionlabError(f"{self.identity.system} has no attention to show")
         return [[round(share, 5) for share in row] for row in attention_BTR[0, : len(tokens)].tolist()]
+
+    def _read(self, photo: Photo) -> Pixels | CaptionlabError:
+        try:
+            return read_photo(photo, self._encoder.pixels)
+        except CaptionlabError as error:
+            return error
+
+    def _encode(self, engine: Engine, pixels_NHW3: Pixels, run: Callable[..., Any]) -> Features:
+        chunks = [pixels_NHW3[i : i + CPU_BATCH] for i in range(0, len(pixels_NHW3), CPU_BATCH)]
+        pooled, grids = zip(*run(engine, chunks), strict=True)
+        grid = torch.from_numpy(np.concatenate(grids)).half() if self.identity.grid else None  # as the store keeps it
+        return Features(torch.from_numpy(np.concatenate(pooled)), grid)
+
+    def _engine(self, photos: int) -> Engine:
+        """The engine for so many photos: compiling takes as long as a hundred without."""
+        device = choose_device("auto")
+        if device == "cpu" and (photos >= COMPILE_FROM or "_compiled" in self.__dict__):
+            return self._compiled
+        return TorchEngine(self._encoder, device)
+
+    @cached_property
+    def _compiled(self) -> OnnxEngine:
+        return OnnxEngine(self._encoder)
 
     @cached_property
     def _encoder(self) -> Encoder:

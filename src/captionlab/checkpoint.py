@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -37,11 +38,39 @@ class Identity:
     training_key: str
 
 
-def save_checkpoint(path: Path, model: Decoder, vocab: Vocabulary, identity: Identity) -> None:
-    """Write weights and identity atomically; the same model gives the same bytes."""
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What a released system is known for: its data, the decoding chosen on validation, and its scores on test."""
+
+    dataset: str
+    dataset_digest: str
+    photos: dict[str, Any]  # by split
+    beam: int
+    length_penalty: float
+    max_words: int
+    scores: dict[str, Any]  # strict protocol, 0 to 1, CIDEr-D 0 to 10; None where it could not be had
+    intervals: dict[str, Any]  # 95 %, [low, high] by score; empty where they were not computed
+    diagnostics: dict[str, Any]  # what evaluate found besides; may be empty
+    bits: int  # of a stored weight
+    unchanged: float  # share of the validation captions that are those of the 32-bit weights
+
+
+def save_checkpoint(
+    path: Path, model: Decoder, vocab: Vocabulary, identity: Identity, release: Release | None = None, *,
+    half: bool = False,
+) -> None:  # fmt: skip
+    """Write weights and identity atomically; the same model gives the same bytes.
+
+    With ``half`` the matrices are stored in 16 bits; biases and the features' means and deviations stay as they are.
+    """
     about = {"format": FORMAT, **dataclasses.asdict(identity), "vocabulary": vocab.to_json()}
+    if release:
+        about["release"] = dataclasses.asdict(release)
+    tensors = unique_tensors(model)
+    if half:
+        tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
     with atomic_file(path) as temporary:
-        save_file(unique_tensors(model), temporary, metadata={"captionlab": json.dumps(about, ensure_ascii=False)})
+        save_file(tensors, temporary, metadata={"captionlab": json.dumps(about, ensure_ascii=False)})
 
 
 def load_checkpoint(path: Path) -> tuple[Decoder, Vocabulary, Identity]:
@@ -50,25 +79,71 @@ def load_checkpoint(path: Path) -> tuple[Decoder, Vocabulary, Identity]:
     Raises CaptionlabError when the file is missing, broken, of another format, or when its vocabulary and weights
     do not belong together (both sizes are named).
     """
+    about = _read_about(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise _no_checkpoint(path, error) from error
+    vocab = Vocabulary.from_json(about.pop("vocabulary", None), str(path))
+    about.pop("release", None)
+    identity = _build(Identity, about, path)
+    words = tensors["embedding.weight"].shape[:1] if "embedding.weight" in tensors else ()
+    if words != (len(vocab),):
+        raise CaptionlabError(
+            f"{path}: the weights know {words[0] if words else 0} words, the vocabulary {len(vocab)}; they do not match"
+        )
+    config = build_system(identity.system, identity.config)
+    try:
+        model = build_model(config, vocab=len(vocab), pooled=identity.pooled, channels=identity.channels)
+    except RuntimeError as error:  # a negative size, or one that no memory holds
+        raise _no_checkpoint(path, error) from error
+    restore(model, tensors, str(path))
+    return model.eval(), vocab, identity
+
+
+def read_release(path: Path) -> Release | None:
+    """What a checkpoint says of its release; None where it is not a released one. Reads no weights."""
+    release = _read_about(path).get("release")
+    return None if release is None else _build(Release, release, path)
+
+
+def _read_about(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["captionlab"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        if about.pop("format") != FORMAT:
-            raise CaptionlabError(f"{path} was written by another version of captionlab; train it again")
-        vocab = Vocabulary.from_json(about.pop("vocabulary"), str(path))
-        identity = Identity(**about)
     except FileNotFoundError:
         raise CaptionlabError(f"{path} does not exist; train the system first (dvc repro)") from None
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise CaptionlabError(f"{path} is not a checkpoint of captionlab ({error}); train the system again") from error
-    words = tensors["embedding.weight"].shape[0] if "embedding.weight" in tensors else 0
-    if words != len(vocab):
-        raise CaptionlabError(f"{path}: the weights know {words} words, the vocabulary {len(vocab)}; they do not match")
-    config = build_system(identity.system, identity.config)
-    model = build_model(config, vocab=len(vocab), pooled=identity.pooled, channels=identity.channels)
-    restore(model, tensors, str(path))
-    return model.eval(), vocab, identity
+    except KeyError:
+        raise _no_checkpoint(path, "it does not say what it holds") from None
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
+        raise _no_checkpoint(path, error) from error
+    if not isinstance(about, dict):
+        raise _no_checkpoint(path, "what it says of itself is no JSON object")
+    if about.pop("format", None) != FORMAT:
+        raise CaptionlabError(f"{path} was written by another version of captionlab; train it again")
+    return about
+
+
+Described = TypeVar("Described", Identity, Release)
+
+
+def _build(kind: type[Described], value: Any, path: Path) -> Described:
+    """Build a description from JSON; a key that is missing, unknown or of another type is named."""
+    if not isinstance(value, dict):
+        raise _no_checkpoint(path, f"its {kind.__name__.lower()} is no JSON object")
+    types = {name: typing.get_origin(hint) or hint for name, hint in typing.get_type_hints(kind).items()}
+    if odd := sorted(types.keys() ^ value.keys()):
+        raise _no_checkpoint(path, f"it says too much or too little: {', '.join(odd)}")
+    for name, wanted in types.items():
+        if type(value[name]) is not wanted or (wanted is int and value[name] < 0):
+            raise _no_checkpoint(path, f"its {name} is {value[name]!r}, not of type {wanted.__name__}")
+    return kind(**value)
+
+
+def _no_checkpoint(path: Path, reason: object) -> CaptionlabError:
+    line = " ".join(str(reason).split()) or type(reason).__name__
+    return CaptionlabError(f"{path} is not a checkpoint of captionlab ({line[:200]}); train the system again")
 
 
 def unique_tensors(model: nn.Module) -> dict[str, Tensor]:

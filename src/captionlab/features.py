@@ -18,26 +18,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
-from captionlab.encoders import PREPROCESSING, Encoder, preprocess
+from captionlab.encoders import Encoder
 from captionlab.errors import CaptionlabError
 from captionlab.files import digest_of, read_json, write_json
+from captionlab.photos import PREPROCESSING, Pixels, read_photo
 
-Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 BLOCK = 256  # photos between two records of progress
 CPU_BATCH = 4  # a few photos keep a core's cache warm; larger batches were slower
-
-
-def read_photo(path: Path, pixels: int) -> Pixels:
-    """Decode and preprocess one photo; one that cannot be decoded is a CaptionlabError that names it."""
-    try:
-        with Image.open(path) as photo:
-            return preprocess(photo, pixels)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, CaptionlabError) as error:
-        raise CaptionlabError(f"cannot read the photo {path.name}: {error}") from error
 
 
 class Engine(Protocol):

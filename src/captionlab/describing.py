@@ -1,0 +1,117 @@
+"""What ``captionlab caption`` does: photos by name in, a line each on standard output, complaints on standard error.
+
+Knows names and streams; reading and captioning is the captioner's.
+"""
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from captionlab.attention_map import TILE, attention_map
+from captionlab.captioner import Captioner, Sentence
+from captionlab.errors import CaptionlabError
+from captionlab.files import atomic_file
+from captionlab.photos import SUFFIXES, Photo, read_upright
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A photo and what its user calls it."""
+
+    name: str
+    photo: Photo
+
+
+def describe(
+    names: Sequence[str],
+    *,
+    model: Path | None,
+    beam: int | None,
+    top: int | None,
+    as_json: bool,
+    attention: Path | None,
+) -> bool:
+    """Print the captions of photos and folders of photos as they are made; returns whether all could be read.
+
+    A photo that cannot be read is a line on standard error. Raises CaptionlabError when there is nothing to do it with
+    or when ``attention``, where the map of the one photo goes, cannot be drawn.
+    """
+    photos, empty = _collect(names)
+    for folder in empty:
+        _complain(f"no photos in {folder}; known are {', '.join(sorted(SUFFIXES))}")
+    if not photos:
+        return False
+    captioner = Captioner.load(model)
+    warnings.filterwarnings("ignore", module="PIL")  # what a photo's reader shrugs at is not the user's to mend
+    whole = not empty
+    with tqdm(total=len(photos), unit="photo", disable=True if len(photos) == 1 else None, leave=False) as bar:
+        for named, said in zip(photos, captioner.stream([each.photo for each in photos], beam=beam), strict=True):
+            if isinstance(said, CaptionlabError):
+                whole = False
+                with bar.external_write_mode():
+                    _complain(f"{named.name}: {said}" if named.name == STDIN else str(said))
+            else:
+                with bar.external_write_mode():
+                    for line in _lines(named.name, said, top, as_json, len(photos) > 1):
+                        print(line, flush=True)
+                if attention:
+                    _draw(captioner, named.photo, said[0], attention)
+            bar.update()
+    return whole
+
+
+def _collect(names: Sequence[str]) -> tuple[list[Named], list[str]]:
+    """The photos, those of a folder and its folders sorted by name, and the folders that hold none."""
+    photos: list[Named] = []
+    empty = []
+    for name in names:
+        if name == STDIN:
+            photos.append(Named(STDIN, sys.stdin.buffer.read()))
+        elif Path(name).is_dir():
+            inside = sorted(_walk(Path(name)))
+            photos += [Named(_printable(path), path) for path in inside]
+            if not inside:
+                empty.append(_printable(Path(name)))
+        else:
+            photos.append(Named(_printable(Path(name)), Path(name)))
+    return photos, empty
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+            yield path
+
+
+def _lines(name: str, said: Sequence[Sentence], top: int | None, as_json: bool, named: bool) -> Iterator[str]:
+    if as_json:
+        best, *others = (
+            {"caption": sentence.caption, "log_prob": round(sentence.log_prob, 4)} for sentence in said[:top]
+        )
+        yield json.dumps({"image": name, **best, "alternatives": others}, ensure_ascii=False)
+    else:
+        yield from (f"{name}\t{sentence.caption}" if named else sentence.caption for sentence in said[: top or 1])
+
+
+def _draw(captioner: Captioner, photo: Photo, sentence: Sentence, out: Path) -> None:
+    weights_TR = captioner.attention(captioner.features([photo]), sentence.tokens)
+    sheet = attention_map(read_upright(photo, TILE), sentence.caption.split(), weights_TR)
+    with atomic_file(out) as temporary:
+        sheet.save(temporary, "PNG")
+
+
+def _complain(line: str) -> None:
+    print(f"captionlab: {line}", file=sys.stderr, flush=True)
+
+
+def _printable(path: Path) -> str:
+    """The path; bytes of its name that are no text stand as escapes."""
+    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
