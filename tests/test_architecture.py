@@ -78,9 +78,9 @@ NO_TORCH = (
 # These decide no result: they carry values, name places, check parameters or report progress. What of them could
 # change a result, the parameters' values, DVC watches itself. Listed, any edit would make every stage stale.
 PLUMBING = {f"captionlab.{name}" for name in ("errors", "files", "records", "config", "devices", "tracking", "cli")}
-# build.py imports each system only when it builds it, so a training stage depends on its own system's modules.
+# build.py imports each system only when it builds it, so a training stage depends on its own system's kinds.
 BUILD = "captionlab.models.build"
-SYSTEMS = {"baseline", "modified", "attention"}
+KINDS = {"baseline": {"baseline"}, "modified": {"modified", "merge"}, "attention": {"attention", "states"}}
 # Training opens a store that the encoders filled, and numbers words that the cleaning made. Their work reaches it as
 # data, which DVC watches; the code itself is not run, and must not make hours of training stale.
 ARRIVES_AS_DATA = {("captionlab.features", "captionlab.encoders"), ("captionlab.vocab", "captionlab.text")}
@@ -167,7 +167,7 @@ def closure(start: str, trains: str | None = None) -> set[str]:
         if trains:
             names -= {name for name in names if (module, name) in ARRIVES_AS_DATA}
             if module == BUILD:
-                names -= {f"captionlab.models.{other}" for other in SYSTEMS - {trains}}
+                names -= {f"captionlab.models.{kind}" for other in KINDS.keys() - {trains} for kind in KINDS[other]}
         ahead += names
     return reached
 
