@@ -48,6 +48,7 @@ ALLOWED = {
     "stages": "batches captioner config datasets devices encoders errors features files metrics records "
     "report systems text tracking training vocab",
     "ui": "errors tracking",
+    "presets": "config errors files",
     "cli": "*",
 }
 ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know them
@@ -73,6 +74,7 @@ NO_TORCH = (
     "datasets",
     "cider",
     "scoring",
+    "presets",
 )
 
 # These decide no result: they carry values, name places, check parameters or report progress. What of them could
