@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro flickr8k test check format ui clean
+.PHONY: repro flickr8k report_a report_a_lite report_b report_b_lite image_places test check format ui clean
 
 repro: .venv/.installed
 	dvc repro
@@ -26,6 +26,11 @@ flickr8k: .venv/.installed
 	dvc exp run -S dataset.name=flickr8k -S dataset.source=$(SOURCE) $(LARGER)
 	@echo
 	@echo "The comparison: reports/flickr8k/comparison.html; photos and captions: reports/flickr8k/gallery/index.html"
+
+# make report_a [SOURCE=...]: presets/report_a.yaml, and so on; params.yaml is changed, `git checkout` goes back.
+report_a report_a_lite report_b report_b_lite image_places: .venv/.installed
+	captionlab preset $@
+	dvc exp run -S dataset.source=$(SOURCE)
 
 test: .venv/.installed check
 	pytest

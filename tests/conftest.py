@@ -19,9 +19,13 @@ from captionlab.records import Caption, Split
 from captionlab.vocab import Vocabulary
 
 SPLITS: dict[Split, int] = {"train": 6, "val": 3, "test": 3}
-OWN: dict[str, dict[str, Any]] = {"baseline": {}, "modified": {"repeats": 3}, "attention": {
-    "attention": 6, "memory": 5, "doubly_stochastic": 0.0, "teacher_forcing": True, "tied": False,
-}}  # fmt: skip
+OWN: dict[str, dict[str, Any]] = {  # by system, or by kind where it is not the system's first
+    "baseline": {},
+    "modified": {"repeats": 3},
+    "merge": {"dense": 6},
+    "attention": {"attention": 6, "memory": 5, "doubly_stochastic": 0.0, "teacher_forcing": True, "tied": False},
+    "states": {"attention": 6, "dense": 5},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +74,7 @@ def tiny() -> Callable[..., SystemParams]:
 
     def config(system: str, **changes: Any) -> SystemParams:
         values: dict[str, Any] = {"encoder": "tiny", "input": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
-        return build_system(system, values | OWN.get(system, {}) | changes)
+        return build_system(system, values | OWN.get(changes.get("kind", system), {}) | changes)
 
     return config
 

@@ -56,6 +56,7 @@ ALLOWED = {
     "report systems text tracking training vocab",
     "ui": "errors tracking",
     "doctor": "config devices encoders errors files records tracking",
+    "presets": "config errors files",
     "cli": "*",
 }
 ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know them
@@ -83,13 +84,15 @@ NO_TORCH = (
     "scoring",
     "photos",
     "attention_map",
+    "presets",
 )
 
 # These decide no result: they carry values, name places, check parameters or report progress. What of them could
 # change a result, the parameters' values, DVC watches itself. Listed, any edit would make every stage stale.
 PLUMBING = {f"captionlab.{name}" for name in ("errors", "files", "records", "config", "devices", "tracking", "cli")}
-# build.py imports each system only when it builds it, so a training stage depends on its own system's modules.
+# build.py imports each system only when it builds it, so a training stage depends on its own system's kinds.
 BUILD = "captionlab.models.build"
+KINDS = {"modified": {"modified", "merge"}, "attention": {"attention", "states"}}
 # Training opens a store that photos and encoders filled, and numbers words that the cleaning made. Their work reaches
 # it as data, which DVC watches; the code itself is not run, and must not make hours of training stale.
 ARRIVES_AS_DATA = {
@@ -180,7 +183,12 @@ def closure(start: str, trains: str | None = None) -> set[str]:
         if trains:
             names -= {name for name in names if (module, name) in ARRIVES_AS_DATA}
             if module == BUILD:
-                names -= {f"captionlab.models.{other}" for other in SYSTEMS if other != trains}
+                names -= {
+                    f"captionlab.models.{kind}"
+                    for other in SYSTEMS
+                    if other != trains
+                    for kind in KINDS.get(other, {other})
+                }
         ahead += names
     return reached
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from captionlab.captioner import Captioner
 from captionlab.checkpoint import Identity, load_checkpoint, save_checkpoint
-from captionlab.config import SystemParams
+from captionlab.config import AttentionParams, SystemParams
 from captionlab.errors import CaptionlabError
+from captionlab.models.attention import Attention
 from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 Tiny = Callable[..., SystemParams]
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    ("baseline", {"layers": 2}), ("modified", {}), ("attention", {}), ("attention", {"tied": True})
+    ("baseline", {"layers": 2}), ("baseline", {"image": "par-inject"}), ("modified", {}), ("attention", {}),
+    ("attention", {"tied": True}), ("modified", {"kind": "merge"}), ("attention", {"kind": "states"}),
 ]  # fmt: skip
 
 
@@ -39,7 +41,7 @@ def save(path: Path, world: "World", config: SystemParams, system: str) -> Decod
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.7)
-    model.standardise.fit(world.split("train", system == "attention").feature_blocks())
+    model.standardise.fit(world.split("train", isinstance(config, AttentionParams)).feature_blocks())
     save_checkpoint(path, model, world.vocab, Identity(
         system=system, name="tiny", config=dataclasses.asdict(config), encoder="tiny", preprocessing="square_bicubic",
         encoder_weights="0" * 16, grid=2, pooled=10, channels=7, cleaning="standard", training_key="key",
@@ -54,6 +56,18 @@ def change(path: Path, **about: Any) -> None:
     save_file(load_file(path), path, metadata={"captionlab": json.dumps(now | about)})
 
 
+@pytest.mark.parametrize(("system", "key"), [("baseline", "image"), ("modified", "kind"), ("attention", "kind")])
+def test_a_checkpoint_from_before_there_were_kinds_is_report_as(
+    world: "World", tiny: Tiny, path: Path, system: str, key: str
+) -> None:
+    model = save(path, world, tiny(system), system)
+    config = dataclasses.asdict(tiny(system))
+    del config[key]
+    change(path, config=config)
+    loaded, _, _ = load_checkpoint(path)
+    assert type(loaded) is type(model)
+
+
 @pytest.mark.parametrize(("system", "changes"), VARIANTS)
 def test_a_reloaded_system_says_the_same(
     world: "World", tiny: Tiny, path: Path, system: str, changes: dict[str, Any]
@@ -62,7 +76,7 @@ def test_a_reloaded_system_says_the_same(
     loaded, vocab, identity = load_checkpoint(path)
     assert vocab == world.vocab
     assert (identity.system, identity.config) == (system, dataclasses.asdict(tiny(system, **changes)))
-    features = world.split("test", system == "attention").features(range(3))
+    features = world.split("test", isinstance(model, Attention)).features(range(3))
     said = [
         Captioner(each, vocab, identity).describe(features, beam=3, length_penalty=0.7, max_words=6)
         for each in (model, loaded)

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from captionlab.config import AttentionParams, Params, build_system, load_params
+from captionlab.config import (
+    AttentionParams,
+    MergeParams,
+    ModifiedParams,
+    Params,
+    StatesParams,
+    build_system,
+    load_params,
+)
 from captionlab.errors import CaptionlabError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -83,6 +91,11 @@ def test_the_shipped_file_is_read() -> None:
         ("baseline.lite0.training", {"epochs": "3"}, "baseline.lite0: training.epochs must be of type int"),
         ("baseline.lite0.training", {"epochs": 0}, "baseline.lite0: training.epochs must be at least 1"),
         ("baseline.lite0.training", [], "baseline.lite0.training must be a mapping"),
+        ("baseline.lite0.image", "middle", "baseline.lite0.image is 'middle'; choose one of pre-inject, init-inject"),
+        ("modified.lite2.kind", "gru", "modified.lite2.kind is 'gru'; choose one of bilstm, merge"),
+        ("modified.lite2.kind", "merge", "unknown key modified.lite2.repeats"),
+        ("attention.lite2.kind", ["states"], "attention.lite2.kind is ['states']; choose one of regions, states"),
+        ("attention.lite2", None, "attention.lite2 must be a mapping, not None"),
         ("dataset.name", "../mine", "the name '../mine' would be a folder"),
         ("dataset.name", "", "the name '' would be a folder"),
     ],
@@ -131,6 +144,15 @@ def test_unknown_systems_and_configurations() -> None:
         build_system("transformer", {})
     with pytest.raises(CaptionlabError, match=r"missing key baseline\.encoder"):
         build_system("baseline", {"input": 1, "hidden": 1, "layers": 1, "dropout": 0.0})
+
+
+def test_a_configuration_names_its_kind() -> None:
+    shared = {"encoder": "resnet50", "input": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
+    assert isinstance(build_system("modified", {**shared, "repeats": 3}), ModifiedParams)
+    assert isinstance(build_system("modified", {**shared, "kind": "merge", "dense": 4}), MergeParams)
+    assert isinstance(build_system("attention", {**shared, "kind": "states", "dense": 4, "attention": 4}), StatesParams)
+    with pytest.raises(CaptionlabError, match=r"missing key modified\.dense"):
+        build_system("modified", {**shared, "kind": "merge"})
 
 
 def test_the_format_follows_the_name(tmp_path: Path) -> None:

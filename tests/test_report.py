@@ -23,7 +23,7 @@ from captionlab.stages.report import report
 SENTINEL = "The quagga <b>sleeps</b> beside a xylophone."
 COLUMNS = set(
     """system encoder input hidden layers parameters megabytes epochs decoding bleu_1 bleu_2 bleu_3 bleu_4 rouge_l cider
-    meteor source configuration protocol loss accuracy""".split()
+    meteor source configuration protocol loss accuracy image""".split()
 )
 PUBLISHED = ("comparison.csv", "comparison.md", "comparison.html", "captions.csv", "curves.png", "bleu.png")
 
@@ -295,6 +295,19 @@ def test_a_broken_history_is_named(params: Params, root: Path, broken: str) -> N
     path.write_text(broken)
     with pytest.raises(CaptionlabError, match=r"lite0.history\.csv"):
         report(params, root)
+
+
+def test_the_places_of_the_image_have_a_table_of_their_own(params: Params, root: Path) -> None:
+    report(params, root)
+    page = root / "reports/toys/comparison.md"
+    assert "Where the image enters" not in page.read_text("utf-8")
+    for config, image in (("lite0", "merge"), ("lite2_wide", "pre-inject")):
+        path = root / f"artifacts/models/baseline/{config}/summary.json"
+        files.write_json(path, json.loads(path.read_text()) | {"params": {"image": image}})
+    report(params, root)
+    table = page.read_text("utf-8").split("Where the image enters")[1].split("</details>")[0]
+    shown = [[cell.strip() for cell in line.strip("|").split("|")][:2] for line in table.splitlines() if "|" in line]
+    assert shown[2:] == [["baseline.lite2_wide", "pre-inject"], ["baseline.lite0", "merge"]]
 
 
 def test_names_are_text_and_not_markup(params: Params, root: Path) -> None:

@@ -14,6 +14,7 @@ from captionlab import training
 from captionlab.config import SystemParams, TrainingParams
 from captionlab.decoding import beam_search
 from captionlab.errors import CaptionlabError
+from captionlab.models.attention import Attention
 from captionlab.models.base import PAD, Decoder
 from captionlab.models.build import build_model
 from captionlab.training import Epoch, Trained, measure, train
@@ -36,7 +37,8 @@ class Lab:
     def model(self, system: str = "baseline", **changes: Any) -> Decoder:
         torch.manual_seed(1)
         model = build_model(self.tiny(system, **changes), vocab=len(self.world.vocab), pooled=10, channels=7)
-        model.standardise.fit(self.world.split("train", system == "attention").feature_blocks())
+        grid = isinstance(model, Attention)
+        model.standardise.fit(self.world.split("train", grid).feature_blocks())
         return model
 
     def train(
@@ -72,10 +74,18 @@ def stop_after(number: int) -> Callable[[Epoch], None]:
     return on_epoch
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_a_tiny_set_is_learnt_by_heart(lab: Lab, system: str) -> None:
-    lab.world, grid = lab.world.one_caption_each(), system == "attention"
-    model = lab.model(system, input=16, hidden=16)
+@pytest.mark.parametrize(
+    ("system", "changes"),
+    [
+        *((system, {}) for system in SYSTEMS),
+        *(("baseline", {"image": image}) for image in ("init-inject", "par-inject", "merge")),
+        ("modified", {"kind": "merge", "dense": 16}),
+        ("attention", {"kind": "states", "dense": 16, "attention": 16}),
+    ],
+)
+def test_a_tiny_set_is_learnt_by_heart(lab: Lab, system: str, changes: dict[str, Any]) -> None:
+    lab.world, grid = lab.world.one_caption_each(), system == "attention" and not changes
+    model = lab.model(system, input=16, hidden=16, **changes)
     trained = lab.train(model, val="train", grid=grid, epochs=60, learning_rate=0.02)
     assert trained.history[0].train_loss > 1.5
     assert trained.history[-1].train_loss < 0.1

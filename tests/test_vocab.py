@@ -75,6 +75,12 @@ def test_unknown_words_become_unk_in_their_place(text: list[list[str]], min_coun
         assert [number != UNK for number in vocabulary.encode(caption)[1:-1]] == kept
 
 
+def test_unknown_words_are_left_out_where_nothing_teaches_unk() -> None:
+    vocabulary = small()
+    assert vocabulary.encode(["a", "grey", "cat"]) == vocabulary.encode(["a", "cat"])
+    assert vocabulary.encode(["grey"]) == [START, END]
+
+
 @given(captions, st.randoms())
 def test_order_of_captions_does_not_matter(text: list[list[str]], random: Any) -> None:
     shuffled = copy.copy(text)

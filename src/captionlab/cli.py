@@ -114,7 +114,7 @@ _Configuration = Annotated[str, typer.Argument(help="A configuration's name in p
 
 @app.command("train_baseline", rich_help_panel=_STAGES)
 def train_baseline(config: _Configuration) -> None:
-    """Train report A's System 1.
+    """Train report A's System 1, the image at one of four places.
 
     Example: captionlab train_baseline lite0
     """
@@ -123,7 +123,7 @@ def train_baseline(config: _Configuration) -> None:
 
 @app.command("train_modified", rich_help_panel=_STAGES)
 def train_modified(config: _Configuration) -> None:
-    """Train report A's System 1 Modified.
+    """Train report A's System 1 Modified, or report B's merge.
 
     Example: captionlab train_modified lite2
     """
@@ -132,7 +132,7 @@ def train_modified(config: _Configuration) -> None:
 
 @app.command("train_attention", rich_help_panel=_STAGES)
 def train_attention(config: _Configuration) -> None:
-    """Train report A's attention.
+    """Train report A's attention over regions, or report B's over states.
 
     Example: captionlab train_attention lite2
     """
@@ -164,6 +164,18 @@ def track() -> None:
     Example: captionlab track
     """
     _run("track")
+
+
+@app.command("preset", rich_help_panel=_USE)
+def preset(name: Annotated[str, typer.Argument(help="A file's name in presets/, without .yaml.")]) -> None:
+    """Lay a preset over params.yaml.
+
+    Example: captionlab preset report_b && dvc exp run
+    """
+    from captionlab.presets import apply_preset
+
+    for line in apply_preset(Path.cwd(), name):
+        print(line)
 
 
 @app.command("score", rich_help_panel=_USE)

@@ -6,6 +6,7 @@ Knows the shape of the parameters, not what they do.
 import dataclasses
 import math
 import re
+import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,23 +115,44 @@ class SystemParams:
 class BaselineParams(SystemParams):
     """Report A's System 1."""
 
+    image: Literal["pre-inject", "init-inject", "par-inject", "merge"] = "pre-inject"  # where the image enters
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModifiedParams(SystemParams):
     """Report A's System 1 Modified."""
 
+    kind: Literal["bilstm"] = "bilstm"
     repeats: int  # how many time steps repeat the image
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeParams(SystemParams):
+    """Report B's pre-inject + merge; wants input == hidden."""
+
+    kind: Literal["merge"] = "merge"
+    dense: int  # size of the layer between LSTM and words
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionParams(SystemParams):
     """Report A's attention."""
 
+    kind: Literal["regions"] = "regions"
     attention: int  # size of the attention's inner layer
     memory: int  # size each region is projected to before it is looked at; 0 keeps the encoder's channels
     doubly_stochastic: float  # weight of the term that asks every region to be looked at
     teacher_forcing: bool
     tied: bool  # input and output words share one matrix; wants input == hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatesParams(SystemParams):
+    """Report B's attention over the LSTM's states; wants input == hidden."""
+
+    kind: Literal["states"] = "states"
+    attention: int  # size of the attention's inner layer
+    dense: int  # size of the layer between attention and words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +183,8 @@ class Params:
     extract_features: ExtractFeaturesParams
     training: TrainingParams
     baseline: dict[str, BaselineParams]
-    modified: dict[str, ModifiedParams]
-    attention: dict[str, AttentionParams]
+    modified: dict[str, ModifiedParams | MergeParams]
+    attention: dict[str, AttentionParams | StatesParams]
     evaluate: EvaluateParams
     report: ReportParams
 
@@ -184,7 +206,7 @@ class Params:
 
 
 # A system is a section of configurations: Params names each once, with the type of its parameters.
-_SYSTEM_PARAMS: dict[str, type[SystemParams]] = {
+_SYSTEM_PARAMS: dict[str, Any] = {
     name: get_args(kind)[1] for name, kind in get_type_hints(Params).items() if get_origin(kind) is dict
 }
 SYSTEMS = tuple(_SYSTEM_PARAMS)
@@ -260,6 +282,8 @@ def _build(kind: Any, value: Any, key: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(typing.cast(type, kind), value, key)
     origin = get_origin(kind)
+    if origin is types.UnionType:
+        return _build_dataclass(_of_kind(get_args(kind), value, key), value, key)
     if origin is Literal:
         if value not in get_args(kind):
             choices = ", ".join(map(str, get_args(kind)))
@@ -279,6 +303,15 @@ def _build(kind: Any, value: Any, key: str) -> Any:
     return _plain(kind, value, key)
 
 
+def _of_kind(choices: tuple[Any, ...], value: Any, key: str) -> type:
+    """The one of several dataclasses that the mapping's ``kind`` names; the first where it names none."""
+    named = value.get("kind", choices[0].kind) if isinstance(value, dict) else choices[0].kind
+    for choice in choices:
+        if choice.kind == named:
+            return typing.cast(type, choice)
+    raise CaptionlabError(f"{key}.kind is {named!r}; choose one of {', '.join(choice.kind for choice in choices)}")
+
+
 def _build_dataclass(kind: type, value: Any, key: str) -> Any:
     if not isinstance(value, dict):
         raise CaptionlabError(f"{key or 'the file'} must be a mapping, not {value!r}")
@@ -289,7 +322,7 @@ def _build_dataclass(kind: type, value: Any, key: str) -> Any:
         if name not in fields:
             raise CaptionlabError(f"unknown key {prefix}{name}; known are {', '.join(fields)}")
     for name, field in fields.items():
-        if name not in value and field.default_factory is dataclasses.MISSING:
+        if name not in value and field.default is field.default_factory is dataclasses.MISSING:
             raise CaptionlabError(f"missing key {prefix}{name}")
     return kind(**{name: _build(hints[name], entry, prefix + name) for name, entry in value.items()})
 

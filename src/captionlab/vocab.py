@@ -67,8 +67,13 @@ class Vocabulary:
         return digest_of(self.to_json())
 
     def encode(self, words: Iterable[str]) -> list[int]:
-        """START, the words' numbers (UNK for those it does not know), END."""
-        return [START, *(self.index.get(word, UNK) for word in words), END]
+        """START, the words' numbers, END; a word it does not know is UNK.
+
+        With a ``min_count`` of 1 no training caption holds UNK and no system learns to say it: such words are left
+        out, as the Keras Tokenizer of report B does.
+        """
+        numbers = [self.index.get(word, UNK) for word in words]
+        return [START, *(number for number in numbers if number != UNK or self.min_count > 1), END]
 
     def decode(self, numbers: Iterable[int]) -> str:
         """The sentence up to the first END, without special tokens.

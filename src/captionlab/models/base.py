@@ -1,7 +1,8 @@
 """The decoder contract: what training and decoding may ask of any captioning system.
 
 Knows tensors only: no data, files or words. Shape letters: P photos, B captions or hypotheses, T time steps,
-V words, H hidden size, E word embedding size, D pooled vector size, R regions, C grid channels, A attention size.
+V words, L layers, H hidden size, E word embedding size, D pooled vector size, R regions, C grid channels,
+A attention size.
 """
 
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 Lstm = TypeVar("Lstm", nn.LSTM, nn.LSTMCell)
 
@@ -125,6 +127,20 @@ def one_bias(lstm: Lstm) -> Lstm:
             nn.init.zeros_(parameter)
             parameter.data[lstm.hidden_size : 2 * lstm.hidden_size] = 1.0
     return lstm
+
+
+def read_all(lstm: nn.LSTM, inputs_BTE: Tensor, lengths_B: Tensor, state: tuple[Tensor, ...] | None = None) -> Tensor:
+    """An LSTM over ragged rows: hidden_BTH, zeros after a row's length. ``state`` is the first (h_LBH, c_LBH)."""
+    packed = pack_padded_sequence(inputs_BTE, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
+    hidden_BTH, _ = pad_packed_sequence(lstm(packed, state)[0], batch_first=True, total_length=inputs_BTE.shape[1])
+    return hidden_BTH
+
+
+def read_one(lstm: nn.LSTM, input_BE: Tensor, h_BLH: Tensor, c_BLH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of an LSTM whose state has its rows in front, as a State wants it: hidden_BH, h_BLH, c_BLH."""
+    past = (h_BLH.transpose(0, 1).contiguous(), c_BLH.transpose(0, 1).contiguous())
+    hidden_B1H, (h_LBH, c_LBH) = lstm(input_BE.unsqueeze(1), past)
+    return hidden_B1H[:, 0], h_LBH.transpose(0, 1), c_LBH.transpose(0, 1)
 
 
 def lengths_of(tokens_BT: Tensor) -> Tensor:

@@ -1,49 +1,88 @@
-"""Report A's System 1: the image vector is the LSTM's first input, the words follow.
+"""Report A's System 1, and with it the four places to put the image (Tanti et al. 2017).
 
-Shape letters as in ``base``; L layers.
+| ``image`` | where it enters |
+|---|---|
+| ``pre-inject`` | as the LSTM's first input, before the words: report A's System 1 (Vinyals et al. 2015) |
+| ``init-inject`` | as the first hidden state of every layer; the first cell state is zero |
+| ``par-inject`` | beside every word, as a part of the LSTM's input |
+| ``merge`` | beside the LSTM's output, before the word layer: the LSTM never sees it |
+
+Shape letters as in ``base``; I size of the image vector, X of the LSTM's input.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from captionlab.models.base import PAD, Decoder, Features, Outputs, Standardise, State, lengths_of, one_bias
+from captionlab.models.base import (
+    PAD,
+    Decoder,
+    Features,
+    Outputs,
+    Standardise,
+    State,
+    lengths_of,
+    one_bias,
+    read_all,
+    read_one,
+)
 
 
 class Baseline(Decoder):
-    """Image vector through linear, ReLU and dropout into an LSTM of any number of layers (Vinyals et al. 2015)."""
+    """Image vector through linear, ReLU and dropout, and an LSTM of any number of layers over the words."""
 
-    def __init__(self, *, vocab: int, pooled: int, input: int, hidden: int, layers: int, dropout: float) -> None:
+    def __init__(
+        self, *, vocab: int, pooled: int, input: int, hidden: int, layers: int, dropout: float, image: str
+    ) -> None:
         super().__init__()
+        self.place = image
         self.standardise = Standardise(pooled)
-        self.image = nn.Linear(pooled, input)
+        self.image = nn.Linear(pooled, hidden if image == "init-inject" else input)
         self.embedding = nn.Embedding(vocab, input, padding_idx=PAD)
         between = dropout if layers > 1 else 0.0
-        self.lstm = one_bias(nn.LSTM(input, hidden, layers, batch_first=True, dropout=between))
+        read = 2 * input if image == "par-inject" else input
+        self.lstm = one_bias(nn.LSTM(read, hidden, layers, batch_first=True, dropout=between))
         self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(hidden, vocab)
+        self.out = nn.Linear(hidden + input if image == "merge" else hidden, vocab)
 
     def _image(self, features: Features) -> Tensor:
-        return self.dropout(self.image(self.standardise(features.pooled_PD)).relu())
+        image_PI = self.image(self.standardise(features.pooled_PD)).relu()
+        return image_PI if self.place == "merge" else self.dropout(image_PI)  # merged, the word layer's dropout has it
+
+    def _initial(self, image_XI: Tensor) -> tuple[Tensor, Tensor]:
+        """The LSTM's first h_LXH and c_LXH."""
+        zeros_LXH = image_XI.new_zeros(self.lstm.num_layers, len(image_XI), self.lstm.hidden_size)
+        return (zeros_LXH + image_XI if self.place == "init-inject" else zeros_LXH), zeros_LXH
 
     def outputs(self, features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
-        image_B1E = self._image(features)[photo_B].unsqueeze(1)
-        inputs_BTE = torch.cat([image_B1E, self.dropout(self.embedding(tokens_BT))], 1)
-        lengths = lengths_of(tokens_BT).cpu() + 1
-        packed, _ = self.lstm(pack_padded_sequence(inputs_BTE, lengths, batch_first=True, enforce_sorted=False))
-        hidden_BTH, _ = pad_packed_sequence(packed, batch_first=True, total_length=inputs_BTE.shape[1])
-        return Outputs(hidden_BTH[:, 1:])  # what follows the image itself is START, which nobody predicts
+        image_BI = self._image(features)[photo_B]
+        words_BTE, lengths_B = self.dropout(self.embedding(tokens_BT)), lengths_of(tokens_BT)
+        image_BTI = image_BI.unsqueeze(1).expand(-1, tokens_BT.shape[1], -1)
+        match self.place:
+            case "pre-inject":
+                inputs_BTE = torch.cat([image_BTI[:, :1], words_BTE], 1)
+                # What follows the image itself is START, which nobody predicts.
+                return Outputs(read_all(self.lstm, inputs_BTE, lengths_B + 1)[:, 1:])
+            case "par-inject":
+                return Outputs(read_all(self.lstm, torch.cat([words_BTE, image_BTI], -1), lengths_B))
+            case "merge":
+                return Outputs(torch.cat([read_all(self.lstm, words_BTE, lengths_B), image_BTI], -1))
+        return Outputs(read_all(self.lstm, words_BTE, lengths_B, self._initial(image_BI)))
 
     def words(self, hidden_XH: Tensor) -> Tensor:
         return self.out(self.dropout(hidden_XH))
 
     def start(self, features: Features) -> State:
-        _, (h_LPH, c_LPH) = self.lstm(self._image(features).unsqueeze(1))
-        return State((), (h_LPH.transpose(0, 1), c_LPH.transpose(0, 1)))
+        image_PI = self._image(features)
+        h_LPH, c_LPH = self._initial(image_PI)
+        if self.place == "pre-inject":
+            _, (h_LPH, c_LPH) = self.lstm(image_PI.unsqueeze(1))
+        seen_later = (image_PI,) if self.place in ("par-inject", "merge") else ()
+        return State(seen_later, (h_LPH.transpose(0, 1), c_LPH.transpose(0, 1)))
 
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
-        h_BLH, c_BLH = state.hidden
-        past = (h_BLH.transpose(0, 1).contiguous(), c_BLH.transpose(0, 1).contiguous())
-        hidden_B1H, (h_LBH, c_LBH) = self.lstm(self.embedding(tokens_B).unsqueeze(1), past)
-        log_probs_BV = self.words(hidden_B1H[:, 0]).log_softmax(-1)
-        return log_probs_BV, State((), (h_LBH.transpose(0, 1), c_LBH.transpose(0, 1)))
+        image_BI = [image_PI.repeat_interleave(len(tokens_B) // len(image_PI), 0) for image_PI in state.memory]
+        par, merge = (image_BI if self.place == place else [] for place in ("par-inject", "merge"))
+        input_BX = torch.cat([self.embedding(tokens_B), *par], -1)
+        hidden_BH, *hidden = read_one(self.lstm, input_BX, *state.hidden)
+        log_probs_BV = self.words(torch.cat([hidden_BH, *merge], -1)).log_softmax(-1)
+        return log_probs_BV, State(state.memory, tuple(hidden))

@@ -2,11 +2,18 @@
 
 from dataclasses import asdict
 
-from captionlab.config import AttentionParams, BaselineParams, ModifiedParams, SystemParams
+from captionlab.config import (
+    AttentionParams,
+    BaselineParams,
+    MergeParams,
+    ModifiedParams,
+    StatesParams,
+    SystemParams,
+)
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
 
-_NOT_OF_THE_NETWORK = ("encoder", "training", "doubly_stochastic")
+_NOT_OF_THE_NETWORK = ("encoder", "training", "doubly_stochastic", "kind")
 
 
 def build_model(config: SystemParams, *, vocab: int, pooled: int, channels: int) -> Decoder:
@@ -22,6 +29,14 @@ def build_model(config: SystemParams, *, vocab: int, pooled: int, channels: int)
                 from captionlab.models.attention import Attention
 
                 return Attention(vocab=vocab, channels=channels, **sizes)
+            case StatesParams():
+                from captionlab.models.states import States
+
+                return States(vocab=vocab, pooled=pooled, **sizes)
+            case MergeParams():
+                from captionlab.models.merge import Merge
+
+                return Merge(vocab=vocab, pooled=pooled, **sizes)
             case ModifiedParams():
                 from captionlab.models.modified import Modified
 

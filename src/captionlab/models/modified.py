@@ -10,7 +10,7 @@ Shape letters as in ``base``; G = 4 H gates.
 import torch
 from torch import Tensor, nn
 
-from captionlab.models.base import PAD, Decoder, Features, Outputs, Standardise, State, one_bias
+from captionlab.models.base import PAD, Decoder, Features, Outputs, Standardise, State, one_bias, read_one
 
 
 class Modified(Decoder):
@@ -98,9 +98,8 @@ class Modified(Decoder):
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
         (image_gates_PG,) = state.memory
         ch_BLH, cc_BLH, h_BH, c_BH, gates_BTG = state.hidden
-        past = (ch_BLH.transpose(0, 1).contiguous(), cc_BLH.transpose(0, 1).contiguous())
-        hidden_B1H, (ch_LBH, cc_LBH) = self.caption(self.embedding(tokens_B).unsqueeze(1), past)
-        caption_B1E = self.project(hidden_B1H)
+        hidden_BH, ch_BLH, cc_BLH = read_one(self.caption, self.embedding(tokens_B), ch_BLH, cc_BLH)
+        caption_B1E = self.project(hidden_BH).unsqueeze(1)
         ahead_B1H, (h_1BH, c_1BH) = self.ahead(caption_B1E, (h_BH.unsqueeze(0), c_BH.unsqueeze(0)))
         gates_BTG = torch.cat([gates_BTG, self._gates(caption_B1E)], 1)
 
@@ -111,5 +110,4 @@ class Modified(Decoder):
         each = len(tokens_B) // len(image_gates_PG)
         back_h_BH = self._back_over_image(image_gates_PG.repeat_interleave(each, 0), back_h_BH, back_c_BH)
         log_probs_BV = self.words(torch.cat([ahead_B1H[:, 0], back_h_BH], -1)).log_softmax(-1)
-        hidden = (ch_LBH.transpose(0, 1), cc_LBH.transpose(0, 1), h_1BH[0], c_1BH[0], gates_BTG)
-        return log_probs_BV, State(state.memory, hidden)
+        return log_probs_BV, State(state.memory, (ch_BLH, cc_BLH, h_1BH[0], c_1BH[0], gates_BTG))

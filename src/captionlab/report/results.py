@@ -33,6 +33,7 @@ class Row:
     input: int | None = None
     hidden: int | None = None
     layers: int | None = None
+    image: str | None = None  # where it enters a baseline
     parameters: int | None = None
     megabytes: float | None = None
     epochs: int | None = None
@@ -120,6 +121,7 @@ def _run(folder: Path, entry: dict[str, Any]) -> Run:
     shape = ("encoder", "input", "hidden", "layers", "parameters", "megabytes", "epochs")
     common = {"system": entry["system"], "configuration": entry["config"], "source": "measured"}
     common |= {field: summary[field] for field in shape} | entry["test"]
+    common["image"] = summary["params"].get("image")
     history = _history(folder / "history.csv")
     if summary["best_epoch"] not in history["epoch"]:
         raise CaptionlabError(

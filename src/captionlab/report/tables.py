@@ -120,6 +120,7 @@ def further_tables(results: Results) -> list[Table]:
     strict = [row for run in results.runs for row in run.rows if row.protocol == "strict"]
     stated = (_NAME, _DECODING, *_BLEU, *_LOSS, *_SHAPE, _EPOCHS, _SOURCE)
     return [
+        *_places(results),
         Table(
             title="Every decoding",
             notes=("The test split under the strict protocol, in the order of params.yaml.",),
@@ -157,6 +158,28 @@ def further_tables(results: Results) -> list[Table]:
             columns=(_NAME, Column(key="encoder", label="Encoder"), _DECODING, *_BLEU, *_REST, _SOURCE),
             rows=results.references["literature"],
         ),
+    ]
+
+
+def _places(results: Results) -> list[Table]:
+    """The places to put the image, if the configurations differ in them."""
+    rows = [run.row() for run in results.runs if run.system == "baseline"]
+    places = ("init-inject", "pre-inject", "par-inject", "merge")
+    by_place = [row for place in places for row in rows if row.image == place]
+    if len({row.image for row in by_place}) < 2:
+        return []
+    return [
+        Table(
+            title="Where the image enters",
+            notes=(
+                "The four places of Tanti et al. 2017 in one decoder: the LSTM's first state (init-inject), its first "
+                "input (pre-inject, report A's System 1), a part of every input (par-inject), or beside its output "
+                "(merge). Compare rows of equal encoder and sizes; the place decides the number of parameters. Test "
+                "split, strict protocol, the decoding chosen on validation.",
+            ),
+            columns=(_NAME, Column(key="image", label="Image"), *_SHAPE, *_SIZE[:1], _DECODING, *_BLEU, *_REST, *_LOSS),
+            rows=tuple(by_place),
+        )
     ]
 
 
