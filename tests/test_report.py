@@ -31,8 +31,8 @@ TEXTS = ("comparison.csv", "comparison.md", "comparison-all.md", "comparison.htm
 PUBLISHED = (*TEXTS, "curves.png", "bleu.png")
 
 
-@pytest.fixture
-def params() -> Params:
+def toys() -> Params:
+    """Four configurations of the three systems, and five photos in the gallery."""
     real = load_params(Path(__file__).parent.parent / "params.yaml")
     lite0 = next(iter(real.baseline.values()))
     return dataclasses.replace(
@@ -43,6 +43,11 @@ def params() -> Params:
         attention={"lite2": next(iter(real.attention.values()))},
         report=dataclasses.replace(real.report, gallery=5),
     )
+
+
+@pytest.fixture
+def params() -> Params:
+    return toys()
 
 
 @pytest.fixture

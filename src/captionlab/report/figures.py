@@ -5,6 +5,7 @@ PNG for Markdown, on white; SVG for the page, whose colours are the page's own i
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -88,6 +89,7 @@ def bleu(runs: Sequence[Run]) -> Figure:
         axes.set_title(f"BLEU-{n}", loc="left", fontweight="bold")
         axes.set_xlim(0, span)
         axes.set_xticks([])
+        axes.set_ylim(-0.7, len(rows) - 0.3)
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks(range(len(rows)), [_bar_label(row) for row in rows])
@@ -115,7 +117,7 @@ def curves(runs: Sequence[Run]) -> Figure:
             else:
                 axes.tick_params(labelleft=False)
             if offset == 0:
-                axes.set_title(run.name, loc="left", fontweight="bold")
+                axes.set_title(textwrap.fill(run.name, 26), loc="left", fontweight="bold")  # no wider than its panel
                 axes.tick_params(labelbottom=False)
             else:
                 axes.set_xlabel("epoch")
@@ -128,7 +130,7 @@ def curves(runs: Sequence[Run]) -> Figure:
 
 def _panel(axes: Axes, quantity: str, run: Run, runs: Sequence[Run]) -> None:
     for other in runs:
-        axes.plot(other.history["epoch"], other.history[f"val_{quantity}"], color=_FAINT, linewidth=0.7)
+        axes.plot(other.history["epoch"], other.history[f"val_{quantity}"], color=_FAINT, linewidth=0.6)
     colour = COLOURS[run.system]
     epochs, validation = run.history["epoch"], run.history[f"val_{quantity}"]
     axes.plot(epochs, run.history[f"train_{quantity}"], color=colour, linewidth=1.2, linestyle=(0, (4, 2)))
