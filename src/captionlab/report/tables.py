@@ -71,11 +71,14 @@ class Table:
     _best: dict[str, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        best = {}
+        best: dict[str, float] = {}
         for place, column in enumerate(self.columns):
-            rivals = {value for line in self.lines if line.rival and (value := line.values[place]) is not None}
-            if column.kind in ("score", "loss") and len(rivals) > 1:  # where all are equal, none leads
-                best[column.label] = (max if column.kind == "score" else min)(float(value) for value in rivals)
+            if column.kind not in ("score", "loss"):
+                continue
+            values = (line.values[place] for line in self.lines if line.rival)
+            rivals = {float(value) for value in values if value is not None}
+            if len(rivals) > 1:  # where all are equal, none leads
+                best[column.label] = max(rivals) if column.kind == "score" else min(rivals)
         object.__setattr__(self, "_best", best)
 
     def is_best(self, line: Line, column: Column) -> bool:
