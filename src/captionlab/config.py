@@ -162,7 +162,6 @@ class EvaluateParams:
     beams: tuple[int, ...]  # 1 is greedy
     length_penalty: float  # score = log probability / length ** length_penalty
     max_words: int
-    attention_maps: int  # test photos for which an attention system's maps are kept
 
 
 @dataclass(frozen=True, kw_only=True)

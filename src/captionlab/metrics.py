@@ -74,6 +74,13 @@ class Scorer:
         meteors: Sequence[float | None] = found or [None] * len(words)
         return {name: self._score(own, value) for (name, own), value in zip(words.items(), meteors, strict=True)}
 
+    def cider_by_image(self, hypotheses: Mapping[str, str]) -> dict[str, float]:
+        """CIDEr-D of each photo's caption; ``score`` gives their mean. Strict protocol only."""
+        if self._cider is None:
+            raise ValueError(f"the protocol {self._protocol} has no CIDEr")
+        scores = self._cider.scores(self._words(hypotheses), self._references)
+        return dict(zip(self._images, scores.tolist(), strict=True))
+
     def _words(self, hypotheses: Mapping[str, str]) -> list[Words]:
         _check_ids(self._images, hypotheses)
         return [_hypothesis(hypotheses[image], self._protocol) for image in self._images]

@@ -5,6 +5,7 @@ PNG for Markdown, on white; SVG for the page, whose colours are the page's own i
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 
 from captionlab.config import SYSTEMS
 from captionlab.report.results import Row, Run
+from captionlab.report.tables import MAIN_ROWS, ranked
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; further systems get the last colour
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
@@ -76,8 +78,8 @@ def _style(salt: str = "captionlab") -> Iterator[None]:
 
 
 def bleu(runs: Sequence[Run]) -> Figure:
-    """BLEU-1 to 4 of every configuration's best decoding: a row a configuration, bars from zero on one scale."""
-    rows = sorted((run.row() for run in runs), key=lambda row: row.cider or 0.0)  # the best on top
+    """BLEU-1 to 4 of the best configurations' best decodings: a row each, bars from zero on one scale."""
+    rows = [run.row() for run in reversed(ranked(runs)[:MAIN_ROWS])]  # the best on top
     values = [[float(getattr(row, f"bleu_{n}") or 0.0) for row in rows] for n in (1, 2, 3, 4)]
     room = 0.3 * max(max(values[0]), 0.1)  # right of the longest bar, for its number
     spans = [max(column) + room for column in values]
@@ -89,6 +91,7 @@ def bleu(runs: Sequence[Run]) -> Figure:
         axes.set_title(f"BLEU-{n}", loc="left", fontweight="bold")
         axes.set_xlim(0, span)
         axes.set_xticks([])
+        axes.set_ylim(-0.7, len(rows) - 0.3)
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks(range(len(rows)), [_bar_label(row) for row in rows])
@@ -97,7 +100,8 @@ def bleu(runs: Sequence[Run]) -> Figure:
 
 
 def curves(runs: Sequence[Run]) -> Figure:
-    """Loss and token accuracy over epochs, a panel each a configuration, the other configurations faint behind it."""
+    """Loss and token accuracy over epochs: two panels a configuration, best CIDEr first, the others faint behind."""
+    runs = ranked(runs)[:MAIN_ROWS]
     columns = min(_CURVE_COLUMNS, len(runs))
     bands = math.ceil(len(runs) / columns)
     figure = Figure(figsize=(2.4 * columns + 0.6, 3.7 * bands + 0.5), layout="constrained")
@@ -115,7 +119,7 @@ def curves(runs: Sequence[Run]) -> Figure:
             else:
                 axes.tick_params(labelleft=False)
             if offset == 0:
-                axes.set_title(run.name, loc="left", fontweight="bold")
+                axes.set_title(textwrap.fill(run.name, 26), loc="left", fontweight="bold")  # no wider than its panel
                 axes.tick_params(labelbottom=False)
             else:
                 axes.set_xlabel("epoch")
@@ -128,7 +132,7 @@ def curves(runs: Sequence[Run]) -> Figure:
 
 def _panel(axes: Axes, quantity: str, run: Run, runs: Sequence[Run]) -> None:
     for other in runs:
-        axes.plot(other.history["epoch"], other.history[f"val_{quantity}"], color=_FAINT, linewidth=0.7)
+        axes.plot(other.history["epoch"], other.history[f"val_{quantity}"], color=_FAINT, linewidth=0.6)
     colour = COLOURS[run.system]
     epochs, validation = run.history["epoch"], run.history[f"val_{quantity}"]
     axes.plot(epochs, run.history[f"train_{quantity}"], color=colour, linewidth=1.2, linestyle=(0, (4, 2)))
