@@ -2,14 +2,17 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from captionlab.config import SYSTEMS
+from captionlab.registry import REQUIREMENTS
 
 REPOSITORY = Path(__file__).parents[1]
 SOURCE = REPOSITORY / "src/captionlab"
@@ -50,18 +53,20 @@ ALLOWED = {
     "systems": "batches checkpoint config devices errors features files models records tracking training vocab",
     "captioner": "checkpoint decoding devices encoders errors features models.base photos vocab",
     "attention_map": "",
-    "describing": "attention_map captioner errors files photos",
+    "describing": "attention_map captioner errors files photos registry",
     "release": "batches captioner checkpoint errors features files models.base records systems",
     "report": "config errors files records",
     "stages": "batches captioner config datasets devices encoders errors features files metrics records "
-    "report systems text thirds tracking training vocab",
+    "registry report systems text thirds tracking training vocab",
     "ui": "errors tracking",
     "doctor": "config devices encoders errors files records tracking",
     "presets": "config errors files",
+    "registry": "errors files serving tracking",
+    "serving": "captioner errors",
     "cli": "*",
 }
 ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know them
-    "mlflow": {"tracking"},
+    "mlflow": {"tracking", "registry", "serving"},
     "dvc": set[str](),
     "timm": {"encoders"},
     "torchvision": set[str](),  # encoders imports it by name, past a mismatch with torch
@@ -256,3 +261,11 @@ def test_the_tree_of_the_readme_is_there() -> None:
             assert (REPOSITORY / above / name).exists(), f"README.md: {above}{name} is not there"
             if name.endswith("/"):
                 folders.append((indent, f"{above}{name}"))
+
+
+def test_a_registered_model_names_every_library_it_runs_on() -> None:
+    reached = {name.split(".")[0] for module in closure("captionlab.serving") for name in imported(MODULES[module])}
+    distributions = packages_distributions()
+    libraries = reached - sys.stdlib_module_names - {"captionlab"}
+    for library in libraries:
+        assert {name.lower() for name in distributions[library]} & set(REQUIREMENTS), f"{library} is missing"

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before the import
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
-from captionlab import config, tracking
+from captionlab import config, registry, tracking
 from captionlab.stages.track import track
 from captionlab.ui import ui
 
@@ -68,7 +68,7 @@ def epoch_metrics(name: str, epoch: int) -> dict[str, float]:
     return {"train_loss": 4.0 * slow / epoch, "val_loss": 5.0 * slow / epoch, "learning_rate": 0.001 / epoch}
 
 
-def write_pipeline(root: Path, bleu: float = 0.2, epochs: int = 3) -> None:
+def write_pipeline(root: Path, bleu: float = 0.2, epochs: int = 3, training: str = "key") -> None:
     """The files that the stages before ``track`` leave."""
     systems = []
     for name in CONFIGS:
@@ -81,7 +81,7 @@ def write_pipeline(root: Path, bleu: float = 0.2, epochs: int = 3) -> None:
                 table.writerow([epoch, *(f"{value:.6f}" for value in epoch_metrics(name, epoch).values())])
         summary: dict[str, Any] = {"system": "baseline", "config": name, "encoder": f"efficientnet_{name}"}
         summary |= {"parameters": 1000, "megabytes": 0.004, "epochs": epochs, "best_epoch": epochs}
-        summary |= {"training_key": f"key-{name}"}
+        summary |= {"training_key": f"{training}-{name}"}
         summary |= {"params": {"hidden": 256, "training.seed": 1}}
         (folder / "summary.json").write_text(json.dumps(summary))
         (folder / "checkpoint.safetensors").write_bytes(b"weights of " + name.encode())
@@ -199,8 +199,11 @@ def test_a_pipeline_without_live_tracking_is_published_from_its_files(root: Path
 def test_publishing_again_changes_nothing(root: Path, params: config.Params) -> None:
     track(params, root)
     before = {name: [run.to_dictionary() for run in group] for name, group in runs(root).items()}
+    began = time.monotonic()
     lines = track(params, root)
+    assert time.monotonic() - began < 5
     assert "0 created, 0 completed, 2 already there" in lines[0]
+    assert lines[1].startswith("baseline.lite0 is version 1 of the model captionlab (present)")
     assert {name: [run.to_dictionary() for run in group] for name, group in runs(root).items()} == before
 
 
@@ -385,6 +388,40 @@ def test_a_locked_database_costs_a_training_one_line(
     assert points(root, run, "val_loss") == expected("lite0", "val_loss")
 
 
+# Holds the database as a backup or a stuck program does, until its input ends.
+LOCKER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_database_locked_by_another_program_in_mid_training_is_published_once_it_is_free(
+    root: Path, params: config.Params, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.2)
+    command = [sys.executable, "-c", LOCKER, str(root / "mlflow.db")]
+    with tracking.open_tracker(root, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker:
+        tracker.log_epoch(1, epoch_metrics("lite0", 1))
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
+            assert locker.stdout is not None
+            assert locker.stdout.readline() == b"locked\n"
+            tracker.log_epoch(2, epoch_metrics("lite0", 2))
+            assert "not everything is published" in track(params, root)[0]
+            locker.kill()
+        tracker.log_epoch(3, epoch_metrics("lite0", 3))
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "the training goes on" in warning
+    for published in ("1 created, 1 completed, 0 already there", "0 created, 0 completed, 2 already there"):
+        assert published in track(params, root)[0]
+    found = runs(root)
+    assert {name: len(group) for name, group in found.items()} == {"baseline.lite0": 1, "baseline.lite1": 1}
+    for key in CURVES:
+        assert points(root, found["baseline.lite0"][0], key) == expected("lite0", key)
+
+
 @pytest.mark.parametrize("answer", ["nobody", "silence", "another program"])
 def test_a_server_that_is_down_or_no_mlflow_costs_a_training_one_line(
     answer: str, root: Path, params: config.Params, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -436,15 +473,20 @@ def wait_for(url: str, seconds: float) -> None:
 def server(root: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
+    with serving(root, port) as process:
+        yield f"http://127.0.0.1:{port}", process
+
+
+@contextmanager
+def serving(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{root / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(root / "served"), "--workers", "1", "--port", str(port)]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    log = (root / "server.log").open("wb")
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    log.close()
+    with (root / "server.log").open("ab") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        wait_for(f"http://127.0.0.1:{port}/health", 60)
-        yield f"http://127.0.0.1:{port}", process
+        wait_for(f"http://127.0.0.1:{port}/health", 120)
+        yield process
     finally:
         kill(process)
 
@@ -483,12 +525,27 @@ def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
     view = client.get_experiment(experiment_id(client)).tags["mlflow.sharedViewState.captionlab"]
     assert json.loads(view)["selectedColumns"][:2] == ["metrics.`bleu_4`", "metrics.`bleu_1`"]
 
-    with tracking.open_tracker(root, EXPERIMENT, "baseline.new", "key-new", {}, {}) as tracker:
-        tracker.log_epoch(1, {"val_loss": 3.0})
+    best = client.get_model_version_by_alias("captionlab", "best")
+    assert best.run_id == found["baseline.lite0"][0].info.run_id
+    with registry.local_checkpoint(root, registry.BEST_MODEL) as path:
+        assert path.read_bytes() == b"weights of lite0"
+
+    write_pipeline(root, bleu=0.3, training="again")
+    with tracking.open_tracker(root, EXPERIMENT, "baseline.lite0", "again-lite0", {}, {}) as tracker:
+        tracker.log_epoch(1, epoch_metrics("lite0", 1))
         kill(process)
         began = time.monotonic()
-        tracker.log_epoch(2, {"val_loss": 2.0})
-        tracker.log_epoch(3, {"val_loss": 1.0})
-    assert time.monotonic() - began < 8
+        tracker.log_epoch(2, epoch_metrics("lite0", 2))
+        tracker.log_epoch(3, epoch_metrics("lite0", 3))
+    assert "not everything is published" in track(params, root)[0]
+    assert time.monotonic() - began < 16
     (warning,) = capsys.readouterr().err.splitlines()
     assert "the training goes on" in warning
+    with serving(root, int(uri.rsplit(":", 1)[1])):
+        for published in ("1 created, 1 completed, 0 already there", "0 created, 0 completed, 2 already there"):
+            assert published in track(params, root)[0]
+        _, second = runs(root, uri)["baseline.lite0"]
+        assert (second.info.status, second.data.metrics["bleu_4"]) == ("FINISHED", 0.3)
+        for key in CURVES:
+            assert points(root, second, key) == expected("lite0", key)
+        assert len(client.search_model_versions("name = 'captionlab'")) == 1  # the same checkpoint and code

@@ -19,7 +19,7 @@ from captionlab.decoding import beam_search
 from captionlab.devices import choose_device
 from captionlab.encoders import Encoder, load_encoder
 from captionlab.errors import CaptionlabError
-from captionlab.features import CPU_BATCH, Engine, OnnxEngine, TorchEngine
+from captionlab.features import Engine, OnnxEngine, TorchEngine
 from captionlab.models.base import START, Decoder, Features
 from captionlab.photos import PREPROCESSING, Photo, Pixels, read_photo
 from captionlab.vocab import Vocabulary
@@ -151,7 +151,7 @@ class Captioner:
             return error
 
     def _encode(self, engine: Engine, pixels_NHW3: Pixels, run: Callable[..., Any]) -> Features:
-        chunks = [pixels_NHW3[i : i + CPU_BATCH] for i in range(0, len(pixels_NHW3), CPU_BATCH)]
+        chunks = [pixels_NHW3[i : i + engine.batch] for i in range(0, len(pixels_NHW3), engine.batch)]
         pooled, grids = zip(*run(engine, chunks), strict=True)
         grid = torch.from_numpy(np.concatenate(grids)).half() if self.identity.grid else None  # as the store keeps it
         return Features(torch.from_numpy(np.concatenate(pooled)), grid)
@@ -165,7 +165,7 @@ class Captioner:
 
     @cached_property
     def _compiled(self) -> OnnxEngine:
-        return OnnxEngine(self._encoder)
+        return OnnxEngine(self._encoder, batch=1)  # filled up to four, a single photo would take four times as long
 
     @cached_property
     def _encoder(self) -> Encoder:

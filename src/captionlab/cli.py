@@ -203,7 +203,7 @@ def score(
 @app.command("caption", rich_help_panel=_USE)
 def caption(
     photos: Annotated[list[str], typer.Argument(help="Photos, folders of photos, or - for one on standard input.")],
-    model: Annotated[Path | None, typer.Option(help="A checkpoint; without it the captioner that ships.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A checkpoint or an MLflow model; without it what ships.")] = None,
     beam: Annotated[int | None, typer.Option(min=1, max=50, help="1 is greedy; without it as it was scored.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Captions a photo, at most the beam: 1, in JSON all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a photo.")] = False,

@@ -7,6 +7,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from captionlab.captioner import Captioner, Sentence
 from captionlab.errors import CaptionlabError
 from captionlab.files import atomic_file
 from captionlab.photos import SUFFIXES, Photo, read_upright
+from captionlab.registry import local_checkpoint
 
 STDIN = "-"
 
@@ -48,7 +50,8 @@ def describe(
         _complain(f"no photos in {folder}; known are {', '.join(sorted(SUFFIXES))}")
     if not photos:
         return False
-    captioner = Captioner.load(model)
+    with local_checkpoint(Path.cwd(), str(model)) if model else nullcontext() as path:
+        captioner = Captioner.load(path)
     warnings.filterwarnings("ignore", module="PIL")  # what a photo's reader shrugs at is not the user's to mend
     whole = not empty
     with tqdm(total=len(photos), unit="photo", disable=True if len(photos) == 1 else None, leave=False) as bar:

@@ -33,6 +33,8 @@ CPU_BATCH = 4  # a few photos keep a core's cache warm; larger batches were slow
 class Engine(Protocol):
     """Runs an encoder on (N, H, W, 3) bytes: pooled (N, D) and grid (N, R, C), float32."""
 
+    batch: int  # photos a call: for the best speed, and no more where the engine was compiled for them
+
     def __call__(self, pixels_NHW3: Pixels) -> tuple[Floats, Floats]: ...
 
 
@@ -42,10 +44,11 @@ class OnnxEngine:
     Within a thousandth of the features' standard deviation of eager PyTorch.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, batch: int = CPU_BATCH) -> None:
         import onnxruntime
 
-        example = torch.zeros(CPU_BATCH, encoder.pixels, encoder.pixels, 3, dtype=torch.uint8)
+        self.batch = batch
+        example = torch.zeros(batch, encoder.pixels, encoder.pixels, 3, dtype=torch.uint8)
         graph = io.BytesIO()
         # The tracing exporter folds a fixed batch into constants in a second; the newer one takes ten for the
         # same speed. See docs/decisions/0003-cpu-engine.md.
@@ -65,8 +68,8 @@ class OnnxEngine:
 
     def __call__(self, pixels_NHW3: Pixels) -> tuple[Floats, Floats]:
         n = len(pixels_NHW3)
-        if n < CPU_BATCH:
-            pixels_NHW3 = np.concatenate([pixels_NHW3, np.zeros((CPU_BATCH - n, *pixels_NHW3.shape[1:]), np.uint8)])
+        if n < self.batch:
+            pixels_NHW3 = np.concatenate([pixels_NHW3, np.zeros((self.batch - n, *pixels_NHW3.shape[1:]), np.uint8)])
         pooled_ND, grid_NRC = self._session.run(None, {"pixels": pixels_NHW3})
         return pooled_ND[:n], grid_NRC[:n]
 
@@ -84,6 +87,7 @@ class TorchEngine:
     """Eager PyTorch: channels-last and bf16 autocast on CUDA, plain float32 elsewhere (the reference on CPU)."""
 
     def __init__(self, encoder: Encoder, device: str) -> None:
+        self.batch = CPU_BATCH
         self._device = device
         self._network = encoder.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

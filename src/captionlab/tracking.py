@@ -1,7 +1,7 @@
 """Runs in MLflow: live curves while a system trains, and one complete run for every result.
 
-The only module that imports mlflow, and late, because that takes seconds. Knows runs, parameters, metrics, tags and
-files; knows nothing of systems, stages or where the files come from.
+Imports mlflow late, because that takes seconds; besides this module only ``registry`` and ``serving`` do. Knows runs,
+parameters, metrics, tags and files; knows nothing of systems, stages or where the files come from.
 
 A run carries two tags. ``captionlab.training_key`` says which training it shows: a killed or repeated training goes on
 in the same run. ``captionlab.result_key`` is set last, when the run is complete, and never changes: a trained system
@@ -101,7 +101,7 @@ def open_tracker(
     """
     tracker: Tracker
     try:
-        tracker = _RunTracker(_Store(root, experiment), run_name, training_key, params, tags)
+        tracker = _RunTracker(Store(root, experiment), run_name, training_key, params, tags)
     except TrackingError as error:
         _warn(error)
         tracker = NullTracker()
@@ -124,7 +124,7 @@ def publish(root: Path, experiment: str, results: Sequence[Result], columns: Seq
     machine at once. ``columns`` ("metrics.bleu_4", "params.hidden") are what the experiment's page shows; the first
     one sorts it. Raises TrackingError when the server or the database cannot be used.
     """
-    store = _Store(root, experiment)
+    store = Store(root, experiment)
     outcomes = [_publish(store, result) for result in results]
     with store.session() as client:
         # MLflow's pages show no scores by themselves; this is how their own "share view" stores its choice.
@@ -137,19 +137,42 @@ def comparison_page(root: Path, experiment: str) -> str:
 
     Raises TrackingError when the server or the database cannot be used.
     """
-    page = f"/#/experiments/{_Store(root, experiment).experiment_id}/runs"
+    page = f"/#/experiments/{Store(root, experiment).experiment_id}/runs"
     return f"{page}?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
-class _Store:
+def configure_mlflow() -> None:
+    """Have mlflow keep quiet and give up soon in this process. Only counts before the first import of mlflow."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(LIVE_SECONDS))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in ("mlflow.store.db.utils", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks and retries: the one warning is ours
+
+
+@contextmanager
+def translated(uri: str) -> Iterator[None]:
+    """Whatever fails inside becomes a TrackingError that names the server or database."""
+    from alembic.util.exc import CommandError
+    from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    # CommandError tells of half-made tables; OSError holds the lock's time-out and the network's errors;
+    # ValueError and ParseError mean an answer that is not MLflow's.
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, CommandError, OSError, ValueError, ParseError) as why:
+        reason = " ".join(str(why).split())[:200]
+        raise TrackingError(_no_password(f"MLflow at {uri} cannot be used ({reason})")) from why
+
+
+class Store:
     """One experiment in the tracking server or database; makes it when it is missing."""
 
     def __init__(self, root: Path, experiment: str) -> None:
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # only counts when set before the import
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(LIVE_SECONDS))
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        for name in ("mlflow.store.db.utils", "alembic", "urllib3.connectionpool"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks and retries: the one warning is ours
+        configure_mlflow()
         self.root = root
         self.uri = tracking_uri(root)
         self._home = _home(root)
@@ -165,7 +188,7 @@ class _Store:
         """
         from mlflow import MlflowClient
 
-        with self._translated(), FileLock(self._home / "mlflow.db.lock", timeout=patience):
+        with translated(self.uri), FileLock(self._home / "mlflow.db.lock", timeout=patience):
             self._prepare_sqlite()
             yield MlflowClient(tracking_uri=self.uri)
 
@@ -214,27 +237,12 @@ class _Store:
             connection.execute("BEGIN IMMEDIATE")
             connection.rollback()
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        from alembic.util.exc import CommandError
-        from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            yield
-        # CommandError tells of half-made tables; OSError holds the lock's time-out and the network's errors;
-        # ValueError and ParseError mean an answer that is not MLflow's.
-        except (MlflowException, SQLAlchemyError, sqlite3.Error, CommandError, OSError, ValueError, ParseError) as why:
-            reason = " ".join(str(why).split())[:200]
-            raise TrackingError(_no_password(f"MLflow at {self.uri} cannot be used ({reason})")) from why
-
 
 class _RunTracker(Tracker):
     """Logs one training into one run, until that fails for the first time."""
 
     def __init__(
-        self, store: _Store, name: str, training_key: str, params: Mapping[str, object], tags: Mapping[str, str]
+        self, store: Store, name: str, training_key: str, params: Mapping[str, object], tags: Mapping[str, str]
     ) -> None:
         self._store = store
         self._over = False
@@ -272,7 +280,7 @@ class _RunTracker(Tracker):
             _warn(error)
 
 
-def _publish(store: _Store, result: Result) -> Outcome:
+def _publish(store: Store, result: Result) -> Outcome:
     with store.session() as client:
         runs = store.runs_of(client, result.training_key)
         unfinished = [run for run in runs if RESULT_KEY not in run.data.tags]
@@ -310,7 +318,7 @@ def _missing(client: "MlflowClient", run: "Run", history: Sequence[Mapping[str, 
     return missing
 
 
-def _complete(client: "MlflowClient", store: _Store, run: "Run", result: Result) -> None:
+def _complete(client: "MlflowClient", store: Store, run: "Run", result: Result) -> None:
     run_id = run.info.run_id
     points = _missing(client, run, result.history) or []
     points += [(key, value, 0) for key, value in result.metrics.items() if run.data.metrics.get(key) != value]
@@ -324,7 +332,7 @@ def _complete(client: "MlflowClient", store: _Store, run: "Run", result: Result)
     client.set_tag(run_id, RESULT_KEY, result.result_key)  # last: it says that the rest is there
 
 
-def _create(client: "MlflowClient", store: _Store, name: str, training_key: str) -> "Run":
+def _create(client: "MlflowClient", store: Store, name: str, training_key: str) -> "Run":
     return client.create_run(store.experiment_id, run_name=name, tags={TRAINING_KEY: training_key})
 
 

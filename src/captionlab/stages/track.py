@@ -1,4 +1,4 @@
-"""Stage ``track``: complete in MLflow what is missing there, and list the stages' timings.
+"""Stage ``track``: complete in MLflow what is missing there, register the best system, and list the stages' timings.
 
 Reads every file that the other stages leave; trains, scores and renders nothing.
 """
@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from captionlab import files, records, tracking
+from captionlab import files, records, registry, tracking
 from captionlab.config import Params
 from captionlab.errors import CaptionlabError
 
@@ -24,7 +24,9 @@ COLUMNS = (
 
 
 def track(params: Params, root: Path) -> list[str]:
-    """Publish every trained and evaluated system, each in one run. A server that is down is a line, not an error.
+    """Publish every trained and evaluated system, each in one run, and register the best one as a model.
+
+    A server that is down is a line, not an error.
 
     Raises CaptionlabError when a stage has not run.
     """
@@ -40,13 +42,36 @@ def track(params: Params, root: Path) -> list[str]:
     experiment = f"captionlab/{params.dataset.name}"
     try:
         outcomes = Counter(tracking.publish(root, experiment, results, COLUMNS))
+        best = _best(root, scores, results)
+        registered = registry.register(root, experiment, best)
     except tracking.TrackingError as error:
         return [f"not everything is published: {error}", "run `captionlab track` when it is back; no result is lost"]
     return [
         f"{len(results)} runs in MLflow's experiment {experiment}: {outcomes['created']} created, "
         f"{outcomes['completed']} completed, {outcomes['present']} already there",
+        f"{best.name} is version {registered.version} of the model {registry.MODEL} ({registered.outcome}); "
+        f"{registry.BEST_MODEL} is version {registered.best}",
         "compare them:  captionlab ui",
     ]
+
+
+def _best(root: Path, scores: dict[str, Any], results: list[tracking.Result]) -> registry.Candidate:
+    """The system with the highest CIDEr-D on the validation split, which chose its decoding too."""
+    entries = {f"{entry['system']}.{entry['config']}": entry for entry in scores["systems"]}
+    best = max(results, key=lambda result: _validation_cider(entries[result.name]))
+    entry = entries[best.name]
+    return registry.Candidate(
+        name=best.name,
+        checkpoint=root / records.MODELS / entry["system"] / entry["config"] / "checkpoint.safetensors",
+        result_key=best.result_key,
+        dataset=scores["signature"]["dataset"],
+        score=_validation_cider(entry),
+        tags={key: best.tags[key] for key in ("system", "configuration", "encoder", "dataset", "decoding")},
+    )
+
+
+def _validation_cider(entry: dict[str, Any]) -> float:
+    return max(row["scores"]["cider"] or 0.0 for row in entry["decodings"] if row["split"] == "val")
 
 
 def _result(root: Path, dataset: str, signature: dict[str, Any], entry: dict[str, Any], colour: str) -> tracking.Result:

@@ -1,0 +1,140 @@
+"""The registered model under many clients at once: requests a second, errors, waiting times, memory.
+
+    python bench/serving.py [--model models:/captionlab@best] [--clients 16] [--seconds 120] [--photos FOLDER]
+
+Starts ``mlflow models serve`` on this machine, warms it up, lets every client send one photo after another and prints
+what happened. The server's memory is read from /proc, so it is told on Linux only. Clients and server share the
+machine.
+"""
+
+import argparse
+import base64
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections import Counter
+from contextlib import closing
+from itertools import cycle
+from pathlib import Path
+
+from captionlab.registry import BEST_MODEL
+from captionlab.tracking import tracking_uri
+from extraction import draw_photos, machine
+
+
+def request_of(photo: Path, beam: int) -> bytes:
+    """The body of a request for one photo's caption."""
+    image = base64.b64encode(photo.read_bytes()).decode()
+    return json.dumps({"dataframe_records": [{"image": image}], "params": {"beam": beam}}).encode()
+
+
+def ask(url: str, body: bytes) -> str:
+    """Send one request; "200", or what went wrong."""
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=90) as reply:
+            reply.read()
+            return str(reply.status)
+    except OSError as error:  # HTTPError too
+        return str(error)
+
+
+def resident_megabytes(group: int) -> float:
+    """What the processes of a process group hold in memory."""
+    total = 0.0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(folder.name)) == group:
+                pages = int((folder / "statm").read_text().split()[1])
+                total += pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        except (OSError, ValueError):  # it has ended
+            continue
+    return total
+
+
+def start(model: str, port: int) -> subprocess.Popen[bytes]:
+    """A server in a process group of its own, once it answers."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri(Path.cwd()), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    server = subprocess.Popen(
+        [*command, "--model-uri", model, "--port", str(port)],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    while server.poll() is None:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+            continue
+        print(f"the server answers after {time.perf_counter() - began:.1f} s")
+        return server
+    raise SystemExit(f"mlflow models serve stopped with exit code {server.returncode}; start it by hand to see why")
+
+
+def main() -> None:
+    """Run the clients and print what they saw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default=BEST_MODEL)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--beam", type=int, default=5)
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs; drawn where none is given")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = sorted(arguments.photos.glob("*.jpg"))[:32] if arguments.photos else draw_photos(Path(folder), 32)
+        bodies = [request_of(path, arguments.beam) for path in paths]
+    if not bodies:
+        raise SystemExit(f"no .jpg in {arguments.photos}")
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port = listener.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/invocations"
+    server = start(arguments.model, port)
+    try:
+        for body in bodies[:8]:
+            ask(url, body)
+        seen: list[tuple[str, float]] = []
+        memory = [resident_megabytes(server.pid)]
+        ends = time.perf_counter() + arguments.seconds
+
+        def client(number: int) -> None:
+            for body in cycle(bodies[number % len(bodies) :] + bodies[: number % len(bodies)]):
+                began = time.perf_counter()
+                if began >= ends:
+                    return
+                answer = ask(url, body)
+                seen.append((answer, time.perf_counter() - began))
+
+        clients = [threading.Thread(target=client, args=(number,)) for number in range(arguments.clients)]
+        began = time.perf_counter()
+        for each in clients:
+            each.start()
+        while any(each.is_alive() for each in clients):
+            time.sleep(1)
+            memory.append(resident_megabytes(server.pid))
+        took = time.perf_counter() - began
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    print(machine())
+    waits = sorted(wait for answer, wait in seen if answer == "200")
+    errors = Counter(answer for answer, _ in seen if answer != "200")
+    print(f"{arguments.clients} clients for {took:.0f} s, beam {arguments.beam}: {len(waits)} captions, ", end="")
+    print(f"{len(waits) / took:.1f} a second; errors: {dict(errors) or 'none'}")
+    if len(waits) > 1:
+        p95 = statistics.quantiles(waits, n=20)[-1]
+        print(f"waiting: median {statistics.median(waits):.2f} s, p95 {p95:.2f} s, longest {waits[-1]:.2f} s")
+    quarters = [statistics.median(memory[i * len(memory) // 4 : (i + 1) * len(memory) // 4 or 1]) for i in range(4)]
+    print(f"memory: {memory[0]:.0f} MB before, by quarters {', '.join(f'{each:.0f}' for each in quarters)} MB")
+
+
+if __name__ == "__main__":
+    main()
