@@ -63,6 +63,7 @@ ALLOWED = {
     "presets": "config errors files",
     "registry": "errors files serving tracking",
     "serving": "captioner errors",
+    "demo": "captioner datasets.drawing errors models.base records",
     "cli": "*",
 }
 ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know them
@@ -75,6 +76,8 @@ ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know
     "pyarrow": {"datasets"},
     "nltk": {"metrics"},
     "typer": {"cli"},
+    "starlette": {"demo"},
+    "uvicorn": {"demo"},
 }
 NO_TORCH = (
     "report",

@@ -235,6 +235,19 @@ def release(
         print(line)
 
 
+@app.command("demo", rich_help_panel=_USE)
+def demo(
+    host: Annotated[str, typer.Option(help="Where it listens; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = 8000,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the browser.")] = True,
+) -> None:
+    """Open a page where every trained system describes your photos.  Example: captionlab demo"""
+    from captionlab.demo.server import serve
+
+    for line in serve(Path.cwd(), host=host, port=port, open_browser=open_browser):
+        print(line)
+
+
 @app.command("ui", rich_help_panel=_USE)
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where it listens, on this machine only.")] = 5000,

@@ -1,0 +1,244 @@
+"""The demo's server: a page, its files, examples and captions as JSON.
+
+Knows HTTP and the line-up of systems; nothing of models. It serves one person at a desk, and is made so that a hostile
+web page, a stuck client or a photo of the wrong kind cannot do more than be refused.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import threading
+import webbrowser
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import uvicorn
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from captionlab.demo.examples import EXAMPLES, example_photo
+from captionlab.demo.lineup import Lineup
+from captionlab.errors import CaptionlabError
+
+MAX_BYTES = 20_000_000  # of a photo
+MAX_BEAM = 10
+MAX_PENALTY = 2.0
+WAITING = 8  # requests in line behind the one at work
+BODY_SECONDS = 30.0  # a photo has so long to arrive
+HEAD_SECONDS = 10.0  # and a connection's first request to begin
+_STATIC = Path(__file__).parent / "static"
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+_Result = TypeVar("_Result")
+
+
+def serve(root: Path, *, host: str, port: int, open_browser: bool) -> list[str]:
+    """Serve the page on ``host`` until Ctrl-C; port 0 is any that is free. Returns the closing lines.
+
+    Raises CaptionlabError when no system is trained or the port cannot be had.
+    """
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CaptionlabError(f"cannot listen at {host}, port {port} ({reason}); choose another --port") from error
+    with listener:
+        lineup = Lineup.load(root)
+        shown = "localhost" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{listener.getsockname()[1]}/"
+        print(f"the demo is at {address} (Ctrl-C stops it)", flush=True)
+        if open_browser:  # in a thread: some browsers hold their caller
+            threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+        config = uvicorn.Config(
+            application(lineup, {host, socket.gethostname()}), http=PatientProtocol, ws="none", log_level="warning",
+            access_log=False, server_header=False, proxy_headers=False, timeout_graceful_shutdown=3,
+        )  # fmt: skip
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+    return ["stopped"]
+
+
+def application(lineup: Lineup, names: set[str]) -> Starlette:
+    """The web application over some systems; ``names`` are the machine's, beside localhost and plain addresses."""
+    worker = CapacityLimiter(1)  # the models share the cores, so photos take turns
+    inside = 0  # at work or waiting; the limiter itself counts a job only some moments after it was admitted
+
+    async def work(job: Callable[[], _Result]) -> _Result:
+        """Run a job in the worker's thread when its turn comes; with too many in line it is refused."""
+        nonlocal inside
+        if inside > WAITING:
+            raise HTTPException(503, "too many photos are waiting; try again in a moment", {"Retry-After": "2"})
+        inside += 1
+        try:
+            return await to_thread.run_sync(job, limiter=worker)
+        finally:
+            inside -= 1
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        warming = asyncio.create_task(work(lineup.warm_up))
+        yield
+        await warming
+
+    async def page(request: Request) -> Response:
+        return FileResponse(_STATIC / "index.html")
+
+    async def systems(request: Request) -> Response:
+        return JSONResponse({"systems": lineup.about(), "max_bytes": MAX_BYTES})
+
+    async def examples(request: Request) -> Response:
+        return JSONResponse({"examples": [{**asdict(one), "source": f"/examples/{one.name}"} for one in EXAMPLES]})
+
+    async def example(request: Request) -> Response:
+        photo = await to_thread.run_sync(example_photo, request.path_params["name"])
+        if photo is None:
+            raise HTTPException(404, "there is no such example")
+        return Response(photo, media_type="image/jpeg")
+
+    async def caption(request: Request) -> Response:
+        """Captions of the photo in the body, or of one sent before, named by ``photo``."""
+        beam = int(_number(request, "beam", 1, MAX_BEAM))
+        penalty = _number(request, "length_penalty", 0, MAX_PENALTY)
+        known = request.query_params.get("photo")
+        photo = b"" if known else await _body(request)
+
+        def job() -> dict[str, Any]:
+            digest = known or lineup.see(photo)
+            return {"photo": digest, "systems": lineup.captions(digest, beam=beam, length_penalty=penalty)}
+
+        try:
+            return JSONResponse(await work(job))
+        except KeyError:
+            raise HTTPException(404, "the server no longer has this photo; send it again") from None
+        except CaptionlabError as error:
+            raise HTTPException(422, str(error)) from error
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/systems", systems),
+            Route("/examples", examples),
+            Route("/examples/{name}", example),
+            Route("/caption", caption, methods=["POST"]),
+            Mount("/static", StaticFiles(directory=_STATIC)),
+        ],
+        middleware=[Middleware(_Guard, names=names)],
+        exception_handlers={HTTPException: _refused, Exception: _failed},
+        lifespan=lifespan,
+    )
+
+
+def _number(request: Request, name: str, least: float, most: float) -> float:
+    """A number of the query within its bounds."""
+    try:
+        value = float(request.query_params[name])
+    except (KeyError, ValueError):
+        value = float("nan")
+    if not least <= value <= most:
+        raise HTTPException(400, f"{name} must be a number from {least:g} to {most:g}")
+    return value
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body, refused as soon as it is too large or too slow."""
+    too_large = HTTPException(413, f"the photo is too large; the limit is {MAX_BYTES / 1e6:.0f} MB")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > MAX_BYTES:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise HTTPException(408, f"the photo took longer than {BODY_SECONDS:.0f} seconds to arrive") from None
+    if not body:
+        raise HTTPException(422, "the file is empty; choose a photo")
+    return bytes(body)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "the server failed; its terminal says why"}, 500)
+
+
+class _Guard:
+    """Lets in only requests meant for this server, and sends the headers that keep the page to itself.
+
+    A web page elsewhere can point a name of its own at this machine (DNS rebinding) or post to it blindly; the first
+    shows in the Host header, the second in Origin. A plain address cannot be rebound.
+    """
+
+    def __init__(self, app: ASGIApp, names: set[str]) -> None:
+        self._app = app
+        self._names = {name.lower() for name in names} | {"localhost"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        if scope["type"] != "http":  # the server's own start and stop
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if not self._is_ours(host):
+            refusal = JSONResponse({"error": "this server is not known by that name; use its address"}, 421)
+            await refusal(scope, receive, guarded)
+        elif urlsplit(headers.get("origin", f"http://{host}")).netloc.lower() != host.lower():
+            await JSONResponse({"error": "requests from other pages are refused"}, 403)(scope, receive, guarded)
+        else:
+            await self._app(scope, receive, guarded)
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            if name not in self._names:
+                ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP that hangs up on a connection whose first request does not come; uvicorn itself would wait for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._patience = self.loop.call_later(HEAD_SECONDS, self._hang_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._patience.cancel()
+        super().connection_lost(exc)
+
+    def _hang_up(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
