@@ -158,7 +158,7 @@ def few_scenes(folder: Path) -> None:
 
 def test_progress_bars_keep_out_of_pipes(tmp_path: Path) -> None:
     few_scenes(tmp_path)
-    command = [Path(sys.executable).with_name("captionlab"), "download"]
+    command = [str(Path(sys.executable).with_name("captionlab")), "download"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert done.stderr == ""
@@ -173,7 +173,7 @@ def test_progress_bars_are_shown_to_a_person(tmp_path: Path) -> None:
     few_scenes(tmp_path)
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))  # a new one has no width, and a bar no room
-    command = [Path(sys.executable).with_name("captionlab"), "download"]
+    command = [str(Path(sys.executable).with_name("captionlab")), "download"]
     done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, text=True, timeout=60)
     shown = os.read(ours, 1 << 16).decode() if select.select([ours], [], [], 0)[0] else ""
     os.close(theirs)

@@ -23,6 +23,7 @@ from captionlab.features import FeatureStore, extract, open_store
 from captionlab.models.base import megabytes
 from captionlab.models.build import build_model
 from captionlab.presets import apply_preset
+from captionlab.records import Split
 from captionlab.training import Trained, train
 
 if TYPE_CHECKING:
@@ -180,7 +181,8 @@ def test_every_row_keeps_the_limit_on_its_size(presets: dict[str, Params]) -> No
 def one_step(world: "World", store: FeatureStore, params: Params, row: SystemParams, resume: Path) -> Trained:
     """One step over the world's photos with a store of the row's encoder, by the row's own training."""
     grid = isinstance(row, AttentionParams)
-    data = {split: CaptionedFeatures.of(store, grid, world.captions, split, world.vocab) for split in ("train", "val")}  # type: ignore[arg-type]
+    splits: tuple[Split, ...] = ("train", "val")
+    data = {split: CaptionedFeatures.of(store, grid, world.captions, split, world.vocab) for split in splits}
     channels = 0 if store.grid is None else store.grid.shape[2]
     model = build_model(row, vocab=len(world.vocab), pooled=store.pooled.shape[1], channels=channels)
     model.standardise.fit(data["train"].feature_blocks())

@@ -35,14 +35,15 @@ def toys() -> Params:
     """Four configurations of the three systems, and five photos in the gallery."""
     real = load_params(Path(__file__).parent.parent / "params.yaml")
     lite0 = next(iter(real.baseline.values()))
+    none: Any = {system: {} for system in SYSTEMS}
+    toys = {
+        "baseline": {"lite0": lite0, "lite2_wide": dataclasses.replace(lite0, hidden=512)},
+        "modified": {"lite2": next(iter(real.modified.values()))},
+        "attention": {"lite2": next(iter(real.attention.values()))},
+    }
     return dataclasses.replace(
         real,
-        **{system: {} for system in SYSTEMS}
-        | {
-            "baseline": {"lite0": lite0, "lite2_wide": dataclasses.replace(lite0, hidden=512)},
-            "modified": {"lite2": next(iter(real.modified.values()))},
-            "attention": {"lite2": next(iter(real.attention.values()))},
-        },
+        **none | toys,
         dataset=dataclasses.replace(real.dataset, name="toys"),
         report=dataclasses.replace(real.report, gallery=5),
     )
@@ -63,7 +64,7 @@ def build_artifacts(params: Params, root: Path) -> None:
     """Files shaped as the other stages leave them; attention scores best, modified worst."""
     images = [f"{i:02}.jpg" for i in range(12)]
     shown = choose({image: 2 - i / 10 for i, image in enumerate(images)}, params.report.gallery)
-    photos = [
+    photos: list[dict[str, Any]] = [
         {"image": image, "third": third, "rank": images.index(image) + 1, "cider": 2 - images.index(image) / 10}
         for third, own in shown.items()
         for image in own
