@@ -363,13 +363,13 @@ def test_a_broken_history_is_named(params: Params, root: Path, broken: str) -> N
 
 def test_the_places_of_the_image_have_a_table_of_their_own(params: Params, root: Path) -> None:
     report(params, root)
-    page = root / "reports/toys/comparison.md"
+    page = root / "reports/toys/comparison-all.md"
     assert "Where the image enters" not in page.read_text("utf-8")
     for config, image in (("lite0", "merge"), ("lite2_wide", "pre-inject")):
         path = root / f"artifacts/models/baseline/{config}/summary.json"
         files.write_json(path, json.loads(path.read_text()) | {"params": {"image": image}})
     report(params, root)
-    table = page.read_text("utf-8").split("Where the image enters")[1].split("</details>")[0]
+    table = page.read_text("utf-8").split("## Where the image enters")[1].split("\n## ")[0]
     shown = [[cell.strip() for cell in line.strip("|").split("|")][:2] for line in table.splitlines() if "|" in line]
     assert shown[2:] == [["baseline.lite2_wide", "pre-inject"], ["baseline.lite0", "merge"]]
 
