@@ -41,12 +41,13 @@ ALLOWED = {
     "batches": "errors features models.base records vocab",
     "checkpoint": "config errors files models vocab",
     "losses": "",
+    "thirds": "",
     "training": "batches config devices errors files losses models.base",
     "systems": "batches checkpoint config devices errors features files models records tracking training vocab",
     "captioner": "checkpoint decoding devices encoders errors features models.base vocab",
-    "report": "cider config errors files records text",
+    "report": "config errors files records",
     "stages": "batches captioner config datasets devices encoders errors features files metrics records "
-    "report systems text tracking training vocab",
+    "report systems text thirds tracking training vocab",
     "ui": "errors tracking",
     "cli": "*",
 }

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,18 @@ from PIL import Image, ImageDraw
 from captionlab import files
 from captionlab.config import Params, load_params
 from captionlab.errors import CaptionlabError
-from captionlab.report import figures, gallery, results
+from captionlab.report import figures, results, tables
 from captionlab.report.render import comparison_markdown
 from captionlab.stages.report import report
+from captionlab.thirds import choose
 
 SENTINEL = "The quagga <b>sleeps</b> beside a xylophone."
 COLUMNS = set(
     """system encoder input hidden layers parameters megabytes epochs decoding bleu_1 bleu_2 bleu_3 bleu_4 rouge_l cider
     meteor source configuration protocol loss accuracy""".split()
 )
-PUBLISHED = ("comparison.csv", "comparison.md", "comparison.html", "captions.csv", "curves.png", "bleu.png")
+TEXTS = ("comparison.csv", "comparison.md", "comparison-all.md", "comparison.html", "captions.csv")
+PUBLISHED = (*TEXTS, "curves.png", "bleu.png")
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def params() -> Params:
         baseline={"lite0": lite0, "lite2_wide": dataclasses.replace(lite0, hidden=512)},
         modified={"lite2": next(iter(real.modified.values()))},
         attention={"lite2": next(iter(real.attention.values()))},
-        report=dataclasses.replace(real.report, gallery=6),
+        report=dataclasses.replace(real.report, gallery=5),
     )
 
 
@@ -50,6 +53,15 @@ def root(params: Params, tmp_path: Path) -> Path:
 
 def build_artifacts(params: Params, root: Path) -> None:
     """Files shaped as the other stages leave them; attention scores best, modified worst."""
+    images = [f"{i:02}.jpg" for i in range(12)]
+    shown = choose({image: 2 - i / 10 for i, image in enumerate(images)}, params.report.gallery)
+    photos = [
+        {"image": image, "third": third, "rank": images.index(image) + 1, "cider": 2 - images.index(image) / 10}
+        for third, own in shown.items()
+        for image in own
+    ]
+    leader = {"judge": f"attention.{next(iter(params.attention))}", "decoding": "beam 3", "ranked": 12}
+    files.write_json(root / "artifacts/evaluation/gallery.json", leader | {"photos": photos})
     draw_photos(root / "artifacts/dataset/images")
     manifest = {
         "name": "toys", "format": "folder", "digest": "0123456789abcdef", "images": 60, "captions": 300,
@@ -70,7 +82,7 @@ def build_artifacts(params: Params, root: Path) -> None:
         systems.append(scores(system, config, quality))
         write_captions(root, f"{system}.{config}", rank)
         if system == "attention":
-            write_maps(root, f"{system}.{config}")
+            write_maps(root, f"{system}.{config}", [photo["image"] for photo in photos])
     signature = {
         "dataset": "0123456789abcdef", "name": "toys", "length_penalty": 0.7, "max_words": 30,
         "idf": "references of the scored split",
@@ -79,7 +91,7 @@ def build_artifacts(params: Params, root: Path) -> None:
 
 
 def draw_photos(folder: Path) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
     for i in range(12):
         photo = Image.new("RGB", (320, 240), tuple(int(c) for c in rng.integers(120, 255, 3)))
@@ -135,16 +147,16 @@ def write_captions(root: Path, name: str, rank: int) -> None:
     files.write_jsonl(root / "artifacts/evaluation/captions" / f"{name}.jsonl", rows)
 
 
-def write_maps(root: Path, name: str) -> None:
-    words = ["a", "dog", "runs", "over", "the", "grass"]
+def write_maps(root: Path, name: str, images: Sequence[str]) -> None:
+    """Attention that wanders from left to right while the best caption is said."""
     rows = []
-    for i in range(2):
-        maps = []
-        for w in range(len(words)):
-            y, x = np.mgrid[:7, :7]
-            blob = np.exp(-((x - w) ** 2 + (y - 3) ** 2) / 3)
-            maps.append([float(value) for value in (blob / blob.sum()).ravel()])
-        rows.append({"image": f"{i:02}.jpg", "words": words, "maps": maps, "grid": 7})
+    for entry in files.read_jsonl(root / "artifacts/evaluation/captions" / f"{name}.jsonl"):
+        words = entry["captions"]["beam 3"]["caption"].split()
+        y, x = np.mgrid[:7, :7]
+        blobs = [np.exp(-((x - place) ** 2 + (y - 3) ** 2) / 3) for place in np.linspace(0, 6, len(words))]
+        maps = [[float(value) for value in (blob / blob.sum()).ravel()] for blob in blobs]
+        if entry["image"] in images:
+            rows.append({"image": entry["image"], "words": words, "maps": maps, "grid": 7})
     files.write_json(root / "artifacts/evaluation/attention" / f"{name}.json", rows)
 
 
@@ -153,17 +165,21 @@ def csv_rows(root: Path, name: str = "comparison.csv") -> list[dict[str, str]]:
 
 
 class Page(HTMLParser):
-    """The cells of every table's rows, and every address the page would load or link."""
+    """The cells of every table's rows, the images, and every address the page would load or link."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.rows: list[list[str]] = []
         self.addresses: list[str] = []
+        self.images: list[dict[str, str | None]] = []
         self.open: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.addresses += [value or "" for key, value in attrs if key in ("src", "href", "srcset", "data", "action")]
+        if tag == "img":
+            self.images.append(dict(attrs))
+            return
         self.open.append(tag)
         if tag == "tr":
             self.rows.append([])
@@ -215,17 +231,58 @@ def test_reference_rows_state_what_the_sources_state() -> None:
 
 def test_main_table_takes_the_decoding_that_validation_chose_and_ranks_by_cider(params: Params, root: Path) -> None:
     report(params, root)
-    page = Page((root / "reports/toys/comparison.html").read_text("utf-8"))
-    shown = [[cell.strip() for cell in row] for row in page.rows[1:5]]
-    assert [row[0] for row in shown] == ["attention.lite2", "baseline.lite2_wide", "baseline.lite0", "modified.lite2"]
-    assert {row[1] for row in shown} == {"beam 3"}
-    assert shown[0][7:9] == ["0.530", "n/a (needs Java)"]
     markdown = (root / "reports/toys/comparison.md").read_text("utf-8")
-    first = next(line for line in markdown.splitlines() if line.startswith("| attention"))
-    assert [cell.strip(" *") for cell in first.strip("|").split("|")] == shown[0]
-    assert ["**" in cell for cell in first.split("|")[3:10]] == [True] * 4 + [False, True, False]  # equal ROUGE-L
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line[:1] == "|"]
+    assert [row[0] for row in rows[2:]] == [
+        "attention.lite2", "baseline.lite2_wide", "baseline.lite0", "modified.lite2"
+    ]  # fmt: skip
+    assert {row[1] for row in rows[2:]} == {"beam 3"}
+    assert rows[2][7:9] == ["**0.530**", "n/a (needs Java)"]
+    assert ["**" in cell for cell in rows[2][2:11]] == [True] * 4 + [False, True, False, True, True]  # equal ROUGE-L
     assert "0123456789abcdef" in markdown
     assert "references of the scored split" in markdown
+
+
+def test_the_pages_table_holds_every_decoding_best_cider_first(params: Params, root: Path) -> None:
+    report(params, root)
+    rows = Page((root / "reports/toys/comparison.html").read_text("utf-8")).rows[1:13]
+    shown = [(row[0].strip(), row[1], float(row[7])) for row in rows]
+    assert len(set(shown)) == 12
+    assert [cider for _, _, cider in shown] == sorted((cider for _, _, cider in shown), reverse=True)
+    html = (root / "reports/toys/comparison.html").read_text("utf-8")
+    assert html.count('class="other"') == 12 - 4
+    # beam 5 is better on test, but validation chose beam 3, which alone competes
+    assert 'class="number best">0.530<' in html
+    assert 'class="number">0.550<' in html
+
+
+def test_more_than_twenty_configurations_fill_a_table_of_their_own(params: Params, root: Path) -> None:
+    lite0 = params.baseline["lite0"]
+    many = dataclasses.replace(params, baseline={f"lite{i}": lite0 for i in range(23)})
+    build_artifacts(many, root)
+    report(many, root)
+    short = (root / "reports/toys/comparison.md").read_text("utf-8")
+    assert sum(line.startswith("|") for line in short.splitlines()) == 2 + tables.MAIN_ROWS
+    long = (root / "reports/toys/comparison-all.md").read_text("utf-8")
+    headings = [line.removeprefix("## ") for line in long.splitlines() if line.startswith("## ")]
+    for anchor in re.findall(r"\(comparison-all\.md#([\w-]+)\)", short):
+        assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert headings[:2] == ["Best decoding of every configuration", "Every decoding of every configuration"]
+    every = long.split("## ")[1].splitlines()
+    assert sum(line.startswith("|") for line in every) == 2 + 25
+    assert long.count("| greedy |") == 25
+    with Image.open(root / "reports/toys/bleu.png") as bars, Image.open(root / "reports/toys/curves.png") as curves:
+        assert bars.height < 1500
+        assert curves.height < 3500
+
+
+def test_a_further_table_is_a_title_columns_and_rows() -> None:
+    columns: dict[str, tables.Kind] = {"Configuration": "text", "Right photo": "score", "Words": "count"}
+    made = tables.table("Bias", columns, [("attention.lite2", 0.5, 7), ("baseline.lite0", None, 9)], ["Of the test."])
+    shown = [[c.text(value) for c, value in zip(made.columns, line.values, strict=True)] for line in made.lines]
+    assert shown == [["attention.lite2", "0.500", "7"], ["baseline.lite0", made.columns[0].missing, "9"]]
+    assert [line.system for line in made.lines] == ["attention", "baseline"]
+    assert not made.is_best(made.lines[0], made.columns[1])  # it has no rival
 
 
 def test_only_the_gallery_holds_references_and_photos(params: Params, root: Path) -> None:
@@ -240,7 +297,8 @@ def test_only_the_gallery_holds_references_and_photos(params: Params, root: Path
     assert "The quagga &lt;b&gt;sleeps&lt;/b&gt; beside a xylophone." in shown
     assert "<b>" not in shown
     assert "a a &lt;unk&gt;" in shown
-    assert shown.count("data:image/jpeg") == params.report.gallery + 2  # and two photos with attention
+    assert shown.count("data:image/jpeg") == params.report.gallery
+    assert shown.count('class="word"') == shown.count("data:image/png") > params.report.gallery
 
 
 def test_captions_csv_holds_one_caption_a_photo_and_configuration(params: Params, root: Path) -> None:
@@ -276,7 +334,7 @@ def test_a_dropped_configuration_vanishes_though_its_files_stay(params: Params, 
     report(params, root)
     report(dataclasses.replace(params, modified={}), root)
     assert not [row for row in csv_rows(root) if row["system"] == "modified"]
-    for name in ("comparison.md", "comparison.html", "captions.csv", "gallery/index.html"):
+    for name in (*TEXTS, "gallery/index.html"):
         assert "modified.lite2" not in (root / "reports/toys" / name).read_text("utf-8")
 
 
@@ -304,26 +362,40 @@ def test_names_are_text_and_not_markup(params: Params, root: Path) -> None:
     assert r"# \<i\>toys\</i\> \| \_x\_" in comparison_markdown(results.load(params, root))
 
 
-def test_gallery_photos_span_the_ranking() -> None:
-    scores = np.array([0.5, 0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6])
-    chosen = gallery.choose(scores, 4)
-    assert [len(places) for places in chosen.values()] == [2, 1, 1]
-    values = [scores[place] for places in chosen.values() for place in places]
-    assert values == sorted(values, reverse=True)
-    assert values[0] >= 0.7
-    assert values[-1] <= 0.3
-    assert [place for places in gallery.choose(scores, 40).values() for place in places] == list(np.argsort(-scores))
-
-
-def test_sentence_scores_rank_the_better_caption_first() -> None:
-    entries = [
-        {"references": ["A dog runs ."], "captions": {"greedy": {"caption": "a dog runs"}}},
-        {"references": ["A cat sleeps ."], "captions": {"greedy": {"caption": "a boat"}}},
-        {"references": ["Two boats ."], "captions": {"greedy": {"caption": "two cats"}}},
-    ]
-    scores = gallery.sentence_scores(entries, "greedy")
-    assert scores.argmax() == 0
-    assert scores[1] < 0.5
+def test_names_and_captions_of_others_stay_text(params: Params, root: Path) -> None:
+    """Quotes, marks, line ends, and U+202E, which reverses what follows it."""
+    hostile = '"><script>alert(1)</script>\u202egpj.exe\n| *x* |'
+    photo = '"onload="x<b>\u202e.jpg'
+    manifest = json.loads((root / "artifacts/dataset/manifest.json").read_text())
+    files.write_json(root / "artifacts/dataset/manifest.json", manifest | {"name": hostile})
+    (root / "artifacts/dataset/images/00.jpg").rename(root / "artifacts/dataset/images" / photo)
+    for path in (root / "artifacts/evaluation").rglob("*.json*"):
+        path.write_text(path.read_text("utf-8").replace('"00.jpg"', json.dumps(photo)), "utf-8")
+    for path in (root / "artifacts/evaluation/captions").iterdir():
+        rows = files.read_jsonl(path)
+        for row in rows:
+            row["references"] = [hostile]
+            row["captions"]["greedy"]["caption"] = hostile
+        files.write_jsonl(path, rows)
+    shown = files.read_json(root / "artifacts/evaluation/gallery.json")
+    shown["photos"][0]["image"] = photo
+    files.write_json(root / "artifacts/evaluation/gallery.json", shown)
+    write_maps(root, "attention.lite2", [entry["image"] for entry in shown["photos"]])
+    report(params, root)
+    for name in ("comparison.html", "gallery/index.html", "comparison.md", "comparison-all.md"):
+        text = (root / "reports/toys" / name).read_text("utf-8")
+        assert "\u202e" not in text
+        assert "\ufffdgpj.exe\ufffd" in text
+        assert "<b>" not in text
+        assert "script>alert" not in text
+        assert text.count("<script>") == name.endswith(".html")
+        if name.endswith(".md"):
+            assert text.splitlines()[0].startswith(r'# "\>\<script\>alert(1)\</script\>')
+    parsed = Page((root / "reports/toys/gallery/index.html").read_text("utf-8"))
+    assert [attributes["alt"] for attributes in parsed.images if attributes["alt"]] == [
+        hostile.replace("\u202e", "\ufffd").replace("\n", "\ufffd")
+    ] * params.report.gallery
+    assert not any("onload" in attributes for attributes in parsed.images)
 
 
 @pytest.mark.parametrize("draw", [figures.bleu, figures.curves])

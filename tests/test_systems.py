@@ -19,7 +19,7 @@ from captionlab.devices import choose_device, uses_bf16
 from captionlab.errors import CaptionlabError
 from captionlab.features import open_store
 from captionlab.files import read_json, read_jsonl, write_json, write_jsonl
-from captionlab.metrics import score
+from captionlab.metrics import Scorer, score
 from captionlab.records import CAPTIONS, DATASET, EVALUATION, FEATURES, MODELS, VOCAB, Split
 from captionlab.stages.evaluate import Evaluated, _best_scores, _score, evaluate
 from captionlab.stages.train_attention import train_attention
@@ -60,7 +60,8 @@ def params(
         dataset=dataclasses.replace(project_params.dataset, name="tiny"),
         extract_features=ExtractFeaturesParams(encoders={"tiny": EncoderParams(grid=2)}),
         training=settings(epochs=12, patience=4, learning_rate=0.03),
-        evaluate=dataclasses.replace(project_params.evaluate, beams=(1, 3), max_words=7, attention_maps=2),
+        evaluate=dataclasses.replace(project_params.evaluate, beams=(1, 3), max_words=7),
+        report=dataclasses.replace(project_params.report, gallery=2),
         **{name: {"tiny": tiny(name)} for name in NAMES},  # type: ignore[arg-type]
     )
 
@@ -251,14 +252,34 @@ def test_the_test_split_has_no_say_in_the_decoding() -> None:
     assert _best_scores(row)["cider"] == 0.0  # what it then gets on test, not the best there
 
 
+def test_the_gallery_holds_photos_of_each_third_by_the_leaders_score(evaluated: Path, params: Params) -> None:
+    shown = read_json(evaluated / EVALUATION / "gallery.json")
+    metrics = read_json(evaluated / "reports/tiny/metrics.json")
+    assert shown["judge"] == max(metrics, key=lambda name: metrics[name]["cider"])
+    assert shown["ranked"] == 3
+    assert [photo["third"] for photo in shown["photos"]] == ["good", "middling"]  # two photos for three thirds
+    assert [photo["rank"] for photo in shown["photos"]] == [1, 2]
+    rows = read_jsonl(evaluated / EVALUATION / f"captions/{shown['judge']}.jsonl")
+    captions = {row["image"]: row["captions"][shown["decoding"]]["caption"] for row in rows}
+    scores = Scorer({row["image"]: row["references"] for row in rows}).cider_by_image(captions)
+    assert [photo["cider"] for photo in shown["photos"]] == pytest.approx(
+        sorted(scores.values(), reverse=True)[:2], abs=1e-6
+    )
+    assert sum(scores.values()) / 3 == pytest.approx(metrics[shown["judge"]]["cider"], abs=1e-6)
+
+
 def test_attention_maps_fit_their_captions(evaluated: Path) -> None:
     folder = evaluated / EVALUATION / "attention"
     assert [path.name for path in folder.iterdir()] == ["attention.tiny.json"]
     maps = read_json(folder / "attention.tiny.json")
-    rows = read_jsonl(evaluated / EVALUATION / "captions/attention.tiny.jsonl")
-    assert [entry["image"] for entry in maps] == ["test0.jpg", "test1.jpg"]
-    for entry, row in zip(maps, rows, strict=False):
-        assert " ".join(entry["words"]) == row["captions"]["beam 3"]["caption"]
+    shown = read_json(evaluated / EVALUATION / "gallery.json")["photos"]
+    assert [entry["image"] for entry in maps] == [photo["image"] for photo in shown]
+    (scored,) = (
+        row for row in read_json(evaluated / EVALUATION / "scores.json")["systems"] if row["system"] == "attention"
+    )
+    rows = {row["image"]: row for row in read_jsonl(evaluated / EVALUATION / "captions/attention.tiny.jsonl")}
+    for entry in maps:
+        assert " ".join(entry["words"]) == rows[entry["image"]]["captions"][scored["best_decoding"]]["caption"]
         assert len(entry["maps"]) == len(entry["words"])
         assert [sum(shares) for shares in entry["maps"]] == pytest.approx([1] * len(entry["maps"]), abs=1e-4)
 

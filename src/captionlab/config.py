@@ -151,7 +151,6 @@ class EvaluateParams:
     beams: tuple[int, ...]  # 1 is greedy
     length_penalty: float  # score = log probability / length ** length_penalty
     max_words: int
-    attention_maps: int  # test photos for which an attention system's maps are kept
     shuffles: int  # of the photos, for the scores with a wrong one
     resamples: int  # of the photos, for intervals and significance
     seed: int  # of both

@@ -111,6 +111,13 @@ class Scorer:
             found.append(most)
         return found
 
+    def cider_by_image(self, hypotheses: Mapping[str, str]) -> dict[str, float]:
+        """CIDEr-D of each photo's caption; ``score`` gives their mean. Strict protocol only."""
+        if self._cider is None:
+            raise ValueError(f"the protocol {self._protocol} has no CIDEr")
+        scores = self._cider.scores(self._words(hypotheses), self._references)
+        return dict(zip(self._images, scores.tolist(), strict=True))
+
     def _words(self, hypotheses: Mapping[str, str]) -> list[Words]:
         _check_ids(self._images, hypotheses)
         return [_hypothesis(hypotheses[image], self._protocol) for image in self._images]

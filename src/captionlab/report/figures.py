@@ -16,9 +16,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from captionlab.report.results import Row, Run
+from captionlab.report.tables import MAIN_ROWS, ranked
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
-COLOURS = {"baseline": "#0072b2", "modified": "#d55e00", "attention": "#009e73"}
+COLOURS = {"baseline": "#0072b2", "modified": "#d55e00", "attention": "#009e73", "retrieval": "#999999"}
 _INK, _FAINT = "#1f2430", "#c9cdd6"
 _CSS = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 _STYLE: dict[Any, Any] = {
@@ -74,8 +75,8 @@ def _style(salt: str = "captionlab") -> Iterator[None]:
 
 
 def bleu(runs: Sequence[Run]) -> Figure:
-    """BLEU-1 to 4 of every configuration's best decoding: a row a configuration, bars from zero on one scale."""
-    rows = sorted((run.row() for run in runs), key=lambda row: row.cider or 0.0)  # the best on top
+    """BLEU-1 to 4 of the best configurations' best decodings: a row each, bars from zero on one scale."""
+    rows = [run.row() for run in reversed(ranked(runs)[:MAIN_ROWS])]  # the best on top
     values = [[float(getattr(row, f"bleu_{n}") or 0.0) for row in rows] for n in (1, 2, 3, 4)]
     room = 0.3 * max(max(values[0]), 0.1)  # right of the longest bar, for its number
     spans = [max(column) + room for column in values]
@@ -95,7 +96,8 @@ def bleu(runs: Sequence[Run]) -> Figure:
 
 
 def curves(runs: Sequence[Run]) -> Figure:
-    """Loss and token accuracy over epochs, a panel each a configuration, the other configurations faint behind it."""
+    """Loss and token accuracy over epochs: two panels a configuration, best CIDEr first, the others faint behind."""
+    runs = [run for run in ranked(runs) if run.history][:MAIN_ROWS]  # retrieval learns nothing
     columns = min(_CURVE_COLUMNS, len(runs))
     bands = math.ceil(len(runs) / columns)
     figure = Figure(figsize=(2.4 * columns + 0.6, 3.7 * bands + 0.5), layout="constrained")
@@ -131,6 +133,7 @@ def _panel(axes: Axes, quantity: str, run: Run, runs: Sequence[Run]) -> None:
     epochs, validation = run.history["epoch"], run.history[f"val_{quantity}"]
     axes.plot(epochs, run.history[f"train_{quantity}"], color=colour, linewidth=1.2, linestyle=(0, (4, 2)))
     axes.plot(epochs, validation, color=colour, linewidth=1.8)
+    assert run.best_epoch is not None
     best = epochs.index(run.best_epoch)
     axes.plot(run.best_epoch, validation[best], "o", color=colour, markersize=5)
     above = quantity == "loss"  # the side on which the falling or rising curve leaves room

@@ -1,5 +1,5 @@
 """A page of test photos with what every system said and where attention looked. Holds photos and references, so it is
-never published with the tables. Photos are chosen by score, not by hand.
+never published with the tables. The photos are those that ``evaluate`` chose by score.
 """
 
 import base64
@@ -10,123 +10,108 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from captionlab import files, records
-from captionlab.cider import CiderD
 from captionlab.report.render import page
 from captionlab.report.results import Results, Run
-from captionlab.text import clean
+from captionlab.report.tables import ranked
 
 _PIXELS = 224  # the longer side of a photo in the page
+_SYSTEMS = 6  # whose captions are open to view; the others fold away
 _VEIL = 0.82  # how dark the regions are that a word did not look at, from 0 to 1
+_THIRDS = {
+    "good": "Good: from the best third",
+    "middling": "Middling: from the middle third",
+    "failed": "Failed: from the worst third",
+}
 
 Captions = Sequence[tuple[Run, Sequence[Mapping[str, Any]]]]
+Veils = Mapping[tuple[str, str], tuple[str, ...]]  # by configuration and photo: a data URI a word
 
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What one configuration said of a photo: the best decoding, and the others as (decoding, caption)."""
+    """What one configuration said of a photo: the best decoding's words, and the others as (decoding, caption).
+
+    ``words`` are (word, veil): a veil is a picture to lay over the photo, dark where attention did not look, or None.
+    """
 
     system: str
     name: str
     decoding: str
-    caption: str
+    words: tuple[tuple[str, str | None], ...]
     others: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One photo of the gallery; ``score`` is the judging configuration's CIDEr-D for it."""
+    """One photo of the gallery, with the CIDEr-D of the judging configuration's caption and its rank by it."""
 
     image: str
     photo: str
-    references: tuple[str, ...]
-    said: tuple[Said, ...]
-    score: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """One photo with a veil a word: dark where attention did not look."""
-
-    name: str
-    image: str
-    photo: str  # once a page, as every word shows it
     width: int
     height: int
-    words: tuple[tuple[str, str], ...]  # word, veil as a data URI
+    references: tuple[str, ...]
+    said: tuple[Said, ...]
+    cider: float
+    rank: int
 
 
-def gallery_html(results: Results, captions: Captions, root: Path, photos: int) -> str:
-    """The gallery as one page: ``photos`` test photos and every photo whose attention was kept."""
-    judge, entries = max(captions, key=lambda pair: pair[0].row().cider or 0.0)
-    scores = sentence_scores(entries, judge.best_decoding)
+def gallery_html(results: Results, captions: Captions, root: Path) -> str:
+    """The gallery as one page that needs no other file and no network."""
+    gallery = files.read_json(root / records.EVALUATION / "gallery.json")
     said = {run.name: {entry["image"]: entry for entry in own} for run, own in captions}
-
-    def shown(place: int) -> Shown:
-        image = entries[place]["image"]
-        return Shown(
-            image=image,
-            photo=_jpeg(_photo(root, image)),
-            references=tuple(entries[place]["references"]),
-            said=tuple(_said(run, said[run.name][image]["captions"]) for run, _ in captions),
-            score=float(scores[place]),
-        )
-
-    chosen = choose(scores, photos)
-    return page(
-        "gallery.html.j2",
-        name=results.manifest["name"],
-        judge=judge,
-        thirds=[(title, [shown(place) for place in places]) for title, places in chosen.items()],
-        looks=[look for run, _ in captions if run.system == "attention" for look in _looks(root, run)],
-    )
-
-
-def sentence_scores(entries: Sequence[Mapping[str, Any]], decoding: str) -> npt.NDArray[np.float64]:
-    """(N,) CIDEr-D of each photo's caption, idf from all the references given, under the strict protocol."""
-    references = [[clean(raw, "standard") for raw in entry["references"]] for entry in entries]
-    words = [clean(entry["captions"][decoding]["caption"], "standard") for entry in entries]
-    return CiderD(references).scores(words, references)
-
-
-def choose(scores: npt.NDArray[np.float64], photos: int) -> dict[str, list[int]]:
-    """Places of about ``photos`` photos: as many from each third of the ranking, at even steps, best first."""
-    ranking = np.argsort(-scores, kind="stable")
-    chosen = {}
-    shares = [photos // 3 + (third < photos % 3) for third in range(3)]
-    titles = ("The best third", "The middle third", "The worst third")
-    for title, third, share in zip(titles, np.array_split(ranking, 3), shares, strict=True):
-        count = min(share, len(third))
-        steps = (np.arange(count) + 0.5) * len(third) / max(1, count)
-        chosen[title] = [int(third[int(step)]) for step in steps]
-    return chosen
-
-
-def _said(run: Run, captions: Mapping[str, Mapping[str, Any]]) -> Said:
-    others = tuple((name, said["caption"]) for name, said in captions.items() if name != run.best_decoding)
-    best = captions[run.best_decoding]["caption"]
-    return Said(system=run.system, name=run.name, decoding=run.best_decoding, caption=best, others=others)
-
-
-def _looks(root: Path, run: Run) -> list[Look]:
-    looks = []
-    for entry in files.read_json(root / records.EVALUATION / "attention" / f"{run.name}.json"):
-        photo = _photo(root, entry["image"])
-        veils = [_veil(weights, entry["grid"]) for weights in entry["maps"]]
-        looks.append(
-            Look(
-                name=run.name,
-                image=entry["image"],
+    runs = ranked(results.runs)
+    veils = {key: own for run in runs for key, own in _veils(root, run).items()}
+    judged = said[gallery["judge"]]
+    thirds: dict[str, list[Shown]] = {title: [] for title in _THIRDS.values()}
+    for chosen in gallery["photos"]:
+        image = chosen["image"]
+        photo = _photo(root, image)
+        thirds[_THIRDS[chosen["third"]]].append(
+            Shown(
+                image=image,
                 photo=_jpeg(photo),
                 width=photo.width,
                 height=photo.height,
-                words=tuple(zip(entry["words"], veils, strict=True)),
+                references=tuple(judged[image]["references"]),
+                said=tuple(_said(run, image, said[run.name][image]["captions"], veils) for run in runs),
+                cider=chosen["cider"],
+                rank=chosen["rank"],
             )
         )
-    return looks
+    return page(
+        "gallery.html.j2",
+        name=results.manifest["name"],
+        gallery=gallery,
+        most=_SYSTEMS,
+        thirds=thirds,
+        looks=list(dict.fromkeys(name for name, _ in veils)),
+    )
+
+
+def _said(run: Run, image: str, captions: Mapping[str, Mapping[str, Any]], veils: Veils) -> Said:
+    words = captions[run.best_decoding]["caption"].split()
+    own: Sequence[str | None] = veils.get((run.name, image)) or [None] * len(words)
+    return Said(
+        system=run.system,
+        name=run.name,
+        decoding=run.best_decoding,
+        words=tuple(zip(words, own, strict=True)),
+        others=tuple((name, said["caption"]) for name, said in captions.items() if name != run.best_decoding),
+    )
+
+
+def _veils(root: Path, run: Run) -> Veils:
+    """What evaluate drew for one configuration; nothing for one without attention."""
+    path = root / records.EVALUATION / "attention" / f"{run.name}.json"
+    if not path.exists():
+        return {}
+    return {
+        (run.name, entry["image"]): tuple(_veil(weights, entry["grid"]) for weights in entry["maps"])
+        for entry in files.read_json(path)
+    }
 
 
 def _photo(root: Path, image: str) -> Image.Image:
@@ -147,8 +132,8 @@ def _veil(weights: Sequence[float], side: int) -> str:
     """A black PNG of side x side pixels, clear where the weight is greatest; the browser stretches it smoothly."""
     looked = np.asarray(weights, dtype=np.float64).reshape(side, side)
     looked = looked / max(float(looked.max()), 1e-12)
-    pixels = np.zeros((side, side, 4), dtype=np.uint8)
-    pixels[..., 3] = np.round(255 * _VEIL * (1 - looked))
+    pixels = np.zeros((side, side, 2), dtype=np.uint8)  # grey and opacity
+    pixels[..., 1] = np.round(255 * _VEIL * (1 - looked))
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format="PNG", optimize=True)
     return _data_uri(out.getvalue(), "png")

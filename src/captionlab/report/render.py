@@ -1,4 +1,8 @@
-"""The comparison as CSV, Markdown and HTML. Results in, text out; holds no photo and no reference caption."""
+"""The comparison as CSV, Markdown and HTML. Results in, text out; holds no photo and no reference caption.
+
+Names and captions are others' words: in HTML they are escaped, in Markdown their marks are, and characters that turn
+the direction of the text around or control a terminal are replaced in both.
+"""
 
 import csv
 import dataclasses
@@ -11,9 +15,30 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from captionlab.report import figures
+from captionlab.report import diagnostics, figures
 from captionlab.report.results import Results, Row, Run
-from captionlab.report.tables import SYSTEM_NAMES, Table, all_rows, further_tables, head, main_table
+from captionlab.report.tables import (
+    MAIN_ROWS,
+    SYSTEM_NAMES,
+    Table,
+    all_rows,
+    decodings_table,
+    further_tables,
+    head,
+    main_table,
+)
+
+ALL = "comparison-all.md"  # beside comparison.md
+
+_MARKS = re.compile(r"[\\`*|<>\[\]]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is plain text
+# controls and line ends; directional marks, embeddings, overrides and isolates (UAX #9); the joiners stay
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+def seen(value: Any) -> Any:
+    """Text with U+FFFD for each character that a reader cannot see; Markup and other values as they are."""
+    return _UNSEEN.sub("\ufffd", value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
 
 _HTML = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -21,9 +46,8 @@ _HTML = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    finalize=seen,
 )
-
-_MARKS = re.compile(r"[\\`*|<>\[\]]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is plain text
 
 
 def page(template: str, **values: Any) -> str:
@@ -37,41 +61,46 @@ def comparison_csv(results: Results) -> str:
     return _csv(columns, ([_plain(getattr(row, column)) for column in columns] for row in all_rows(results)))
 
 
-def captions_csv(captions: Sequence[tuple[Run, Sequence[Mapping[str, Any]]]]) -> str:
-    """What every configuration's best decoding said of each test photo; no reference is among it."""
+def captions_csv(results: Results, captions: Sequence[tuple[Run, Sequence[Mapping[str, Any]]]]) -> str:
+    """What every configuration's best decoding said of each test photo; no reference is among it.
+
+    Nor is a quoted training caption, unless the captions are the project's own.
+    """
+    own = results.manifest["format"] == "scenes"
     return _csv(
         ["image", "configuration", "decoding", "caption"],
         (
             [entry["image"], run.name, run.best_decoding, entry["captions"][run.best_decoding]["caption"]]
             for run, entries in captions
+            if own or not run.quotes
             for entry in entries
         ),
     )
 
 
 def comparison_markdown(results: Results) -> str:
-    """The comparison for a reader of the repository, with the figures that lie beside it."""
-    facts = " · ".join(f"{label}: {_escaped(value)}" for label, value in head(results))
+    """The comparison for a reader of the repository: the best, the figures, and where the rest stands."""
+    linked = [f"- [{table.title}]({ALL}#{_anchor(table.title)})" for table in _linked(results)]
     parts = [
         f"# {_escaped(results.manifest['name'])}: the systems compared",
-        facts,
+        _facts(results),
         *_markdown_table(main_table(results)),
-        "![BLEU-1 to 4 of every configuration](bleu.png)",
-        "![Loss and accuracy of every configuration over the epochs](curves.png)",
-    ]
-    for table in further_tables(results):
-        parts += [
-            "<details>",
-            f"<summary>{table.title}</summary>",
-            *_markdown_table(table, heading=False),
-            "</details>",
-        ]
-    parts.append(
+        "![BLEU-1 to 4 of the best configurations](bleu.png)",
+        "![Loss and accuracy of the best configurations over the epochs](curves.png)",
+        "More tables:",
+        "\n".join(linked),
         "All of this, exactly: [comparison.csv](comparison.csv). What the systems said: [captions.csv](captions.csv). "
         "The same with tables to sort and filter: `comparison.html`; photos with their captions: `gallery/index.html`, "
-        "which is written beside it and not kept in git."
-    )
+        "which is written beside it and not kept in git.",
+    ]
     return "\n\n".join(parts) + "\n"
+
+
+def further_markdown(results: Results) -> str:
+    """The tables that the comparison links to."""
+    title = f"# {_escaped(results.manifest['name'])}: all tables"
+    parts = [title, _facts(results), "The best in short: [comparison.md](comparison.md)."]
+    return "\n\n".join([*parts, *(part for table in _linked(results) for part in _markdown_table(table))]) + "\n"
 
 
 def comparison_html(results: Results) -> str:
@@ -80,24 +109,43 @@ def comparison_html(results: Results) -> str:
         "comparison.html.j2",
         name=results.manifest["name"],
         head=head(results),
-        main=main_table(results),
-        further=further_tables(results),
+        main=decodings_table(results),
+        further=_further(results),
         systems=list(dict.fromkeys(run.system for run in results.runs)),
         bleu=Markup(figures.svg(figures.bleu, results.runs)),
         curves=Markup(figures.svg(figures.curves, results.runs)),
     )
 
 
-def _markdown_table(table: Table, heading: bool = True) -> list[str]:
-    ruler = ["---" if column.kind == "text" else "--:" for column in table.columns]
-    lines = [_pipes(column.label for column in table.columns), _pipes(ruler)]
-    for row in table.rows:
+def _linked(results: Results) -> list[Table]:
+    """The tables beside the main one: all configurations where that shows only the best."""
+    every = main_table(results, most=len(results.runs))
+    return [*([every] if len(results.runs) > MAIN_ROWS else []), decodings_table(results), *_further(results)]
+
+
+def _further(results: Results) -> list[Table]:
+    return [*diagnostics.tables(results), *further_tables(results)]
+
+
+def _facts(results: Results) -> str:
+    return " · ".join(f"{label}: {_escaped(value)}" for label, value in head(results))
+
+
+def _markdown_table(table: Table) -> list[str]:
+    ruler = ["--:" if column.numeric else "---" for column in table.columns]
+    lines = [_pipes(_escaped(column.label) for column in table.columns), _pipes(ruler)]
+    for line in table.lines:
         cells = []
-        for column in table.columns:
-            text = _escaped(column.text(row))
-            cells.append(f"**{text}**" if table.is_best(row, column) else text)
+        for column, value in zip(table.columns, line.values, strict=True):
+            text = _escaped(column.text(value))
+            cells.append(f"**{text}**" if table.is_best(line, column) else text)
         lines.append(_pipes(cells))
-    return [*([f"## {table.title}"] if heading else []), *table.notes, "\n".join(lines)]
+    return [f"## {_escaped(table.title)}", *table.notes, "\n".join(lines)]
+
+
+def _anchor(title: str) -> str:
+    """The fragment that Markdown's renderers give a heading."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
 def _pipes(cells: Iterable[str]) -> str:
@@ -106,7 +154,7 @@ def _pipes(cells: Iterable[str]) -> str:
 
 def _escaped(text: str) -> str:
     """Keep a name from being read as Markdown or HTML."""
-    return _MARKS.sub(r"\\\g<0>", text)
+    return _MARKS.sub(r"\\\g<0>", seen(text))
 
 
 def _plain(value: str | float | None) -> str:

@@ -1,86 +1,151 @@
-"""The readable tables: which rows stand in which, in what order, and how a number is written. Knows no file format."""
+"""The readable tables: which rows stand in which, in what order, and how a value is written. Knows no file format.
 
+A further table is one more ``table(title, columns, rows)`` in ``further_tables``: Markdown and HTML then both show it.
+"""
+
+import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
-from captionlab.report.results import Results, Row
+from captionlab.report.results import Results, Row, Run
 
-SYSTEM_NAMES = {"baseline": "Baseline", "modified": "Modified", "attention": "Attention"}
+SYSTEM_NAMES = {"baseline": "Baseline", "modified": "Modified", "attention": "Attention", "retrieval": "Retrieval"}
+MAIN_ROWS = 20  # that one table or figure holds and a reader takes in
+
+Value = str | int | float | None
+Kind = Literal["text", "count", "millions", "megabytes", "score", "loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column: ``key`` is a field of Row, or "name" for system and configuration together."""
+    """One column of a table. The greatest ``score`` of a column is its best, the least ``loss``; others have none."""
 
-    key: str
     label: str
-    kind: Literal["text", "count", "millions", "megabytes", "score"] = "text"
+    kind: Kind = "text"
+    missing: str = "–"  # noqa: RUF001 (a dash is meant)
 
-    def value(self, row: Row) -> str | float | None:
-        """The bare value."""
-        if self.key != "name":
-            value: str | float | None = getattr(row, self.key)
-            return value
-        if row.measured:
-            return f"{row.system}.{row.configuration}"
-        return f"{row.system}, {row.configuration}" if row.configuration else row.system
+    @property
+    def numeric(self) -> bool:
+        """Whether the values are numbers, to be aligned and sorted as such."""
+        return self.kind != "text"
 
-    def text(self, row: Row) -> str:
+    def text(self, value: Value) -> str:
         """The value as a reader sees it."""
-        value = self.value(row)
         if value is None:
-            return "n/a (needs Java)" if self.key == "meteor" and row.measured else "–"  # noqa: RUF001 (a dash is meant)
+            return self.missing
         match self.kind:
             case "millions":
                 return f"{float(value) / 1e6:.2f} M"
             case "megabytes":
                 return f"{float(value):.1f}"
-            case "score":
+            case "score" | "loss":
                 return f"{float(value):.3f}"
         return str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Line:
+    """One row of a table: a value a column, and what a reader may filter by."""
+
+    values: tuple[Value, ...]
+    system: str | None = None  # of ours; None for a row that others state
+    rival: bool = True  # whether its scores compete for the best of their columns
+
+    @property
+    def measured(self) -> bool:
+        """Whether the row is ours."""
+        return self.system is not None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows under columns, with the sentences that a reader needs to judge them."""
+    """Lines under columns, with the sentences that a reader needs to judge them."""
 
     title: str
-    notes: tuple[str, ...]
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...] = ()
+    sorted_by: str | None = None  # label of the column whose greatest value stands first
+    _best: dict[str, float] = field(init=False, repr=False)
 
-    def is_best(self, row: Row, column: Column) -> bool:
-        """Whether this score leads its column among the measured rows; where all are equal, none leads."""
-        rivals = [column.value(rival) for rival in self.rows if rival.measured]
-        numbers = [value for value in rivals if isinstance(value, float)]
-        if column.kind != "score" or not row.measured or len(set(numbers)) < 2:
-            return False
-        return column.value(row) == (min(numbers) if column.key == "loss" else max(numbers))
+    def __post_init__(self) -> None:
+        best = {}
+        for place, column in enumerate(self.columns):
+            rivals = {value for line in self.lines if line.rival and (value := line.values[place]) is not None}
+            if column.kind in ("score", "loss") and len(rivals) > 1:  # where all are equal, none leads
+                best[column.label] = (max if column.kind == "score" else min)(float(value) for value in rivals)
+        object.__setattr__(self, "_best", best)
+
+    def is_best(self, line: Line, column: Column) -> bool:
+        """Whether this value leads its column among the rows that compete."""
+        return line.rival and line.values[self.columns.index(column)] == self._best.get(column.label, math.nan)
 
 
-_NAME = Column(key="name", label="Configuration")
-_SHAPE = (
-    Column(key="encoder", label="Encoder"),
-    Column(key="input", label="Input", kind="count"),
-    Column(key="hidden", label="Hidden", kind="count"),
-    Column(key="layers", label="Layers", kind="count"),
+def table(
+    title: str,
+    columns: Mapping[str, Kind],
+    rows: Iterable[Sequence[Value]],
+    notes: Sequence[str] = (),
+) -> Table:
+    """A table from plain values. ``columns`` maps each label to its kind; a row starts with its configuration's name.
+
+    >>> table("Language bias", {"Configuration": "text", "Right photo": "score"}, [("attention.lite2", 0.55)]).title
+    'Language bias'
+    """
+    return Table(
+        title=title,
+        columns=tuple(Column(label=label, kind=kind) for label, kind in columns.items()),
+        lines=tuple(Line(values=tuple(row), system=str(row[0]).partition(".")[0]) for row in rows),
+        notes=tuple(notes),
+    )
+
+
+_COLUMNS = {  # by field of Row; "name" is system and configuration together
+    "name": Column(label="Configuration"),
+    "decoding": Column(label="Decoding"),
+    **{f"bleu_{n}": Column(label=f"BLEU-{n}", kind="score") for n in (1, 2, 3, 4)},
+    "rouge_l": Column(label="ROUGE-L", kind="score"),
+    "cider": Column(label="CIDEr", kind="score"),
+    "meteor": Column(label="METEOR", kind="score"),
+    "bleu_4_interval": Column(label="BLEU-4, 95 %"),
+    "cider_interval": Column(label="CIDEr, 95 %"),
+    "loss": Column(label="Loss", kind="loss"),
+    "accuracy": Column(label="Accuracy", kind="score"),
+    "encoder": Column(label="Encoder"),
+    "input": Column(label="Input", kind="count"),
+    "hidden": Column(label="Hidden", kind="count"),
+    "layers": Column(label="Layers", kind="count"),
+    "parameters": Column(label="Parameters", kind="millions"),
+    "megabytes": Column(label="MB", kind="megabytes"),
+    "epochs": Column(label="Epochs", kind="count"),
+    "protocol": Column(label="Protocol"),
+    "source": Column(label="Stated in"),
+}
+_BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
+_SCORES = (*_BLEU, "rouge_l", "cider", "meteor")
+_SHAPE = ("encoder", "input", "hidden", "layers")
+_INTERVALS = ("bleu_4_interval", "cider_interval")
+_MAIN = ("name", "decoding", *_SCORES, *_INTERVALS, "loss", "accuracy", *_SHAPE, "parameters", "megabytes", "epochs")
+_PROTOCOLS = {
+    "report_a": "torchtext's BLEU, start and end words counted",
+    "report_b": "nltk's BLEU, startseq and endseq counted, one-letter words dropped",
+    "literature": "its own; tokenisation and brevity penalty may differ",
+}
+_STRICT = (
+    "The decoding was chosen by CIDEr on the validation split, never on the test split. Strict protocol: every "
+    "reference, lowercase, no punctuation, corpus level, no start, end or unknown word counted.",
+    "All scores stand on the scale from 0 to 1 (papers often print them times 100), CIDEr-D on 0 to 10. Loss "
+    "(nats a word) and accuracy are of the next word, given the true words before it.",
 )
-_SIZE = (
-    Column(key="parameters", label="Parameters", kind="millions"),
-    Column(key="megabytes", label="MB", kind="megabytes"),
+_SIGNIFICANT = 0.05
+_ABOVE = (
+    "The intervals are of a bootstrap over the test photos, with the idf of them all. p is that of the difference in "
+    "CIDEr to the row above, by a paired bootstrap over the photos; a star marks those below 0.05. It knows the luck "
+    "of the photos, not that of the training's seed, and the best of many rows is partly the luckiest."
 )
-_EPOCHS = Column(key="epochs", label="Epochs", kind="count")
-_DECODING = Column(key="decoding", label="Decoding")
-_BLEU = tuple(Column(key=f"bleu_{n}", label=f"BLEU-{n}", kind="score") for n in (1, 2, 3, 4))
-_REST = (
-    Column(key="rouge_l", label="ROUGE-L", kind="score"),
-    Column(key="cider", label="CIDEr", kind="score"),
-    Column(key="meteor", label="METEOR", kind="score"),
-)
-_LOSS = (Column(key="loss", label="Loss", kind="score"), Column(key="accuracy", label="Accuracy", kind="score"))
-_SOURCE = Column(key="source", label="Stated in")
 
 
 def head(results: Results) -> list[tuple[str, str]]:
@@ -98,70 +163,122 @@ def head(results: Results) -> list[tuple[str, str]]:
     ]
 
 
-def main_table(results: Results) -> Table:
-    """The best decoding of every configuration, best CIDEr first."""
-    rows = sorted((run.row() for run in results.runs), key=lambda row: -_number(row.cider))
-    return Table(
-        title="Best decoding of every configuration",
-        notes=(
-            "The decoding was chosen by CIDEr on the validation split, never on the test split. Strict protocol: every "
-            "reference, lowercase, no punctuation, corpus level, no start, end or unknown word counted.",
-            "All scores stand on the scale from 0 to 1 (papers often print them times 100), CIDEr-D on 0 to 10. Loss "
-            "(nats a word) and accuracy are of the next word, given the true words before it.",
+def ranked(runs: Sequence[Run]) -> list[Run]:
+    """Best CIDEr first, by each configuration's best decoding."""
+    return sorted(runs, key=lambda run: -_number(run.row().cider))
+
+
+def main_table(results: Results, most: int = MAIN_ROWS) -> Table:
+    """The best decoding of the ``most`` best configurations, best CIDEr first."""
+    runs = ranked(results.runs)
+    every = len(runs) <= most
+    made = _of_rows(
+        "Best decoding of every configuration" if every else f"The {most} best of {len(runs)} configurations",
+        _MAIN,
+        [run.row() for run in runs[:most]],
+        notes=(*_STRICT, _ABOVE),
+    )
+    ps = [None, *(against(results, below, above, "cider")[1] for above, below in itertools.pairwise(runs[:most]))]
+    place = made.columns.index(_COLUMNS["cider_interval"]) + 1
+    return dataclasses.replace(
+        made,
+        columns=(*made.columns[:place], Column(label="p, row above"), *made.columns[place:]),
+        lines=tuple(
+            dataclasses.replace(line, values=(*line.values[:place], p, *line.values[place:]))
+            for line, p in zip(made.lines, ps, strict=True)
         ),
-        columns=(_NAME, _DECODING, *_BLEU, *_REST, *_LOSS, *_SHAPE, *_SIZE, _EPOCHS),
-        rows=tuple(rows),
     )
 
 
+def against(results: Results, one: Run, other: Run, score: str) -> tuple[str, str]:
+    """How one configuration stands against another: the share of resamples that it wins, and p, in words."""
+    found = results.diagnostics["pairs"][one.name][other.name][score]
+    return f"{found['wins']:.0%}", f"{found['p']:.3f}{' *' if found['p'] < _SIGNIFICANT else ''}"
+
+
+def decodings_table(results: Results) -> Table:
+    """Every decoding of every configuration, best CIDEr first; those chosen on validation compete for the best."""
+    rows = [row for run in results.runs for row in run.rows if row.protocol == "strict"]
+    rows.sort(key=lambda row: -_number(row.cider))
+    chosen = [run.row() for run in results.runs]
+    made = _of_rows("Every decoding of every configuration", _MAIN, rows, notes=_STRICT, rivals=chosen)
+    return dataclasses.replace(made, sorted_by="CIDEr")
+
+
 def further_tables(results: Results) -> list[Table]:
-    """All decodings; each report's protocol beside its own numbers; the literature."""
-    strict = [row for run in results.runs for row in run.rows if row.protocol == "strict"]
-    stated = (_NAME, _DECODING, *_BLEU, *_LOSS, *_SHAPE, _EPOCHS, _SOURCE)
+    """Each report's protocol beside its own numbers; the literature."""
+    stated = ("name", "decoding", *_BLEU, "loss", "accuracy", *_SHAPE, "epochs", "protocol", "source")
     return [
-        Table(
-            title="Every decoding",
-            notes=("The test split under the strict protocol, in the order of params.yaml.",),
-            columns=(_NAME, _DECODING, *_BLEU, *_REST),
-            rows=tuple(strict),
-        ),
-        Table(
-            title="Under report A's protocol",
+        _of_rows(
+            "Under report A's protocol",
+            stated,
+            _beside(results, "report_a"),
             notes=(
                 "Our captions scored as report A scored its own, with start and end words counted, beside the numbers "
                 "that it states. It prints one BLEU without its order; its function's default is BLEU-4. Its photos, "
                 "split and number of references are partly unstated, its losses have another vocabulary, and its "
                 "System 1 is our baseline.",
             ),
-            columns=stated,
-            rows=_beside(results, "report_a"),
         ),
-        Table(
-            title="Under report B's protocol",
+        _of_rows(
+            "Under report B's protocol",
+            stated,
+            _beside(results, "report_b"),
             notes=(
                 "Our captions scored as report B scored its own, beside the numbers that it states: the words startseq "
                 "and endseq counted, one-letter words dropped, and BLEU-3 with weights that sum to 0.9. Its loss has "
                 "another vocabulary.",
             ),
-            columns=stated,
-            rows=_beside(results, "report_b"),
         ),
-        Table(
-            title="What the literature states for Flickr8k",
+        _of_rows(
+            "What the literature states for Flickr8k",
+            ("name", "encoder", "decoding", *_SCORES, "protocol", "source"),
+            _noted(results.references["literature"], "literature"),
             notes=(
                 "On Flickr8k's 1,000 test photos, each under its own protocol, so not to be ranked against the strict "
                 "scores above. Early papers differ in tokenisation, and some leave out BLEU's brevity penalty; the "
                 "encoders differ too. CIDEr depends on the references that its idf is taken from.",
             ),
-            columns=(_NAME, Column(key="encoder", label="Encoder"), _DECODING, *_BLEU, *_REST, _SOURCE),
-            rows=results.references["literature"],
         ),
     ]
 
 
-def _beside(results: Results, protocol: Literal["report_a", "report_b"]) -> tuple[Row, ...]:
+def _of_rows(
+    title: str, fields: Sequence[str], rows: Sequence[Row], notes: tuple[str, ...], rivals: Sequence[Row] | None = None
+) -> Table:
+    """A table of these fields of Row. Measured rows compete, or the ``rivals`` alone."""
+    columns = {key: _COLUMNS[key] for key in fields}
+    if all(row.measured for row in rows) and "meteor" in columns:
+        columns["meteor"] = dataclasses.replace(columns["meteor"], missing="n/a (needs Java)")
+    return Table(
+        title=title,
+        columns=tuple(columns.values()),
+        lines=tuple(
+            Line(
+                values=tuple(_name(row) if key == "name" else getattr(row, key) for key in fields),
+                system=row.system if row.measured else None,
+                rival=row.measured if rivals is None else row in rivals,
+            )
+            for row in rows
+        ),
+        notes=notes,
+    )
+
+
+def _name(row: Row) -> str:
+    if row.measured:
+        return f"{row.system}.{row.configuration}"
+    return f"{row.system}, {row.configuration}" if row.configuration else row.system
+
+
+def _beside(results: Results, protocol: Literal["report_a", "report_b"]) -> list[Row]:
     ours = sorted((run.row(protocol) for run in results.runs), key=lambda row: -_number(row.bleu_4))
-    return (*ours, *results.references[protocol])
+    return _noted((*ours, *results.references[protocol]), protocol)
+
+
+def _noted(rows: Sequence[Row], protocol: str) -> list[Row]:
+    """The rows with the protocol in words."""
+    return [dataclasses.replace(row, protocol=_PROTOCOLS[protocol]) for row in rows]
 
 
 def _number(score: float | None) -> float:

@@ -1,6 +1,7 @@
 """Stage evaluate: every system's captions of the test split, scored under one protocol and the reports' own.
 
-The decoding of each system is chosen on the validation split; the test split is only reported.
+The decoding of each system is chosen on the validation split; the test split is only reported. The gallery's photos
+are chosen here too, by the best system's scores, so that attention maps are drawn of the photos that are shown.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from captionlab.models.base import Features
 from captionlab.records import DATASET, EVALUATION, FEATURES, MODELS, REPORTS, VOCAB, Caption, Scores, Split
 from captionlab.retrieval import Retriever
 from captionlab.systems import read_captions
+from captionlab.thirds import choose
 from captionlab.training import measure
 from captionlab.vocab import Vocabulary
 
@@ -44,6 +46,11 @@ class Evaluated:
     accuracy: float | None
     sentences: Mapping[Split, Mapping[str, Mapping[str, Sentence]]]  # by decoding and image
     without_photo: Mapping[str, str]  # by decoding: the caption of nothing in particular
+
+    @property
+    def name(self) -> str:
+        """The configuration as params.yaml and the commands spell it."""
+        return f"{self.system}.{self.config}"
 
     def captions(self, split: Split) -> dict[str, dict[str, str]]:
         """Caption by image, by decoding."""
@@ -81,10 +88,18 @@ def evaluate(params: Params, root: Path) -> list[str]:
         write_json(out / "scores.json", {"signature": signature, "systems": scored})
         write_json(out / "diagnostics.json", _diagnose(params.evaluate, root, systems, scored, references, captions))
         best = {f"{row['system']}.{row['config']}": _best_scores(row) for row in scored}
+        leader = max(best, key=lambda key: best[key]["cider"])
+        decodings = {f"{row['system']}.{row['config']}": row["best_decoding"] for row in scored}
+        shown = _gallery(systems, leader, decodings[leader], references["test"], params.report.gallery)
+        write_json(out / "gallery.json", shown)
+        images = [photo["image"] for photo in shown["photos"]]
+        for (_, _, config), evaluated in zip(params.systems(), systems, strict=False):  # retrieval stands behind
+            if isinstance(config, AttentionParams):
+                maps = _maps(params, root, evaluated, decodings[evaluated.name], images)
+                write_json(out / "attention" / f"{evaluated.name}.json", maps)
         for folder in ("attention", "captions"):  # DVC wants every output, even without an attention system
             (out / folder).mkdir(exist_ok=True)
         write_json(root / REPORTS / params.dataset.name / "metrics.json", best)
-    leader = max(best, key=lambda key: best[key]["cider"])
     return [
         f"evaluate: {len(systems)} systems on {len(references['test']):,} test photos; best is {leader} with "
         f"BLEU-4 {best[leader]['bleu_4']:.3f} and CIDEr {best[leader]['cider']:.3f}"
@@ -95,7 +110,7 @@ def _caption(
     params: Params, root: Path, out: Path, system: str, name: str, config: SystemParams,
     references: Mapping[Split, References], captions: Sequence[Caption], means: dict[tuple[str, bool], Features],
 ) -> Evaluated:  # fmt: skip
-    """Caption the validation and test photos with every decoding; keep the test captions and attention maps."""
+    """Caption the validation and test photos with every decoding; keep the test captions."""
     captioner = Captioner.load(root / MODELS / system / name / "checkpoint.safetensors")
     vocab = Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB))
     if captioner.vocab.digest != vocab.digest:
@@ -201,7 +216,7 @@ def _diagnose(
 ) -> dict[str, Any]:  # fmt: skip
     """What ``diagnostics`` finds in each best decoding's test captions; on drawn scenes, what is true of them too."""
     said = {
-        f"{system.system}.{system.config}": Said(
+        system.name: Said(
             captions=system.captions("test")[row["best_decoding"]],
             without_photo=system.without_photo[row["best_decoding"]],
         )
@@ -244,18 +259,44 @@ def _best(
     return [sentences[0] for sentences in ranked]
 
 
+def _gallery(
+    systems: Sequence[Evaluated], leader: str, decoding: str, references: References, photos: int
+) -> dict[str, Any]:
+    """The photos that the gallery shows, from each third of the leader's CIDEr-D, with their scores and ranks."""
+    captions = next(evaluated for evaluated in systems if evaluated.name == leader).captions("test")[decoding]
+    scores = Scorer(references).cider_by_image(captions)
+    ranks = {image: rank for rank, image in enumerate(sorted(scores, key=lambda image: -scores[image]), 1)}
+    return {
+        "judge": leader,
+        "decoding": decoding,
+        "ranked": len(scores),
+        "photos": [
+            {"image": image, "third": third, "rank": ranks[image], "cider": round(scores[image], 6)}
+            for third, images in choose(scores, photos).items()
+            for image in images
+        ],
+    }
+
+
 def _maps(
-    captioner: Captioner, data: CaptionedFeatures, sentences: Mapping[str, Sentence], count: int, device: str
+    params: Params, root: Path, evaluated: Evaluated, decoding: str, images: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Where the first photos were looked at, word by word."""
+    """Where one system looked in these test photos, word by word of its caption."""
+    captioner = Captioner.load(root / MODELS / evaluated.system / evaluated.config / "checkpoint.safetensors")
+    device = choose_device(params.device)
+    captioner.model.to(device)
+    store = open_store(root / FEATURES / captioner.identity.encoder)
+    data = CaptionedFeatures.of(store, True, read_captions(root), "test", captioner.vocab)
+    places = {image: place for place, image in enumerate(data.images)}
+    sentences = evaluated.sentences["test"][decoding]
     return [
         {
             "image": image,
             "words": sentences[image].caption.split(),
             "grid": captioner.identity.grid,
-            "maps": captioner.attention(data.features([i]).to(device), sentences[image].tokens),
+            "maps": captioner.attention(data.features([places[image]]).to(device), sentences[image].tokens),
         }
-        for i, image in enumerate(data.images[:count])
+        for image in images
     ]
 
 

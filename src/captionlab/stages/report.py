@@ -19,13 +19,14 @@ def report(params: Params, root: Path) -> list[str]:
     folder = root / records.REPORTS / params.dataset.name
     files.write_text(folder / "comparison.csv", render.comparison_csv(found))
     files.write_text(folder / "comparison.md", render.comparison_markdown(found))
+    files.write_text(folder / render.ALL, render.further_markdown(found))
     files.write_text(folder / "comparison.html", render.comparison_html(found))
-    files.write_text(folder / "captions.csv", render.captions_csv(captions))
+    files.write_text(folder / "captions.csv", render.captions_csv(found, captions))
     for name, draw in (("bleu.png", figures.bleu), ("curves.png", figures.curves)):
         with files.atomic_file(folder / name) as temporary:
             temporary.write_bytes(figures.png(draw, found.runs))
     with files.atomic_folder(folder / "gallery") as gallery:
-        page = gallery_html(found, captions, root, params.report.gallery)
+        page = gallery_html(found, captions, root)
         (gallery / "index.html").write_text(page, encoding="utf-8", newline="\n")
     best = max((run.row() for run in found.runs), key=lambda row: row.cider or 0.0)
     shown = records.REPORTS / params.dataset.name
