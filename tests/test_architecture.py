@@ -30,7 +30,11 @@ ALLOWED = {
     "text": "",
     "cider": "",
     "meteor": "",
-    "metrics": "cider errors meteor records text",
+    "uncertainty": "",
+    "metrics": "cider errors meteor records text uncertainty",
+    "diagnostics": "cider metrics text uncertainty",
+    "truth": "",
+    "retrieval": "cider",
     "scoring": "errors metrics records",
     "vocab": "errors files text",
     "datasets": "archives config downloading errors files records",
@@ -46,8 +50,8 @@ ALLOWED = {
     "systems": "batches checkpoint config devices errors features files models records tracking training vocab",
     "captioner": "checkpoint decoding devices encoders errors features models.base vocab",
     "report": "config errors files records",
-    "stages": "batches captioner config datasets devices encoders errors features files metrics records "
-    "report systems text thirds tracking training vocab",
+    "stages": "batches captioner config datasets devices diagnostics encoders errors features files metrics "
+    "models.base records report retrieval systems text thirds tracking training truth vocab",
     "ui": "errors tracking",
     "cli": "*",
 }

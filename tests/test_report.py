@@ -16,16 +16,18 @@ from PIL import Image, ImageDraw
 
 from captionlab import files
 from captionlab.config import Params, load_params
+from captionlab.diagnostics import Said, diagnose
 from captionlab.errors import CaptionlabError
 from captionlab.report import figures, results, tables
 from captionlab.report.render import comparison_markdown
 from captionlab.stages.report import report
 from captionlab.thirds import choose
 
+QUOTED = "an okapi drinks"  # a training caption
 SENTINEL = "The quagga <b>sleeps</b> beside a xylophone."
 COLUMNS = set(
     """system encoder input hidden layers parameters megabytes epochs decoding bleu_1 bleu_2 bleu_3 bleu_4 rouge_l cider
-    meteor source configuration protocol loss accuracy""".split()
+    meteor source configuration protocol loss accuracy bleu_4_low bleu_4_high cider_low cider_high""".split()
 )
 TEXTS = ("comparison.csv", "comparison.md", "comparison-all.md", "comparison.html", "captions.csv")
 PUBLISHED = (*TEXTS, "curves.png", "bleu.png")
@@ -87,7 +89,25 @@ def build_artifacts(params: Params, root: Path) -> None:
         "dataset": "0123456789abcdef", "name": "toys", "length_penalty": 0.7, "max_words": 30,
         "idf": "references of the scored split",
     }  # fmt: skip
+    for name in params.retrieval:
+        entry = scores("retrieval", name, 0.3)
+        systems.append(entry | {"test": {"loss": None, "accuracy": None}})
+        write_captions(root, f"retrieval.{name}", 0, said=QUOTED)
     files.write_json(root / "artifacts/evaluation/scores.json", {"signature": signature, "systems": systems})
+    write_diagnostics(root, [f"{entry['system']}.{entry['config']}" for entry in systems])
+
+
+def write_diagnostics(root: Path, names: Sequence[str]) -> None:
+    """What evaluate finds in these captions."""
+    said, references = {}, {}
+    for name in names:
+        rows = files.read_jsonl(root / "artifacts/evaluation/captions" / f"{name}.jsonl")
+        references = {row["image"]: row["references"] for row in rows}
+        captions = {row["image"]: row["captions"]["beam 3"]["caption"] for row in rows}
+        said[name] = Said(captions=captions, without_photo="a dog")
+    settings = {"shuffles": 2, "resamples": 50, "seed": 1}
+    found = diagnose(said, references, [tuple(QUOTED.split())], **settings)
+    files.write_json(root / "artifacts/evaluation/diagnostics.json", {"settings": settings, **found})
 
 
 def draw_photos(folder: Path) -> None:
@@ -131,16 +151,16 @@ def scores(system: str, config: str, quality: float) -> dict[str, Any]:
     return {"system": system, "config": config, "best_decoding": "beam 3", "test": test, "decodings": decodings}
 
 
-def write_captions(root: Path, name: str, rank: int) -> None:
+def write_captions(root: Path, name: str, rank: int, said: str | None = None) -> None:
     kinds = ("dog", "cat", "boat", "horse", "child", "car")
     rows = []
     for i in range(12):
         kind = kinds[i % 6]
         references = [f"A {kind} runs over the grass number {i} .", f"One {kind} on green grass .", SENTINEL]
         good = f"a {kind} runs over the grass"
-        said = (good, f"a {kind} is outside", "a man in a red shirt")[(i + rank) % 3]
+        own = said or (good, f"a {kind} is outside", "a man in a red shirt")[(i + rank) % 3]
         captions = {
-            decoding: {"caption": said if decoding != "greedy" else "a a <unk>", "log_prob": -3.0}
+            decoding: {"caption": own if decoding != "greedy" else "a a <unk>", "log_prob": -3.0}
             for decoding in ("greedy", "beam 3", "beam 5")
         }
         rows.append({"image": f"{i:02}.jpg", "references": references, "captions": captions})
@@ -311,6 +331,32 @@ def test_captions_csv_holds_one_caption_a_photo_and_configuration(params: Params
         "decoding": "beam 3",
         "caption": "a dog runs over the grass",
     }
+
+
+def test_training_captions_are_published_of_the_projects_own_scenes_only(params: Params, root: Path) -> None:
+    report(params, root)
+    for name in PUBLISHED:
+        assert QUOTED.encode() not in (root / "reports/toys" / name).read_bytes(), name
+    assert "retrieval.lite2" in (root / "reports/toys/comparison.md").read_text("utf-8")
+    manifest = json.loads((root / "artifacts/dataset/manifest.json").read_text())
+    files.write_json(root / "artifacts/dataset/manifest.json", manifest | {"format": "scenes"})
+    report(params, root)
+    quoted = [row for row in csv_rows(root, "captions.csv") if row["caption"] == QUOTED]
+    assert {row["configuration"] for row in quoted} == {"retrieval.lite2"}
+
+
+def test_best_decodings_have_intervals(params: Params, root: Path) -> None:
+    report(params, root)
+    for row in csv_rows(root):
+        best = row["source"] == "measured" and (row["decoding"], row["protocol"]) == ("beam 3", "strict")
+        assert bool(row["cider_low"]) == best
+        if best:
+            assert float(row["bleu_4_low"]) <= float(row["bleu_4_high"])
+            assert float(row["cider_low"]) <= float(row["cider_high"])
+    markdown = (root / "reports/toys/comparison-all.md").read_text("utf-8")
+    for title in ("How sure the scores are", "Which differences would hold", "Language bias", "What is wrong with"):
+        assert f"## {title}" in markdown
+    assert "What is true of the captions" not in markdown  # which only drawn scenes know
 
 
 def test_pages_need_no_network_and_no_other_file(params: Params, root: Path) -> None:

@@ -39,7 +39,7 @@ class Retriever:
         self._ordinary = np.argsort(np.square(standard_ND).sum(1), kind="stable")
 
     def captions(self, pooled_QD: NDArray[np.float32], neighbours: int) -> list[Words]:
-        """A training caption for each photo, from the candidates of so many neighbours, or of all if there are fewer."""
+        """A training caption for each photo, from those of so many neighbours, or of all if there are fewer."""
         count = min(neighbours, len(self._ordinary))
         nearest_QK = self._search.kneighbors(self._scaler.transform(pooled_QD), count, return_distance=False)
         return [self._consensus(nearest) for nearest in nearest_QK]

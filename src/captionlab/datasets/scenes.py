@@ -182,9 +182,7 @@ class _Grammar:
         for action, entry in self._actions.items():
             for word in {word for forms in entry["forms"] for word in forms}:
                 actions.setdefault(word, []).append(action)
-        phrases = [
-            (phrase, place) for place, ways in self._places.items() for own in ways.values() for phrase in own
-        ]
+        phrases = [(phrase, place) for place, ways in self._places.items() for own in ways.values() for phrase in own]
         return {
             "kinds": kinds,
             "general": general,

@@ -104,7 +104,9 @@ def _complaints(results: Results, runs: Sequence[Run]) -> Table:
         found = results.diagnostics["systems"][run.name]["complaints"]
         row: list[Value] = [run.name, found["distinct"], found["repeated"], found["copied"], found["words"]]
         row.append(round(found["length"], 1))
-        rows.append([*row, *(found[sort][share] for sort in ("colours", "counts") for share in ("precision", "recall"))])
+        rows.append(
+            [*row, *(found[sort][share] for sort in ("colours", "counts") for share in ("precision", "recall"))]
+        )
     return table(
         "What is wrong with the captions",
         columns,

@@ -58,9 +58,7 @@ def download(params: Params, root: Path) -> list[str]:
     return lines
 
 
-def _collect(
-    dataset: DatasetParams, root: Path, images: Path
-) -> tuple[Found, list[dict[str, Any]], dict[str, Any]]:
+def _collect(dataset: DatasetParams, root: Path, images: Path) -> tuple[Found, list[dict[str, Any]], dict[str, Any]]:
     """Run the source; only scenes know the truth of what they show, and what their words mean.
 
     Imports wait: pyarrow alone takes a second.

@@ -250,9 +250,7 @@ def _decode(
     return found
 
 
-def _best(
-    captioner: Captioner, features: Features, beam: int, params: EvaluateParams, device: str
-) -> list[Sentence]:
+def _best(captioner: Captioner, features: Features, beam: int, params: EvaluateParams, device: str) -> list[Sentence]:
     ranked = captioner.describe(
         features.to(device), beam=beam, length_penalty=params.length_penalty, max_words=params.max_words
     )
