@@ -315,8 +315,8 @@ def test_diagnostics_are_of_the_best_decoding(evaluated: Path, system: str) -> N
     own = found["systems"][f"{system}.tiny"]
     metrics = read_json(evaluated / "reports/tiny/metrics.json")[f"{system}.tiny"]
     assert own["language_bias"]["right"] == pytest.approx(metrics, abs=1e-6)
-    for score, value in metrics.items():
-        low, high = found["intervals"][f"{system}.tiny"][score]
+    for key, value in metrics.items():
+        low, high = found["intervals"][f"{system}.tiny"][key]
         assert low <= value <= high
     assert "truth" not in own  # which only drawn scenes know
     assert set(found["pairs"][f"{system}.tiny"]) == {f"{name}.tiny" for name in (*NAMES, "retrieval")} - {
