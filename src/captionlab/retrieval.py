@@ -72,7 +72,7 @@ def _vectors(captions: Sequence[Words], photo_C: NDArray[np.intp]) -> csr_matrix
     idf_G = np.log(of_photo_NC.shape[0] / holding_G).astype(np.float32)
     weights_CG = counts_CG.multiply(idf_G).tocsc()
     order_G = np.array([gram.count(" ") for gram in counter.get_feature_names_out()])
-    parts = [normalize(weights_CG[:, order_G == n]) for n in range(ORDERS)]
+    parts = [normalize(weights_CG[:, order_G == n]) for n in np.unique(order_G)]  # captions may all be short
     return (hstack(parts) / np.sqrt(np.float32(ORDERS))).tocsr()
 
 
