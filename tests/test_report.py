@@ -220,7 +220,7 @@ def test_csv_holds_every_decoding_and_protocol_then_the_reference_rows(params: P
     rows = csv_rows(root)
     assert set(rows[0]) == COLUMNS
     ours = [row for row in rows if row["source"] == "measured"]
-    assert len(ours) == 4 * 3 * 3
+    assert len(ours) == 5 * 3 * 3
     assert len({(r["system"], r["configuration"], r["decoding"], r["protocol"]) for r in ours}) == len(ours)
     assert {row["protocol"] for row in ours} == {"strict", "report_a", "report_b"}
     best = next(r for r in ours if (r["system"], r["decoding"], r["protocol"]) == ("attention", "beam 5", "strict"))
@@ -254,23 +254,23 @@ def test_main_table_takes_the_decoding_that_validation_chose_and_ranks_by_cider(
     markdown = (root / "reports/toys/comparison.md").read_text("utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line[:1] == "|"]
     assert [row[0] for row in rows[2:]] == [
-        "attention.lite2", "baseline.lite2_wide", "baseline.lite0", "modified.lite2"
+        "attention.lite2", "baseline.lite2_wide", "baseline.lite0", "modified.lite2", "retrieval.lite2"
     ]  # fmt: skip
     assert {row[1] for row in rows[2:]} == {"beam 3"}
     assert rows[2][7:9] == ["**0.530**", "n/a (needs Java)"]
-    assert ["**" in cell for cell in rows[2][2:11]] == [True] * 4 + [False, True, False, True, True]  # equal ROUGE-L
+    assert ["**" in cell for cell in rows[2][2:11]] == [True] * 4 + [False, True] + [False] * 3  # equal ROUGE-L
     assert "0123456789abcdef" in markdown
     assert "references of the scored split" in markdown
 
 
 def test_the_pages_table_holds_every_decoding_best_cider_first(params: Params, root: Path) -> None:
     report(params, root)
-    rows = Page((root / "reports/toys/comparison.html").read_text("utf-8")).rows[1:13]
+    rows = Page((root / "reports/toys/comparison.html").read_text("utf-8")).rows[1:16]
     shown = [(row[0].strip(), row[1], float(row[7])) for row in rows]
-    assert len(set(shown)) == 12
+    assert len(set(shown)) == 15
     assert [cider for _, _, cider in shown] == sorted((cider for _, _, cider in shown), reverse=True)
     html = (root / "reports/toys/comparison.html").read_text("utf-8")
-    assert html.count('class="other"') == 12 - 4
+    assert html.count('class="other"') == 15 - 5
     # beam 5 is better on test, but validation chose beam 3, which alone competes
     assert 'class="number best">0.530<' in html
     assert 'class="number">0.550<' in html
@@ -289,7 +289,7 @@ def test_more_than_twenty_configurations_fill_a_table_of_their_own(params: Param
         assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert headings[:2] == ["Best decoding of every configuration", "Every decoding of every configuration"]
     every = long.split("## ")[1].splitlines()
-    assert sum(line.startswith("|") for line in every) == 2 + 25
+    assert sum(line.startswith("|") for line in every) == 2 + 26
     assert long.count("| greedy |") == 25
     with Image.open(root / "reports/toys/bleu.png") as bars, Image.open(root / "reports/toys/curves.png") as curves:
         assert bars.height < 1500

@@ -131,10 +131,6 @@ def _caption(
     _write_captions(out, f"{system}.{name}", sentences["test"], references["test"])
     if (config.encoder, use_grid) not in means:
         means[config.encoder, use_grid] = _mean_photo(CaptionedFeatures.of(store, use_grid, captions, "train", vocab))
-    if use_grid:
-        widest = sentences["test"][_decoding(max(params.evaluate.beams))]
-        maps = _maps(captioner, data["test"], widest, params.evaluate.attention_maps, device)
-        write_json(out / "attention" / f"{system}.{name}.json", maps)
     return Evaluated(
         system=system, config=name, loss=test.loss, accuracy=test.accuracy, sentences=sentences,
         without_photo={
