@@ -35,7 +35,11 @@ ALLOWED = {
     "text": "",
     "cider": "",
     "meteor": "",
-    "metrics": "cider errors meteor records text",
+    "uncertainty": "",
+    "metrics": "cider errors meteor records text uncertainty",
+    "diagnostics": "cider metrics text uncertainty",
+    "truth": "",
+    "retrieval": "cider",
     "scoring": "errors metrics records",
     "vocab": "errors files text",
     "datasets": "archives config downloading errors files records",
@@ -56,8 +60,8 @@ ALLOWED = {
     "describing": "attention_map captioner errors files photos registry",
     "release": "batches captioner checkpoint errors features files models.base records systems",
     "report": "config errors files records",
-    "stages": "batches captioner config datasets devices encoders errors features files metrics records "
-    "registry report systems text thirds tracking training vocab",
+    "stages": "batches captioner config datasets devices diagnostics encoders errors features files metrics "
+    "models.base records registry report retrieval systems text thirds tracking training truth vocab",
     "ui": "errors tracking",
     "doctor": "config devices encoders errors files records tracking",
     "presets": "config errors files",

@@ -49,6 +49,7 @@ class Repository:
             first = next(iter(params[system].values())) | small
             params[system] = {"tiny": first}
         params["attention"]["tiny"] |= {"attention": 8, "memory": 8}
+        params["retrieval"] = {"tiny": {"encoder": "efficientnet_lite0", "neighbours": [1, 3], "agreeing": 5}}
         params["evaluate"] |= {"beams": [1, 3], "max_words": 12}
         params["report"]["gallery"] = 4
         yaml.dump(params, path)
@@ -97,8 +98,9 @@ def test_repro_runs_everything_and_renders_the_table(repository: Repository) -> 
     }  # fmt: skip
     with (repository.folder / "reports/scenes/comparison.csv").open(newline="") as table:
         measured = [row for row in csv.DictReader(table) if row["source"] == "measured"]
-    assert {row["system"] for row in measured} == set(SYSTEMS)
-    assert {row["decoding"] for row in measured} == {"greedy", "beam 3"}
+    assert {row["system"] for row in measured} == {*SYSTEMS, "retrieval"}
+    assert {row["decoding"] for row in measured} == {"greedy", "beam 3", "1 neighbour", "3 neighbours"}
+    assert "What is true of the captions" in (repository.folder / "reports/scenes/comparison-all.md").read_text()
     assert all(0 <= float(row["bleu_4"]) <= 1 for row in measured)
     runs = repository.mlflow_runs()
     assert sorted(runs) == sorted(f"{system}.tiny" for system in SYSTEMS)

@@ -16,16 +16,19 @@ from PIL import Image, ImageDraw
 
 from captionlab import files
 from captionlab.config import SYSTEMS, Params, load_params
+from captionlab.diagnostics import Said, diagnose
 from captionlab.errors import CaptionlabError
 from captionlab.report import figures, results, tables
 from captionlab.report.render import comparison_markdown
 from captionlab.stages.report import report
 from captionlab.thirds import choose
 
+QUOTED = "an okapi drinks"  # a training caption
 SENTINEL = "The quagga <b>sleeps</b> beside a xylophone."
 COLUMNS = set(
     """system encoder input hidden layers parameters megabytes epochs decoding bleu_1 bleu_2 bleu_3 bleu_4 rouge_l cider
-    meteor source configuration protocol loss accuracy image""".split()
+    meteor source configuration protocol loss accuracy image bleu_4_low bleu_4_high
+    cider_low cider_high""".split()
 )
 TEXTS = ("comparison.csv", "comparison.md", "comparison-all.md", "comparison.html", "captions.csv")
 PUBLISHED = (*TEXTS, "curves.png", "bleu.png")
@@ -96,7 +99,25 @@ def build_artifacts(params: Params, root: Path) -> None:
         "dataset": "0123456789abcdef", "name": "toys", "length_penalty": 0.7, "max_words": 30,
         "idf": "references of the scored split",
     }  # fmt: skip
+    for name in params.retrieval:
+        entry = scores("retrieval", name, 0.3)
+        systems.append(entry | {"test": {"loss": None, "accuracy": None}})
+        write_captions(root, f"retrieval.{name}", 0, said=QUOTED)
     files.write_json(root / "artifacts/evaluation/scores.json", {"signature": signature, "systems": systems})
+    write_diagnostics(root, [f"{entry['system']}.{entry['config']}" for entry in systems])
+
+
+def write_diagnostics(root: Path, names: Sequence[str]) -> None:
+    """What evaluate finds in these captions."""
+    said, references = {}, {}
+    for name in names:
+        rows = files.read_jsonl(root / "artifacts/evaluation/captions" / f"{name}.jsonl")
+        references = {row["image"]: row["references"] for row in rows}
+        captions = {row["image"]: row["captions"]["beam 3"]["caption"] for row in rows}
+        said[name] = Said(captions=captions, without_photo="a dog")
+    settings = {"shuffles": 2, "resamples": 50, "seed": 1}
+    found = diagnose(said, references, [tuple(QUOTED.split())], **settings)
+    files.write_json(root / "artifacts/evaluation/diagnostics.json", {"settings": settings, **found})
 
 
 def draw_photos(folder: Path) -> None:
@@ -140,16 +161,16 @@ def scores(system: str, config: str, quality: float) -> dict[str, Any]:
     return {"system": system, "config": config, "best_decoding": "beam 3", "test": test, "decodings": decodings}
 
 
-def write_captions(root: Path, name: str, rank: int) -> None:
+def write_captions(root: Path, name: str, rank: int, said: str | None = None) -> None:
     kinds = ("dog", "cat", "boat", "horse", "child", "car")
     rows = []
     for i in range(12):
         kind = kinds[i % 6]
         references = [f"A {kind} runs over the grass number {i} .", f"One {kind} on green grass .", SENTINEL]
         good = f"a {kind} runs over the grass"
-        said = (good, f"a {kind} is outside", "a man in a red shirt")[(i + rank) % 3]
+        own = said or (good, f"a {kind} is outside", "a man in a red shirt")[(i + rank) % 3]
         captions = {
-            decoding: {"caption": said if decoding != "greedy" else "a a <unk>", "log_prob": -3.0}
+            decoding: {"caption": own if decoding != "greedy" else "a a <unk>", "log_prob": -3.0}
             for decoding in ("greedy", "beam 3", "beam 5")
         }
         rows.append({"image": f"{i:02}.jpg", "references": references, "captions": captions})
@@ -209,7 +230,7 @@ def test_csv_holds_every_decoding_and_protocol_then_the_reference_rows(params: P
     rows = csv_rows(root)
     assert set(rows[0]) == COLUMNS
     ours = [row for row in rows if row["source"] == "measured"]
-    assert len(ours) == 4 * 3 * 3
+    assert len(ours) == 5 * 3 * 3
     assert len({(r["system"], r["configuration"], r["decoding"], r["protocol"]) for r in ours}) == len(ours)
     assert {row["protocol"] for row in ours} == {"strict", "report_a", "report_b"}
     best = next(r for r in ours if (r["system"], r["decoding"], r["protocol"]) == ("attention", "beam 5", "strict"))
@@ -243,23 +264,23 @@ def test_main_table_takes_the_decoding_that_validation_chose_and_ranks_by_cider(
     markdown = (root / "reports/toys/comparison.md").read_text("utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line[:1] == "|"]
     assert [row[0] for row in rows[2:]] == [
-        "attention.lite2", "baseline.lite2_wide", "baseline.lite0", "modified.lite2"
+        "attention.lite2", "baseline.lite2_wide", "baseline.lite0", "modified.lite2", "retrieval.lite2"
     ]  # fmt: skip
     assert {row[1] for row in rows[2:]} == {"beam 3"}
     assert rows[2][7:9] == ["**0.530**", "n/a (needs Java)"]
-    assert ["**" in cell for cell in rows[2][2:11]] == [True] * 4 + [False, True, False, True, True]  # equal ROUGE-L
+    assert ["**" in cell for cell in rows[2][2:11]] == [True] * 4 + [False, True] + [False] * 3  # equal ROUGE-L
     assert "0123456789abcdef" in markdown
     assert "references of the scored split" in markdown
 
 
 def test_the_pages_table_holds_every_decoding_best_cider_first(params: Params, root: Path) -> None:
     report(params, root)
-    rows = Page((root / "reports/toys/comparison.html").read_text("utf-8")).rows[1:13]
+    rows = Page((root / "reports/toys/comparison.html").read_text("utf-8")).rows[1:16]
     shown = [(row[0].strip(), row[1], float(row[7])) for row in rows]
-    assert len(set(shown)) == 12
+    assert len(set(shown)) == 15
     assert [cider for _, _, cider in shown] == sorted((cider for _, _, cider in shown), reverse=True)
     html = (root / "reports/toys/comparison.html").read_text("utf-8")
-    assert html.count('class="other"') == 12 - 4
+    assert html.count('class="other"') == 15 - 5
     # beam 5 is better on test, but validation chose beam 3, which alone competes
     assert 'class="number best">0.530<' in html
     assert 'class="number">0.550<' in html
@@ -278,8 +299,8 @@ def test_more_than_twenty_configurations_fill_a_table_of_their_own(params: Param
         assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert headings[:2] == ["Best decoding of every configuration", "Every decoding of every configuration"]
     every = long.split("## ")[1].splitlines()
-    assert sum(line.startswith("|") for line in every) == 2 + 25
-    assert long.count("| greedy |") == 25
+    assert sum(line.startswith("|") for line in every) == 2 + 26
+    assert long.count("| greedy |") == 26
     with Image.open(root / "reports/toys/bleu.png") as bars, Image.open(root / "reports/toys/curves.png") as curves:
         assert bars.height < 1500
         assert curves.height < 3500
@@ -320,6 +341,32 @@ def test_captions_csv_holds_one_caption_a_photo_and_configuration(params: Params
         "decoding": "beam 3",
         "caption": "a dog runs over the grass",
     }
+
+
+def test_training_captions_are_published_of_the_projects_own_scenes_only(params: Params, root: Path) -> None:
+    report(params, root)
+    for name in PUBLISHED:
+        assert QUOTED.encode() not in (root / "reports/toys" / name).read_bytes(), name
+    assert "retrieval.lite2" in (root / "reports/toys/comparison.md").read_text("utf-8")
+    manifest = json.loads((root / "artifacts/dataset/manifest.json").read_text())
+    files.write_json(root / "artifacts/dataset/manifest.json", manifest | {"format": "scenes"})
+    report(params, root)
+    quoted = [row for row in csv_rows(root, "captions.csv") if row["caption"] == QUOTED]
+    assert {row["configuration"] for row in quoted} == {"retrieval.lite2"}
+
+
+def test_best_decodings_have_intervals(params: Params, root: Path) -> None:
+    report(params, root)
+    for row in csv_rows(root):
+        best = row["source"] == "measured" and (row["decoding"], row["protocol"]) == ("beam 3", "strict")
+        assert bool(row["cider_low"]) == best
+        if best:
+            assert float(row["bleu_4_low"]) <= float(row["bleu_4_high"])
+            assert float(row["cider_low"]) <= float(row["cider_high"])
+    markdown = (root / "reports/toys/comparison-all.md").read_text("utf-8")
+    for title in ("How sure the scores are", "Which differences would hold", "Language bias", "What is wrong with"):
+        assert f"## {title}" in markdown
+    assert "What is true of the captions" not in markdown  # which only drawn scenes know
 
 
 def test_pages_need_no_network_and_no_other_file(params: Params, root: Path) -> None:

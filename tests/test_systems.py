@@ -11,11 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 from captionlab import release as releasing
 from captionlab import systems, training
 from captionlab.captioner import Captioner, Sentence
-from captionlab.config import SYSTEMS, EncoderParams, ExtractFeaturesParams, Params, SystemParams, TrainingParams
+from captionlab.config import (
+    SYSTEMS,
+    EncoderParams,
+    ExtractFeaturesParams,
+    Params,
+    RetrievalParams,
+    SystemParams,
+    TrainingParams,
+)
 from captionlab.devices import choose_device, uses_bf16
 from captionlab.errors import CaptionlabError
 from captionlab.features import open_store
@@ -23,7 +32,7 @@ from captionlab.files import read_json, read_jsonl, write_json, write_jsonl
 from captionlab.metrics import Scorer, score
 from captionlab.records import CAPTIONS, DATASET, EVALUATION, FEATURES, MODELS, VOCAB, Split
 from captionlab.release import CARD, CHECKPOINT, release
-from captionlab.stages.evaluate import Evaluated, _best_scores, _score, evaluate
+from captionlab.stages.evaluate import Evaluated, _best_scores, _mean_photo, _score, evaluate
 from captionlab.stages.train_attention import train_attention
 from captionlab.stages.train_baseline import train_baseline
 from captionlab.stages.train_modified import train_modified
@@ -65,6 +74,7 @@ def params(
         evaluate=dataclasses.replace(project_params.evaluate, beams=(1, 3), max_words=7),
         report=dataclasses.replace(project_params.report, gallery=2),
         **{name: {"tiny": tiny(name)} if name in NAMES else {} for name in SYSTEMS},  # type: ignore[arg-type]
+        retrieval={"tiny": RetrievalParams(encoder="tiny", neighbours=(1, 3), agreeing=2)},
     )
 
 
@@ -113,7 +123,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, world: "World", params: Pa
 @pytest.fixture(scope="module")
 def evaluated(trained: Path, params: Params) -> Path:
     (line,) = evaluate(params, trained)
-    assert line.startswith("evaluate: 3 systems on 3 test photos; best is ")
+    assert line.startswith("evaluate: 4 systems on 3 test photos; best is ")
     return trained
 
 
@@ -248,7 +258,7 @@ def test_the_test_split_has_no_say_in_the_decoding() -> None:
         }
         for split in references
     }
-    system = Evaluated(system="baseline", config="tiny", loss=1.0, accuracy=0.5, sentences=sentences)
+    system = Evaluated(system="baseline", config="tiny", loss=1.0, accuracy=0.5, sentences=sentences, without_photo={})
     (row,) = _score([system], references)
     assert row["best_decoding"] == "beam 3"
     assert _best_scores(row)["cider"] == 0.0  # what it then gets on test, not the best there
@@ -284,6 +294,48 @@ def test_attention_maps_fit_their_captions(evaluated: Path) -> None:
         assert " ".join(entry["words"]) == rows[entry["image"]]["captions"][scored["best_decoding"]]["caption"]
         assert len(entry["maps"]) == len(entry["words"])
         assert [sum(shares) for shares in entry["maps"]] == pytest.approx([1] * len(entry["maps"]), abs=1e-4)
+
+
+def test_the_retrieval_row_borrows_training_captions(evaluated: Path, params: Params, world: "World") -> None:
+    (entry,) = (
+        row for row in read_json(evaluated / EVALUATION / "scores.json")["systems"] if row["system"] == "retrieval"
+    )
+    assert entry["test"] == {"loss": None, "accuracy": None}
+    val = {each["decoding"]: each["scores"]["cider"] for each in entry["decodings"] if each["split"] == "val"}
+    assert list(val) == ["1 neighbour", "3 neighbours"]
+    assert val[entry["best_decoding"]] == max(val.values())
+    learnt = {" ".join(caption.words) for caption in world.captions if caption.split == "train"}
+    rows = read_jsonl(evaluated / EVALUATION / "captions/retrieval.tiny.jsonl")
+    assert [row["image"] for row in rows] == ["test0.jpg", "test1.jpg", "test2.jpg"]
+    assert {said["caption"] for row in rows for said in row["captions"].values()} <= learnt
+    diagnostics = read_json(evaluated / EVALUATION / "diagnostics.json")
+    assert diagnostics["systems"]["retrieval.tiny"]["complaints"]["copied"] == 1.0
+
+
+@pytest.mark.parametrize("system", [*NAMES, "retrieval"])
+def test_diagnostics_are_of_the_best_decoding(evaluated: Path, system: str) -> None:
+    found = read_json(evaluated / EVALUATION / "diagnostics.json")
+    own = found["systems"][f"{system}.tiny"]
+    metrics = read_json(evaluated / "reports/tiny/metrics.json")[f"{system}.tiny"]
+    assert own["language_bias"]["right"] == pytest.approx(metrics, abs=1e-6)
+    for key, value in metrics.items():
+        low, high = found["intervals"][f"{system}.tiny"][key]
+        assert low <= value <= high
+    assert "truth" not in own  # which only drawn scenes know
+    assert set(found["pairs"][f"{system}.tiny"]) == {f"{name}.tiny" for name in (*NAMES, "retrieval")} - {
+        f"{system}.tiny"
+    }
+
+
+@pytest.mark.parametrize("grid", [False, True])
+def test_no_photo_is_the_mean_of_the_training_photos(world: "World", grid: bool) -> None:
+    train = world.split("train", grid)
+    mean, every = _mean_photo(train, photos_per_block=4), train.features(range(6))
+    torch.testing.assert_close(mean.pooled_PD, every.pooled_PD.mean(0, keepdim=True))
+    assert (mean.grid_PRC is not None) == grid
+    if mean.grid_PRC is not None and every.grid_PRC is not None:
+        expected_PRC = every.grid_PRC.float().mean(0, keepdim=True)
+        torch.testing.assert_close(mean.grid_PRC.float(), expected_PRC, atol=5e-3, rtol=1e-3)
 
 
 def test_the_signature_says_what_was_compared(evaluated: Path) -> None:

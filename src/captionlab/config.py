@@ -156,12 +156,24 @@ class StatesParams(SystemParams):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetrievalParams:
+    """One configuration of the retrieval row, which learns nothing."""
+
+    encoder: str
+    neighbours: tuple[int, ...]  # training photos that lend their captions; chosen on validation, as the beam is
+    agreeing: int  # how many of the candidates a caption's agreement is the mean over
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateParams:
     """How captions are decoded and scored."""
 
     beams: tuple[int, ...]  # 1 is greedy
     length_penalty: float  # score = log probability / length ** length_penalty
     max_words: int
+    shuffles: int  # of the photos, for the scores with a wrong one
+    resamples: int  # of the photos, for intervals and significance
+    seed: int  # of both
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +196,7 @@ class Params:
     baseline: dict[str, BaselineParams]
     modified: dict[str, ModifiedParams | MergeParams]
     attention: dict[str, AttentionParams | StatesParams]
+    retrieval: dict[str, RetrievalParams]
     evaluate: EvaluateParams
     report: ReportParams
 
@@ -204,11 +217,18 @@ class Params:
         return typing.cast(TrainingParams, _build(TrainingParams, merged, "training"))
 
 
+def _is_system(kind: Any) -> bool:
+    return get_origin(kind) is dict and all(
+        issubclass(params, SystemParams) for params in get_args(get_args(kind)[1]) or get_args(kind)[1:]
+    )
+
+
 # A system is a section of configurations: Params names each once, with the type of its parameters.
 _SYSTEM_PARAMS: dict[str, Any] = {
-    name: get_args(kind)[1] for name, kind in get_type_hints(Params).items() if get_origin(kind) is dict
+    name: get_args(kind)[1] for name, kind in get_type_hints(Params).items() if _is_system(kind)
 }
 SYSTEMS = tuple(_SYSTEM_PARAMS)
+COMPARED = (*SYSTEMS, "retrieval")  # whatever has rows in the comparison
 
 
 def build_system(system: str, values: dict[str, Any]) -> SystemParams:
@@ -244,23 +264,32 @@ def load_params(path: Path) -> Params:
 def _check_shared(params: Params) -> None:
     """Refuse what the types cannot: names that are no folder's, and a decoding of nothing."""
     names = [params.dataset.name, *params.extract_features.encoders, *(name for _, name, _ in params.systems())]
-    for name in names:
+    for name in [*names, *params.retrieval]:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise CaptionlabError(f"the name {name!r} would be a folder; use letters, digits, '_', '-' and '.'")
     if not params.evaluate.beams or min(params.evaluate.beams) < 1:
         raise CaptionlabError("evaluate.beams must name at least one beam, each at least 1")
     if params.evaluate.max_words < 1:
         raise CaptionlabError("evaluate.max_words must be at least 1")
+    for field in ("shuffles", "resamples"):
+        if getattr(params.evaluate, field) < 1:
+            raise CaptionlabError(f"evaluate.{field} must be at least 1")
+    for name, retrieval in params.retrieval.items():
+        _check_encoder(params, f"retrieval.{name}", retrieval.encoder)
+        if not retrieval.neighbours or min(*retrieval.neighbours, retrieval.agreeing) < 1:
+            raise CaptionlabError(f"retrieval.{name} must name at least one number of neighbours; all at least 1")
+
+
+def _check_encoder(params: Params, key: str, encoder: str) -> None:
+    encoders = params.extract_features.encoders
+    if encoder not in encoders:
+        raise CaptionlabError(f"{key}.encoder {encoder!r} is not in extract_features.encoders ({', '.join(encoders)})")
 
 
 def _check_configuration(params: Params, key: str, config: SystemParams) -> None:
     """Refuse what the types cannot: an encoder without features, a size below one."""
-    encoders = params.extract_features.encoders
-    if config.encoder not in encoders:
-        raise CaptionlabError(
-            f"{key}.encoder {config.encoder!r} is not in extract_features.encoders ({', '.join(encoders)})"
-        )
-    if isinstance(config, AttentionParams) and encoders[config.encoder].grid < 1:
+    _check_encoder(params, key, config.encoder)
+    if isinstance(config, AttentionParams) and params.extract_features.encoders[config.encoder].grid < 1:
         raise CaptionlabError(f"{key} needs a grid; set extract_features.encoders.{config.encoder}.grid to 7, say")
     for field in ("input", "hidden", "layers"):
         if getattr(config, field) < 1:

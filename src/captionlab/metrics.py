@@ -8,8 +8,10 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Literal
 
+import numpy as np
 from nltk.translate.bleu_score import corpus_bleu
 
 from captionlab.cider import ORDERS, CiderD, Words, ngrams
@@ -17,6 +19,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.meteor import meteor_scores
 from captionlab.records import Scores
 from captionlab.text import clean, report_b_text
+from captionlab.uncertainty import PerPhoto
 
 Protocol = Literal["strict", "report_a", "report_b"]
 
@@ -73,6 +76,40 @@ class Scorer:
         found = meteor_scores(self._references, list(words.values())) if meteor and words and self._cider else None
         meteors: Sequence[float | None] = found or [None] * len(words)
         return {name: self._score(own, value) for (name, own), value in zip(words.items(), meteors, strict=True)}
+
+    def per_photo(self, hypotheses: Mapping[str, str]) -> PerPhoto:
+        """What each photo adds to the strict scores, METEOR apart: Java gives none. In the order of the sorted ids."""
+        if self._cider is None:
+            raise ValueError("only the strict protocol is taken apart by photo")
+        words = self._words(hypotheses)
+        matched, total, closest = [], [], []
+        for own, counts, references in zip(words, self._most, self._references, strict=True):
+            hits = [0] * ORDERS
+            for gram, count in ngrams(own).items():
+                hits[len(gram) - 1] += min(count, counts[gram])
+            matched.append(hits)
+            total.append([max(0, len(own) - n) for n in range(ORDERS)])
+            # of two references equally close, the shorter
+            closest.append(min((abs(len(own) - len(reference)), len(reference)) for reference in references)[1])
+        return PerPhoto(
+            matched_NO=np.array(matched, dtype=np.float64),
+            total_NO=np.array(total, dtype=np.float64),
+            words_N=np.array([len(own) for own in words], dtype=np.float64),
+            reference_words_N=np.array(closest, dtype=np.float64),
+            rouge_l_N=np.array([_rouge_l(own, refs) for own, refs in zip(words, self._references, strict=True)]),
+            cider_N=self._cider.scores(words, self._references),
+        )
+
+    @cached_property
+    def _most(self) -> list[Counter[Words]]:
+        """For each photo, how often each n-gram occurs in the reference that has it most."""
+        found = []
+        for references in self._references:
+            most: Counter[Words] = Counter()
+            for reference in references:
+                most |= ngrams(reference)
+            found.append(most)
+        return found
 
     def cider_by_image(self, hypotheses: Mapping[str, str]) -> dict[str, float]:
         """CIDEr-D of each photo's caption; ``score`` gives their mean. Strict protocol only."""

@@ -60,6 +60,15 @@ def scenes(source: Path, params: ScenesParams, images: Path) -> tuple[list[Capti
     return records, truth
 
 
+def scene_words(source: Path) -> dict[str, Any]:
+    """What the words of the captions mean, in the terms of the truth: enough to check what a caption says.
+
+    ``kinds``, ``places`` and ``counts`` give a word's one meaning; ``general`` gives the kinds that a wider word may
+    mean, ``actions`` the actions; ``colours`` and ``garments`` are plain lists.
+    """
+    return _Grammar(source / "grammar.yaml").words()
+
+
 def _is_due(number: int, share: float) -> bool:
     """Whether an event that happens in this share of the cases, evenly spread, happens at this one."""
     return math.floor((number + 1) * share) > math.floor(number * share)
@@ -160,6 +169,29 @@ class _Grammar:
         return [action for action in self._kinds[kind]["actions"] if self._way(action) in self._places[place]]
 
     # --- how it is said
+
+    def words(self) -> dict[str, Any]:
+        """See ``scene_words``."""
+        kinds: dict[str, str] = {}
+        general: dict[str, list[str]] = {}
+        actions: dict[str, list[str]] = {}
+        for kind, entry in self._kinds.items():
+            kinds |= {kind: kind, entry["plural"]: kind}
+            for word in entry["general"]:
+                general.setdefault(word, []).append(kind)
+        for action, entry in self._actions.items():
+            for word in {word for forms in entry["forms"] for word in forms}:
+                actions.setdefault(word, []).append(action)
+        phrases = [(phrase, place) for place, ways in self._places.items() for own in ways.values() for phrase in own]
+        return {
+            "kinds": kinds,
+            "general": general,
+            "colours": list(self.colours),
+            "garments": sorted({word for entry in self._kinds.values() for word in entry.get("wears", [])}),
+            "counts": {"a": 1, "an": 1, **{word: count for count, word in _NUMBERS.items()}},
+            "places": {phrase.split()[-1]: place for phrase, place in phrases},  # "on a lawn": the last word tells
+            "actions": dict(sorted(actions.items())),
+        }
 
     def captions(self, scene: Scene, rng: Random) -> tuple[str, ...]:
         """Five different sentences, each of a template of its own."""

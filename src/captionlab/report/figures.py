@@ -16,13 +16,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from captionlab.config import SYSTEMS
+from captionlab.config import COMPARED
 from captionlab.report.results import Row, Run
 from captionlab.report.tables import MAIN_ROWS, ranked
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; further systems get the last colour
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
-COLOURS = {system: _PALETTE[min(i, len(_PALETTE) - 1)] for i, system in enumerate(SYSTEMS)}
+COLOURS = {system: _PALETTE[min(i, len(_PALETTE) - 1)] for i, system in enumerate(COMPARED)}
 _INK, _FAINT = "#1f2430", "#c9cdd6"
 _CSS = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 _STYLE: dict[Any, Any] = {
@@ -101,7 +101,7 @@ def bleu(runs: Sequence[Run]) -> Figure:
 
 def curves(runs: Sequence[Run]) -> Figure:
     """Loss and token accuracy over epochs: two panels a configuration, best CIDEr first, the others faint behind."""
-    runs = ranked(runs)[:MAIN_ROWS]
+    runs = [run for run in ranked(runs) if run.history][:MAIN_ROWS]  # retrieval learns nothing
     columns = min(_CURVE_COLUMNS, len(runs))
     bands = math.ceil(len(runs) / columns)
     figure = Figure(figsize=(2.4 * columns + 0.6, 3.7 * bands + 0.5), layout="constrained")
@@ -137,6 +137,7 @@ def _panel(axes: Axes, quantity: str, run: Run, runs: Sequence[Run]) -> None:
     epochs, validation = run.history["epoch"], run.history[f"val_{quantity}"]
     axes.plot(epochs, run.history[f"train_{quantity}"], color=colour, linewidth=1.2, linestyle=(0, (4, 2)))
     axes.plot(epochs, validation, color=colour, linewidth=1.8)
+    assert run.best_epoch is not None
     best = epochs.index(run.best_epoch)
     axes.plot(run.best_epoch, validation[best], "o", color=colour, markersize=5)
     above = quantity == "loss"  # the side on which the falling or rising curve leaves room

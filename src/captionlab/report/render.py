@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from captionlab.report import figures
+from captionlab.report import diagnostics, figures
 from captionlab.report.results import Results, Row, Run
 from captionlab.report.tables import (
     MAIN_ROWS,
@@ -61,13 +61,18 @@ def comparison_csv(results: Results) -> str:
     return _csv(columns, ([_plain(getattr(row, column)) for column in columns] for row in all_rows(results)))
 
 
-def captions_csv(captions: Sequence[tuple[Run, Sequence[Mapping[str, Any]]]]) -> str:
-    """What every configuration's best decoding said of each test photo; no reference is among it."""
+def captions_csv(results: Results, captions: Sequence[tuple[Run, Sequence[Mapping[str, Any]]]]) -> str:
+    """What every configuration's best decoding said of each test photo; no reference is among it.
+
+    Nor is a quoted training caption, unless the captions are the project's own.
+    """
+    own = results.manifest["format"] == "scenes"
     return _csv(
         ["image", "configuration", "decoding", "caption"],
         (
             [entry["image"], run.name, run.best_decoding, entry["captions"][run.best_decoding]["caption"]]
             for run, entries in captions
+            if own or not run.quotes
             for entry in entries
         ),
     )
@@ -105,7 +110,7 @@ def comparison_html(results: Results) -> str:
         name=results.manifest["name"],
         head=head(results),
         main=decodings_table(results),
-        further=further_tables(results),
+        further=_further(results),
         systems=list(dict.fromkeys(run.system for run in results.runs)),
         bleu=Markup(figures.svg(figures.bleu, results.runs)),
         curves=Markup(figures.svg(figures.curves, results.runs)),
@@ -115,7 +120,11 @@ def comparison_html(results: Results) -> str:
 def _linked(results: Results) -> list[Table]:
     """The tables beside the main one: all configurations where that shows only the best."""
     every = main_table(results, most=len(results.runs))
-    return [*([every] if len(results.runs) > MAIN_ROWS else []), decodings_table(results), *further_tables(results)]
+    return [*([every] if len(results.runs) > MAIN_ROWS else []), decodings_table(results), *_further(results)]
+
+
+def _further(results: Results) -> list[Table]:
+    return [*diagnostics.tables(results), *further_tables(results)]
 
 
 def _facts(results: Results) -> str:

@@ -4,7 +4,8 @@ The parameters say which configurations there are; files of a configuration that
 """
 
 import csv
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +50,20 @@ class Row:
     loss: float | None = None
     accuracy: float | None = None
     source: str
+    bleu_4_low: float | None = None  # the 95 % interval, of best decodings under the strict protocol
+    bleu_4_high: float | None = None
+    cider_low: float | None = None
+    cider_high: float | None = None
+
+    @property
+    def bleu_4_interval(self) -> str | None:
+        """From where to where, as a reader sees it."""
+        return span(self.bleu_4_low, self.bleu_4_high)
+
+    @property
+    def cider_interval(self) -> str | None:
+        """From where to where, as a reader sees it."""
+        return span(self.cider_low, self.cider_high)
 
     @property
     def measured(self) -> bool:
@@ -56,21 +71,31 @@ class Row:
         return self.source == "measured"
 
 
+def span(low: float | None, high: float | None) -> str | None:
+    """An interval in words."""
+    return None if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One trained and evaluated configuration."""
+    """One evaluated configuration."""
 
     system: str
     config: str
     best_decoding: str  # chosen on the validation split
-    best_epoch: int
+    best_epoch: int | None  # None of what was not trained
     rows: tuple[Row, ...]  # test split, every decoding and protocol
-    history: Mapping[str, tuple[float, ...]]  # epoch and the curves, one value an epoch
+    history: Mapping[str, tuple[float, ...]]  # epoch and the curves, one value an epoch; empty if not trained
 
     @property
     def name(self) -> str:
         """The configuration as params.yaml and the commands spell it."""
         return f"{self.system}.{self.config}"
+
+    @property
+    def quotes(self) -> bool:
+        """Whether its captions are people's: only the project's own may be published."""
+        return self.system == "retrieval"
 
     def row(self, protocol: str = "strict") -> Row:
         """The row of the best decoding."""
@@ -83,6 +108,7 @@ class Results:
 
     manifest: dict[str, Any]
     signature: dict[str, Any]
+    diagnostics: dict[str, Any]
     runs: tuple[Run, ...]  # in the order of params.yaml
     references: dict[Beside, tuple[Row, ...]]  # by what they stand beside
 
@@ -90,17 +116,25 @@ class Results:
 def load(params: Params, root: Path) -> Results:
     """Read what the report needs. Raises CaptionlabError when a file is missing or a configuration has no scores."""
     scores = files.read_json(root / records.EVALUATION / "scores.json")
+    diagnostics = files.read_json(root / records.EVALUATION / "diagnostics.json")
     entries = {(entry["system"], entry["config"]): entry for entry in scores["systems"]}
     runs = []
-    for system, config, _ in params.systems():
+    untrained = [("retrieval", name) for name in params.retrieval]
+    for system, config in [*((system, config) for system, config, _ in params.systems()), *untrained]:
         if (system, config) not in entries:
             raise CaptionlabError(f"{system}.{config} has no scores; run dvc repro, or captionlab evaluate")
-        runs.append(_run(root / records.MODELS / system / config, entries[system, config]))
-    if not runs:
+        entry, intervals = entries[system, config], diagnostics["intervals"][f"{system}.{config}"]
+        if system == "retrieval":
+            shape = {"encoder": params.retrieval[config].encoder, "parameters": 0, "megabytes": 0.0}
+            runs.append(_run(entry, intervals, shape))
+        else:
+            runs.append(_trained(root / records.MODELS / system / config, entry, intervals))
+    if len(runs) == len(untrained):
         raise CaptionlabError("params.yaml names no configuration of any system; add one to baseline, say")
     return Results(
         manifest=files.read_json(root / records.DATASET / "manifest.json"),
         signature=scores["signature"],
+        diagnostics=diagnostics,
         runs=tuple(runs),
         references=reference_rows(),
     )
@@ -116,30 +150,45 @@ def read_captions(root: Path, run: Run) -> list[dict[str, Any]]:
     return files.read_jsonl(root / records.EVALUATION / "captions" / f"{run.name}.jsonl")
 
 
-def _run(folder: Path, entry: dict[str, Any]) -> Run:
+def _trained(folder: Path, entry: dict[str, Any], intervals: Mapping[str, Sequence[float]]) -> Run:
     summary = files.read_json(folder / "summary.json")
     shape = ("encoder", "input", "hidden", "layers", "parameters", "megabytes", "epochs")
-    common = {"system": entry["system"], "configuration": entry["config"], "source": "measured"}
-    common |= {field: summary[field] for field in shape} | entry["test"]
-    common["image"] = summary["params"].get("image")
     history = _history(folder / "history.csv")
     if summary["best_epoch"] not in history["epoch"]:
         raise CaptionlabError(
             f"{folder / 'history.csv'} lacks epoch {summary['best_epoch']}, which summary.json calls the best; "
             "train the system again"
         )
+    sizes = {field: summary[field] for field in shape} | {"image": summary["params"].get("image")}
+    run = _run(entry, intervals, sizes)
+    return dataclasses.replace(run, best_epoch=summary["best_epoch"], history=history)
+
+
+def _run(entry: dict[str, Any], intervals: Mapping[str, Sequence[float]], shape: Mapping[str, Any]) -> Run:
+    common = {"system": entry["system"], "configuration": entry["config"], "source": "measured"}
+    common |= {**shape, **entry["test"]}
     tested = [decoded for decoded in entry["decodings"] if decoded["split"] == "test"]
-    tested.sort(key=lambda decoded: (_PROTOCOLS[decoded["protocol"]], decoded["beam"]))
+    tested.sort(key=lambda decoded: (_PROTOCOLS[decoded["protocol"]], decoded["beam"] or 0))
+    ends = {
+        f"{score}_{end}": value
+        for score in ("bleu_4", "cider")
+        for end, value in zip(("low", "high"), intervals[score], strict=True)
+    }
     return Run(
         system=entry["system"],
         config=entry["config"],
         best_decoding=entry["best_decoding"],
-        best_epoch=summary["best_epoch"],
+        best_epoch=None,
         rows=tuple(
-            Row(**common, decoding=decoded["decoding"], protocol=decoded["protocol"], **decoded["scores"])
+            Row(
+                **common,
+                **{key: decoded[key] for key in ("decoding", "protocol")},
+                **decoded["scores"],
+                **(ends if (decoded["decoding"], decoded["protocol"]) == (entry["best_decoding"], "strict") else {}),
+            )
             for decoded in tested
         ),
-        history=history,
+        history={},
     )
 
 

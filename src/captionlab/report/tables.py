@@ -4,15 +4,16 @@ A further table is one more ``table(title, columns, rows)`` in ``further_tables`
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from captionlab.config import SYSTEMS
+from captionlab.config import COMPARED
 from captionlab.report.results import Results, Row, Run
 
-SYSTEM_NAMES = {system: system.replace("_", " ").capitalize() for system in SYSTEMS}
+SYSTEM_NAMES = {system: system.replace("_", " ").capitalize() for system in COMPARED}
 MAIN_ROWS = 20  # that one table or figure holds and a reader takes in
 
 Value = str | int | float | None
@@ -113,6 +114,8 @@ _COLUMNS = {  # by field of Row; "name" is system and configuration together
     "rouge_l": Column(label="ROUGE-L", kind="score"),
     "cider": Column(label="CIDEr", kind="score"),
     "meteor": Column(label="METEOR", kind="score"),
+    "bleu_4_interval": Column(label="BLEU-4, 95 %"),
+    "cider_interval": Column(label="CIDEr, 95 %"),
     "loss": Column(label="Loss", kind="loss"),
     "accuracy": Column(label="Accuracy", kind="score"),
     "encoder": Column(label="Encoder"),
@@ -129,7 +132,8 @@ _COLUMNS = {  # by field of Row; "name" is system and configuration together
 _BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
 _SCORES = (*_BLEU, "rouge_l", "cider", "meteor")
 _SHAPE = ("encoder", "input", "hidden", "layers")
-_MAIN = ("name", "decoding", *_SCORES, "loss", "accuracy", *_SHAPE, "parameters", "megabytes", "epochs")
+_INTERVALS = ("bleu_4_interval", "cider_interval")
+_MAIN = ("name", "decoding", *_SCORES, *_INTERVALS, "loss", "accuracy", *_SHAPE, "parameters", "megabytes", "epochs")
 _PROTOCOLS = {
     "report_a": "torchtext's BLEU, start and end words counted",
     "report_b": "nltk's BLEU, startseq and endseq counted, one-letter words dropped",
@@ -140,6 +144,12 @@ _STRICT = (
     "reference, lowercase, no punctuation, corpus level, no start, end or unknown word counted.",
     "All scores stand on the scale from 0 to 1 (papers often print them times 100), CIDEr-D on 0 to 10. Loss "
     "(nats a word) and accuracy are of the next word, given the true words before it.",
+)
+_SIGNIFICANT = 0.05
+_ABOVE = (
+    "The intervals are of a bootstrap over the test photos, with the idf of them all. p is that of the difference in "
+    "CIDEr to the row above, by a paired bootstrap over the photos; a star marks those below 0.05. It knows the luck "
+    "of the photos, not that of the training's seed, and the best of many rows is partly the luckiest."
 )
 
 
@@ -167,12 +177,28 @@ def main_table(results: Results, most: int = MAIN_ROWS) -> Table:
     """The best decoding of the ``most`` best configurations, best CIDEr first."""
     runs = ranked(results.runs)
     every = len(runs) <= most
-    return _of_rows(
+    made = _of_rows(
         "Best decoding of every configuration" if every else f"The {most} best of {len(runs)} configurations",
         _MAIN,
         [run.row() for run in runs[:most]],
-        notes=_STRICT,
+        notes=(*_STRICT, _ABOVE),
     )
+    ps = [None, *(against(results, below, above, "cider")[1] for above, below in itertools.pairwise(runs[:most]))]
+    place = made.columns.index(_COLUMNS["cider_interval"]) + 1
+    return dataclasses.replace(
+        made,
+        columns=(*made.columns[:place], Column(label="p, row above"), *made.columns[place:]),
+        lines=tuple(
+            dataclasses.replace(line, values=(*line.values[:place], p, *line.values[place:]))
+            for line, p in zip(made.lines, ps, strict=True)
+        ),
+    )
+
+
+def against(results: Results, one: Run, other: Run, score: str) -> tuple[str, str]:
+    """How one configuration stands against another: the share of resamples that it wins, and p, in words."""
+    found = results.diagnostics["pairs"][one.name][other.name][score]
+    return f"{found['wins']:.0%}", f"{found['p']:.3f}{' *' if found['p'] < _SIGNIFICANT else ''}"
 
 
 def decodings_table(results: Results) -> Table:

@@ -27,7 +27,7 @@ def download(params: Params, root: Path) -> list[str]:
     with atomic_folder(root / DATASET) as folder:
         images = folder / "images"
         images.mkdir()
-        found, truth = _collect(dataset, root, images)
+        found, truth, words = _collect(dataset, root, images)
         checked = check(found, images, max_bad_share=dataset.max_bad_share)
         kept = {record.image for record in checked.records}
         for path in images.iterdir():
@@ -38,6 +38,7 @@ def download(params: Params, root: Path) -> list[str]:
         write_jsonl(folder / "dataset.jsonl", map(dataclasses.asdict, checked.records))
         if truth:
             write_jsonl(folder / "truth.jsonl", truth)
+            write_json(folder / "words.json", words)
         manifest = {
             "name": dataset.name,
             "format": dataset.resolved_format,
@@ -57,8 +58,11 @@ def download(params: Params, root: Path) -> list[str]:
     return lines
 
 
-def _collect(dataset: DatasetParams, root: Path, images: Path) -> tuple[Found, list[dict[str, Any]]]:
-    """Run the source; only scenes know the truth of what they show. Imports wait: pyarrow alone takes a second."""
+def _collect(dataset: DatasetParams, root: Path, images: Path) -> tuple[Found, list[dict[str, Any]], dict[str, Any]]:
+    """Run the source; only scenes know the truth of what they show, and what their words mean.
+
+    Imports wait: pyarrow alone takes a second.
+    """
     kind = dataset.resolved_format
     source = root / Path(dataset.source).expanduser()
     if not source.is_dir():
@@ -67,21 +71,21 @@ def _collect(dataset: DatasetParams, root: Path, images: Path) -> tuple[Found, l
         case "flickr8k":
             from captionlab.datasets.flickr8k import flickr8k
 
-            return flickr8k(source, images), []
+            return flickr8k(source, images), [], {}
         case "parquet":
             from captionlab.datasets.parquet import parquet
 
-            return parquet(source, images), []
+            return parquet(source, images), [], {}
         case "folder":
             from captionlab.datasets.folder import folder
 
             shares = {"val_share": dataset.val_share, "test_share": dataset.test_share}
-            return folder(source, images, **shares, seed=dataset.split_seed), []
+            return folder(source, images, **shares, seed=dataset.split_seed), [], {}
         case _:
-            from captionlab.datasets.scenes import scenes
+            from captionlab.datasets.scenes import scene_words, scenes
 
             records, truth = scenes(source, dataset.scenes, images)
-            return Found.of(records), truth
+            return Found.of(records), truth, scene_words(source)
 
 
 def _summary(problems: list[Problem]) -> str:

@@ -10,17 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
+from captionlab import truth
 from captionlab.batches import CaptionedFeatures
 from captionlab.captioner import Captioner, Sentence
-from captionlab.config import AttentionParams, EvaluateParams, Params, SystemParams
+from captionlab.config import AttentionParams, EvaluateParams, Params, RetrievalParams, SystemParams
 from captionlab.devices import choose_device
+from captionlab.diagnostics import Said, diagnose
 from captionlab.errors import CaptionlabError
 from captionlab.features import open_store
 from captionlab.files import atomic_folder, read_json, read_jsonl, write_json, write_jsonl
 from captionlab.metrics import Protocol, Scorer
-from captionlab.records import DATASET, EVALUATION, FEATURES, MODELS, REPORTS, VOCAB, Scores, Split
+from captionlab.models.base import Features
+from captionlab.records import DATASET, EVALUATION, FEATURES, MODELS, REPORTS, VOCAB, Caption, Scores, Split
+from captionlab.retrieval import Retriever
 from captionlab.systems import read_captions
 from captionlab.thirds import choose
 from captionlab.training import measure
@@ -37,9 +42,10 @@ class Evaluated:
 
     system: str
     config: str
-    loss: float  # nats a word on the test split
-    accuracy: float
+    loss: float | None  # nats a word on the test split; None of what gives no probabilities
+    accuracy: float | None
     sentences: Mapping[Split, Mapping[str, Mapping[str, Sentence]]]  # by decoding and image
+    without_photo: Mapping[str, str]  # by decoding: the caption of nothing in particular
 
     @property
     def name(self) -> str:
@@ -55,16 +61,21 @@ class Evaluated:
 
 
 def evaluate(params: Params, root: Path) -> list[str]:
-    """Write ``artifacts/evaluation/`` (captions, scores, attention maps) and the metrics that DVC shows."""
+    """Write ``artifacts/evaluation/`` (captions, scores, diagnostics, attention maps) and the metrics DVC shows."""
     manifest = read_json(root / DATASET / "manifest.json")
     references: dict[Split, References] = {"val": {}, "test": {}}
     for record in read_jsonl(root / DATASET / "dataset.jsonl"):
         if record["split"] in references:
             references[record["split"]][record["image"]] = record["captions"]
+    captions = read_captions(root)
+    means: dict[tuple[str, bool], Features] = {}
     with atomic_folder(root / EVALUATION) as out:
         systems = [
-            _caption(params, root, out, system, name, config, references)
+            _caption(params, root, out, system, name, config, references, captions, means)
             for system, name, config in tqdm(params.systems(), desc="evaluate", unit="system", disable=None)
+        ]
+        systems += [
+            _retrieve(root, out, name, config, references, captions) for name, config in params.retrieval.items()
         ]
         scored = _score(systems, references)
         signature = {
@@ -75,13 +86,14 @@ def evaluate(params: Params, root: Path) -> list[str]:
             "idf": "references of the scored split",
         }
         write_json(out / "scores.json", {"signature": signature, "systems": scored})
+        write_json(out / "diagnostics.json", _diagnose(params.evaluate, root, systems, scored, references, captions))
         best = {f"{row['system']}.{row['config']}": _best_scores(row) for row in scored}
         leader = max(best, key=lambda key: best[key]["cider"])
         decodings = {f"{row['system']}.{row['config']}": row["best_decoding"] for row in scored}
         shown = _gallery(systems, leader, decodings[leader], references["test"], params.report.gallery)
         write_json(out / "gallery.json", shown)
         images = [photo["image"] for photo in shown["photos"]]
-        for (_, _, config), evaluated in zip(params.systems(), systems, strict=True):
+        for (_, _, config), evaluated in zip(params.systems(), systems, strict=False):  # retrieval stands behind
             if isinstance(config, AttentionParams):
                 maps = _maps(params, root, evaluated, decodings[evaluated.name], images)
                 write_json(out / "attention" / f"{evaluated.name}.json", maps)
@@ -96,7 +108,7 @@ def evaluate(params: Params, root: Path) -> list[str]:
 
 def _caption(
     params: Params, root: Path, out: Path, system: str, name: str, config: SystemParams,
-    references: Mapping[Split, References],
+    references: Mapping[Split, References], captions: Sequence[Caption], means: dict[tuple[str, bool], Features],
 ) -> Evaluated:  # fmt: skip
     """Caption the validation and test photos with every decoding; keep the test captions."""
     captioner = Captioner.load(root / MODELS / system / name / "checkpoint.safetensors")
@@ -108,7 +120,7 @@ def _caption(
         )
     device = choose_device(params.device)
     captioner.model.to(device)
-    store, captions = open_store(root / FEATURES / config.encoder), read_captions(root)
+    store = open_store(root / FEATURES / config.encoder)
     use_grid = isinstance(config, AttentionParams)
     data = {split: CaptionedFeatures.of(store, use_grid, captions, split, vocab) for split in references}
     for split, photos in references.items():
@@ -116,21 +128,104 @@ def _caption(
             raise CaptionlabError(f"some photos of split {split} have no caption with words; choose another cleaning")
     sentences = {split: _decode(captioner, data[split], params.evaluate, device) for split in references}
     test = measure(captioner.model, data["test"], PHOTOS_AT_ONCE // 2, device)
+    _write_captions(out, f"{system}.{name}", sentences["test"], references["test"])
+    if (config.encoder, use_grid) not in means:
+        means[config.encoder, use_grid] = _mean_photo(CaptionedFeatures.of(store, use_grid, captions, "train", vocab))
+    return Evaluated(
+        system=system, config=name, loss=test.loss, accuracy=test.accuracy, sentences=sentences,
+        without_photo={
+            _decoding(beam): _best(captioner, means[config.encoder, use_grid], beam, params.evaluate, device)[0].caption
+            for beam in params.evaluate.beams
+        },
+    )  # fmt: skip
+
+
+def _mean_photo(train: CaptionedFeatures, photos_per_block: int = 512) -> Features:
+    """The mean of the training photos' features: one photo that shows nothing in particular."""
+    pooled_PD = grid_PRC = torch.zeros(())
+    count = len(train.images)
+    for i in range(0, count, photos_per_block):
+        block = train.features(range(i, min(i + photos_per_block, count)))
+        pooled_PD = pooled_PD + block.pooled_PD.sum(0, keepdim=True, dtype=torch.float64)
+        if block.grid_PRC is not None:
+            grid_PRC = grid_PRC + block.grid_PRC.sum(0, keepdim=True, dtype=torch.float32)
+    mean_PRC = (grid_PRC / count).half() if grid_PRC.ndim else None  # as the store keeps it
+    return Features((pooled_PD / count).float(), mean_PRC)
+
+
+def _retrieve(
+    root: Path, out: Path, name: str, config: RetrievalParams,
+    references: Mapping[Split, References], captions: Sequence[Caption],
+) -> Evaluated:  # fmt: skip
+    """Caption the validation and test photos with captions of the training photos that look most alike."""
+    store = open_store(root / FEATURES / config.encoder)
+    known: dict[str, list[tuple[str, ...]]] = {}
+    for caption in captions:
+        if caption.split == "train" and caption.words:
+            known.setdefault(caption.image, []).append(caption.words)
+    images = sorted(known)
+    retriever = Retriever(store.pooled[store.rows(images)], [known[image] for image in images], config.agreeing)
+    sentences: dict[Split, dict[str, dict[str, Sentence]]] = {}
+    for split, photos in references.items():
+        looks = store.pooled[store.rows(list(photos))]
+        sentences[split] = {
+            _neighbours(count): {
+                image: Sentence(caption=" ".join(words), log_prob=0.0, tokens=())
+                for image, words in zip(photos, retriever.captions(looks, count), strict=True)
+            }
+            for count in config.neighbours
+        }
+    _write_captions(out, f"retrieval.{name}", sentences["test"], references["test"])
+    without = {_neighbours(count): " ".join(retriever.without_photo(count)) for count in config.neighbours}
+    return Evaluated(
+        system="retrieval", config=name, loss=None, accuracy=None, sentences=sentences, without_photo=without
+    )
+
+
+def _neighbours(count: int) -> str:
+    return f"{count} neighbour{'s' if count > 1 else ''}"
+
+
+def _write_captions(
+    out: Path, name: str, by_decoding: Mapping[str, Mapping[str, Sentence]], references: References
+) -> None:
+    """Every decoding's caption of each test photo, beside the references."""
     write_jsonl(
-        out / "captions" / f"{system}.{name}.jsonl",
+        out / "captions" / f"{name}.jsonl",
         (
             {
                 "image": image,
                 "references": raw,
                 "captions": {
                     decoding: {"caption": best[image].caption, "log_prob": round(best[image].log_prob, 4)}
-                    for decoding, best in sentences["test"].items()
+                    for decoding, best in by_decoding.items()
                 },
             }
-            for image, raw in references["test"].items()
+            for image, raw in references.items()
         ),
     )
-    return Evaluated(system=system, config=name, loss=test.loss, accuracy=test.accuracy, sentences=sentences)
+
+
+def _diagnose(
+    params: EvaluateParams, root: Path, systems: Sequence[Evaluated], scored: Sequence[Mapping[str, Any]],
+    references: Mapping[Split, References], captions: Sequence[Caption],
+) -> dict[str, Any]:  # fmt: skip
+    """What ``diagnostics`` finds in each best decoding's test captions; on drawn scenes, what is true of them too."""
+    said = {
+        system.name: Said(
+            captions=system.captions("test")[row["best_decoding"]],
+            without_photo=system.without_photo[row["best_decoding"]],
+        )
+        for system, row in zip(systems, scored, strict=True)
+    }
+    settings = {"shuffles": params.shuffles, "resamples": params.resamples, "seed": params.seed}
+    training = [caption.words for caption in captions if caption.split == "train"]
+    found = {"settings": settings, **diagnose(said, references["test"], training, **settings)}
+    if (root / DATASET / "truth.jsonl").exists():
+        rows, meaning = read_jsonl(root / DATASET / "truth.jsonl"), read_json(root / DATASET / "words.json")
+        for name, own in said.items():
+            found["systems"][name]["truth"] = truth.accuracy(own.words, rows, meaning)
+    return found
 
 
 def _decoding(beam: int) -> str:
@@ -146,12 +241,16 @@ def _decode(
         best = found[_decoding(beam)] = {}
         for i in range(0, len(data.images), PHOTOS_AT_ONCE):
             images = data.images[i : i + PHOTOS_AT_ONCE]
-            features = data.features(range(i, i + len(images))).to(device)
-            ranked = captioner.describe(
-                features, beam=beam, length_penalty=params.length_penalty, max_words=params.max_words
-            )
-            best.update(zip(images, (sentences[0] for sentences in ranked), strict=True))
+            features = data.features(range(i, i + len(images)))
+            best.update(zip(images, _best(captioner, features, beam, params, device), strict=True))
     return found
+
+
+def _best(captioner: Captioner, features: Features, beam: int, params: EvaluateParams, device: str) -> list[Sentence]:
+    ranked = captioner.describe(
+        features.to(device), beam=beam, length_penalty=params.length_penalty, max_words=params.max_words
+    )
+    return [sentences[0] for sentences in ranked]
 
 
 def _gallery(
@@ -216,14 +315,17 @@ def _score(systems: Sequence[Evaluated], references: Mapping[Split, References])
             "system": evaluated.system,
             "config": evaluated.config,
             "best_decoding": best_decoding,
-            "test": {"loss": round(evaluated.loss, 6), "accuracy": round(evaluated.accuracy, 6)},
+            "test": {"loss": _rounded(evaluated.loss), "accuracy": _rounded(evaluated.accuracy)},
             "decodings": [
                 {
                     "decoding": decoding,
-                    "beam": int(decoding.removeprefix("beam ")) if decoding != "greedy" else 1,
+                    "beam": _beam(decoding),
                     "split": scored_split,
                     "protocol": protocol,
-                    "scores": _rounded(by_key[f"{index} {decoding}"]),
+                    "scores": {
+                        key: _rounded(value)
+                        for key, value in dataclasses.asdict(by_key[f"{index} {decoding}"]).items()
+                    },
                 }
                 for (scored_split, protocol), by_key in scores.items()
                 for decoding in val
@@ -232,8 +334,15 @@ def _score(systems: Sequence[Evaluated], references: Mapping[Split, References])
     return rows
 
 
-def _rounded(scores: Scores) -> dict[str, float | None]:
-    return {key: None if value is None else round(value, 6) for key, value in dataclasses.asdict(scores).items()}
+def _beam(decoding: str) -> int | None:
+    """How wide the beam was; None where nothing was searched."""
+    if decoding == "greedy":
+        return 1
+    return int(decoding.removeprefix("beam ")) if decoding.startswith("beam ") else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def _best_scores(row: Mapping[str, Any]) -> dict[str, float]:

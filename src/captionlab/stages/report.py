@@ -21,7 +21,7 @@ def report(params: Params, root: Path) -> list[str]:
     files.write_text(folder / "comparison.md", render.comparison_markdown(found))
     files.write_text(folder / render.ALL, render.further_markdown(found))
     files.write_text(folder / "comparison.html", render.comparison_html(found))
-    files.write_text(folder / "captions.csv", render.captions_csv(captions))
+    files.write_text(folder / "captions.csv", render.captions_csv(found, captions))
     for name, draw in (("bleu.png", figures.bleu), ("curves.png", figures.curves)):
         with files.atomic_file(folder / name) as temporary:
             temporary.write_bytes(figures.png(draw, found.runs))

@@ -1,0 +1,80 @@
+"""The row that every trained system has to beat: a caption borrowed from the training photos that look most alike.
+
+Features and captions in, captions out; learns nothing. Knows nothing of files or systems.
+Shape letters: N training photos, Q photos to caption, D features, C candidate captions, G n-grams.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, hstack
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler, normalize
+
+from captionlab.cider import ORDERS, Words, ngrams
+
+_SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length
+
+
+class Retriever:
+    """Nearest neighbours and their consensus caption (Devlin et al. 2015, "Exploring nearest neighbor approaches").
+
+    The photos nearest by the cosine of their standardised features bring all their captions; the one chosen agrees
+    best with the others: its mean CIDEr similarity to the ``agreeing`` candidates most like it is greatest. The idf
+    comes from the training captions.
+    """
+
+    def __init__(self, pooled_ND: NDArray[np.float32], captions: Sequence[Sequence[Words]], agreeing: int) -> None:
+        self._scaler = StandardScaler().fit(pooled_ND)
+        standard_ND = self._scaler.transform(pooled_ND)
+        self._search = NearestNeighbors(metric="cosine", algorithm="brute").fit(standard_ND)
+        self._agreeing = agreeing
+        self._captions = [words for own in captions for words in own]
+        self._lengths_C = np.array([len(words) for words in self._captions])
+        self._first = np.cumsum([0, *map(len, captions)])  # of each photo's captions
+        self._vectors_CG = _vectors(self._captions, np.repeat(np.arange(len(captions)), list(map(len, captions))))
+        # A photo like any other has the smallest features once the mean is 0.
+        self._ordinary = np.argsort(np.square(standard_ND).sum(1), kind="stable")
+
+    def captions(self, pooled_QD: NDArray[np.float32], neighbours: int) -> list[Words]:
+        """A training caption for each photo, from those of so many neighbours, or of all if there are fewer."""
+        count = min(neighbours, len(self._ordinary))
+        nearest_QK = self._search.kneighbors(self._scaler.transform(pooled_QD), count, return_distance=False)
+        return [self._consensus(nearest) for nearest in nearest_QK]
+
+    def without_photo(self, neighbours: int) -> Words:
+        """The caption that the most ordinary training photos agree on, for when there is nothing to look at."""
+        return self._consensus(self._ordinary[:neighbours])
+
+    def _consensus(self, photos: NDArray[np.intp]) -> Words:
+        rows = np.concatenate([np.arange(self._first[photo], self._first[photo + 1]) for photo in photos])
+        own_CG, lengths = self._vectors_CG[rows], self._lengths_C[rows]
+        alike_CC = (own_CG @ own_CG.T).toarray()
+        alike_CC *= np.exp(-((lengths[:, None] - lengths) ** 2) / (2 * _SIGMA**2))
+        np.fill_diagonal(alike_CC, -1.0)  # a candidate must not vote for itself
+        most = min(self._agreeing, len(rows) - 1)
+        agreement_C = np.partition(alike_CC, len(rows) - most, axis=1)[:, len(rows) - most :].mean(1) if most else [0.0]
+        return self._captions[rows[int(np.argmax(agreement_C))]]  # of equals, that of the nearest photo
+
+
+def _vectors(captions: Sequence[Words], photo_C: NDArray[np.intp]) -> csr_matrix:
+    """(C, G) captions as CIDEr sees them: tf-idf of n-grams, each order of length 1 / sqrt(ORDERS).
+
+    The product of two rows is then the mean over the orders of their cosines.
+    """
+    counter = CountVectorizer(analyzer=_grams, dtype=np.float32)
+    counts_CG = counter.fit_transform(captions)
+    ones = np.ones(len(captions), dtype=np.float32)
+    of_photo_NC = csr_matrix((ones, (photo_C, np.arange(len(captions)))))
+    holding_G = (of_photo_NC @ counts_CG).getnnz(axis=0)  # photos with the n-gram in some caption
+    idf_G = np.log(of_photo_NC.shape[0] / holding_G).astype(np.float32)
+    weights_CG = counts_CG.multiply(idf_G).tocsc()
+    order_G = np.array([gram.count(" ") for gram in counter.get_feature_names_out()])
+    parts = [normalize(weights_CG[:, order_G == n]) for n in np.unique(order_G)]  # captions may all be short
+    return (hstack(parts) / np.sqrt(np.float32(ORDERS))).tocsr()
+
+
+def _grams(words: Words) -> list[str]:
+    return [" ".join(gram) for gram, count in ngrams(words).items() for _ in range(count)]

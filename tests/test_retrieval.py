@@ -1,0 +1,81 @@
+"""Borrowed captions: the right neighbours, and the candidate that the others agree with."""
+
+import numpy as np
+import pytest
+
+from captionlab.cider import CiderD
+from captionlab.retrieval import Retriever, _vectors
+
+DOGS = ["a dog runs over the grass", "a black dog runs over grass", "the dog runs"]
+BOATS = ["a boat sails on the lake", "a boat on the lake", "white boat in the sun"]
+ODD = ["a quagga sleeps beside a xylophone"]
+
+
+def words(*captions: str) -> list[tuple[str, ...]]:
+    return [tuple(caption.split()) for caption in captions]
+
+
+def photos(*directions: tuple[float, float]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Photos along these directions, on another scale in each feature: standardising must not let one outweigh."""
+    return np.array(directions, dtype=np.float32) * np.array([1000.0, 1.0], dtype=np.float32)
+
+
+TRAINING = photos((1, 0.9), (1, 1.1), (0.9, 1), (-1, -1), (-1, -0.9), (-0.9, -1))
+CAPTIONS = [words(*DOGS[:2]), words(*ODD), words(DOGS[2]), words(*BOATS[:2]), words(*ODD), words(BOATS[2])]
+
+
+def test_the_caption_is_of_the_photos_that_look_alike_and_agrees_with_theirs() -> None:
+    retriever = Retriever(TRAINING, CAPTIONS, agreeing=2)
+    dog, boat = retriever.captions(photos((2, 2), (-3, -2.9)), neighbours=3)
+    assert " ".join(dog) in DOGS[:2]  # not the odd caption, which agrees with none
+    assert " ".join(boat) in BOATS[:2]
+
+
+def test_the_one_nearest_photo_lends_its_only_caption() -> None:
+    retriever = Retriever(TRAINING, CAPTIONS, agreeing=125)
+    assert retriever.captions(TRAINING[[1, 5]], neighbours=1) == words(ODD[0], BOATS[2])
+
+
+def test_more_neighbours_than_photos_are_all_photos() -> None:
+    retriever = Retriever(TRAINING, CAPTIONS, agreeing=125)
+    assert retriever.captions(photos((2, 2)), neighbours=60) == retriever.captions(photos((2, 2)), neighbours=6)
+    assert retriever.without_photo(60) in [own for photo in CAPTIONS for own in photo]
+
+
+def test_short_captions_and_a_single_photo_do() -> None:
+    retriever = Retriever(TRAINING[:2], [words("dog"), words("dog")], agreeing=3)
+    assert retriever.captions(TRAINING[:1], neighbours=2) == [("dog",)]
+
+
+def test_vectors_multiply_to_ciders_cosines() -> None:
+    """Of captions equally long without repeated words, where CIDEr-D's penalty and clipping change nothing."""
+    captions = words(
+        "a dog runs over green grass", "a dog sits on green grass", "the boats sail over blue water",
+        "two boats sit over blue water",
+    )  # fmt: skip
+    vectors = _vectors(captions, np.arange(4))
+    product = (vectors @ vectors.T).toarray()
+    cider = CiderD([[own] for own in captions])
+    expected = [[cider.scores([one], [[other]])[0] / 10 for other in captions] for one in captions]
+    # CIDEr-D clips a weight to the reference's own, which is the same where each n-gram occurs once
+    np.testing.assert_allclose(product, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("agreeing", [1, 2, 125])
+def test_agreement_is_the_mean_over_the_most_alike(agreeing: int) -> None:
+    """Against the plain definition, candidate by candidate."""
+    retriever = Retriever(TRAINING, CAPTIONS, agreeing=agreeing)
+    (found,) = retriever.captions(photos((2, 2)), neighbours=6)
+    candidates = [own for photo in CAPTIONS for own in photo]
+    vectors = _vectors(candidates, np.repeat(np.arange(6), [2, 1, 1, 2, 1, 1])).toarray()
+
+    def agreement(place: int) -> float:
+        alike = [
+            float(vectors[place] @ vectors[other]) * np.exp(-((len(words) - len(candidates[place])) ** 2) / 72)
+            for other, words in enumerate(candidates)
+            if other != place
+        ]
+        return float(np.mean(sorted(alike, reverse=True)[:agreeing]))
+
+    best = max(map(agreement, range(len(candidates))))
+    assert max(agreement(i) for i, own in enumerate(candidates) if own == found) == pytest.approx(best, abs=1e-6)
