@@ -155,8 +155,8 @@ def uncertainty(systems: Mapping[str, PerPhoto], count: int, seed: int) -> dict[
 
     ``pairs[one][other][score]`` has ``wins`` and ``p`` of ``one`` against ``other``, for BLEU-4 and CIDEr-D.
     """
-    photos = {len(each.words_N) for each in systems.values()}
-    weights_RN = draw(*photos, count, seed)
+    photos = len(next(iter(systems.values())).words_N)  # the same for all
+    weights_RN = draw(photos, count, seed)
     drawn = {name: each.scores(weights_RN) for name, each in systems.items()}
     return {
         "intervals": {

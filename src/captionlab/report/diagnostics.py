@@ -123,7 +123,8 @@ def _complaints(results: Results, runs: Sequence[Run]) -> Table:
 
 def _truth(results: Results, runs: Sequence[Run]) -> Table:
     columns: dict[str, Kind] = {"Configuration": "text", "Pairs": "text", "Scenes": "count"}
-    columns |= {attribute.capitalize(): "score" for attribute in _ATTRIBUTES} | {"Said": "count"}
+    columns |= dict.fromkeys(map(str.capitalize, _ATTRIBUTES), "score")
+    columns["Said"] = "count"
     rows = []
     for run in runs:
         for part, found in results.diagnostics["systems"][run.name]["truth"].items():

@@ -169,7 +169,7 @@ def _run(entry: dict[str, Any], intervals: Mapping[str, Sequence[float]], shape:
     common |= {**shape, **entry["test"]}
     tested = [decoded for decoded in entry["decodings"] if decoded["split"] == "test"]
     tested.sort(key=lambda decoded: (_PROTOCOLS[decoded["protocol"]], decoded["beam"] or 0))
-    ends = {
+    ends: dict[str, Any] = {
         f"{score}_{end}": value
         for score in ("bleu_4", "cider")
         for end, value in zip(("low", "high"), intervals[score], strict=True)
