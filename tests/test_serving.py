@@ -37,6 +37,7 @@ from captionlab.models.build import build_model
 from captionlab.photos import PREPROCESSING
 from captionlab.vocab import Vocabulary
 
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # MLflow calls uvicorn by its name
 README = Path(__file__).parents[1] / "README.md"
 EXPERIMENT = "captionlab/scenes"
 CONFIG = {"encoder": "efficientnet_lite0", "input": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
@@ -198,7 +199,7 @@ def server(root: Path, checkpoint: Path) -> Iterator[str]:
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
     command += ["--model-uri", registry.BEST_MODEL, "--port", str(port)]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}"}
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}", "PATH": PATH}
     with (root / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -284,6 +285,6 @@ def test_a_server_of_the_registered_model_captions_photos(server: str, root: Pat
     command = [sys.executable, "-m", "mlflow", "models", "predict", "--env-manager", "local"]
     command += ["--model-uri", registry.BEST_MODEL, "--content-type", "json"]
     command += ["--input-path", str(root / "request.json"), "--output-path", str(root / "answer.json")]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}"}
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}", "PATH": PATH}
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert json.loads((root / "answer.json").read_text()) == {"predictions": expected}

@@ -6,7 +6,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from captionlab.config import SYSTEMS, load_params
+from captionlab.config import COMPARED, load_params
 from captionlab.errors import CaptionlabError
 from captionlab.files import atomic_file
 
@@ -32,7 +32,7 @@ def apply_preset(root: Path, name: str) -> list[str]:
     except (YAMLError, ValueError) as error:
         raise CaptionlabError(f"{PRESETS / name}.yaml is not valid YAML: {' '.join(str(error).split())}") from error
     for section, values in _sections(preset, name):
-        if section in SYSTEMS:
+        if section in COMPARED:
             params[section] = values
         else:
             params.setdefault(section, {}).update(values)
