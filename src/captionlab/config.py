@@ -96,6 +96,7 @@ class TrainingParams:
     schedule: Literal["cosine", "plateau", "constant"]
     label_smoothing: float
     clip_norm: float
+    average: float  # decay a step of the weights' moving average, which is what is validated and kept; 0 for none
     precision: Literal["auto", "fp32", "bf16"]
     max_megabytes: float  # a larger system is refused
 
@@ -251,6 +252,8 @@ def _check_configuration(params: Params, key: str, config: SystemParams) -> None
     for field in ("epochs", "patience", "photos_per_step"):
         if getattr(training, field) < 1:
             raise CaptionlabError(f"{key}: training.{field} must be at least 1")
+    if not 0 <= training.average < 1:
+        raise CaptionlabError(f"{key}: training.average must be from 0 to below 1")
 
 
 def _build(kind: Any, value: Any, key: str) -> Any:

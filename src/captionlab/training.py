@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from captionlab.batches import Batch, CaptionedFeatures
@@ -20,6 +21,8 @@ from captionlab.errors import CaptionlabError
 from captionlab.files import atomic_file
 from captionlab.losses import SmoothedCrossEntropy
 from captionlab.models.base import PAD, Decoder, Outputs
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +61,16 @@ def train(
 ) -> Trained:
     """Train until the validation loss stops falling, and leave the best epoch's weights in ``model``.
 
+    With ``params.average`` it is the weights' moving average that is validated, and of which the best is kept.
+
     After each epoch the whole state goes to the file ``resume``; a run with the same ``key`` continues from it to
     the result of an unbroken one. ``on_epoch`` hears of every epoch, resumed ones included.
     Raises CaptionlabError when the loss is no longer a number; the last good state stays in ``resume``.
     """
     model.to(device)
     optimizer = _optimizer(model, params)
+    averaged = AveragedModel(model, multi_avg_fn=_averaging(params.average)) if params.average else None
+    judged = model if averaged is None else cast(Decoder, averaged.module)
     steps_per_epoch = -(-len(train_set.rows) // params.photos_per_step)
     history: list[Epoch] = []
     best = _copy(model)
@@ -72,6 +79,8 @@ def train(
     if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if averaged is not None:
+            averaged.load_state_dict(state["averaged"])
         best, history = state["best"], [Epoch(**row) for row in state["history"]]
         for epoch in history:
             stopping.hear(epoch)
@@ -95,7 +104,9 @@ def train(
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
             optimizer.step()
-        val = measure(model, val_set, params.photos_per_step, device, bf16)
+            if averaged is not None:
+                averaged.update_parameters(model)
+        val = measure(judged, val_set, params.photos_per_step, device, bf16)
         _check_finite(val.loss, f"the validation of epoch {number}", params)  # before it reaches the resume file
         epoch = Epoch(
             epoch=number,
@@ -110,8 +121,8 @@ def train(
         history.append(epoch)
         stopping.hear(epoch)
         if stopping.best_epoch == number:
-            best = _copy(model)
-        _save_state(resume, key, model, optimizer, best, history)
+            best = _copy(judged)
+        _save_state(resume, key, model, optimizer, averaged, best, history)
         on_epoch(epoch)
     model.load_state_dict(best)
     return Trained(history=tuple(history), best_epoch=stopping.best_epoch)
@@ -218,6 +229,17 @@ def _optimizer(model: Decoder, params: TrainingParams) -> torch.optim.Optimizer:
     return kind(trained, params.learning_rate, weight_decay=params.weight_decay)
 
 
+def _averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """An exponential moving average that forgets sooner in its first steps, when the weights are still far off."""
+
+    @torch.no_grad()
+    def update(averages: _Tensors, weights: _Tensors, updates: Tensor | int) -> None:
+        done = int(updates)
+        torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + done) / (10 + done)))
+
+    return update
+
+
 def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
@@ -227,13 +249,14 @@ def _perplexity(loss: float) -> float:
 
 
 def _save_state(
-    path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor],
-    history: list[Epoch],
+    path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, averaged: nn.Module | None,
+    best: dict[str, Tensor], history: list[Epoch],
 ) -> None:  # fmt: skip
     state = {
         "key": key,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "averaged": None if averaged is None else averaged.state_dict(),
         "best": best,
         "history": [asdict(epoch) for epoch in history],
     }
