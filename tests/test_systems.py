@@ -171,7 +171,7 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
 
 def test_the_key_changes_with_what_decides_the_training(root: Path, params: Params, tiny: Any) -> None:
     def key(changed: Params = params) -> str:
-        return systems._training_key(changed, root, "baseline", "tiny")
+        return systems.training_key(changed, root, "baseline", "tiny")
 
     before = key()
     assert before == key()

@@ -24,10 +24,11 @@ class Batch(NamedTuple):
     features: Features
     tokens_BT: Tensor
     photo_B: Tensor
+    positions: Sequence[int]  # of the photos in their CaptionedFeatures
 
     def to(self, device: str) -> "Batch":
         """The same batch on another device."""
-        return Batch(self.features.to(device), self.tokens_BT.to(device), self.photo_B.to(device))
+        return Batch(self.features.to(device), self.tokens_BT.to(device), self.photo_B.to(device), self.positions)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class CaptionedFeatures:
             tokens_BT = torch.full((len(sequences), max(map(len, sequences))), PAD)
             for row, tokens in enumerate(sequences):
                 tokens_BT[row, : len(tokens)] = torch.tensor(tokens)
-            yield Batch(self.features(positions), tokens_BT, torch.tensor(photo_B))
+            yield Batch(self.features(positions), tokens_BT, torch.tensor(photo_B), positions)
 
     def feature_blocks(self, photos_per_block: int = 512) -> Iterator[Tensor]:
         """Everything a Standardise is fitted on, block by block: the grid where it is used, else pooled."""

@@ -7,8 +7,10 @@ import dataclasses
 import math
 import re
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ruamel.yaml import YAML
@@ -137,6 +139,17 @@ class AttentionParams(SystemParams):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinetuneParams:
+    """Self-critical training of a trained configuration: CIDEr-D is its reward."""
+
+    system: str
+    config: str  # its configuration that goes on
+    samples: int  # captions drawn of a photo
+    cross_entropy: float  # share of the loss, 0 to 1, that stays cross-entropy of the true captions
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)  # laid over the configuration's own
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateParams:
     """How captions are decoded and scored."""
 
@@ -166,6 +179,7 @@ class Params:
     baseline: dict[str, BaselineParams]
     modified: dict[str, ModifiedParams]
     attention: dict[str, AttentionParams]
+    finetune: dict[str, FinetuneParams]
     evaluate: EvaluateParams
     report: ReportParams
 
@@ -180,9 +194,24 @@ class Params:
             raise CaptionlabError(f"{system} has no configuration {name!r}; params.yaml has {', '.join(configs)}")
         return typing.cast(SystemParams, configs[name])
 
-    def training_of(self, config: SystemParams) -> TrainingParams:
-        """The shared training parameters with the configuration's own laid over them."""
-        merged = {**dataclasses.asdict(self.training), **config.training}
+    def finetuned(self, name: str) -> FinetuneParams:
+        """One entry of ``finetune``, or a CaptionlabError that lists those there are."""
+        if name not in self.finetune:
+            raise CaptionlabError(
+                f"finetune has no entry {name!r}; params.yaml has {', '.join(self.finetune) or 'none'}"
+            )
+        return self.finetune[name]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Every (system, configuration name) of the comparison, in the file's order."""
+        return [
+            *((system, name) for system, name, _ in self.systems()),
+            *(("finetune", name) for name in self.finetune),
+        ]
+
+    def training_of(self, config: SystemParams, further: Mapping[str, Any] = MappingProxyType({})) -> TrainingParams:
+        """The shared training parameters, the configuration's own laid over them, and ``further`` ones over both."""
+        merged = {**dataclasses.asdict(self.training), **config.training, **further}
         return typing.cast(TrainingParams, _build(TrainingParams, merged, "training"))
 
 
@@ -214,6 +243,8 @@ def load_params(path: Path) -> Params:
         _check_shared(params)
         for system, name, config in params.systems():
             _check_configuration(params, f"{system}.{name}", config)
+        for name, finetuned in params.finetune.items():
+            _check_finetune(params, f"finetune.{name}", finetuned)
     except CaptionlabError as error:
         raise CaptionlabError(f"{path}: {error}") from None
     return params
@@ -221,7 +252,7 @@ def load_params(path: Path) -> Params:
 
 def _check_shared(params: Params) -> None:
     """Refuse what the types cannot: names that are no folder's, and a decoding of nothing."""
-    names = [params.dataset.name, *params.extract_features.encoders, *(name for _, name, _ in params.systems())]
+    names = [params.dataset.name, *params.extract_features.encoders, *(name for _, name in params.rows())]
     for name in names:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise CaptionlabError(f"the name {name!r} would be a folder; use letters, digits, '_', '-' and '.'")
@@ -245,8 +276,12 @@ def _check_configuration(params: Params, key: str, config: SystemParams) -> None
             raise CaptionlabError(f"{key}.{field} must be at least 1")
     if not 0 <= config.dropout < 1:
         raise CaptionlabError(f"{key}.dropout must be from 0 to below 1")
+    _check_training(params, key, config, {})
+
+
+def _check_training(params: Params, key: str, config: SystemParams, further: Mapping[str, Any]) -> None:
     try:
-        training = params.training_of(config)
+        training = params.training_of(config, further)
     except CaptionlabError as error:
         raise CaptionlabError(f"{key}: {error}") from None
     for field in ("epochs", "patience", "photos_per_step"):
@@ -254,6 +289,20 @@ def _check_configuration(params: Params, key: str, config: SystemParams) -> None
             raise CaptionlabError(f"{key}: training.{field} must be at least 1")
     if not 0 <= training.average < 1:
         raise CaptionlabError(f"{key}: training.average must be from 0 to below 1")
+
+
+def _check_finetune(params: Params, key: str, finetuned: FinetuneParams) -> None:
+    """Refuse a configuration that is not there or does not read the words it is given, and shares that are none."""
+    if finetuned.system not in SYSTEMS:
+        raise CaptionlabError(f"{key}.system is {finetuned.system!r}; choose one of {', '.join(SYSTEMS)}")
+    config = params.system(finetuned.system, finetuned.config)
+    if isinstance(config, AttentionParams) and not config.teacher_forcing:
+        raise CaptionlabError(f"{key} wants {finetuned.system}.{finetuned.config}.teacher_forcing to be true")
+    if finetuned.samples < 2:
+        raise CaptionlabError(f"{key}.samples must be at least 2: each is compared with the others")
+    if not 0 <= finetuned.cross_entropy <= 1:
+        raise CaptionlabError(f"{key}.cross_entropy must be from 0 to 1")
+    _check_training(params, key, config, finetuned.training)
 
 
 def _build(kind: Any, value: Any, key: str) -> Any:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from statistics import fmean
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ class Epoch:
     train_perplexity: float
     val_perplexity: float
     learning_rate: float
+    train_reward: float | None = None  # mean CIDEr-D of what was drawn, ends counted; in finetuning only
+    val_cider: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,16 @@ class Trained:
 
     history: tuple[Epoch, ...]
     best_epoch: int
+
+
+class Finetuning(Protocol):
+    """What the loop asks of self-critical training."""
+
+    def loss(self, model: Decoder, batch: Batch, cross_entropy: Tensor) -> tuple[Tensor, float]:
+        """The loss of a batch, given its cross-entropy, and the mean reward."""
+
+    def cider(self, model: Decoder, device: str) -> float:
+        """CIDEr-D of the validation captions."""
 
 
 def train(
@@ -58,9 +71,11 @@ def train(
     resume: Path,
     key: str,
     on_epoch: Callable[[Epoch], None],
+    finetuning: Finetuning | None = None,
 ) -> Trained:
     """Train until the validation loss stops falling, and leave the best epoch's weights in ``model``.
 
+    With ``finetuning`` its loss is trained on, until the validation captions' CIDEr-D stops rising.
     With ``params.average`` it is the weights' moving average that is validated, and of which the best is kept.
 
     After each epoch the whole state goes to the file ``resume``; a run with the same ``key`` continues from it to
@@ -90,7 +105,7 @@ def train(
         number = len(history) + 1
         torch.manual_seed(params.seed * 100_003 + number)  # dropout depends on the epoch alone, so resuming is exact
         model.train()
-        meter = _Meter()
+        meter, rewards = _Meter(), []
         batches = train_set.batches(params.photos_per_step, params.seed * 100_003 + number)
         bar = tqdm(batches, f"epoch {number}", steps_per_epoch, leave=False, unit="step", disable=None)
         for step, batch in enumerate(bar):
@@ -98,7 +113,11 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = params.learning_rate * _schedule(params, done, stopping)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-                loss = _step_loss(model, batch.to(device), params.label_smoothing, doubly_stochastic, meter)
+                batch = batch.to(device)
+                loss = _step_loss(model, batch, params.label_smoothing, doubly_stochastic, meter)
+                if finetuning is not None:
+                    loss, reward = finetuning.loss(model, batch, loss)
+                    rewards.append(reward)
             _check_finite(loss.item(), f"epoch {number}, step {step + 1}", params)
             optimizer.zero_grad()
             loss.backward()
@@ -117,6 +136,8 @@ def train(
             train_perplexity=_perplexity(meter.loss),
             val_perplexity=_perplexity(val.loss),
             learning_rate=optimizer.param_groups[0]["lr"],
+            train_reward=fmean(rewards) if rewards else None,
+            val_cider=finetuning.cider(judged, device) if finetuning is not None else None,
         )
         history.append(epoch)
         stopping.hear(epoch)
@@ -158,7 +179,7 @@ class _Meter:
         self.words += len(target_N)
 
 
-def _spoken(model: Decoder, batch: Batch) -> tuple[Outputs, Tensor, Tensor]:
+def spoken(model: Decoder, batch: Batch) -> tuple[Outputs, Tensor, Tensor]:
     """Teacher forcing over a batch: the outputs, logits_NV of every real word to be said, and which it was."""
     said_BT, target_BT = batch.tokens_BT[:, :-1], batch.tokens_BT[:, 1:]
     real_BT = target_BT != PAD
@@ -168,7 +189,7 @@ def _spoken(model: Decoder, batch: Batch) -> tuple[Outputs, Tensor, Tensor]:
 
 
 def _step_loss(model: Decoder, batch: Batch, label_smoothing: float, doubly_stochastic: float, meter: _Meter) -> Tensor:
-    outputs, logits_NV, target_N = _spoken(model, batch)
+    outputs, logits_NV, target_N = spoken(model, batch)
     loss: Tensor
     loss, nats_N, words_N = SmoothedCrossEntropy.apply(logits_NV, target_N, label_smoothing)  # type: ignore[no-untyped-call]
     meter.hear(nats_N, words_N, target_N)
@@ -185,7 +206,7 @@ def measure(model: Decoder, data: CaptionedFeatures, photos_per_batch: int, devi
     meter = _Meter()
     for batch in data.batches(photos_per_batch):
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            _, logits_NV, target_N = _spoken(model, batch.to(device))
+            _, logits_NV, target_N = spoken(model, batch.to(device))
         _, nats_N, words_N = SmoothedCrossEntropy.apply(logits_NV, target_N, 0.0)  # type: ignore[no-untyped-call]
         meter.hear(nats_N, words_N, target_N)
     return meter
@@ -202,8 +223,9 @@ class _Stopping:
         self.reductions = 0
 
     def hear(self, epoch: Epoch) -> None:
-        if epoch.val_loss < self._best:
-            self._best, self._waited, self.best_epoch = epoch.val_loss, 0, epoch.epoch
+        falls = epoch.val_loss if epoch.val_cider is None else -epoch.val_cider
+        if falls < self._best:
+            self._best, self._waited, self.best_epoch = falls, 0, epoch.epoch
             return
         self._waited += 1
         if self._waited % 3 == 0:  # report B's ReduceLROnPlateau: patience 3, factor 0.2
