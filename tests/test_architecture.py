@@ -44,7 +44,7 @@ ALLOWED = {
     "training": "batches config devices errors files losses models.base",
     "selfcritical": "batches cider decoding models.base training vocab",
     "systems": "batches checkpoint config devices errors features files models records tracking training vocab",
-    "captioner": "checkpoint decoding devices encoders errors features models.base vocab",
+    "captioner": "checkpoint decoding devices encoders errors features models vocab",
     "report": "cider config errors files records text",
     "stages": "batches captioner checkpoint cider config datasets devices encoders errors features files metrics "
     "records report selfcritical systems text tracking training vocab",

@@ -150,7 +150,7 @@ def log_prob(model: Decoder, studio: Studio, position: int, tokens: list[int]) -
 
 def test_the_loss_is_reinforce_with_the_others_as_baseline(studio: Studio) -> None:
     model, critic, batch = studio.model(), studio.selfcritical(samples=3), studio.batch()
-    model.dropout.p = 0.0  # type: ignore[union-attr, assignment]
+    model.dropout.p = 0.0  # type: ignore[union-attr]
     torch.manual_seed(5)
     loss, mean = critic.loss(model, batch, torch.zeros(()))
     torch.manual_seed(5)
@@ -169,7 +169,7 @@ def test_the_loss_is_reinforce_with_the_others_as_baseline(studio: Studio) -> No
 
 def test_the_praised_caption_becomes_likelier_than_the_other(studio: Studio) -> None:
     model, critic = studio.model(), studio.selfcritical(samples=2)
-    model.dropout.p = 0.0  # type: ignore[union-attr, assignment]
+    model.dropout.p = 0.0  # type: ignore[union-attr]
     batch = next(studio.train_set.batches(1))
     for seed in range(50):  # until two captions of different worth are drawn
         torch.manual_seed(seed)
@@ -187,7 +187,7 @@ def test_the_praised_caption_becomes_likelier_than_the_other(studio: Studio) -> 
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None:
-                parameter -= 1e-3 * parameter.grad
+                parameter.sub_(1e-3 * parameter.grad)
     model.eval()
     after = log_prob(model, studio, 0, good) - log_prob(model, studio, 0, bad)
     assert after > before

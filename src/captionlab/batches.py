@@ -40,6 +40,7 @@ class CaptionedFeatures:
     images: Sequence[str]  # sorted
     rows: np.ndarray[tuple[int], np.dtype[np.int64]]
     captions: Sequence[Sequence[Sequence[int]]]  # photo, caption, token
+    others: "Sequence[CaptionedFeatures]" = ()  # the same photos as further encoders saw them, for an ensemble
 
     @classmethod
     def of(
@@ -62,6 +63,7 @@ class CaptionedFeatures:
         return Features(
             torch.from_numpy(self.store.pooled[rows]),
             torch.from_numpy(grid[rows]) if self.use_grid and grid is not None else None,
+            tuple(other.features(positions) for other in self.others),
         )
 
     def batches(self, photos_per_batch: int, shuffle_seed: int | None = None) -> Iterator[Batch]:

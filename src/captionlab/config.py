@@ -150,6 +150,13 @@ class FinetuneParams:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EnsembleParams:
+    """Trained systems that choose each word together."""
+
+    members: tuple[str, ...]  # such as attention.lite2 or finetune.lite2
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateParams:
     """How captions are decoded and scored."""
 
@@ -180,6 +187,7 @@ class Params:
     modified: dict[str, ModifiedParams]
     attention: dict[str, AttentionParams]
     finetune: dict[str, FinetuneParams]
+    ensemble: dict[str, EnsembleParams]
     evaluate: EvaluateParams
     report: ReportParams
 
@@ -203,11 +211,15 @@ class Params:
         return self.finetune[name]
 
     def rows(self) -> list[tuple[str, str]]:
-        """Every (system, configuration name) of the comparison, in the file's order."""
-        return [
-            *((system, name) for system, name, _ in self.systems()),
-            *(("finetune", name) for name in self.finetune),
-        ]
+        """Every (system, configuration name) of the comparison: trained, finetuned, ensembles."""
+        trained = [(system, name) for system, name, _ in self.systems()]
+        return [*trained, *(("finetune", name) for name in self.finetune), *(("ensemble", n) for n in self.ensemble)]
+
+    def members(self, system: str, name: str) -> tuple[tuple[str, str], ...]:
+        """Whose checkpoints make up a row of the comparison: its own, or an ensemble's members'."""
+        if system != "ensemble":
+            return ((system, name),)
+        return tuple((member.partition(".")[0], member.partition(".")[2]) for member in self.ensemble[name].members)
 
     def training_of(self, config: SystemParams, further: Mapping[str, Any] = MappingProxyType({})) -> TrainingParams:
         """The shared training parameters, the configuration's own laid over them, and ``further`` ones over both."""
@@ -245,6 +257,7 @@ def load_params(path: Path) -> Params:
             _check_configuration(params, f"{system}.{name}", config)
         for name, finetuned in params.finetune.items():
             _check_finetune(params, f"finetune.{name}", finetuned)
+        _check_ensembles(params)
     except CaptionlabError as error:
         raise CaptionlabError(f"{path}: {error}") from None
     return params
@@ -303,6 +316,16 @@ def _check_finetune(params: Params, key: str, finetuned: FinetuneParams) -> None
     if not 0 <= finetuned.cross_entropy <= 1:
         raise CaptionlabError(f"{key}.cross_entropy must be from 0 to 1")
     _check_training(params, key, config, finetuned.training)
+
+
+def _check_ensembles(params: Params) -> None:
+    known = [f"{system}.{name}" for system, name in params.rows() if system != "ensemble"]
+    for name, ensemble in params.ensemble.items():
+        for member in ensemble.members:
+            if member not in known:
+                raise CaptionlabError(f"ensemble.{name} has no member {member!r}; choose among {', '.join(known)}")
+        if not ensemble.members:
+            raise CaptionlabError(f"ensemble.{name} has no members")
 
 
 def _build(kind: Any, value: Any, key: str) -> Any:

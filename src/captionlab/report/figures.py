@@ -18,7 +18,13 @@ from matplotlib.figure import Figure
 from captionlab.report.results import Row, Run
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
-COLOURS = {"baseline": "#0072b2", "modified": "#d55e00", "attention": "#009e73"}
+COLOURS = {
+    "baseline": "#0072b2",
+    "modified": "#d55e00",
+    "attention": "#009e73",
+    "finetune": "#cc79a7",
+    "ensemble": "#56b4e9",
+}
 _INK, _FAINT = "#1f2430", "#c9cdd6"
 _CSS = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 _STYLE: dict[Any, Any] = {
@@ -96,6 +102,7 @@ def bleu(runs: Sequence[Run]) -> Figure:
 
 def curves(runs: Sequence[Run]) -> Figure:
     """Loss and token accuracy over epochs, a panel each a configuration, the other configurations faint behind it."""
+    runs = [run for run in runs if run.history["epoch"]]  # an ensemble has none
     columns = min(_CURVE_COLUMNS, len(runs))
     bands = math.ceil(len(runs) / columns)
     figure = Figure(figsize=(2.4 * columns + 0.6, 3.7 * bands + 0.5), layout="constrained")

@@ -4,7 +4,7 @@ The parameters say which configurations there are; files of a configuration that
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -91,10 +91,12 @@ def load(params: Params, root: Path) -> Results:
     scores = files.read_json(root / records.EVALUATION / "scores.json")
     entries = {(entry["system"], entry["config"]): entry for entry in scores["systems"]}
     runs = []
-    for system, config, _ in params.systems():
+    for system, config in params.rows():
         if (system, config) not in entries:
             raise CaptionlabError(f"{system}.{config} has no scores; run dvc repro, or captionlab evaluate")
-        runs.append(_run(root / records.MODELS / system / config, entries[system, config]))
+        folders = [root / records.MODELS / own / name for own, name in params.members(system, config)]
+        one = system != "ensemble"
+        runs.append(_run(folders[0], entries[system, config]) if one else _ensemble(folders, entries[system, config]))
     if not runs:
         raise CaptionlabError("params.yaml names no configuration of any system; add one to baseline, say")
     return Results(
@@ -126,18 +128,39 @@ def _run(folder: Path, entry: dict[str, Any]) -> Run:
             f"{folder / 'history.csv'} lacks epoch {summary['best_epoch']}, which summary.json calls the best; "
             "train the system again"
         )
-    tested = [decoded for decoded in entry["decodings"] if decoded["split"] == "test"]
-    tested.sort(key=lambda decoded: (_PROTOCOLS[decoded["protocol"]], decoded["beam"]))
     return Run(
         system=entry["system"],
         config=entry["config"],
         best_decoding=entry["best_decoding"],
         best_epoch=summary["best_epoch"],
-        rows=tuple(
-            Row(**common, decoding=decoded["decoding"], protocol=decoded["protocol"], **decoded["scores"])
-            for decoded in tested
-        ),
+        rows=_rows(common, entry),
         history=history,
+    )
+
+
+def _ensemble(folders: Sequence[Path], entry: dict[str, Any]) -> Run:
+    """What was put together, not trained: it has its members' sizes and no history."""
+    summaries = [files.read_json(folder / "summary.json") for folder in folders]
+    common = {"system": entry["system"], "configuration": entry["config"], "source": "measured"} | entry["test"]
+    common["encoder"] = ", ".join(sorted({summary["encoder"] for summary in summaries}))
+    common |= {size: sum(summary[size] for summary in summaries) for size in ("parameters", "megabytes")}
+    return Run(
+        system=entry["system"],
+        config=entry["config"],
+        best_decoding=entry["best_decoding"],
+        best_epoch=0,
+        rows=_rows(common, entry),
+        history={column: () for column in ("epoch", *_CURVES)},
+    )
+
+
+def _rows(common: Mapping[str, Any], entry: Mapping[str, Any]) -> tuple[Row, ...]:
+    """The test split's rows, one a decoding and protocol."""
+    tested = [decoded for decoded in entry["decodings"] if decoded["split"] == "test"]
+    tested.sort(key=lambda decoded: (_PROTOCOLS[decoded["protocol"]], decoded["beam"]))
+    return tuple(
+        Row(**common, decoding=decoded["decoding"], protocol=decoded["protocol"], **decoded["scores"])
+        for decoded in tested
     )
 
 

@@ -7,7 +7,13 @@ from typing import Literal
 
 from captionlab.report.results import Results, Row
 
-SYSTEM_NAMES = {"baseline": "Baseline", "modified": "Modified", "attention": "Attention"}
+SYSTEM_NAMES = {
+    "baseline": "Baseline",
+    "modified": "Modified",
+    "attention": "Attention",
+    "finetune": "Finetuned",
+    "ensemble": "Ensemble",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from captionlab.batches import CaptionedFeatures
 from captionlab.captioner import Captioner, Sentence
-from captionlab.config import AttentionParams, EvaluateParams, Params, SystemParams
+from captionlab.config import EvaluateParams, Params
 from captionlab.devices import choose_device
 from captionlab.errors import CaptionlabError
 from captionlab.features import open_store
 from captionlab.files import atomic_folder, read_json, read_jsonl, write_json, write_jsonl
 from captionlab.metrics import Protocol, Scorer
-from captionlab.records import DATASET, EVALUATION, FEATURES, MODELS, REPORTS, VOCAB, Scores, Split
+from captionlab.records import DATASET, EVALUATION, FEATURES, MODELS, REPORTS, VOCAB, Caption, Scores, Split
 from captionlab.systems import read_captions
 from captionlab.training import measure
 from captionlab.vocab import Vocabulary
@@ -56,8 +56,8 @@ def evaluate(params: Params, root: Path) -> list[str]:
             references[record["split"]][record["image"]] = record["captions"]
     with atomic_folder(root / EVALUATION) as out:
         systems = [
-            _caption(params, root, out, system, name, config, references)
-            for system, name, config in tqdm(params.systems(), desc="evaluate", unit="system", disable=None)
+            _caption(params, root, out, system, name, references)
+            for system, name in tqdm(params.rows(), desc="evaluate", unit="system", disable=None)
         ]
         scored = _score(systems, references)
         signature = {
@@ -80,11 +80,11 @@ def evaluate(params: Params, root: Path) -> list[str]:
 
 
 def _caption(
-    params: Params, root: Path, out: Path, system: str, name: str, config: SystemParams,
-    references: Mapping[Split, References],
+    params: Params, root: Path, out: Path, system: str, name: str, references: Mapping[Split, References],
 ) -> Evaluated:  # fmt: skip
     """Caption the validation and test photos with every decoding; keep the test captions and attention maps."""
-    captioner = Captioner.load(root / MODELS / system / name / "checkpoint.safetensors")
+    paths = [root / MODELS / own / config / "checkpoint.safetensors" for own, config in params.members(system, name)]
+    captioner = Captioner.load(*paths) if system != "ensemble" else Captioner.load_ensemble(paths)
     vocab = Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB))
     if captioner.vocab.digest != vocab.digest:
         raise CaptionlabError(
@@ -93,9 +93,8 @@ def _caption(
         )
     device = choose_device(params.device)
     captioner.model.to(device)
-    store, captions = open_store(root / FEATURES / config.encoder), read_captions(root)
-    use_grid = isinstance(config, AttentionParams)
-    data = {split: CaptionedFeatures.of(store, use_grid, captions, split, vocab) for split in references}
+    captions = read_captions(root)
+    data = {split: _features(root, captioner, captions, split) for split in references}
     for split, photos in references.items():
         if set(photos) != set(data[split].images):
             raise CaptionlabError(f"some photos of split {split} have no caption with words; choose another cleaning")
@@ -115,11 +114,20 @@ def _caption(
             for image, raw in references["test"].items()
         ),
     )
-    if use_grid:
+    if captioner.identity.grid and not captioner.members:
         widest = sentences["test"][_decoding(max(params.evaluate.beams))]
         maps = _maps(captioner, data["test"], widest, params.evaluate.attention_maps, device)
         write_json(out / "attention" / f"{system}.{name}.json", maps)
     return Evaluated(system=system, config=name, loss=test.loss, accuracy=test.accuracy, sentences=sentences)
+
+
+def _features(root: Path, captioner: Captioner, captions: Sequence[Caption], split: Split) -> CaptionedFeatures:
+    """A split's photos as every encoder saw them that the captioner was trained on."""
+    first, *others = (
+        CaptionedFeatures.of(open_store(root / FEATURES / encoder), use_grid, captions, split, captioner.vocab)
+        for encoder, use_grid in captioner.sources.items()
+    )
+    return dataclasses.replace(first, others=others)
 
 
 def _decoding(beam: int) -> str:
