@@ -362,6 +362,7 @@ def test_finetuned_systems_and_ensembles_are_rows_of_the_comparison(
     shutil.copytree(trained, root)
     params = dataclasses.replace(
         params,
+        dataset=dataclasses.replace(params.dataset, name="rows"),  # an experiment of its own, in this tree
         finetune={
             "rewarded": FinetuneParams(
                 system="attention", config="tiny", samples=2, cross_entropy=0.5, training={"epochs": 2, "patience": 1}
