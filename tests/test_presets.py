@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from captionlab import encoders
 from captionlab.batches import CaptionedFeatures
-from captionlab.config import AttentionParams, MergeParams, Params, StatesParams, SystemParams, load_params
+from captionlab.config import COMPARED, AttentionParams, MergeParams, Params, StatesParams, SystemParams, load_params
 from captionlab.encoders import LITE_PIXELS, TORCHVISION_WEIGHTS, load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.features import FeatureStore, extract, open_store
@@ -112,8 +112,11 @@ def test_the_lite_preset_differs_in_encoders_alone(presets: dict[str, Params], n
     theirs, ours = presets[name], presets[f"{name}_lite"]
 
     def without_encoders(params: Params) -> Any:
-        configs = [(system, dataclasses.replace(config, encoder="")) for system, _, config in params.systems()]
-        nothing = {"extract_features": None, "baseline": None, "modified": None, "attention": None}
+        configs: list[Any] = [
+            (system, dataclasses.replace(config, encoder="")) for system, _, config in params.systems()
+        ]
+        configs += [dataclasses.replace(config, encoder="") for config in params.retrieval.values()]
+        nothing = dict.fromkeys(("extract_features", *COMPARED))
         return configs, {**vars(params), **nothing}
 
     assert without_encoders(ours) == without_encoders(theirs)

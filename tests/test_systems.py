@@ -16,10 +16,13 @@ import torch
 from captionlab import release as releasing
 from captionlab import systems, training
 from captionlab.captioner import Captioner, Sentence
+from captionlab.checkpoint import load_checkpoint, save_checkpoint
 from captionlab.config import (
     SYSTEMS,
     EncoderParams,
+    EnsembleParams,
     ExtractFeaturesParams,
+    FinetuneParams,
     Params,
     RetrievalParams,
     SystemParams,
@@ -32,7 +35,10 @@ from captionlab.files import read_json, read_jsonl, write_json, write_jsonl
 from captionlab.metrics import Scorer, score
 from captionlab.records import CAPTIONS, DATASET, EVALUATION, FEATURES, MODELS, VOCAB, Split
 from captionlab.release import CARD, CHECKPOINT, release
+from captionlab.report import figures, results
 from captionlab.stages.evaluate import Evaluated, _best_scores, _mean_photo, _score, evaluate
+from captionlab.stages.finetune import finetune
+from captionlab.stages.track import track
 from captionlab.stages.train_attention import train_attention
 from captionlab.stages.train_baseline import train_baseline
 from captionlab.stages.train_modified import train_modified
@@ -184,7 +190,7 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
 
 def test_the_key_changes_with_what_decides_the_training(root: Path, params: Params, tiny: Any) -> None:
     def key(changed: Params = params) -> str:
-        return systems._training_key(changed, root, "baseline", "tiny")
+        return systems.training_key(changed, root, "baseline", "tiny")
 
     before = key()
     assert before == key()
@@ -516,3 +522,68 @@ def test_devices() -> None:
 def test_no_output_names_this_machine(evaluated: Path) -> None:
     for path in (path for folder in (MODELS, EVALUATION) for path in (evaluated / folder).rglob("*.*")):
         assert str(evaluated).encode() not in path.read_bytes(), path
+
+
+def test_finetuned_systems_and_ensembles_are_rows_of_the_comparison(
+    trained: Path, params: Params, tmp_path: Path
+) -> None:
+    root = tmp_path / "tree"
+    shutil.copytree(trained, root)
+    params = dataclasses.replace(
+        params,
+        dataset=dataclasses.replace(params.dataset, name="rows"),  # an experiment of its own, in this tree
+        finetune={
+            "rewarded": FinetuneParams(
+                system="attention", config="tiny", samples=2, cross_entropy=0.5, training={"epochs": 2, "patience": 1}
+            )
+        },
+        ensemble={
+            "one": EnsembleParams(members=("attention.tiny",)),
+            "three": EnsembleParams(members=("attention.tiny", "finetune.rewarded", "baseline.tiny")),
+        },
+    )
+    before = digests(root / MODELS / "attention")
+    finetune(params, root, "rewarded")
+    assert digests(root / MODELS / "attention") == before
+    first = digests(root / MODELS / "finetune")
+    assert {Path(name).name for name in first} == {"checkpoint.safetensors", "history.csv", "summary.json"}
+    with (root / MODELS / "finetune/rewarded/history.csv").open(newline="") as table:
+        assert all(float(row["val_cider"]) >= 0 and float(row["train_reward"]) >= 0 for row in csv.DictReader(table))
+    finetune(params, root, "rewarded")
+    assert digests(root / MODELS / "finetune") == first
+
+    evaluate(params, root)
+    rows = {f"{row['system']}.{row['config']}": row for row in read_json(root / EVALUATION / "scores.json")["systems"]}
+    assert list(rows) == [f"{system}.{name}" for system, name in params.rows()]
+    assert rows["ensemble.one"]["decodings"] == rows["attention.tiny"]["decodings"]
+    assert rows["ensemble.one"]["test"] == pytest.approx(rows["attention.tiny"]["test"], abs=2e-6)
+    runs = {run.name: run for run in results.load(params, root).runs}
+    members = [runs[name].row().parameters or 0 for name in ("attention.tiny", "finetune.rewarded", "baseline.tiny")]
+    assert runs["ensemble.three"].row().parameters == sum(members)
+    assert figures.png(figures.curves, list(runs.values()))
+    assert "6 runs in MLflow" in track(params, root)[0]
+    assert "6 already there" in track(params, root)[0]
+
+
+def test_an_ensemble_wants_one_vocabulary(trained: Path, tmp_path: Path) -> None:
+    paths = [trained / MODELS / system / "tiny/checkpoint.safetensors" for system in ("attention", "baseline")]
+    model, vocab, identity = load_checkpoint(paths[1])
+    other = dataclasses.replace(vocab, words=(*vocab.words[:-1], "zebra"))
+    save_checkpoint(tmp_path / "other.safetensors", model, other, identity)
+    Captioner.load_ensemble(paths)
+    with pytest.raises(CaptionlabError, match="know different words; an ensemble needs one vocabulary"):
+        Captioner.load_ensemble([paths[0], tmp_path / "other.safetensors"])
+
+
+def test_a_checkpoint_of_other_sizes_is_not_finetuned(
+    trained: Path, params: Params, tiny: Callable[..., SystemParams]
+) -> None:
+    params = dataclasses.replace(
+        params,
+        attention={"tiny": tiny("attention", dropout=0.5)},  # type: ignore[dict-item]
+        finetune={"x": FinetuneParams(system="attention", config="tiny", samples=2, cross_entropy=0.5)},
+    )
+    with pytest.raises(CaptionlabError, match=r"is of another configuration than params\.yaml"):
+        finetune(params, trained, "x")
+    with pytest.raises(CaptionlabError, match=r"finetune has no entry 'y'; params\.yaml has x"):
+        finetune(params, trained, "y")

@@ -112,8 +112,9 @@ def test_the_best_epoch_is_given_back(lab: Lab, system: str) -> None:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("killed_after", [1, 3])
-def test_a_killed_training_goes_on_to_the_same_bits(lab: Lab, system: str, killed_after: int) -> None:
-    how: dict[str, Any] = {"grid": system == "attention", "epochs": 3, "schedule": "cosine"}
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_a_killed_training_goes_on_to_the_same_bits(lab: Lab, system: str, killed_after: int, average: float) -> None:
+    how: dict[str, Any] = {"grid": system == "attention", "epochs": 3, "schedule": "cosine", "average": average}
     unbroken = lab.model(system, dropout=0.3)
     expected = lab.train(unbroken, **how)
     lab.resume.unlink()
@@ -124,6 +125,27 @@ def test_a_killed_training_goes_on_to_the_same_bits(lab: Lab, system: str, kille
     assert lab.train(resumed, **how) == expected
     assert same(weights(resumed), weights(unbroken))
     assert lab.heard == list(expected.history)
+
+
+def test_the_moving_average_is_what_is_validated_and_kept(lab: Lab) -> None:
+    """Against the average computed by hand from the weights after every step: two epochs of one step each."""
+    steps: list[dict[str, Tensor]] = []
+    for epochs in (1, 2):  # the same first step, then one more
+        lab.resume.unlink(missing_ok=True)
+        model = lab.model()
+        lab.train(model, val="train", epochs=epochs, photos_per_step=100)
+        steps.append(weights(model))
+    lab.resume.unlink()
+    model = lab.model()
+    trained = lab.train(model, val="train", epochs=2, photos_per_step=100, average=0.9)
+    assert trained.best_epoch == 2
+    keep = min(0.9, 2 / 11)  # the second update
+    expected = {key: keep * first + (1 - keep) * steps[1][key] for key, first in steps[0].items()}
+    for key, tensor in weights(model).items():
+        torch.testing.assert_close(tensor, expected[key], msg=key)
+    assert not same(weights(model), steps[1])
+    measured = measure(model, lab.world.split("train"), 100, "cpu")
+    assert measured.loss == trained.history[1].val_loss
 
 
 def test_a_killed_training_is_not_begun_anew(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,10 +24,11 @@ class Batch(NamedTuple):
     features: Features
     tokens_BT: Tensor
     photo_B: Tensor
+    positions: Sequence[int]  # of the photos in their CaptionedFeatures
 
     def to(self, device: str) -> "Batch":
         """The same batch on another device."""
-        return Batch(self.features.to(device), self.tokens_BT.to(device), self.photo_B.to(device))
+        return Batch(self.features.to(device), self.tokens_BT.to(device), self.photo_B.to(device), self.positions)
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class CaptionedFeatures:
     images: Sequence[str]  # sorted
     rows: np.ndarray[tuple[int], np.dtype[np.int64]]
     captions: Sequence[Sequence[Sequence[int]]]  # photo, caption, token
+    others: "Sequence[CaptionedFeatures]" = ()  # the same photos as further encoders saw them, for an ensemble
 
     @classmethod
     def of(
@@ -61,6 +63,7 @@ class CaptionedFeatures:
         return Features(
             torch.from_numpy(self.store.pooled[rows]),
             torch.from_numpy(grid[rows]) if self.use_grid and grid is not None else None,
+            tuple(other.features(positions) for other in self.others),
         )
 
     def batches(self, photos_per_batch: int, shuffle_seed: int | None = None) -> Iterator[Batch]:
@@ -75,7 +78,7 @@ class CaptionedFeatures:
             tokens_BT = torch.full((len(sequences), max(map(len, sequences))), PAD)
             for row, tokens in enumerate(sequences):
                 tokens_BT[row, : len(tokens)] = torch.tensor(tokens)
-            yield Batch(self.features(positions), tokens_BT, torch.tensor(photo_B))
+            yield Batch(self.features(positions), tokens_BT, torch.tensor(photo_B), positions)
 
     def feature_blocks(self, photos_per_block: int = 512) -> Iterator[Tensor]:
         """Everything a Standardise is fitted on, block by block: the grid where it is used, else pooled."""

@@ -21,6 +21,7 @@ from captionlab.encoders import Encoder, load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.features import Engine, OnnxEngine, TorchEngine
 from captionlab.models.base import START, Decoder, Features
+from captionlab.models.ensemble import Ensemble
 from captionlab.photos import PREPROCESSING, Photo, Pixels, read_photo
 from captionlab.vocab import Vocabulary
 
@@ -44,8 +45,9 @@ class Captioner:
 
     model: Decoder
     vocab: Vocabulary
-    identity: Identity
+    identity: Identity  # of an ensemble, its first member's
     release: Release | None = None
+    members: "tuple[Captioner, ...]" = ()  # of an ensemble
 
     @classmethod
     def load(cls, path: Path | str | None = None) -> "Captioner":
@@ -65,6 +67,22 @@ class Captioner:
                 f"{PREPROCESSING!r}; train it again"
             )
         return cls(model, vocab, identity, read_release(path))
+
+    @classmethod
+    def load_ensemble(cls, paths: Sequence[Path]) -> "Captioner":
+        """Load several checkpoints as one; raises CaptionlabError as ``load`` does, and where vocabularies differ."""
+        members = tuple(map(cls.load, paths))
+        for path, member in zip(paths, members, strict=True):
+            if member.vocab.digest != members[0].vocab.digest:
+                raise CaptionlabError(f"{path} and {paths[0]} know different words; an ensemble needs one vocabulary")
+        encoders = list(_sources(members))
+        model = Ensemble([m.model for m in members], [encoders.index(m.identity.encoder) for m in members])
+        return cls(model.eval(), members[0].vocab, members[0].identity, members=members)
+
+    @property
+    def sources(self) -> dict[str, bool]:
+        """The encoders whose features it wants, in order, and whether it looks at their grids."""
+        return _sources(self.members or (self,))
 
     def describe(self, features: Features, *, beam: int, length_penalty: float, max_words: int) -> list[list[Sentence]]:
         """The captions of each photo, best first, from features of the encoder the system was trained on."""
@@ -175,3 +193,11 @@ class Captioner:
                 f"the weights of {encoder.name} here are not those the system was trained on; train it again"
             )
         return encoder
+
+
+def _sources(members: Sequence[Captioner]) -> dict[str, bool]:
+    found: dict[str, bool] = {}
+    for member in members:
+        encoder = member.identity.encoder
+        found[encoder] = found.get(encoder, False) or bool(member.identity.grid)
+    return found

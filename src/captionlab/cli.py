@@ -139,6 +139,12 @@ def train_attention(config: _Configuration) -> None:
     _run("train_attention", config)
 
 
+@app.command("finetune", rich_help_panel=_STAGES)
+def finetune(name: Annotated[str, typer.Argument(help="An entry of finetune in params.yaml.")]) -> None:
+    """Train a trained system further, CIDEr-D its reward.  Example: captionlab finetune lite2"""
+    _run("finetune", name)
+
+
 @app.command("evaluate", rich_help_panel=_STAGES)
 def evaluate() -> None:
     """Caption the test photos with every system and score the captions.

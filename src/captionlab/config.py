@@ -4,18 +4,19 @@ Knows the shape of the parameters, not what they do.
 """
 
 import dataclasses
-import math
 import re
-import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from captionlab.errors import CaptionlabError
+from captionlab.strict import build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,7 @@ class TrainingParams:
     schedule: Literal["cosine", "plateau", "constant"]
     label_smoothing: float
     clip_norm: float
+    average: float  # decay a step of the weights' moving average, which is what is validated and kept; 0 for none
     precision: Literal["auto", "fp32", "bf16"]
     max_megabytes: float  # a larger system is refused
 
@@ -165,6 +167,24 @@ class RetrievalParams:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinetuneParams:
+    """Self-critical training of a trained configuration: CIDEr-D is its reward."""
+
+    system: str
+    config: str  # its configuration that goes on
+    samples: int  # captions drawn of a photo
+    cross_entropy: float  # share of the loss, 0 to 1, that stays cross-entropy of the true captions
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)  # laid over the configuration's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleParams:
+    """Trained systems that choose each word together."""
+
+    members: tuple[str, ...]  # such as attention.lite2 or finetune.lite2
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateParams:
     """How captions are decoded and scored."""
 
@@ -196,6 +216,8 @@ class Params:
     baseline: dict[str, BaselineParams]
     modified: dict[str, ModifiedParams | MergeParams]
     attention: dict[str, AttentionParams | StatesParams]
+    finetune: dict[str, FinetuneParams]
+    ensemble: dict[str, EnsembleParams]
     retrieval: dict[str, RetrievalParams]
     evaluate: EvaluateParams
     report: ReportParams
@@ -211,10 +233,29 @@ class Params:
             raise CaptionlabError(f"{system} has no configuration {name!r}; params.yaml has {', '.join(configs)}")
         return typing.cast(SystemParams, configs[name])
 
-    def training_of(self, config: SystemParams) -> TrainingParams:
-        """The shared training parameters with the configuration's own laid over them."""
-        merged = {**dataclasses.asdict(self.training), **config.training}
-        return typing.cast(TrainingParams, _build(TrainingParams, merged, "training"))
+    def finetuned(self, name: str) -> FinetuneParams:
+        """One entry of ``finetune``, or a CaptionlabError that lists those there are."""
+        if name not in self.finetune:
+            raise CaptionlabError(
+                f"finetune has no entry {name!r}; params.yaml has {', '.join(self.finetune) or 'none'}"
+            )
+        return self.finetune[name]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Every (system, configuration name) of the comparison: trained, finetuned, ensembles."""
+        trained = [(system, name) for system, name, _ in self.systems()]
+        return [*trained, *(("finetune", name) for name in self.finetune), *(("ensemble", n) for n in self.ensemble)]
+
+    def members(self, system: str, name: str) -> tuple[tuple[str, str], ...]:
+        """Whose checkpoints make up a row of the comparison: its own, or an ensemble's members'."""
+        if system != "ensemble":
+            return ((system, name),)
+        return tuple((member.partition(".")[0], member.partition(".")[2]) for member in self.ensemble[name].members)
+
+    def training_of(self, config: SystemParams, further: Mapping[str, Any] = MappingProxyType({})) -> TrainingParams:
+        """The shared training parameters, the configuration's own laid over them, and ``further`` ones over both."""
+        merged = {**dataclasses.asdict(self.training), **config.training, **further}
+        return typing.cast(TrainingParams, build(TrainingParams, merged, "training"))
 
 
 def _is_system(kind: Any) -> bool:
@@ -228,14 +269,14 @@ _SYSTEM_PARAMS: dict[str, Any] = {
     name: get_args(kind)[1] for name, kind in get_type_hints(Params).items() if _is_system(kind)
 }
 SYSTEMS = tuple(_SYSTEM_PARAMS)
-COMPARED = (*SYSTEMS, "retrieval")  # whatever has rows in the comparison
+COMPARED = (*SYSTEMS, "finetune", "ensemble", "retrieval")  # whatever has rows in the comparison
 
 
 def build_system(system: str, values: dict[str, Any]) -> SystemParams:
     """A configuration from plain values, as a checkpoint stores it; as strict as params.yaml."""
     if system not in _SYSTEM_PARAMS:
         raise CaptionlabError(f"unknown system {system!r}; known are {', '.join(_SYSTEM_PARAMS)}")
-    return typing.cast(SystemParams, _build(_SYSTEM_PARAMS[system], values, system))
+    return typing.cast(SystemParams, build(_SYSTEM_PARAMS[system], values, system))
 
 
 def load_params(path: Path) -> Params:
@@ -252,10 +293,13 @@ def load_params(path: Path) -> Params:
     except (YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
         raise CaptionlabError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
-        params = typing.cast(Params, _build(Params, raw, ""))
+        params = typing.cast(Params, build(Params, raw, ""))
         _check_shared(params)
         for system, name, config in params.systems():
             _check_configuration(params, f"{system}.{name}", config)
+        for name, finetuned in params.finetune.items():
+            _check_finetune(params, f"finetune.{name}", finetuned)
+        _check_ensembles(params)
     except CaptionlabError as error:
         raise CaptionlabError(f"{path}: {error}") from None
     return params
@@ -263,7 +307,7 @@ def load_params(path: Path) -> Params:
 
 def _check_shared(params: Params) -> None:
     """Refuse what the types cannot: names that are no folder's, and a decoding of nothing."""
-    names = [params.dataset.name, *params.extract_features.encoders, *(name for _, name, _ in params.systems())]
+    names = [params.dataset.name, *params.extract_features.encoders, *(name for _, name in params.rows())]
     for name in [*names, *params.retrieval]:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise CaptionlabError(f"the name {name!r} would be a folder; use letters, digits, '_', '-' and '.'")
@@ -296,74 +340,40 @@ def _check_configuration(params: Params, key: str, config: SystemParams) -> None
             raise CaptionlabError(f"{key}.{field} must be at least 1")
     if not 0 <= config.dropout < 1:
         raise CaptionlabError(f"{key}.dropout must be from 0 to below 1")
+    _check_training(params, key, config, {})
+
+
+def _check_training(params: Params, key: str, config: SystemParams, further: Mapping[str, Any]) -> None:
     try:
-        training = params.training_of(config)
+        training = params.training_of(config, further)
     except CaptionlabError as error:
         raise CaptionlabError(f"{key}: {error}") from None
     for field in ("epochs", "patience", "photos_per_step"):
         if getattr(training, field) < 1:
             raise CaptionlabError(f"{key}: training.{field} must be at least 1")
+    if not 0 <= training.average < 1:
+        raise CaptionlabError(f"{key}: training.average must be from 0 to below 1")
 
 
-def _build(kind: Any, value: Any, key: str) -> Any:
-    """Build ``kind`` (a dataclass, a container or a plain type) from parsed YAML, strictly."""
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(typing.cast(type, kind), value, key)
-    origin = get_origin(kind)
-    if origin is types.UnionType:
-        return _build_dataclass(_of_kind(get_args(kind), value, key), value, key)
-    if origin is Literal:
-        if value not in get_args(kind):
-            choices = ", ".join(map(str, get_args(kind)))
-            raise CaptionlabError(f"{key} is {value!r}; choose one of {choices}")
-        return value
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise CaptionlabError(f"{key} must be a mapping, not {value!r}")
-        item = get_args(kind)[1]
-        return {str(name): _build(item, entry, f"{key}.{name}") for name, entry in value.items()}
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise CaptionlabError(f"{key} must be a list, not {value!r}")
-        return tuple(_build(get_args(kind)[0], entry, f"{key}.{i}") for i, entry in enumerate(value))
-    if kind is Any:
-        return value
-    return _plain(kind, value, key)
+def _check_finetune(params: Params, key: str, finetuned: FinetuneParams) -> None:
+    """Refuse a configuration that is not there or does not read the words it is given, and shares that are none."""
+    if finetuned.system not in SYSTEMS:
+        raise CaptionlabError(f"{key}.system is {finetuned.system!r}; choose one of {', '.join(SYSTEMS)}")
+    config = params.system(finetuned.system, finetuned.config)
+    if isinstance(config, AttentionParams) and not config.teacher_forcing:
+        raise CaptionlabError(f"{key} wants {finetuned.system}.{finetuned.config}.teacher_forcing to be true")
+    if finetuned.samples < 2:
+        raise CaptionlabError(f"{key}.samples must be at least 2: each is compared with the others")
+    if not 0 <= finetuned.cross_entropy <= 1:
+        raise CaptionlabError(f"{key}.cross_entropy must be from 0 to 1")
+    _check_training(params, key, config, finetuned.training)
 
 
-def _of_kind(choices: tuple[Any, ...], value: Any, key: str) -> type:
-    """The one of several dataclasses that the mapping's ``kind`` names; the first where it names none."""
-    named = value.get("kind", choices[0].kind) if isinstance(value, dict) else choices[0].kind
-    for choice in choices:
-        if choice.kind == named:
-            return typing.cast(type, choice)
-    raise CaptionlabError(f"{key}.kind is {named!r}; choose one of {', '.join(choice.kind for choice in choices)}")
-
-
-def _build_dataclass(kind: type, value: Any, key: str) -> Any:
-    if not isinstance(value, dict):
-        raise CaptionlabError(f"{key or 'the file'} must be a mapping, not {value!r}")
-    hints = get_type_hints(kind)
-    prefix = f"{key}." if key else ""
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for name in value:
-        if name not in fields:
-            raise CaptionlabError(f"unknown key {prefix}{name}; known are {', '.join(fields)}")
-    for name, field in fields.items():
-        if name not in value and field.default is field.default_factory is dataclasses.MISSING:
-            raise CaptionlabError(f"missing key {prefix}{name}")
-    return kind(**{name: _build(hints[name], entry, prefix + name) for name, entry in value.items()})
-
-
-def _plain(kind: type, value: Any, key: str) -> Any:
-    """An int is taken for a float, and "1e-05" too: DVC's -S writes small floats in a form YAML reads as text."""
-    if kind is float and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    elif type(value) is kind:
-        return value
-    raise CaptionlabError(f"{key} must be of type {kind.__name__}, not {value!r}")
+def _check_ensembles(params: Params) -> None:
+    known = [f"{system}.{name}" for system, name in params.rows() if system != "ensemble"]
+    for name, ensemble in params.ensemble.items():
+        for member in ensemble.members:
+            if member not in known:
+                raise CaptionlabError(f"ensemble.{name} has no member {member!r}; choose among {', '.join(known)}")
+        if not ensemble.members:
+            raise CaptionlabError(f"ensemble.{name} has no members")

@@ -1,6 +1,6 @@
-"""Greedy and beam search, batched over photos, for any system. Knows the decoder contract only.
+"""Greedy and beam search and drawing by chance, batched over photos, for any system. Knows the decoder contract only.
 
-Shape letters: P photos, K hypotheses a photo, V words.
+Shape letters: P photos, K hypotheses a photo, B hypotheses of all photos, V words.
 """
 
 from typing import NamedTuple
@@ -75,6 +75,26 @@ def beam_search(
                 tokens = said_PKT[p, x].tolist()
                 done[photo].append(_hypothesis(tokens, log_probs_PK[p, x].item(), max_words, length_penalty))
     return _ranked(done)
+
+
+@torch.no_grad()  # not inference_mode: what is drawn is trained on
+def draw(model: Decoder, features: Features, *, count: int, max_words: int) -> Tensor:
+    """``count`` captions a photo, drawn from the model's own probabilities with torch's generator: tokens_BT.
+
+    A row is START, up to ``max_words`` words, END (unless that many were said) and PAD. A photo's rows stand together.
+    """
+    state = model.start(features).repeat(count)
+    tokens_B = torch.full((len(features.pooled_PD) * count,), START, device=features.pooled_PD.device)
+    said, ended_B = [tokens_B], torch.zeros_like(tokens_B, dtype=torch.bool)
+    for _ in range(max_words):
+        log_probs_BV, state = model.step(tokens_B, state)
+        log_probs_BV[:, NEVER_SAID] = -torch.inf
+        tokens_B = log_probs_BV.exp().multinomial(1).squeeze(1)
+        said.append(tokens_B.masked_fill(ended_B, PAD))
+        ended_B = ended_B | (tokens_B == END)
+        if ended_B.all():
+            break
+    return torch.stack(said, 1)
 
 
 def _ranked(done: list[list[Hypothesis]]) -> list[list[Hypothesis]]:

@@ -161,7 +161,9 @@ def _add_version(client: "MlflowClient", store: Store, candidate: Candidate, key
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     if not client.search_registered_models(f"name = '{MODEL}'"):
         client.create_registered_model(MODEL)
-    client.create_model_version(MODEL, f"models:/{logged.model_id}", run_id, tags, await_creation_for=0, model_id=logged.model_id)
+    client.create_model_version(
+        MODEL, f"models:/{logged.model_id}", run_id, tags, await_creation_for=0, model_id=logged.model_id
+    )
 
 
 @contextmanager

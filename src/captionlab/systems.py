@@ -1,4 +1,4 @@
-"""One configuration from artifacts to a trained system: what the three training stages share.
+"""One configuration from artifacts to a trained system: what the training stages share.
 
 Knows where the stages leave their files; the loop itself is in ``training``.
 """
@@ -6,6 +6,8 @@ Knows where the stages leave their files; the loop itself is in ``training``.
 import csv
 import dataclasses
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ import torch
 from captionlab import tracking
 from captionlab.batches import CaptionedFeatures
 from captionlab.checkpoint import Identity, save_checkpoint
-from captionlab.config import AttentionParams, Params, SystemParams, TrainingParams
+from captionlab.config import AttentionParams, Params, SystemParams, TrainingParams, build_system
 from captionlab.devices import choose_device
 from captionlab.errors import CaptionlabError
 from captionlab.features import FeatureStore, open_store
@@ -21,13 +23,34 @@ from captionlab.files import digest_of, read_json, read_jsonl, sha256_of, write_
 from captionlab.models.base import Decoder, count_parameters, megabytes
 from captionlab.models.build import build_model
 from captionlab.records import CAPTIONS, DATASET, FEATURES, MODELS, VOCAB, Caption
-from captionlab.training import Epoch, Trained, train
+from captionlab.training import Epoch, Finetuning, Trained, train
 from captionlab.vocab import Vocabulary
 
 
 def read_captions(root: Path) -> list[Caption]:
     """The cleaned captions of all splits."""
     return [Caption(**{**row, "words": tuple(row["words"])}) for row in read_jsonl(root / CAPTIONS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a training works with."""
+
+    vocab: Vocabulary
+    store: FeatureStore
+    captions: Sequence[Caption]
+    train_set: CaptionedFeatures
+    val_set: CaptionedFeatures
+
+    @classmethod
+    def of(cls, root: Path, config: SystemParams) -> "Material":
+        """Collect what a configuration learns from."""
+        vocab = Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB))
+        store, captions = open_store(root / FEATURES / config.encoder), read_captions(root)
+        use_grid = isinstance(config, AttentionParams)
+        train_set = CaptionedFeatures.of(store, use_grid, captions, "train", vocab)
+        val_set = CaptionedFeatures.of(store, use_grid, captions, "val", vocab)
+        return cls(vocab=vocab, store=store, captions=captions, train_set=train_set, val_set=val_set)
 
 
 def train_system(params: Params, root: Path, system: str, name: str) -> list[str]:
@@ -37,40 +60,47 @@ def train_system(params: Params, root: Path, system: str, name: str) -> list[str
     """
     config = params.system(system, name)
     training = params.training_of(config)
-    vocab = Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB))
-    store = open_store(root / FEATURES / config.encoder)
-    captions = read_captions(root)
-    use_grid = isinstance(config, AttentionParams)
-    train_set = CaptionedFeatures.of(store, use_grid, captions, "train", vocab)
-    val_set = CaptionedFeatures.of(store, use_grid, captions, "val", vocab)
-    model = _fresh_model(config, training, vocab, store, train_set)
+    material = Material.of(root, config)
+    model = _fresh_model(config, training, material)
     _check_size(model, training, f"{system}.{name}")
-    key = _training_key(params, root, system, name)
-    settings = _settings(config, training)
+    key = training_key(params, root, system, name)
+    identity = _identity(system, name, config, material.store, material.vocab, key)
+    return fit(params, root, f"{system}.{name}", model, material, training, settings_of(config, training), identity)
+
+
+def fit(
+    params: Params, root: Path, row: str, model: Decoder, material: Material, training: TrainingParams,
+    settings: dict[str, object], identity: Identity, finetuning: Finetuning | None = None,
+) -> list[str]:  # fmt: skip
+    """Train ``model`` and leave it as the comparison's ``row`` (system.configuration); returns the closing lines."""
+    system, _, name = row.partition(".")
+    config = build_system(identity.system, identity.config)
+    key = identity.training_key
     resume = root / ".resume" / MODELS.name / system / f"{name}.pt"  # DVC clears the output folder before a run
     dataset = params.dataset.name
     with tracking.open_tracker(
-        root, f"captionlab/{dataset}", f"{system}.{name}", key, settings,
+        root, f"captionlab/{dataset}", row, key, settings,
         {"system": system, "configuration": name, "encoder": config.encoder, "dataset": dataset},
     ) as tracker:  # fmt: skip
 
         def on_epoch(epoch: Epoch) -> None:
-            row = _rounded(epoch)
-            tracker.log_epoch(epoch.epoch, {field: value for field, value in row.items() if field != "epoch"})
+            figures = _rounded(epoch)
+            tracker.log_epoch(epoch.epoch, {field: value for field, value in figures.items() if field != "epoch"})
+            drawn = "" if epoch.val_cider is None else f", reward {epoch.train_reward:.3f}, CIDEr {epoch.val_cider:.3f}"
             print(
-                f"{system}.{name} epoch {epoch.epoch}/{training.epochs}: loss {epoch.train_loss:.3f}, "
+                f"{row} epoch {epoch.epoch}/{training.epochs}: loss {epoch.train_loss:.3f}, "
                 f"validation {epoch.val_loss:.3f}, accuracy {epoch.val_accuracy:.3f}, "
-                f"perplexity {epoch.val_perplexity:.1f}",
+                f"perplexity {epoch.val_perplexity:.1f}{drawn}",
                 flush=True,
             )
 
         trained = train(
-            model, train_set, val_set, training,
+            model, material.train_set, material.val_set, training,
             doubly_stochastic=config.doubly_stochastic if isinstance(config, AttentionParams) else 0.0,
-            device=choose_device(params.device), resume=resume, key=key, on_epoch=on_epoch,
+            device=choose_device(params.device), resume=resume, key=key, on_epoch=on_epoch, finetuning=finetuning,
         )  # fmt: skip
     out = root / MODELS / system / name
-    save_checkpoint(out / "checkpoint.safetensors", model, vocab, _identity(system, name, config, store, vocab, key))
+    save_checkpoint(out / "checkpoint.safetensors", model, material.vocab, identity)
     write_text(out / "history.csv", _history_csv(trained))
     summary = {
         "system": system,
@@ -91,19 +121,18 @@ def train_system(params: Params, root: Path, system: str, name: str) -> list[str
     resume.unlink(missing_ok=True)
     best = trained.history[trained.best_epoch - 1]
     return [
-        f"{system}.{name}: {count_parameters(model):,} parameters, {megabytes(model):.1f} MB; best of "
+        f"{row}: {count_parameters(model):,} parameters, {megabytes(model):.1f} MB; best of "
         f"{len(trained.history)} epochs is {trained.best_epoch}: validation loss {best.val_loss:.3f}, "
         f"accuracy {best.val_accuracy:.3f}, perplexity {best.val_perplexity:.1f}"
     ]
 
 
-def _fresh_model(
-    config: SystemParams, training: TrainingParams, vocab: Vocabulary, store: FeatureStore, train_set: CaptionedFeatures
-) -> Decoder:
+def _fresh_model(config: SystemParams, training: TrainingParams, material: Material) -> Decoder:
     torch.manual_seed(training.seed)
+    store = material.store
     channels = 0 if store.grid is None else store.grid.shape[2]
-    model = build_model(config, vocab=len(vocab), pooled=store.pooled.shape[1], channels=channels)
-    model.standardise.fit(train_set.feature_blocks())
+    model = build_model(config, vocab=len(material.vocab), pooled=store.pooled.shape[1], channels=channels)
+    model.standardise.fit(material.train_set.feature_blocks())
     return model
 
 
@@ -116,13 +145,13 @@ def _check_size(model: Decoder, training: TrainingParams, name: str) -> None:
         )
 
 
-def _settings(config: SystemParams, training: TrainingParams) -> dict[str, object]:
+def settings_of(config: SystemParams, training: TrainingParams) -> dict[str, object]:
     """Everything that was set, flat, for MLflow's columns."""
     sizes = {key: value for key, value in dataclasses.asdict(config).items() if key != "training"}
     return {**sizes, **{f"training.{key}": value for key, value in dataclasses.asdict(training).items()}}
 
 
-def _training_key(params: Params, root: Path, system: str, name: str) -> str:
+def training_key(params: Params, root: Path, system: str, name: str) -> str:
     """Stands for everything that decides the training but the code: equal keys, equal results on one machine."""
     config = params.system(system, name)
     array = "grid.npy" if isinstance(config, AttentionParams) else "pooled.npy"
@@ -132,7 +161,7 @@ def _training_key(params: Params, root: Path, system: str, name: str) -> str:
         "vocabulary": sha256_of(root / VOCAB),
         "features": sha256_of(root / FEATURES / config.encoder / array),
     }
-    return digest_of([system, name, _settings(config, params.training_of(config)), inputs])
+    return digest_of([system, name, settings_of(config, params.training_of(config)), inputs])
 
 
 def _identity(
@@ -154,12 +183,13 @@ def _identity(
 
 
 def _rounded(epoch: Epoch) -> dict[str, float]:
-    return {field: round(value, 6) for field, value in dataclasses.asdict(epoch).items()}
+    return {field: round(value, 6) for field, value in dataclasses.asdict(epoch).items() if value is not None}
 
 
 def _history_csv(trained: Trained) -> str:
     out = io.StringIO()
-    table = csv.DictWriter(out, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
+    rows = [_rounded(epoch) for epoch in trained.history]
+    table = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     table.writeheader()
-    table.writerows(map(_rounded, trained.history))
+    table.writerows(rows)
     return out.getvalue()

@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from captionlab.batches import Batch, CaptionedFeatures
@@ -20,6 +22,8 @@ from captionlab.errors import CaptionlabError
 from captionlab.files import atomic_file
 from captionlab.losses import SmoothedCrossEntropy
 from captionlab.models.base import PAD, Decoder, Outputs
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,8 @@ class Epoch:
     train_perplexity: float
     val_perplexity: float
     learning_rate: float
+    train_reward: float | None = None  # mean CIDEr-D of what was drawn, ends counted; in finetuning only
+    val_cider: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,16 @@ class Trained:
 
     history: tuple[Epoch, ...]
     best_epoch: int
+
+
+class Finetuning(Protocol):
+    """What the loop asks of self-critical training."""
+
+    def loss(self, model: Decoder, batch: Batch, cross_entropy: Tensor) -> tuple[Tensor, float]:
+        """The loss of a batch, given its cross-entropy, and the mean reward."""
+
+    def cider(self, model: Decoder, device: str) -> float:
+        """CIDEr-D of the validation captions."""
 
 
 def train(
@@ -55,8 +71,12 @@ def train(
     resume: Path,
     key: str,
     on_epoch: Callable[[Epoch], None],
+    finetuning: Finetuning | None = None,
 ) -> Trained:
     """Train until the validation loss stops falling, and leave the best epoch's weights in ``model``.
+
+    With ``finetuning`` its loss is trained on, until the validation captions' CIDEr-D stops rising.
+    With ``params.average`` it is the weights' moving average that is validated, and of which the best is kept.
 
     After each epoch the whole state goes to the file ``resume``; a run with the same ``key`` continues from it to
     the result of an unbroken one. ``on_epoch`` hears of every epoch, resumed ones included.
@@ -64,6 +84,8 @@ def train(
     """
     model.to(device)
     optimizer = _optimizer(model, params)
+    averaged = AveragedModel(model, multi_avg_fn=_averaging(params.average)) if params.average else None
+    judged = model if averaged is None else cast(Decoder, averaged.module)
     steps_per_epoch = -(-len(train_set.rows) // params.photos_per_step)
     history: list[Epoch] = []
     best = _copy(model)
@@ -72,6 +94,8 @@ def train(
     if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if averaged is not None:
+            averaged.load_state_dict(state["averaged"])
         best, history = state["best"], [Epoch(**row) for row in state["history"]]
         for epoch in history:
             stopping.hear(epoch)
@@ -81,7 +105,7 @@ def train(
         number = len(history) + 1
         torch.manual_seed(params.seed * 100_003 + number)  # dropout depends on the epoch alone, so resuming is exact
         model.train()
-        meter = _Meter()
+        meter, rewards = _Meter(), []
         batches = train_set.batches(params.photos_per_step, params.seed * 100_003 + number)
         bar = tqdm(batches, f"epoch {number}", steps_per_epoch, leave=False, unit="step", disable=None)
         for step, batch in enumerate(bar):
@@ -89,13 +113,19 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = params.learning_rate * _schedule(params, done, stopping)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-                loss = _step_loss(model, batch.to(device), params.label_smoothing, doubly_stochastic, meter)
+                batch = batch.to(device)
+                loss = _step_loss(model, batch, params.label_smoothing, doubly_stochastic, meter)
+                if finetuning is not None:
+                    loss, reward = finetuning.loss(model, batch, loss)
+                    rewards.append(reward)
             _check_finite(loss.item(), f"epoch {number}, step {step + 1}", params)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
             optimizer.step()
-        val = measure(model, val_set, params.photos_per_step, device, bf16)
+            if averaged is not None:
+                averaged.update_parameters(model)
+        val = measure(judged, val_set, params.photos_per_step, device, bf16)
         _check_finite(val.loss, f"the validation of epoch {number}", params)  # before it reaches the resume file
         epoch = Epoch(
             epoch=number,
@@ -106,12 +136,14 @@ def train(
             train_perplexity=_perplexity(meter.loss),
             val_perplexity=_perplexity(val.loss),
             learning_rate=optimizer.param_groups[0]["lr"],
+            train_reward=fmean(rewards) if rewards else None,
+            val_cider=finetuning.cider(judged, device) if finetuning is not None else None,
         )
         history.append(epoch)
         stopping.hear(epoch)
         if stopping.best_epoch == number:
-            best = _copy(model)
-        _save_state(resume, key, model, optimizer, best, history)
+            best = _copy(judged)
+        _save_state(resume, key, model, optimizer, averaged, best, history)
         on_epoch(epoch)
     model.load_state_dict(best)
     return Trained(history=tuple(history), best_epoch=stopping.best_epoch)
@@ -147,7 +179,7 @@ class _Meter:
         self.words += len(target_N)
 
 
-def _spoken(model: Decoder, batch: Batch) -> tuple[Outputs, Tensor, Tensor]:
+def spoken(model: Decoder, batch: Batch) -> tuple[Outputs, Tensor, Tensor]:
     """Teacher forcing over a batch: the outputs, logits_NV of every real word to be said, and which it was."""
     said_BT, target_BT = batch.tokens_BT[:, :-1], batch.tokens_BT[:, 1:]
     real_BT = target_BT != PAD
@@ -157,7 +189,7 @@ def _spoken(model: Decoder, batch: Batch) -> tuple[Outputs, Tensor, Tensor]:
 
 
 def _step_loss(model: Decoder, batch: Batch, label_smoothing: float, doubly_stochastic: float, meter: _Meter) -> Tensor:
-    outputs, logits_NV, target_N = _spoken(model, batch)
+    outputs, logits_NV, target_N = spoken(model, batch)
     loss: Tensor
     loss, nats_N, words_N = SmoothedCrossEntropy.apply(logits_NV, target_N, label_smoothing)  # type: ignore[no-untyped-call]
     meter.hear(nats_N, words_N, target_N)
@@ -174,7 +206,7 @@ def measure(model: Decoder, data: CaptionedFeatures, photos_per_batch: int, devi
     meter = _Meter()
     for batch in data.batches(photos_per_batch):
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            _, logits_NV, target_N = _spoken(model, batch.to(device))
+            _, logits_NV, target_N = spoken(model, batch.to(device))
         _, nats_N, words_N = SmoothedCrossEntropy.apply(logits_NV, target_N, 0.0)  # type: ignore[no-untyped-call]
         meter.hear(nats_N, words_N, target_N)
     return meter
@@ -191,8 +223,9 @@ class _Stopping:
         self.reductions = 0
 
     def hear(self, epoch: Epoch) -> None:
-        if epoch.val_loss < self._best:
-            self._best, self._waited, self.best_epoch = epoch.val_loss, 0, epoch.epoch
+        falls = epoch.val_loss if epoch.val_cider is None else -epoch.val_cider
+        if falls < self._best:
+            self._best, self._waited, self.best_epoch = falls, 0, epoch.epoch
             return
         self._waited += 1
         if self._waited % 3 == 0:  # report B's ReduceLROnPlateau: patience 3, factor 0.2
@@ -218,6 +251,17 @@ def _optimizer(model: Decoder, params: TrainingParams) -> torch.optim.Optimizer:
     return kind(trained, params.learning_rate, weight_decay=params.weight_decay)
 
 
+def _averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """An exponential moving average that forgets sooner in its first steps, when the weights are still far off."""
+
+    @torch.no_grad()
+    def update(averages: _Tensors, weights: _Tensors, updates: Tensor | int) -> None:
+        done = int(updates)
+        torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + done) / (10 + done)))
+
+    return update
+
+
 def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
@@ -227,13 +271,14 @@ def _perplexity(loss: float) -> float:
 
 
 def _save_state(
-    path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor],
-    history: list[Epoch],
+    path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, averaged: nn.Module | None,
+    best: dict[str, Tensor], history: list[Epoch],
 ) -> None:  # fmt: skip
     state = {
         "key": key,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "averaged": None if averaged is None else averaged.state_dict(),
         "best": best,
         "history": [asdict(epoch) for epoch in history],
     }

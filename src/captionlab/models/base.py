@@ -22,10 +22,12 @@ class Features(NamedTuple):
 
     pooled_PD: Tensor
     grid_PRC: Tensor | None = None
+    others: "tuple[Features, ...]" = ()  # what further encoders saw of the same photos, for an ensemble
 
     def to(self, device: str) -> "Features":
         """The same features on another device."""
-        return Features(self.pooled_PD.to(device), None if self.grid_PRC is None else self.grid_PRC.to(device))
+        grid_PRC = None if self.grid_PRC is None else self.grid_PRC.to(device)
+        return Features(self.pooled_PD.to(device), grid_PRC, tuple(other.to(device) for other in self.others))
 
 
 class Outputs(NamedTuple):

@@ -119,17 +119,17 @@ def load(params: Params, root: Path) -> Results:
     diagnostics = files.read_json(root / records.EVALUATION / "diagnostics.json")
     entries = {(entry["system"], entry["config"]): entry for entry in scores["systems"]}
     runs = []
-    untrained = [("retrieval", name) for name in params.retrieval]
-    for system, config in [*((system, config) for system, config, _ in params.systems()), *untrained]:
+    for system, config in [*params.rows(), *(("retrieval", name) for name in params.retrieval)]:
         if (system, config) not in entries:
             raise CaptionlabError(f"{system}.{config} has no scores; run dvc repro, or captionlab evaluate")
         entry, intervals = entries[system, config], diagnostics["intervals"][f"{system}.{config}"]
         if system == "retrieval":
             shape = {"encoder": params.retrieval[config].encoder, "parameters": 0, "megabytes": 0.0}
             runs.append(_run(entry, intervals, shape))
-        else:
-            runs.append(_trained(root / records.MODELS / system / config, entry, intervals))
-    if len(runs) == len(untrained):
+            continue
+        folders = [root / records.MODELS / own / name for own, name in params.members(system, config)]
+        runs.append((_ensemble if system == "ensemble" else _trained)(folders, entry, intervals))
+    if not params.rows():
         raise CaptionlabError("params.yaml names no configuration of any system; add one to baseline, say")
     return Results(
         manifest=files.read_json(root / records.DATASET / "manifest.json"),
@@ -150,7 +150,8 @@ def read_captions(root: Path, run: Run) -> list[dict[str, Any]]:
     return files.read_jsonl(root / records.EVALUATION / "captions" / f"{run.name}.jsonl")
 
 
-def _trained(folder: Path, entry: dict[str, Any], intervals: Mapping[str, Sequence[float]]) -> Run:
+def _trained(folders: Sequence[Path], entry: dict[str, Any], intervals: Mapping[str, Sequence[float]]) -> Run:
+    (folder,) = folders
     summary = files.read_json(folder / "summary.json")
     shape = ("encoder", "input", "hidden", "layers", "parameters", "megabytes", "epochs")
     history = _history(folder / "history.csv")
@@ -190,6 +191,13 @@ def _run(entry: dict[str, Any], intervals: Mapping[str, Sequence[float]], shape:
         ),
         history={},
     )
+
+
+def _ensemble(folders: Sequence[Path], entry: dict[str, Any], intervals: Mapping[str, Sequence[float]]) -> Run:
+    """What was put together, not trained: it has its members' sizes and no history."""
+    summaries = [files.read_json(folder / "summary.json") for folder in folders]
+    sizes = {size: sum(summary[size] for summary in summaries) for size in ("parameters", "megabytes")}
+    return _run(entry, intervals, {"encoder": ", ".join(sorted({each["encoder"] for each in summaries})), **sizes})
 
 
 def _history(path: Path) -> dict[str, tuple[float, ...]]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from captionlab import truth
 from captionlab.batches import CaptionedFeatures
 from captionlab.captioner import Captioner, Sentence
-from captionlab.config import AttentionParams, EvaluateParams, Params, RetrievalParams, SystemParams
+from captionlab.config import EvaluateParams, Params, RetrievalParams
 from captionlab.devices import choose_device
 from captionlab.diagnostics import Said, diagnose
 from captionlab.errors import CaptionlabError
@@ -34,6 +34,7 @@ from captionlab.vocab import Vocabulary
 PHOTOS_AT_ONCE = 100
 PROTOCOLS: tuple[Protocol, ...] = ("strict", "report_a", "report_b")
 References = dict[str, Sequence[str]]
+Sources = tuple[tuple[str, bool], ...]  # encoders, and whether a system looks at their grids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class Evaluated:
     accuracy: float | None
     sentences: Mapping[Split, Mapping[str, Mapping[str, Sentence]]]  # by decoding and image
     without_photo: Mapping[str, str]  # by decoding: the caption of nothing in particular
+    looks: bool = False  # at regions, so that there are attention maps
 
     @property
     def name(self) -> str:
@@ -68,11 +70,11 @@ def evaluate(params: Params, root: Path) -> list[str]:
         if record["split"] in references:
             references[record["split"]][record["image"]] = record["captions"]
     captions = read_captions(root)
-    means: dict[tuple[str, bool], Features] = {}
+    means: dict[Sources, Features] = {}
     with atomic_folder(root / EVALUATION) as out:
         systems = [
-            _caption(params, root, out, system, name, config, references, captions, means)
-            for system, name, config in tqdm(params.systems(), desc="evaluate", unit="system", disable=None)
+            _caption(params, root, out, system, name, references, captions, means)
+            for system, name in tqdm(params.rows(), desc="evaluate", unit="system", disable=None)
         ]
         systems += [
             _retrieve(root, out, name, config, references, captions) for name, config in params.retrieval.items()
@@ -93,8 +95,8 @@ def evaluate(params: Params, root: Path) -> list[str]:
         shown = _gallery(systems, leader, decodings[leader], references["test"], params.report.gallery)
         write_json(out / "gallery.json", shown)
         images = [photo["image"] for photo in shown["photos"]]
-        for (_, _, config), evaluated in zip(params.systems(), systems, strict=False):  # retrieval stands behind
-            if isinstance(config, AttentionParams):
+        for evaluated in systems:
+            if evaluated.looks:
                 maps = _maps(params, root, evaluated, decodings[evaluated.name], images)
                 write_json(out / "attention" / f"{evaluated.name}.json", maps)
         for folder in ("attention", "captions"):  # DVC wants every output, even without an attention system
@@ -107,11 +109,12 @@ def evaluate(params: Params, root: Path) -> list[str]:
 
 
 def _caption(
-    params: Params, root: Path, out: Path, system: str, name: str, config: SystemParams,
-    references: Mapping[Split, References], captions: Sequence[Caption], means: dict[tuple[str, bool], Features],
+    params: Params, root: Path, out: Path, system: str, name: str, references: Mapping[Split, References],
+    captions: Sequence[Caption], means: dict[Sources, Features],
 ) -> Evaluated:  # fmt: skip
     """Caption the validation and test photos with every decoding; keep the test captions."""
-    captioner = Captioner.load(root / MODELS / system / name / "checkpoint.safetensors")
+    paths = [root / MODELS / own / config / "checkpoint.safetensors" for own, config in params.members(system, name)]
+    captioner = Captioner.load_ensemble(paths) if system == "ensemble" else Captioner.load(paths[0])
     vocab = Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB))
     if captioner.vocab.digest != vocab.digest:
         raise CaptionlabError(
@@ -120,23 +123,23 @@ def _caption(
         )
     device = choose_device(params.device)
     captioner.model.to(device)
-    store = open_store(root / FEATURES / config.encoder)
-    use_grid = isinstance(config, AttentionParams)
-    data = {split: CaptionedFeatures.of(store, use_grid, captions, split, vocab) for split in references}
+    data = {split: _features(root, captioner, captions, split) for split in references}
     for split, photos in references.items():
         if set(photos) != set(data[split].images):
             raise CaptionlabError(f"some photos of split {split} have no caption with words; choose another cleaning")
     sentences = {split: _decode(captioner, data[split], params.evaluate, device) for split in references}
     test = measure(captioner.model, data["test"], PHOTOS_AT_ONCE // 2, device)
     _write_captions(out, f"{system}.{name}", sentences["test"], references["test"])
-    if (config.encoder, use_grid) not in means:
-        means[config.encoder, use_grid] = _mean_photo(CaptionedFeatures.of(store, use_grid, captions, "train", vocab))
+    sources = tuple(captioner.sources.items())
+    if sources not in means:
+        means[sources] = _mean_photo(_features(root, captioner, captions, "train"))
     return Evaluated(
         system=system, config=name, loss=test.loss, accuracy=test.accuracy, sentences=sentences,
         without_photo={
-            _decoding(beam): _best(captioner, means[config.encoder, use_grid], beam, params.evaluate, device)[0].caption
+            _decoding(beam): _best(captioner, means[sources], beam, params.evaluate, device)[0].caption
             for beam in params.evaluate.beams
         },
+        looks=bool(captioner.identity.grid) and not captioner.members,
     )  # fmt: skip
 
 
@@ -150,7 +153,8 @@ def _mean_photo(train: CaptionedFeatures, photos_per_block: int = 512) -> Featur
         if block.grid_PRC is not None:
             grid_PRC = grid_PRC + block.grid_PRC.sum(0, keepdim=True, dtype=torch.float32)
     mean_PRC = (grid_PRC / count).half() if grid_PRC.ndim else None  # as the store keeps it
-    return Features((pooled_PD / count).float(), mean_PRC)
+    others = tuple(_mean_photo(other, photos_per_block) for other in train.others)
+    return Features((pooled_PD / count).float(), mean_PRC, others)
 
 
 def _retrieve(
@@ -226,6 +230,15 @@ def _diagnose(
         for name, own in said.items():
             found["systems"][name]["truth"] = truth.accuracy(own.words, rows, meaning)
     return found
+
+
+def _features(root: Path, captioner: Captioner, captions: Sequence[Caption], split: Split) -> CaptionedFeatures:
+    """A split's photos as every encoder saw them that the captioner was trained on."""
+    first, *others = (
+        CaptionedFeatures.of(open_store(root / FEATURES / encoder), use_grid, captions, split, captioner.vocab)
+        for encoder, use_grid in captioner.sources.items()
+    )
+    return dataclasses.replace(first, others=others)
 
 
 def _decoding(beam: int) -> str:

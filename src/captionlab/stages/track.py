@@ -6,6 +6,7 @@ Reads every file that the other stages leave; trains, scores and renders nothing
 import csv
 import io
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,14 @@ def track(params: Params, root: Path) -> list[str]:
     scores = files.read_json(root / records.EVALUATION / "scores.json")
     entries = {(entry["system"], entry["config"]): entry for entry in scores["systems"]}
     results = []
-    for number, (system, config, _) in enumerate(params.systems()):
+    for number, (system, config) in enumerate(params.rows()):
         if (system, config) not in entries:
             raise CaptionlabError(f"{system}.{config} has not been evaluated; run dvc repro")
         colour = COLOURS[number % len(COLOURS)]
-        results.append(_result(root, params.dataset.name, scores["signature"], entries[system, config], colour))
+        members = params.members(system, config)
+        results.append(
+            _result(root, params.dataset.name, scores["signature"], entries[system, config], members, colour)
+        )
     experiment = f"captionlab/{params.dataset.name}"
     try:
         outcomes = Counter(tracking.publish(root, experiment, results, COLUMNS))
@@ -56,9 +60,13 @@ def track(params: Params, root: Path) -> list[str]:
 
 
 def _best(root: Path, scores: dict[str, Any], results: list[tracking.Result]) -> registry.Candidate:
-    """The system with the highest CIDEr-D on the validation split, which chose its decoding too."""
+    """The system with the highest CIDEr-D on the validation split, which chose its decoding too.
+
+    An ensemble is none: it has no checkpoint of its own.
+    """
     entries = {f"{entry['system']}.{entry['config']}": entry for entry in scores["systems"]}
-    best = max(results, key=lambda result: _validation_cider(entries[result.name]))
+    systems = [result for result in results if result.tags["system"] != "ensemble"]
+    best = max(systems, key=lambda result: _validation_cider(entries[result.name]))
     entry = entries[best.name]
     return registry.Candidate(
         name=best.name,
@@ -74,20 +82,26 @@ def _validation_cider(entry: dict[str, Any]) -> float:
     return max(row["scores"]["cider"] or 0.0 for row in entry["decodings"] if row["split"] == "val")
 
 
-def _result(root: Path, dataset: str, signature: dict[str, Any], entry: dict[str, Any], colour: str) -> tracking.Result:
+def _result(
+    root: Path, dataset: str, signature: dict[str, Any], entry: dict[str, Any], members: Sequence[tuple[str, str]],
+    colour: str,
+) -> tracking.Result:  # fmt: skip
     system, config = entry["system"], entry["config"]
-    folder = root / records.MODELS / system / config
-    summary = files.read_json(folder / "summary.json")
-    history = _read_history(folder / "history.csv")
+    folders = [root / records.MODELS / own / name for own, name in members]
+    if system == "ensemble":
+        summary, history, kept = _put_together(folders, members), [], []
+    else:
+        (folder,) = folders
+        kept = [folder / "summary.json", folder / "history.csv"]
+        summary, history = files.read_json(kept[0]), _read_history(kept[1])
+    weights = [files.sha256_of(folder / "checkpoint.safetensors") for folder in folders]
     best = entry["best_decoding"]
     report = root / records.REPORTS / dataset
     generated = files.read_jsonl(root / records.EVALUATION / "captions" / f"{system}.{config}.jsonl")
     return tracking.Result(
         name=f"{system}.{config}",
         training_key=summary["training_key"],
-        result_key=files.digest_of(
-            [signature, entry, summary, history, files.sha256_of(folder / "checkpoint.safetensors")]
-        ),
+        result_key=files.digest_of([signature, entry, summary, history, *weights]),
         params={
             **summary["params"],
             "decoding": best,
@@ -95,7 +109,7 @@ def _result(root: Path, dataset: str, signature: dict[str, Any], entry: dict[str
         },
         history=history,
         metrics={
-            **{key: summary[key] for key in ("parameters", "megabytes", "epochs")},
+            **{key: summary[key] for key in ("parameters", "megabytes", "epochs") if key in summary},
             **_metrics(entry),
         },
         tags={
@@ -108,12 +122,23 @@ def _result(root: Path, dataset: str, signature: dict[str, Any], entry: dict[str
             "mlflow.runColor": colour,
         },
         files=[
-            folder / "summary.json",
-            folder / "history.csv",
+            *kept,
             *(path for name in REPORT_FILES if (path := report / name).exists()),
         ],
         texts={"captions.csv": _sample(generated[:SAMPLED_CAPTIONS], best)},
     )
+
+
+def _put_together(folders: Sequence[Path], members: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """What stands for an ensemble's summary; it was never trained, and its key is its members' keys."""
+    summaries = [files.read_json(folder / "summary.json") for folder in folders]
+    return {
+        "encoder": ", ".join(sorted({summary["encoder"] for summary in summaries})),
+        "parameters": sum(summary["parameters"] for summary in summaries),
+        "megabytes": sum(summary["megabytes"] for summary in summaries),
+        "training_key": files.digest_of([summary["training_key"] for summary in summaries]),
+        "params": {"members": ", ".join(map(".".join, members))},
+    }
 
 
 def _metrics(entry: dict[str, Any]) -> dict[str, float]:
@@ -161,6 +186,7 @@ def _write_timings(params: Params, root: Path) -> None:
     stages = [("download", ""), ("clean_captions", ""), ("build_vocab", "")]
     stages += [("extract_features", encoder) for encoder in params.extract_features.encoders]
     stages += [(f"train_{system}", config) for system, config, _ in params.systems()]
+    stages += [("finetune", name) for name in params.finetune]
     stages += [("evaluate", ""), ("report", "")]
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")

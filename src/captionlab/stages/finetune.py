@@ -1,0 +1,42 @@
+"""Stage finetune: a trained configuration goes on by self-critical training, to a checkpoint of its own."""
+
+import dataclasses
+from pathlib import Path
+
+from captionlab.checkpoint import load_checkpoint
+from captionlab.cider import Words
+from captionlab.config import Params, build_system
+from captionlab.errors import CaptionlabError
+from captionlab.files import digest_of, sha256_of
+from captionlab.records import MODELS, VOCAB, Split
+from captionlab.selfcritical import SelfCritical
+from captionlab.systems import Material, fit, settings_of, training_key
+from captionlab.text import clean
+
+
+def finetune(params: Params, root: Path, name: str) -> list[str]:
+    """Write ``artifacts/models/finetune/<name>/``; what it began with stays as it is."""
+    finetuned = params.finetuned(name)
+    config = params.system(finetuned.system, finetuned.config)
+    training = params.training_of(config, finetuned.training)
+    began_with = root / MODELS / finetuned.system / finetuned.config / "checkpoint.safetensors"
+    model, vocab, identity = load_checkpoint(began_with)
+    if build_system(identity.system, identity.config) != config:
+        raise CaptionlabError(f"{began_with} is of another configuration than params.yaml; train it again (dvc repro)")
+    material = Material.of(root, config)
+    if vocab.digest != material.vocab.digest:
+        raise CaptionlabError(f"{began_with} has another vocabulary than {VOCAB}; train it again (dvc repro)")
+    references: dict[Split, dict[str, list[Words]]] = {"train": {}, "val": {}}
+    for caption in material.captions:
+        if caption.split in references:
+            references[caption.split].setdefault(caption.image, []).append(clean(caption.raw, "standard"))
+    selfcritical = SelfCritical(
+        vocab, material.train_set, references["train"], material.val_set, references["val"],
+        samples=finetuned.samples, cross_entropy=finetuned.cross_entropy,
+    )  # fmt: skip
+    own = {key: value for key, value in dataclasses.asdict(finetuned).items() if key != "training"}
+    settings = {**settings_of(config, training), **{f"finetune.{key}": value for key, value in own.items()}}
+    base = training_key(params, root, finetuned.system, finetuned.config)
+    key = digest_of([name, settings, base, sha256_of(began_with)])
+    identity = dataclasses.replace(identity, name=name, training_key=key)
+    return fit(params, root, f"finetune.{name}", model, material, training, settings, identity, selfcritical)
