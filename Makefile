@@ -15,22 +15,14 @@ repro: .venv/.installed
 	@echo "Photos and captions: reports/scenes/gallery/index.html"
 	@echo "Every run in MLflow: make ui"
 
-# make flickr8k [SOURCE=folder with the two zips]; without the zips there they are downloaded.
+# make flickr8k [SOURCE=folder with the two zips]: presets/flickr8k.yaml, and so on. Without the zips there they are
+# downloaded. params.yaml is changed; `git checkout params.yaml` goes back.
 SOURCE ?= data/flickr8k
-LARGER := -S build_vocab.min_count=5 -S training.epochs=10 -S training.photos_per_step=32 \
-	-S baseline.lite2_wide.input=512 -S baseline.lite2_wide.hidden=512 -S baseline.lite2_wide.dropout=0.5 \
-	-S baseline.lite2_deep.hidden=256 \
-	-S attention.lite2.input=512 -S attention.lite2.hidden=512 -S attention.lite2.memory=512 \
-	-S attention.lite2.dropout=0.5
-flickr8k: .venv/.installed
-	dvc exp run -S dataset.name=flickr8k -S dataset.source=$(SOURCE) $(LARGER)
-	@echo
-	@echo "The comparison: reports/flickr8k/comparison.html; photos and captions: reports/flickr8k/gallery/index.html"
-
-# make report_a [SOURCE=...]: presets/report_a.yaml, and so on; params.yaml is changed, `git checkout` goes back.
-report_a report_a_lite report_b report_b_lite image_places: .venv/.installed
+flickr8k report_a report_a_lite report_b report_b_lite image_places: .venv/.installed
 	captionlab preset $@
 	dvc exp run -S dataset.source=$(SOURCE)
+	@echo
+	@echo "The comparison: reports/flickr8k/comparison.html; photos and captions: reports/flickr8k/gallery/index.html"
 
 test: .venv/.installed check
 	pytest

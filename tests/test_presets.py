@@ -33,7 +33,12 @@ REPOSITORY = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (REPOSITORY / "presets").glob("*.yaml"))
 # The pooled vector, and the channels of the grid.
 SIZES = {"resnet18": (512, 512), "vgg16": (4096, 512), **dict.fromkeys(LITE_PIXELS, (1280, 1280))}
-WORDS = {"report_a": 1_666, "report_b": 7_369, "image_places": 3_000}  # Flickr8k's vocabulary, special words counted
+WORDS = {
+    "report_a": 1_666,
+    "report_b": 7_369,
+    "image_places": 3_000,
+    "flickr8k": 3_000,
+}  # Flickr8k's vocabulary, special words counted
 
 
 @pytest.fixture
@@ -166,7 +171,9 @@ def test_a_preset_that_does_not_fit_changes_nothing(project: Path, content: str,
 
 
 def test_an_unknown_preset_is_told_the_known(project: Path) -> None:
-    with pytest.raises(CaptionlabError, match="no preset 'report_c' in presets/; there are image_places, report_a, "):
+    with pytest.raises(
+        CaptionlabError, match="no preset 'report_c' in presets/; there are flickr8k, image_places, report_a, "
+    ):
         apply_preset(project, "report_c")
     with pytest.raises(CaptionlabError, match="there are none"):
         apply_preset(project / "presets", "report_a")
