@@ -49,8 +49,8 @@ class Release:
     length_penalty: float
     max_words: int
     scores: dict[str, Any]  # strict protocol, 0 to 1, CIDEr-D 0 to 10; None where it could not be had
-    intervals: dict[str, Any]  # 95 %, [low, high] by score; empty where they were not computed
-    diagnostics: dict[str, Any]  # what evaluate found besides; may be empty
+    intervals: dict[str, Any]  # 95 %, [low, high] by score
+    diagnostics: dict[str, Any]  # what evaluate found besides
     bits: int  # of a stored weight
     unchanged: float  # share of the validation captions that are those of the 32-bit weights
 

@@ -98,8 +98,7 @@ def _scores(entry: dict[str, Any], split: str) -> dict[str, Any]:
 
 
 def _facts(root: Path, name: str, entry: dict[str, Any], signature: dict[str, Any]) -> dict[str, Any]:
-    diagnostics = root / EVALUATION / "diagnostics.json"
-    found = read_json(diagnostics) if diagnostics.exists() else {}
+    found = read_json(root / EVALUATION / "diagnostics.json")
     return {
         "dataset": signature["name"],
         "dataset_digest": signature["dataset"],
@@ -108,8 +107,8 @@ def _facts(root: Path, name: str, entry: dict[str, Any], signature: dict[str, An
         "length_penalty": float(signature["length_penalty"]),
         "max_words": signature["max_words"],
         "scores": _scores(entry, "test"),
-        "intervals": found.get("intervals", {}).get(name, {}),
-        "diagnostics": found.get("systems", {}).get(name, {}),
+        "intervals": found["intervals"][name],
+        "diagnostics": found["systems"][name],
     }
 
 
