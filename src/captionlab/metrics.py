@@ -3,11 +3,13 @@
 Knows nothing of files, datasets or systems. Every score runs from 0 to 1, CIDEr-D from 0 to 10.
 """
 
+import dataclasses
 import math
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Literal
 
@@ -73,9 +75,17 @@ class Scorer:
     def score_all(self, systems: Mapping[str, Mapping[str, str]], meteor: bool = True) -> dict[str, Scores]:
         """Score several systems, each as ``score`` would, with one start of METEOR's Java for all of them."""
         words = {name: self._words(hypotheses) for name, hypotheses in systems.items()}
-        found = meteor_scores(self._references, list(words.values())) if meteor and words and self._cider else None
-        meteors: Sequence[float | None] = found or [None] * len(words)
-        return {name: self._score(own, value) for (name, own), value in zip(words.items(), meteors, strict=True)}
+        with ThreadPoolExecutor(1) as pool:  # Java works beside us
+            asked = meteor and words and self._cider
+            found = pool.submit(meteor_scores, self._references, list(words.values())) if asked else None
+            scores = {name: self._score(own) for name, own in words.items()}
+            meteors = found.result() if found else None
+        if meteors is None:
+            return scores
+        return {
+            name: dataclasses.replace(own, meteor=value)
+            for (name, own), value in zip(scores.items(), meteors, strict=True)
+        }
 
     def per_photo(self, hypotheses: Mapping[str, str]) -> PerPhoto:
         """What each photo adds to the strict scores, METEOR apart: Java gives none. In the order of the sorted ids."""
@@ -122,7 +132,7 @@ class Scorer:
         _check_ids(self._images, hypotheses)
         return [_hypothesis(hypotheses[image], self._protocol) for image in self._images]
 
-    def _score(self, hypotheses: list[Words], meteor: float | None) -> Scores:
+    def _score(self, hypotheses: list[Words]) -> Scores:
         if self._cider is None:
             bleu = _torchtext_bleu if self._protocol == "report_a" else _report_b_bleu
             bleus = bleu(self._references, hypotheses)
@@ -134,7 +144,7 @@ class Scorer:
             cider = float(self._cider.scores(hypotheses, self._references).mean())
         bleu_1, bleu_2, bleu_3, bleu_4 = bleus
         return Scores(
-            bleu_1=bleu_1, bleu_2=bleu_2, bleu_3=bleu_3, bleu_4=bleu_4, rouge_l=rouge_l, cider=cider, meteor=meteor
+            bleu_1=bleu_1, bleu_2=bleu_2, bleu_3=bleu_3, bleu_4=bleu_4, rouge_l=rouge_l, cider=cider, meteor=None
         )
 
 

@@ -10,7 +10,6 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 Lstm = TypeVar("Lstm", nn.LSTM, nn.LSTMCell)
 
@@ -129,13 +128,6 @@ def one_bias(lstm: Lstm) -> Lstm:
             nn.init.zeros_(parameter)
             parameter.data[lstm.hidden_size : 2 * lstm.hidden_size] = 1.0
     return lstm
-
-
-def read_all(lstm: nn.LSTM, inputs_BTE: Tensor, lengths_B: Tensor, state: tuple[Tensor, ...] | None = None) -> Tensor:
-    """An LSTM over ragged rows: hidden_BTH, zeros after a row's length. ``state`` is the first (h_LBH, c_LBH)."""
-    packed = pack_padded_sequence(inputs_BTE, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
-    hidden_BTH, _ = pad_packed_sequence(lstm(packed, state)[0], batch_first=True, total_length=inputs_BTE.shape[1])
-    return hidden_BTH
 
 
 def read_one(lstm: nn.LSTM, input_BE: Tensor, h_BLH: Tensor, c_BLH: Tensor) -> tuple[Tensor, Tensor, Tensor]:

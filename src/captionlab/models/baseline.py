@@ -20,9 +20,7 @@ from captionlab.models.base import (
     Outputs,
     Standardise,
     State,
-    lengths_of,
     one_bias,
-    read_all,
     read_one,
 )
 
@@ -55,18 +53,18 @@ class Baseline(Decoder):
 
     def outputs(self, features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
         image_BI = self._image(features)[photo_B]
-        words_BTE, lengths_B = self.dropout(self.embedding(tokens_BT)), lengths_of(tokens_BT)
+        words_BTE = self.dropout(self.embedding(tokens_BT))
         image_BTI = image_BI.unsqueeze(1).expand(-1, tokens_BT.shape[1], -1)
         match self.place:
             case "pre-inject":
                 inputs_BTE = torch.cat([image_BTI[:, :1], words_BTE], 1)
                 # What follows the image itself is START, which nobody predicts.
-                return Outputs(read_all(self.lstm, inputs_BTE, lengths_B + 1)[:, 1:])
+                return Outputs(self.lstm(inputs_BTE)[0][:, 1:])
             case "par-inject":
-                return Outputs(read_all(self.lstm, torch.cat([words_BTE, image_BTI], -1), lengths_B))
+                return Outputs(self.lstm(torch.cat([words_BTE, image_BTI], -1))[0])
             case "merge":
-                return Outputs(torch.cat([read_all(self.lstm, words_BTE, lengths_B), image_BTI], -1))
-        return Outputs(read_all(self.lstm, words_BTE, lengths_B, self._initial(image_BI)))
+                return Outputs(torch.cat([self.lstm(words_BTE)[0], image_BTI], -1))
+        return Outputs(self.lstm(words_BTE, self._initial(image_BI))[0])
 
     def words(self, hidden_XH: Tensor) -> Tensor:
         return self.out(self.dropout(hidden_XH))

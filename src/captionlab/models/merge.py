@@ -16,9 +16,7 @@ from captionlab.models.base import (
     Outputs,
     Standardise,
     State,
-    lengths_of,
     one_bias,
-    read_all,
     read_one,
 )
 
@@ -47,7 +45,8 @@ class Merge(Decoder):
     def _states(self, image_BE: Tensor, tokens_BT: Tensor) -> Tensor:
         """The LSTM's states_BSH over the image and whole captions."""
         inputs_BSE = torch.cat([image_BE.unsqueeze(1), self.embedding(tokens_BT)], 1)
-        return read_all(self.lstm, inputs_BSE, lengths_of(tokens_BT) + 1)
+        states_BSH: Tensor = self.lstm(inputs_BSE)[0]
+        return states_BSH
 
     def outputs(self, features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
         image_BE = self._image(features)[photo_B]
