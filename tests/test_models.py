@@ -145,7 +145,7 @@ def test_an_lstm_has_one_bias_and_remembers_at_first(tiny: Tiny) -> None:
     assert isinstance(model, Baseline)
     for layer in ("l0", "l1"):
         bias = getattr(model.lstm, f"bias_ih_{layer}")
-        assert bias[8:16].tolist() == [1.0] * 8
+        assert bias[8:16].tolist() == [3.0] * 8
         assert not bias[:8].any()
         assert not bias[16:].any()
 
@@ -175,7 +175,9 @@ def test_modified_equals_a_bilstm_over_each_prefix(tiny: Tiny, changes: dict[str
 
 
 def test_modified_has_the_parameters_that_keras_counts() -> None:
-    model = Modified(vocab=8256, pooled=2048, input=300, hidden=256, layers=1, dropout=0.0, repeats=40)
+    model = Modified(
+        vocab=8256, pooled=2048, input=300, hidden=256, layers=1, dropout=0.0, repeats=40, image_dropout=0.0
+    )
     parts: list[list[nn.Module]] = [
         [model.image], [model.embedding], [model.caption], [model.project], [model.ahead, model.back], [model.out]
     ]  # fmt: skip

@@ -118,6 +118,7 @@ class BaselineParams(SystemParams):
     """Report A's System 1."""
 
     image: Literal["pre-inject", "init-inject", "par-inject", "merge"] = "pre-inject"  # where the image enters
+    image_dropout: float = 0.0  # of the image vector; report A has it, and it costs dearly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,7 @@ class ModifiedParams(SystemParams):
 
     kind: Literal["bilstm"] = "bilstm"
     repeats: int  # how many time steps repeat the image
+    image_dropout: float = 0.0  # of the image vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,8 +340,9 @@ def _check_configuration(params: Params, key: str, config: SystemParams) -> None
     for field in ("input", "hidden", "layers"):
         if getattr(config, field) < 1:
             raise CaptionlabError(f"{key}.{field} must be at least 1")
-    if not 0 <= config.dropout < 1:
-        raise CaptionlabError(f"{key}.dropout must be from 0 to below 1")
+    for field in ("dropout", "image_dropout"):
+        if not 0 <= getattr(config, field, 0.0) < 1:
+            raise CaptionlabError(f"{key}.{field} must be from 0 to below 1")
     _check_training(params, key, config, {})
 
 

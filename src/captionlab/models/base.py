@@ -115,10 +115,11 @@ class Standardise(nn.Module):
         return (x.float() - self.mean) * self.scale
 
 
-def one_bias(lstm: Lstm) -> Lstm:
+def one_bias(lstm: Lstm, forget: float = 1.0) -> Lstm:
     """Give an LSTM one bias, as its equations and Keras have it: PyTorch's second one is fixed at zero.
 
-    The forget gate's bias begins at 1 (Jozefowicz et al. 2015), Keras's default too.
+    The forget gate's bias begins at ``forget``: 1 as Jozefowicz et al. 2015 advise and Keras has it, more for what has
+    to be remembered longer.
     """
     for name, parameter in lstm.named_parameters():
         if name.startswith("bias_hh"):
@@ -126,7 +127,7 @@ def one_bias(lstm: Lstm) -> Lstm:
             parameter.requires_grad_(False)
         elif name.startswith("bias_ih"):
             nn.init.zeros_(parameter)
-            parameter.data[lstm.hidden_size : 2 * lstm.hidden_size] = 1.0
+            parameter.data[lstm.hidden_size : 2 * lstm.hidden_size] = forget
     return lstm
 
 

@@ -17,8 +17,9 @@ class Modified(Decoder):
     """Image through a dense layer, repeated; embedding, LSTM, dense; joined in time; BiLSTM's two last states."""
 
     def __init__(
-        self, *, vocab: int, pooled: int, input: int, hidden: int, layers: int, dropout: float, repeats: int
-    ) -> None:
+        self, *, vocab: int, pooled: int, input: int, hidden: int, layers: int, dropout: float, repeats: int,
+        image_dropout: float,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.repeats = repeats
         self.standardise = Standardise(pooled)
@@ -30,10 +31,11 @@ class Modified(Decoder):
         self.ahead = one_bias(nn.LSTM(input, hidden, batch_first=True))
         self.back = one_bias(nn.LSTMCell(input, hidden))
         self.dropout = nn.Dropout(dropout)
+        self.image_dropout = nn.Dropout(image_dropout)
         self.out = nn.Linear(2 * hidden, vocab)
 
     def _image(self, features: Features) -> Tensor:
-        return self.dropout(self.image(self.standardise(features.pooled_PD)).relu())
+        return self.image_dropout(self.image(self.standardise(features.pooled_PD)).relu())
 
     def _ahead_over_image(self, image_PE: Tensor) -> tuple[Tensor, Tensor]:
         """The forward LSTM's state after the repeated image, each (1, P, H)."""
