@@ -168,6 +168,7 @@ function head(system) {
 function card(system, ...content) {
   const made = element("article", { className: "card" }, head(system), ...content);
   made.dataset.system = system.system;
+  made.dataset.name = system.name;
   return made;
 }
 
