@@ -5,7 +5,7 @@
 Reads checkpoints, features and captions of a finished ``dvc repro`` under ``--root``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -69,6 +69,18 @@ def batched(model: Decoder, data: CaptionedFeatures, photos: int, penalty: float
     return found
 
 
+def trained(root: Path, system: str) -> tuple[str, Path]:
+    """The first configuration of a system that has a checkpoint, and where it lies."""
+    paths = {
+        name: root / MODELS / system / name / "checkpoint.safetensors"
+        for name in getattr(load_params(root / "params.yaml"), system)
+    }
+    found = [(name, path) for name, path in paths.items() if path.exists()]
+    if not found:
+        raise SystemExit(f"{root / MODELS / system} holds no checkpoint; run `make repro` first")
+    return found[0]
+
+
 def _counted(decode: Callable[[], Captions]) -> Way:
     return lambda: len(decode())
 
@@ -85,9 +97,9 @@ def main() -> None:
     penalty, max_words = params.evaluate.length_penalty, params.evaluate.max_words
     captions = read_captions(arguments.root)
     ways: dict[str, Way] = {}
-    chosen: Sequence[str] = [f"{system}.{next(iter(getattr(params, system)))}" for system in ("baseline", "attention")]
-    for name in chosen:
-        path = arguments.root / MODELS / name.replace(".", "/", 1) / "checkpoint.safetensors"
+    chosen = {system: trained(arguments.root, system) for system in ("baseline", "attention")}
+    for system, (config, path) in chosen.items():
+        name = f"{system}.{config}"
         model, vocab, identity = load_checkpoint(path)
         store = open_store(arguments.root / FEATURES / identity.encoder)
         data = CaptionedFeatures.of(store, bool(identity.grid), captions, "test", vocab)
@@ -98,7 +110,7 @@ def main() -> None:
         ways |= {f"{name}, captionlab": _counted(partial(fast, photos)), f"{name}, one photo at a time": _counted(slow)}
     rates = interleave(ways, arguments.rounds)
     rows = []
-    for name in chosen:
+    for name in (f"{system}.{config}" for system, (config, _) in chosen.items()):
         fast_rates, slow_rates = rates[f"{name}, captionlab"], rates[f"{name}, one photo at a time"]
         rows.append([name, fast_rates.text(), slow_rates.text(), fast_rates.over(slow_rates).text("x"), f"{AIM}x"])
     notes = [

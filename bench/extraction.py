@@ -122,7 +122,11 @@ def main() -> None:
         }
         rates = interleave(ways, arguments.rounds)
     rows = [
-        [name, rates[name].text(), *([rates[OURS].over(rates[name]).text("x"), f"{BARS[name]:g}x"] if name in BARS else ["", ""])]
+        [
+            name,
+            rates[name].text(),
+            *([rates[OURS].over(rates[name]).text("x"), f"{BARS[name]:g}x"] if name in BARS else ["", ""]),
+        ]
         for name in ways
     ]
     notes = [

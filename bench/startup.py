@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from captionlab.captioner import RELEASED
-from captionlab.config import load_params
-from captionlab.records import MODELS
 from common import ROOT, Rates, Way, interleave, keep, load, options, section
+from decoding import trained
 from extraction import draw_photos
 
 PYTHON, TORCH, MLFLOW, HELP, CAPTION = "python -c pass", "import torch", "import mlflow", "captionlab --help", "caption"
@@ -47,9 +46,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=ROOT, help="a project where dvc repro has run")
     arguments = parser.parse_args()
     before, rounds = load(), 1 if arguments.smoke else max(5, arguments.rounds)
-    params = load_params(arguments.root / "params.yaml")
-    system, name = "attention", next(iter(params.attention))
-    checkpoint = arguments.root / MODELS / system / name / "checkpoint.safetensors"
+    name, checkpoint = trained(arguments.root, "attention")
     model = RELEASED if RELEASED.exists() else checkpoint
     cli = ("-m", "captionlab.cli")
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +77,7 @@ def main() -> None:
     notes = [
         f"`captionlab --help` imports none of {', '.join(LATE)}; `captionlab caption` of them "
         f"{', '.join(sorted(late[CAPTION])) or 'none'}. The photo is captioned by "
-        f"{'the captioner that ships' if model == RELEASED else f'{system}.{name}'}."
+        f"{'the captioner that ships' if model == RELEASED else f'attention.{name}'}."
     ]
     keep(section("startup", "Start-up", ["command", "seconds", "beside", "aim"], rows, notes, load=before), arguments)
 

@@ -292,8 +292,8 @@ def main() -> None:
     notes = [
         f"{systems[0].captions:,} captions of {photos} photos, {words / systems[0].captions:.1f} words to be said "
         f"each, drawn by chance with Flickr8k's lengths. captionlab's rounds are {EPOCHS} epochs, each with a "
-        "validation and its state on disk. Plain PyTorch: 32 bits, batches of 64 captions in any order, padded, autograd; the same "
-        "layers, and the same loss to a ten-thousandth, which is checked.",
+        "validation and its state on disk. Plain PyTorch: 32 bits, batches of 64 captions in any order, padded, "
+        "autograd; the same layers, and the same loss to a ten-thousandth, which is checked.",
         f"The machine multiplies {rates[LIMIT].times(1e-9).text(' GFLOP/s')} in "
         f"{'bf16' if bf16 else 'fp32'} (square matrices of {size}), which is what the last column is a share of. "
         "Operations are counted by formula: products only, forward and backward, no padding.",
