@@ -1,6 +1,6 @@
 """How fast captions are found: the batched beam search against both reports' way, which must find the same captions.
 
-    python bench/decoding.py [--root .] [--photos 500] [--few 40] [--rounds 3] [--smoke]
+    python bench/decoding.py [--root .] [--photos 500] [--few 20] [--rounds 3] [--smoke]
 
 Reads checkpoints, features and captions of a finished ``dvc repro`` under ``--root``.
 """
@@ -90,7 +90,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--root", type=Path, default=ROOT, help="a project where dvc repro has run")
     parser.add_argument("--photos", type=int, default=500, help="test photos, at most")
-    parser.add_argument("--few", type=int, default=40, help="photos that are decoded the reports' way")
+    parser.add_argument("--few", type=int, default=20, help="photos that are decoded the reports' way")
     arguments = parser.parse_args()
     before, params = load(), load_params(arguments.root / "params.yaml")
     photos, few = (20, 2) if arguments.smoke else (arguments.photos, arguments.few)

@@ -48,7 +48,8 @@ def alone(encoder: Encoder, device: str, paths: Sequence[Path]) -> Floats:
     """As both reports do it."""
     photos = _Photos(paths, encoder.pixels)
     with torch.inference_mode():
-        return np.concatenate([encoder.network(photo.unsqueeze(0).to(device))[0].cpu().numpy() for photo in photos])
+        alone_1HW3 = (photos[number].unsqueeze(0).to(device) for number in range(len(photos)))
+        return np.concatenate([encoder.network(photo_1HW3)[0].cpu().numpy() for photo_1HW3 in alone_1HW3])
 
 
 def batches(encoder: Encoder, device: str, paths: Sequence[Path]) -> Floats:

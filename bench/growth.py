@@ -9,7 +9,6 @@ can take back; other systems tell the whole only.
 
 import itertools
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -128,7 +127,6 @@ def measure(sizes: Sequence[int], base: int) -> dict[str, list[Cost]]:
                 print(f"{photos:,} photos, {command}: {cost.seconds} s", flush=True)
                 if command in costs:
                     costs[command].append(cost)
-            shutil.rmtree(folder)
     return costs
 
 
@@ -162,7 +160,7 @@ def plan(costs: Mapping[str, Sequence[Cost]]) -> list[str]:
 
 def _rows(command: str, costs: Sequence[Cost]) -> Iterator[list[str]]:
     first = slope(costs[0], costs[1], "seconds")
-    for before, cost in itertools.pairwise([None, *costs]):
+    for before, cost in zip([None, *costs], costs, strict=False):
         further = None if before is None else slope(before, cost, "seconds")
         yield [
             command,
@@ -189,8 +187,8 @@ def main() -> None:
     notes = [
         "Drawn scenes, repeated under new names; three fifths are trained on for one epoch (baseline.lite0), a fifth "
         "each is validation and test, captioned with beam 5. One run a size. A further photo is one "
-        "more than the size above; where the time is linear, each takes as long as the first ones. Own memory leaves out pages of "
-        "memory-mapped features, which the system can take back.",
+        "more than the size above; where the time is linear, each takes as long as the first ones. Own memory leaves "
+        "out pages of memory-mapped features, which the system can take back.",
         *plan(costs),
     ]
     columns = ["stage", "photos", "seconds", "ms a further photo", "over the first", "peak MB", "own MB"]
