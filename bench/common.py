@@ -5,7 +5,6 @@ Knows nothing of photos or captions. A benchmark is a script with one ``main``; 
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -183,8 +182,3 @@ def _markdown(section: Section) -> Iterator[str]:
     for note in section.notes:
         yield ""
         yield note
-
-
-def as_json(path: Path) -> object:
-    """A JSON file, or None where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

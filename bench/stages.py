@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from captionlab.config import SYSTEMS, load_params
+from captionlab.files import read_json
 from captionlab.records import DATASET, TIMINGS
-from common import ROOT, as_json, figure, keep, load, options, section
+from common import ROOT, figure, keep, load, options, section
 
 
 def items(root: Path) -> list[str]:
@@ -22,9 +23,13 @@ def items(root: Path) -> list[str]:
     return [*names, *(f"finetune.{name}" for name in params.finetune), "evaluate", "report", "track"]
 
 
+def _timing(path: Path) -> Any:
+    return read_json(path) if path.exists() else None
+
+
 def timings(root: Path) -> tuple[dict[str, Any], list[str]]:
     """What each item took, and the items that have not run."""
-    found = {name: as_json(root / TIMINGS / f"{name}.json") for name in items(root)}
+    found = {name: _timing(root / TIMINGS / f"{name}.json") for name in items(root)}
     return {name: each for name, each in found.items() if each}, [name for name, each in found.items() if not each]
 
 
@@ -35,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     before, rows, notes = load(), [], []
     for root in arguments.root or [ROOT]:
-        manifest: Any = as_json(root / DATASET / "manifest.json")
+        manifest = read_json(root / DATASET / "manifest.json")
         known, missing = timings(root)
         total = sum(each["seconds"] for each in known.values())
         dataset = f"{manifest['name']}, {manifest['images']:,} photos"

@@ -46,7 +46,7 @@ def test_both_ways_of_decoding_find_the_same(name: str) -> None:
     model = subject.fresh().eval()
     with torch.no_grad():
         for parameter in model.parameters():  # far from zero, so that no two captions tie
-            parameter *= 2
+            parameter.mul_(2)
     for penalty in (0.0, 0.7):
         ours = decoding.batched(model, subject.data, 2, penalty, 7)
         assert ours == decoding.one_by_one(model, subject.data, 2, penalty, 7)
