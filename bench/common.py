@@ -53,9 +53,15 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
-def interleave(ways: Mapping[str, Way], rounds: int) -> dict[str, Rates]:
-    """Work a second of every way, by name. A round runs each once, so that a machine that slows down slows all."""
+def interleave(ways: Mapping[str, Way], rounds: int, *, warm_up: bool = False) -> dict[str, Rates]:
+    """Work a second of every way, by name. A round runs each once, so that a machine that slows down slows all.
+
+    With ``warm_up`` a round that does not count comes first: fresh memory makes a first training twice as slow.
+    """
     found: dict[str, list[float]] = {name: [] for name in ways}
+    if warm_up:
+        for way in ways.values():
+            way()
     for number in range(rounds):
         for name, way in ways.items():
             began = time.perf_counter()
@@ -122,9 +128,9 @@ def machine() -> str:
         parts.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB of memory")
     flags = _cpuinfo("flags").split()
     units = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    parts += [f"units {' '.join(units)}"] if units else []
+    parts += [f"with {' '.join(units)}"] if units else []
     parts += [platform.system(), f"Python {platform.python_version()}"]
-    parts += [f"torch {torch.__version__} with {torch.get_num_threads()} threads"]
+    parts += [f"torch {torch.__version__} (threads: {torch.get_num_threads()})"]
     return ", ".join([*parts, *(f"{name} {version(name)}" for name in ("onnxruntime", "numpy", "pillow"))])
 
 

@@ -76,7 +76,8 @@ def _own_megabytes(process: int) -> float:
 
 def _environment(folder: Path) -> dict[str, str]:
     """One MLflow database for all sizes, beside their folders."""
-    return {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder.parent}/mlflow.db"}
+    home = str(folder.parent)
+    return {**os.environ, "DVC_ROOT": home, "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
 
 
 def run(folder: Path, photos: int, command: str, *items: str) -> Cost:

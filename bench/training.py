@@ -1,6 +1,6 @@
 """How fast systems learn: against report B's own loop in Keras, against plain PyTorch, and against the machine.
 
-    python bench/training.py [--photos 256] [--rounds 3] [--smoke]
+    python bench/training.py [--photos 320] [--rounds 3] [--smoke]
 
 The sizes are those of ``presets/flickr8k.yaml`` and ``presets/report_b.yaml``, the captions are drawn (see ``drawn``).
 Keras runs in an environment of its own, which ``make bench-keras`` makes; without it its row is left out.
@@ -270,7 +270,7 @@ def operations(subject: Subject) -> float:
 def main() -> None:
     """Train every system beside its peers and keep what each needs."""
     parser = options(__doc__)
-    parser.add_argument("--photos", type=int, default=256, help="each brings five captions")
+    parser.add_argument("--photos", type=int, default=320, help="each brings five captions")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     before, device = load(), choose_device(arguments.device)
@@ -286,7 +286,7 @@ def main() -> None:
                 ways[subject.peer] = plain(subject, PLAIN[subject.name], device)
             elif subject.preset == "report_b" and (KERAS / ".installed").exists():
                 ways[subject.peer] = stack.enter_context(keras(subject))
-        rates = interleave(ways, arguments.rounds)
+        rates = interleave(ways, arguments.rounds, warm_up=not arguments.smoke)
     rows = [row for subject in systems for row in _rows(subject, rates)]
     words = sum(len(tokens) - 1 for own in systems[0].data.captions for tokens in own)
     notes = [
