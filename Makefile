@@ -6,7 +6,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro flickr8k report_a report_a_lite report_b report_b_lite image_places test check format ui clean
+.PHONY: repro flickr8k report_a report_a_lite report_b report_b_lite image_places test check format ui bench bench-keras
+.PHONY: clean
 
 repro: .venv/.installed
 	dvc repro
@@ -39,8 +40,22 @@ format: .venv/.installed
 ui: .venv/.installed
 	captionlab ui
 
+# Speeds beside a peer's or the machine's limit, to reports/benchmarks.md: a quarter of an hour on a quiet machine where
+# `make repro` has run. BENCH=--smoke only tries whether all runs.
+BENCH ?=
+bench: .venv/.installed
+	for part in extraction training decoding startup growth stages; do python bench/$$part.py $(BENCH) || exit 1; done
+
+# Keras in an environment of its own, for the peer in bench/training.py.
+bench-keras: .venv-keras/.installed
+
+.venv-keras/.installed: bench/keras-requirements.txt
+	$(PYTHON) -m venv .venv-keras
+	.venv-keras/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-keras .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

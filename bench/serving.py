@@ -27,7 +27,8 @@ from pathlib import Path
 
 from captionlab.registry import BEST_MODEL
 from captionlab.tracking import tracking_uri
-from extraction import draw_photos, machine
+from common import machine
+from extraction import draw_photos
 
 
 def request_of(photo: Path, beam: int) -> bytes:

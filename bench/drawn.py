@@ -1,0 +1,33 @@
+"""Captions and features of Flickr8k's sizes, drawn by chance: speed does not ask what they say.
+
+No download and no licence: only how long the captions are and how often a word comes back is Flickr8k's.
+"""
+
+import numpy as np
+
+from captionlab.batches import CaptionedFeatures
+from captionlab.features import FeatureStore
+from captionlab.models.base import END, START
+
+CAPTIONS = 5  # a photo
+# Words of a caption of Flickr8k's training split: the medians of its twentieths, shortest to longest.
+LENGTHS = np.array([5, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 15, 16, 19])
+
+
+def draw(photos: int, *, words: int, pooled: int, regions: int = 0, seed: int = 0) -> CaptionedFeatures:
+    """``photos`` with five captions each from a vocabulary of ``words``; features in memory, a grid if ``regions``."""
+    random = np.random.default_rng(seed)
+    chance = 1 / (np.arange(words - 4) + 2.7)  # Zipf's law, as Mandelbrot has it
+    chance /= chance.sum()
+
+    def caption() -> list[int]:
+        return [START, *(4 + random.choice(words - 4, random.choice(LENGTHS), p=chance)).tolist(), END]
+
+    images = tuple(f"{number:06d}.jpg" for number in range(photos))
+    grid = random.random((photos, regions, pooled), dtype=np.float32).astype(np.float16) if regions else None
+    store = FeatureStore(
+        encoder="drawn", preprocessing="", weights="", images=images,
+        pooled=random.random((photos, pooled), dtype=np.float32), grid=grid,
+    )  # fmt: skip
+    captions = [[caption() for _ in range(CAPTIONS)] for _ in range(photos)]
+    return CaptionedFeatures(store, bool(regions), images, np.arange(photos), captions)

@@ -1,0 +1,200 @@
+"""How time and memory grow with the number of photos, and what a million of them would need.
+
+    python bench/growth.py [--full] [--smoke]
+
+Runs the real stages on drawn scenes that are repeated under new names: 1,000, 4,000 and 8,000 photos, with --full
+32,000 too. Memory a process calls its own (Linux's RssAnon) leaves out pages of memory-mapped files, which the system
+can take back; other systems tell the whole only.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from captionlab.files import read_json, read_jsonl, write_json, write_jsonl
+from captionlab.records import DATASET, TIMINGS
+from common import ROOT, figure, keep, load, options, section
+
+ENCODER = "efficientnet_lite0"
+COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "clean_captions": (),
+    "build_vocab": (),
+    "extract_features": (ENCODER,),
+    "train_baseline": ("lite0",),
+    "evaluate": (),
+}
+SHOWN = ("extract_features", "train_baseline", "evaluate")
+MILLION = 1_000_000
+SHARD = 16_384  # photos
+POOLED, GRID = 1280 * 4, 49 * 1280 * 2  # bytes a photo: 1,280 numbers of 32 bits; 49 regions of as many of 16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage took for so many photos."""
+
+    photos: int
+    seconds: float
+    peak: float | None  # MB
+    own: float  # MB, 0 where the system does not tell
+
+
+def _params(folder: Path, photos: int) -> None:
+    """A small pipeline: one encoder, one system, one epoch, one decoding."""
+    yaml = YAML()
+    params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    fifth = photos // 5
+    params["dataset"]["scenes"] |= {"train": photos - 2 * fifth, "val": fifth, "test": fifth}
+    params["dataset"]["source"] = str(ROOT / "assets/scenes")
+    params["extract_features"]["encoders"] = {ENCODER: {"grid": 0}}
+    params["training"]["epochs"] = 1
+    params["baseline"] = {"lite0": params["baseline"]["lite0"]}
+    params["evaluate"]["beams"] = [5]
+    params["report"]["gallery"] = 3
+    for other in ("modified", "attention", "finetune", "ensemble", "retrieval"):
+        params[other] = {}
+        params.ca.items.pop(other, None)  # the comment behind the key, which would part it from its value
+    with (folder / "params.yaml").open("w", encoding="utf-8") as out:
+        yaml.dump(params, out)
+
+
+def _own_megabytes(process: int) -> float:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0.0
+    return next((float(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("RssAnon")), 0.0)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """One MLflow database for all sizes, beside their folders."""
+    home = str(folder.parent)
+    return {**os.environ, "DVC_ROOT": home, "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
+
+
+def run(folder: Path, photos: int, command: str, *items: str) -> Cost:
+    """Run one stage in ``folder`` and watch its memory."""
+    own = 0.0
+    line = [sys.executable, "-m", "captionlab.cli", command, *items]
+    with subprocess.Popen(line, cwd=folder, env=_environment(folder), stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            own = max(own, _own_megabytes(process.pid))
+            time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"captionlab {command} ended with exit code {process.returncode}")
+    timing = read_json(folder / TIMINGS / f"{'.'.join([command, *items])}.json")
+    return Cost(photos, timing["seconds"], timing["peak_megabytes"], own)
+
+
+def repeat(drawn: Path, folder: Path, photos: int) -> None:
+    """The dataset of ``drawn``, its photos again and again under new names until there are ``photos``."""
+    images = folder / DATASET / "images"
+    images.mkdir(parents=True)
+    rows = []
+    for number, row in zip(range(photos), itertools.cycle(read_jsonl(drawn / DATASET / "dataset.jsonl")), strict=False):
+        name = f"{number:07d}.jpg"
+        os.link(drawn / DATASET / "images" / row["image"], images / name)
+        rows.append({**row, "image": name})
+    write_jsonl(folder / DATASET / "dataset.jsonl", rows)
+    manifest = read_json(drawn / DATASET / "manifest.json")
+    write_json(folder / DATASET / "manifest.json", {**manifest, "digest": f"{manifest['digest']} {photos}"})
+
+
+def measure(sizes: Sequence[int], base: int) -> dict[str, list[Cost]]:
+    """Every shown stage at every size."""
+    costs: dict[str, list[Cost]] = {command: [] for command in SHOWN}
+    with tempfile.TemporaryDirectory() as name:
+        drawn = Path(name) / "drawn"
+        drawn.mkdir()
+        _params(drawn, base)
+        run(drawn, base, "download")
+        # Making MLflow's database takes longer than a small training, and would count for the first one.
+        code = "import mlflow; mlflow.search_experiments()"
+        subprocess.run([sys.executable, "-c", code], check=True, env=_environment(drawn), capture_output=True)
+        for photos in sizes:
+            folder = Path(name) / str(photos)
+            repeat(drawn, folder, photos)
+            _params(folder, base)
+            for command, items in COMMANDS.items():
+                cost = run(folder, photos, command, *items)
+                print(f"{photos:,} photos, {command}: {cost.seconds} s", flush=True)
+                if command in costs:
+                    costs[command].append(cost)
+    return costs
+
+
+def slope(first: Cost, last: Cost, of: str) -> float:
+    """More of it a photo, from one size to another."""
+    return float(getattr(last, of) - getattr(first, of)) / (last.photos - first.photos)
+
+
+def plan(costs: Mapping[str, Sequence[Cost]]) -> list[str]:
+    """What a million photos would need, by the costs' growth."""
+    hours = {name: slope(own[0], own[-1], "seconds") * MILLION / 3600 for name, own in costs.items()}
+    memory = {
+        name: own[-1].own + slope(own[0], own[-1], "own") * (MILLION - own[-1].photos) for name, own in costs.items()
+    }
+    shards = -(-MILLION // SHARD)
+    lines = [
+        f"**A million photos, on paper**, by the growth from the smallest size to the largest. Features on disk: "
+        f"{POOLED * MILLION / 1e9:.1f} GB pooled (1,280 numbers of 32 bits), and {GRID * MILLION / 1e9:.0f} GB more "
+        "with a 7x7 grid for attention (16 bits).",
+        f"Extraction ({ENCODER}): {hours['extract_features']:.1f} hours on this machine; in {shards} shards of "
+        f"{SHARD:,} photos, each is {60 * hours['extract_features'] * SHARD / MILLION:.1f} minutes, "
+        f"{SHARD * POOLED / 1e6:.0f} MB pooled and {SHARD * GRID / 1e9:.1f} GB of grid, and n machines need an n-th of "
+        f"the time. An epoch of baseline.lite0 over three fifths of them: {hours['train_baseline']:.1f} hours. "
+        f"Evaluating one decoding on a fifth for validation and a fifth for test: {hours['evaluate']:.1f} hours.",
+    ]
+    if all(own[-1].own for own in costs.values()):
+        text = ", ".join(f"{name} {value / 1e3:.1f} GB" for name, value in memory.items())
+        lines.append(f"Memory of their own the stages would hold, by the same growth: {text}.")
+    return lines
+
+
+def _rows(command: str, costs: Sequence[Cost]) -> Iterator[list[str]]:
+    first = slope(costs[0], costs[1], "seconds")
+    for before, cost in zip([None, *costs], costs, strict=False):
+        further = None if before is None else slope(before, cost, "seconds")
+        yield [
+            command,
+            f"{cost.photos:,}",
+            figure(cost.seconds),
+            "" if further is None else f"{1e3 * further:.2f}",
+            "" if further is None or not first else f"{further / first:.2f}x",
+            "" if cost.peak is None else figure(cost.peak),
+            figure(cost.own) if cost.own else "",
+        ]
+
+
+def main() -> None:
+    """Run the stages at every size and keep how they grow."""
+    parser = options(__doc__)
+    parser.add_argument("--full", action="store_true", help="32,000 photos too, some ten minutes more")
+    arguments = parser.parse_args()
+    before = load()
+    sizes = [1000, 4000, 8000, *([32000] if arguments.full else [])]
+    if arguments.smoke:
+        sizes = [20, 40]
+    costs = measure(sizes, base=min(sizes[0], 1000))
+    rows = [row for command, own in costs.items() for row in _rows(command, own)]
+    notes = [
+        "Drawn scenes, repeated under new names; three fifths are trained on for one epoch (baseline.lite0), a fifth "
+        "each is validation and test, captioned with beam 5. One run a size. A further photo is one "
+        "more than the size above; where the time is linear, each takes as long as the first ones. Own memory leaves "
+        "out pages of memory-mapped features, which the system can take back.",
+        *plan(costs),
+    ]
+    columns = ["stage", "photos", "seconds", "ms a further photo", "over the first", "peak MB", "own MB"]
+    keep(section("growth", "Growth", columns, rows, notes, load=before), arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Where the time of a pipeline went and how much memory each stage held, from what the stages left behind.
+
+    python bench/stages.py [--root .] [--smoke]
+
+Reads ``artifacts/timings`` of a finished ``dvc repro``; a further project, say one with Flickr8k, by --root again.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from captionlab.config import SYSTEMS, load_params
+from captionlab.files import read_json
+from captionlab.records import DATASET, TIMINGS
+from common import ROOT, figure, keep, load, options, section
+
+
+def items(root: Path) -> list[str]:
+    """Every stage and item that params.yaml asks for, in the pipeline's order; older timings may lie beside them."""
+    params = load_params(root / "params.yaml")
+    names = ["download", "clean_captions", "build_vocab"]
+    names += [f"extract_features.{encoder}" for encoder in params.extract_features.encoders]
+    names += [f"train_{system}.{name}" for system in SYSTEMS for name in getattr(params, system)]
+    return [*names, *(f"finetune.{name}" for name in params.finetune), "evaluate", "report", "track"]
+
+
+def _timing(path: Path) -> Any:
+    return read_json(path) if path.exists() else None
+
+
+def timings(root: Path) -> tuple[dict[str, Any], list[str]]:
+    """What each item took, and the items that have not run."""
+    found = {name: _timing(root / TIMINGS / f"{name}.json") for name in items(root)}
+    return {name: each for name, each in found.items() if each}, [name for name, each in found.items() if not each]
+
+
+def main() -> None:
+    """Keep a row a stage."""
+    parser = options(__doc__)
+    parser.add_argument("--root", type=Path, action="append", help="a project where dvc repro has run")
+    arguments = parser.parse_args()
+    before, rows, notes = load(), [], []
+    for root in arguments.root or [ROOT]:
+        manifest = read_json(root / DATASET / "manifest.json")
+        known, missing = timings(root)
+        total = sum(each["seconds"] for each in known.values())
+        dataset = f"{manifest['name']}, {manifest['images']:,} photos"
+        for name, each in known.items():
+            peak = each["peak_megabytes"]
+            share = f"{100 * each['seconds'] / total:.1f} %"
+            rows.append([dataset, name, figure(each["seconds"]), share, "" if peak is None else figure(peak)])
+        rows.append([dataset, "**all**", figure(total), "", ""])
+        if missing:
+            notes.append(f"{dataset}: no timing of {', '.join(missing)}.")
+    notes.append(
+        "Seconds of the stages' own work, as each last ran, without the start of Python and of DVC. Memory is the "
+        "largest resident size; it counts pages of memory-mapped features, which the system can take back."
+    )
+    columns = ["dataset", "stage", "seconds", "of all", "peak MB"]
+    keep(section("stages", "Where the time goes", columns, rows, notes, load=before), arguments)
+
+
+if __name__ == "__main__":
+    main()

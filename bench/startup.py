@@ -1,0 +1,86 @@
+"""How long a command takes to begin, beside what it cannot do without.
+
+    python bench/startup.py [--root .] [--rounds 5] [--smoke]
+
+Every figure is a process of its own, its files in the system's cache. Reads a checkpoint of a finished ``dvc repro``
+under ``--root``.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from captionlab.captioner import RELEASED
+from common import ROOT, Rates, Way, interleave, keep, load, options, section
+from decoding import trained
+from extraction import draw_photos
+
+PYTHON, TORCH, MLFLOW, HELP, CAPTION = "python -c pass", "import torch", "import mlflow", "captionlab --help", "caption"
+LATE = ("torch", "mlflow", "matplotlib", "onnxruntime", "nltk", "sklearn", "pandas", "starlette")
+
+
+def _process(*arguments: str) -> Way:
+    def run() -> float:
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        return 1
+
+    return run
+
+
+def _imported_by(command: Sequence[str]) -> set[str]:
+    """Which of the heavy libraries a command imports."""
+    code = (
+        "import sys\nfrom captionlab.cli import app\n"
+        f"try:\n    app({list(command)!r})\nexcept SystemExit:\n    pass\n"
+        f"print(*(name for name in {LATE!r} if name in sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return set(done.stderr.split())
+
+
+def main() -> None:
+    """Start everything in turn and keep how long it took."""
+    parser = options(__doc__)
+    parser.add_argument("--root", type=Path, default=ROOT, help="a project where dvc repro has run")
+    arguments = parser.parse_args()
+    before, rounds = load(), 1 if arguments.smoke else max(5, arguments.rounds)
+    name, checkpoint = trained(arguments.root, "attention")
+    model = RELEASED if RELEASED.exists() else checkpoint
+    cli = ("-m", "captionlab.cli")
+    with tempfile.TemporaryDirectory() as folder:
+        (photo,) = draw_photos(Path(folder), 1)
+        ways = {
+            PYTHON: _process("-c", "pass"),
+            TORCH: _process("-c", "import torch"),
+            MLFLOW: _process("-c", "import mlflow"),
+            HELP: _process(*cli, "--help"),
+            CAPTION: _process(*cli, "caption", str(photo), "--model", str(model)),
+        }
+        rates = interleave(ways, rounds)
+        late = {HELP: _imported_by(["--help"]), CAPTION: _imported_by(["caption", str(photo), "--model", str(model)])}
+    assert not late[HELP], f"captionlab --help imports {late[HELP]}"
+    assert "mlflow" not in late[CAPTION], "captionlab caption imports mlflow"
+    seconds = {name: Rates(tuple(1 / value for value in rates[name].rounds)) for name in ways}
+    aims = {HELP: "0.4 s", CAPTION: "4 s"}
+    beside = {HELP: PYTHON, TORCH: PYTHON, MLFLOW: PYTHON, CAPTION: TORCH}
+    rows = [
+        [
+            "captionlab caption, one photo" if name == CAPTION else name,
+            seconds[name].text(" s"),
+            f"{seconds[name].over(seconds[beside[name]]).text('x')} {beside[name]}" if name in beside else "",
+            aims.get(name, ""),
+        ]
+        for name in ways
+    ]
+    notes = [
+        f"`captionlab --help` imports none of {', '.join(LATE)}; `captionlab caption` of them "
+        f"{', '.join(sorted(late[CAPTION])) or 'none'}. The photo is captioned by "
+        f"{'the captioner that ships' if model == RELEASED else f'attention.{name}'}."
+    ]
+    keep(section("startup", "Start-up", ["command", "seconds", "beside", "aim"], rows, notes, load=before), arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""How fast systems learn: against report B's own loop in Keras, against plain PyTorch, and against the machine.
+
+    python bench/training.py [--photos 320] [--rounds 3] [--smoke]
+
+The sizes are those of ``presets/flickr8k.yaml`` and ``presets/report_b.yaml``, the captions are drawn (see ``drawn``).
+Keras runs in an environment of its own, which ``make bench-keras`` makes; without it its row is left out.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ruamel.yaml import YAML
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from captionlab.batches import CaptionedFeatures
+from captionlab.config import Params, SystemParams, TrainingParams, build_system, load_params
+from captionlab.devices import choose_device, uses_bf16
+from captionlab.models.attention import Attention
+from captionlab.models.base import PAD, Decoder, Features, count_parameters
+from captionlab.models.baseline import Baseline
+from captionlab.models.build import build_model
+from captionlab.training import measure, train
+from common import ROOT, Rates, Way, figure, interleave, keep, load, matrix_product, options, section
+from drawn import CAPTIONS, draw
+
+KERAS = ROOT / ".venv-keras"
+WORDS = {"flickr8k": 2541, "report_b": 7369}  # of the vocabulary under each preset
+CHANNELS = {"flickr8k": 1280, "report_b": 2048}  # of Lite2 and ResNet-50
+REGIONS = 49
+BATCH = 64  # captions, of the peers
+LIMIT = "matrix product"
+BASELINE, ATTENTION, MERGE = "baseline.lite0", "attention.lite2", "modified.resnet50"
+AIMS = {BASELINE: 2, ATTENTION: 2.5, MERGE: 12}
+EPOCHS = 3  # captionlab's in a round: its peers take as long for one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One system to train, and what it is compared with."""
+
+    name: str
+    preset: str
+    config: SystemParams
+    training: TrainingParams
+    data: CaptionedFeatures
+    few: CaptionedFeatures  # to validate on
+
+    def fresh(self) -> Decoder:
+        """The system with fresh weights."""
+        torch.manual_seed(0)
+        channels = CHANNELS[self.preset]
+        model = build_model(self.config, vocab=WORDS[self.preset], pooled=channels, channels=channels)
+        model.standardise.fit(self.data.feature_blocks())
+        return model
+
+    @property
+    def peer(self) -> str:
+        """What stands beside it."""
+        return "Keras" if self.preset == "report_b" else f"plain PyTorch, {self.name}"
+
+    @property
+    def captions(self) -> int:
+        """In an epoch."""
+        return sum(map(len, self.data.captions))
+
+
+def subjects(photos: int) -> Iterator[Subject]:
+    """Every system, its sizes from a preset."""
+    shared = load_params(ROOT / "params.yaml")
+    for preset, system, names in (
+        ("flickr8k", "baseline", ("lite0",)),
+        ("flickr8k", "modified", ("lite2",)),
+        ("flickr8k", "attention", ("lite2", "lite2_states")),
+        ("report_b", "modified", None),
+    ):
+        raw = YAML(typ="safe").load((ROOT / f"presets/{preset}.yaml").read_text(encoding="utf-8"))
+        for name in names or tuple(raw[system]):
+            config = build_system(system, raw[system][name])
+            regions = REGIONS if system == "attention" and name == "lite2" else 0
+            sizes: dict[str, Any] = {"words": WORDS[preset], "pooled": CHANNELS[preset], "regions": regions}
+            yield Subject(
+                name=f"{system}.{name}",
+                preset=preset,
+                config=config,
+                training=_training(shared, config, raw["training"]),
+                data=draw(photos, **sizes),
+                few=draw(8, **sizes, seed=1),
+            )
+
+
+def _training(shared: Params, config: SystemParams, preset: dict[str, Any]) -> TrainingParams:
+    return replace(shared.training_of(config, preset), epochs=EPOCHS, patience=EPOCHS)
+
+
+def ours(subject: Subject, device: str) -> Way:
+    """captionlab's own loop, with its validation and its state on disk after every epoch."""
+
+    def run() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            train(
+                subject.fresh(), subject.data, subject.few, subject.training, doubly_stochastic=0.0, device=device,
+                resume=Path(folder) / "state.pt", key="bench", on_epoch=lambda _: None,
+            )  # fmt: skip
+        return EPOCHS * subject.captions
+
+    return run
+
+
+# --- plain PyTorch
+
+
+class PlainBatch:
+    """Captions in any order, each with its photo's features, padded to the longest."""
+
+    def __init__(self, data: CaptionedFeatures, pairs: Sequence[tuple[int, int]], device: str) -> None:
+        self.features: Features = data.features([photo for photo, _ in pairs]).to(device)
+        rows = [torch.tensor(data.captions[photo][number]) for photo, number in pairs]
+        self.tokens_BT = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(device)
+
+
+def plain_baseline(model: Decoder, batch: PlainBatch) -> Tensor:
+    """Logits_BTV of the baseline over padded captions."""
+    assert isinstance(model, Baseline)
+    image_BI = model.dropout(model.image(model.standardise(batch.features.pooled_PD)).relu())
+    words_BTE = model.dropout(model.embedding(batch.tokens_BT[:, :-1]))
+    hidden_BTH = model.lstm(torch.cat([image_BI.unsqueeze(1), words_BTE], 1))[0][:, 1:]
+    return model.words(hidden_BTH)
+
+
+def plain_attention(model: Decoder, batch: PlainBatch) -> Tensor:
+    """Logits_BTV of the attention: every caption projects its photo's regions for itself, word by word."""
+    assert isinstance(model, Attention)
+    state, logits = model.start(batch.features), []
+    for t in range(batch.tokens_BT.shape[1] - 1):
+        log_probs_BV, state = model.step(batch.tokens_BT[:, t], state)
+        logits.append(log_probs_BV)
+    return torch.stack(logits, 1)
+
+
+Forward = Callable[[Decoder, PlainBatch], Tensor]
+PLAIN: dict[str, Forward] = {BASELINE: plain_baseline, ATTENTION: plain_attention}
+
+
+def plain_loss(model: Decoder, batch: PlainBatch, forward: Forward, smoothing: float) -> Tensor:
+    """Cross-entropy of every word, as PyTorch has it."""
+    target_N = batch.tokens_BT[:, 1:].flatten()
+    return cross_entropy(forward(model, batch).flatten(0, 1), target_N, ignore_index=PAD, label_smoothing=smoothing)
+
+
+def plain(subject: Subject, forward: Forward, device: str) -> Way:
+    """A loop as a tutorial has it: 32 bits, captions in any order, autograd for everything."""
+    pairs = [(photo, number) for photo, own in enumerate(subject.data.captions) for number in range(len(own))]
+    training = subject.training
+    model = subject.fresh().to(device)
+    _check_same_loss(model, subject, pairs[:BATCH], forward, device)
+
+    def run() -> float:
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=training.weight_decay)
+        order = np.random.default_rng(0).permutation(len(pairs))
+        for i in range(0, len(order), BATCH):
+            batch = PlainBatch(subject.data, [pairs[n] for n in order[i : i + BATCH]], device)
+            loss = plain_loss(model, batch, forward, training.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
+            optimizer.step()
+            loss.item()
+        return len(pairs)
+
+    return run
+
+
+@torch.no_grad()
+def _check_same_loss(
+    model: Decoder, subject: Subject, pairs: Sequence[tuple[int, int]], forward: Forward, device: str
+) -> None:
+    """The peer computes what captionlab computes, or the comparison says nothing."""
+    data = subject.data
+    photos = sorted({photo for photo, _ in pairs})
+    pairs = [(photo, number) for photo in photos for number in range(len(data.captions[photo]))]
+    model.eval()
+    theirs = plain_loss(model, PlainBatch(data, pairs, device), forward, 0.0).item()
+    own = replace(data, rows=data.rows[photos], captions=[data.captions[photo] for photo in photos])
+    measured = measure(model, own, len(photos), device).loss
+    assert abs(theirs - measured) < 1e-4, f"{subject.name}: the peer's loss is {theirs}, captionlab's {measured}"
+
+
+# --- Keras
+
+
+@contextmanager
+def keras(subject: Subject) -> Iterator[Way]:
+    """Report B's loop in a process of its own, built and warmed up; a call trains one epoch."""
+    lengths = [len(tokens) for own in subject.data.captions for tokens in own]
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(
+            f"{folder}/data.npz",
+            features=subject.data.store.pooled, lengths=lengths, captions=CAPTIONS, words=WORDS[subject.preset],
+            tokens=[token for own in subject.data.captions for tokens in own for token in tokens],
+        )  # fmt: skip
+        command = [str(KERAS / "bin/python"), str(ROOT / "bench/report_b.py"), f"{folder}/data.npz"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            pipe_in, pipe_out = process.stdin, process.stdout
+            assert pipe_in is not None
+            assert pipe_out is not None
+            parameters = int(pipe_out.readline() or 0)
+            expected = count_parameters(subject.fresh())
+            assert parameters == expected, f"Keras counts {parameters:,} parameters, captionlab {expected:,}"
+
+            def run() -> float:
+                pipe_in.write("epoch\n")
+                pipe_in.flush()
+                assert float(pipe_out.readline()) > 0, "the loss in Keras is none"
+                return subject.captions
+
+            yield run
+            pipe_in.close()
+
+
+# --- operations
+
+
+def operations(subject: Subject) -> float:
+    """Floating-point operations of one epoch, by formula: products only, no padding, forward and backward.
+
+    A product of (m, k) and (k, n) takes 2mkn; so do the gradients of its two factors, except where one is the
+    encoder's features, which want none.
+    """
+    config: Any = subject.config
+    lengths = [len(tokens) - 1 for own in subject.data.captions for tokens in own]  # words to be said, END too
+    P, B, N = len(subject.data.captions), len(lengths), sum(lengths)
+    D, V = CHANNELS[subject.preset], WORDS[subject.preset]
+    E, H = config.input, config.hidden
+
+    def lstm(steps: int, size: int) -> int:
+        return steps * 4 * H * (size + H)
+
+    deeper = sum(lstm(N + B, H) for _ in range(config.layers - 1))
+    kind = getattr(config, "kind", "")
+    if kind == "regions":
+        R, A, M = REGIONS, config.attention, config.memory
+        first = P * R * D * M
+        rest = P * (R * M * A + M * 2 * H) + N * (H * A + R * A + R * M + H * M + 4 * H * (E + M + H) + H * V)
+    elif kind == "bilstm":
+        back = sum(length * (length + 1) // 2 for length in lengths)  # one walk back a prefix
+        first = P * D * E
+        rest = lstm(N, E) + N * (H * E + 4 * H * E) + P * config.repeats * lstm(1, E) + lstm(N, E)
+        rest += (back + N * config.repeats) * 4 * H * H + N * 2 * H * V
+    elif kind in ("merge", "states"):
+        first = P * D * E
+        rest = lstm(N + B, E) + deeper + N * (H * config.dense + config.dense * V)
+        if kind == "states":
+            looks = sum(length * (length + 3) // 2 for length in lengths)  # pairs of a word and a state behind it
+            rest += (N + B + N) * H * config.attention + looks * (config.attention + H)
+    else:
+        first = P * D * E
+        rest = lstm(N + B, E) + deeper + N * H * V
+    return 2.0 * (2 * first + 3 * rest)
+
+
+def main() -> None:
+    """Train every system beside its peers and keep what each needs."""
+    parser = options(__doc__)
+    parser.add_argument("--photos", type=int, default=320, help="each brings five captions")
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    before, device = load(), choose_device(arguments.device)
+    photos, size = (16, 256) if arguments.smoke else (arguments.photos, 2048)
+    bf16 = uses_bf16("auto", device)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    systems = list(subjects(photos))
+    with ExitStack() as stack:
+        ways: dict[str, Way] = {LIMIT: matrix_product(device, dtype, size)}
+        for subject in systems:
+            ways[subject.name] = ours(subject, device)
+            if subject.name in PLAIN:
+                ways[subject.peer] = plain(subject, PLAIN[subject.name], device)
+            elif subject.preset == "report_b" and (KERAS / ".installed").exists():
+                ways[subject.peer] = stack.enter_context(keras(subject))
+        rates = interleave(ways, arguments.rounds, warm_up=not arguments.smoke)
+    rows = [row for subject in systems for row in _rows(subject, rates)]
+    words = sum(len(tokens) - 1 for own in systems[0].data.captions for tokens in own)
+    notes = [
+        f"{systems[0].captions:,} captions of {photos} photos, {words / systems[0].captions:.1f} words to be said "
+        f"each, drawn by chance with Flickr8k's lengths. captionlab's rounds are {EPOCHS} epochs, each with a "
+        "validation and its state on disk. Plain PyTorch: 32 bits, batches of 64 captions in any order, padded, "
+        "autograd; the same layers, and the same loss to a ten-thousandth, which is checked.",
+        f"The machine multiplies {rates[LIMIT].times(1e-9).text(' GFLOP/s')} in "
+        f"{'bf16' if bf16 else 'fp32'} (square matrices of {size}), which is what the last column is a share of. "
+        "Operations are counted by formula: products only, forward and backward, no padding.",
+        "Keras: report B's model and data generator, partial captions expanded, one-hot targets, batches of 64 "
+        "captions; the same number of parameters, which is checked. Its captions are numbers already, where the "
+        "report's generator reads them out of a table of texts for every batch."
+        if (KERAS / ".installed").exists()
+        else "Keras was not measured: `make bench-keras` makes its environment.",
+    ]
+    columns = [
+        "system",
+        "way",
+        "captions a second",
+        "captionlab over it",
+        "aim",
+        "Mflop a caption",
+        "of the machine's rate",
+    ]
+    keep(section("training", "Training", columns, rows, notes, load=before, device=device), arguments)
+
+
+def _rows(subject: Subject, rates: dict[str, Rates]) -> Iterator[list[str]]:
+    each = operations(subject) / subject.captions
+    for way, name in (("captionlab", subject.name), (subject.peer, subject.peer)):
+        if name in rates:
+            share = rates[name].times(100 * each).over(rates[LIMIT]).text(" %")
+            ratio = "" if name == subject.name else rates[subject.name].over(rates[name]).text("x")
+            aim = "" if name == subject.name else f"{AIMS[subject.name]:g}x"
+            yield [subject.name, way, rates[name].text(), ratio, aim, figure(each / 1e6), share]
+
+
+if __name__ == "__main__":
+    main()

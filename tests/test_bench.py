@@ -1,0 +1,74 @@
+"""What the benchmarks rest on: their peers compute the same, their operations are counted right. Nothing is timed."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import common
+import decoding
+import growth
+import training
+from captionlab.models.base import END, Decoder
+from captionlab.training import spoken
+
+SUBJECTS = {subject.name: subject for subject in training.subjects(2)}
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_operations_are_those_that_torch_counts(name: str) -> None:
+    alike = [[[*tokens[:5], END] for tokens in own] for own in SUBJECTS[name].data.captions]  # nothing is padded
+    subject = replace(SUBJECTS[name], data=replace(SUBJECTS[name].data, captions=alike))
+    model = subject.fresh().eval()
+    (batch,) = subject.data.batches(2)
+    # Without oneDNN's fused LSTM every product is one that torch can count.
+    with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
+        spoken(model, batch)[1].sum().backward()
+    assert counter.get_total_flops() == pytest.approx(training.operations(subject), rel=0.03)
+
+
+@pytest.mark.parametrize("name", training.PLAIN)
+def test_a_peer_that_computes_something_else_is_refused(name: str) -> None:
+    def halved(model: Decoder, batch: training.PlainBatch) -> torch.Tensor:
+        return training.PLAIN[name](model, batch) / 2
+
+    training.plain(SUBJECTS[name], training.PLAIN[name], "cpu")
+    with pytest.raises(AssertionError, match="the peer's loss"):
+        training.plain(SUBJECTS[name], halved, "cpu")
+
+
+@pytest.mark.parametrize("name", training.PLAIN)
+def test_both_ways_of_decoding_find_the_same(name: str) -> None:
+    subject = SUBJECTS[name]
+    model = subject.fresh().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # far from zero, so that no two captions tie
+            parameter.mul_(2)
+    for penalty in (0.0, 0.7):
+        ours = decoding.batched(model, subject.data, 2, penalty, 7)
+        assert ours == decoding.one_by_one(model, subject.data, 2, penalty, 7)
+
+
+def test_a_section_replaces_its_former_self(tmp_path: Path) -> None:
+    rates = common.interleave({"slow": lambda: 1.0, "fast": lambda: 2.0}, 3)
+    assert len(rates["slow"].rounds) == 3
+    assert common.Rates((2.0, 8.0, 4.0)).over(common.Rates((1.0, 2.0, 4.0))).text("x") == "2x (1 to 4)"
+    arguments = argparse.Namespace(smoke=False, reports=tmp_path)
+    for key, value in (("stages", "old"), ("training", "first"), ("stages", "new")):
+        common.keep(common.section(key, key.title(), ["a"], [[value]], [], load=0.0), arguments)
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert text.index("| first |") < text.index("| new |")
+    assert "old" not in text
+    common.keep(common.section("growth", "Growth", ["a"], [["tried"]], [], load=0.0), argparse.Namespace(smoke=True))
+    assert "tried" not in (tmp_path / "benchmarks.md").read_text()
+
+
+def test_a_million_photos_cost_what_the_growth_says() -> None:
+    costs = [growth.Cost(1000, 11.0, 100.0, 60.0), growth.Cost(2000, 21.0, 110.0, 61.0)]  # 10 ms and 1 kB a photo
+    text = " ".join(growth.plan(dict.fromkeys(growth.SHOWN, costs)))
+    assert "Extraction (efficientnet_lite0): 2.8 hours" in text
+    assert "5.1 GB pooled" in text
+    assert "extract_features 1.1 GB" in text
