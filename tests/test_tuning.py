@@ -93,7 +93,19 @@ def runs(root: Path) -> list[Any]:
 
 def begin(root: Path, *arguments: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "captionlab.cli", "tune", "baseline.tiny", *arguments, "--json"]
-    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with (root / "said").open("w") as said:
+        return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=said, text=True)
+
+
+def said(root: Path) -> str:
+    return (root / "said").read_text()
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def test_a_grid_is_every_point_once_and_the_best_is_a_command(root: Path, find: Find) -> None:
@@ -161,19 +173,17 @@ def test_drawn_points_never_come_twice() -> None:
 def test_killed_in_a_trial_it_goes_on_to_the_same_result(root: Path, find: Find, sampler: Sampler) -> None:
     arguments = ("--sampler", sampler, "--trials", "5", "--range", RATE)
     with begin(root, *arguments) as process:
-        deadline = time.monotonic() + 60
-        while not list((root / ".resume/tune").glob("*.1.pt")) and time.monotonic() < deadline:
-            time.sleep(0.002)
+        wait_until(lambda: list((root / ".resume/tune").glob("*.1.pt")))
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     (name,) = optuna.get_all_study_names(f"sqlite:///{root / 'tune.db'}")
     study = optuna.load_study(study_name=name, storage=f"sqlite:///{root / 'tune.db'}")
     assert [trial.state.name for trial in study.trials[:3]] == [study.trials[0].state.name, "RUNNING", "WAITING"]
     with begin(root, *arguments) as process:
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said(root)
     found = json.loads(out)
-    assert "trial 0 " not in err, "what is done is not done again"
+    assert "trial 0 " not in said(root), "what is done is not done again"
     (root / "tune.db").unlink()
     shutil.rmtree(root / ".resume")
     unbroken = find(sampler, RATE, trials=5)
@@ -184,15 +194,14 @@ def test_killed_in_a_trial_it_goes_on_to_the_same_result(root: Path, find: Find,
 
 def test_workers_share_the_trials_and_one_may_die(root: Path, find: Find) -> None:
     with begin(root, "--sampler", "grid", "--workers", "2", "--range", HIDDEN, "--range", OPTIMIZER) as process:
-        assert process.stderr is not None
-        first = process.stderr.readline()
-        workers = children(process.pid)
-        os.kill(workers[0], signal.SIGKILL)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+        wait_until(lambda: "trial 1 " in said(root))
+        one, _ = children(process.pid)
+        os.kill(one, signal.SIGKILL)
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said(root)
     found = json.loads(out)
     assert values(found) == list(itertools.product((4, 8, 12), ("adam", "rmsprop")))
-    epochs = Counter(re.findall(r"^trial (\d+) .* epoch (\d+)/", first + err, re.MULTILINE))
+    epochs = Counter(re.findall(r"^trial (\d+) .* epoch (\d+)/", said(root), re.MULTILINE))
     assert {trial for trial, _ in epochs} == set("012345")
     assert max(epochs.values()) <= 2, "only what the killed worker had in hand is heard twice"
     (root / "tune.db").unlink()
@@ -201,7 +210,7 @@ def test_workers_share_the_trials_and_one_may_die(root: Path, find: Find) -> Non
 
 def children(parent: int) -> list[int]:
     """The spawned workers, which multiprocessing names so."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-wweo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = (line.split(None, 2) for line in listed.splitlines())
     return [int(pid) for pid, ppid, command in rows if int(ppid) == parent and "spawn_main" in command]
 
@@ -223,7 +232,7 @@ def test_a_trial_that_fails_leaves_the_others(root: Path, find: Find) -> None:
     assert [trial["state"] for trial in found["trials"]] == ["complete", "fail"]
     assert "more than training.max_megabytes" in found["trials"][1]["error"]
     assert any(line.startswith("trial 1 failed: baseline.tiny, trial 1, has ") for line in lines(found))
-    with pytest.raises(CaptionlabError, match="no trial came to its end; the first says: .*max_megabytes"):
+    with pytest.raises(CaptionlabError, match=r"no trial came to its end; the first says: .*max_megabytes"):
         find("grid", "hidden=4000,5000")
 
 

@@ -20,7 +20,7 @@ from captionlab.config import Params, build_system, check_configuration
 from captionlab.errors import CaptionlabError
 
 REPORT_B = ("input,hidden=128,256,512", "training.optimizer=adam,rmsprop")  # its embedding is as wide as its LSTM
-TRIES = 100  # draws a point, in a space that may have fewer points than are wanted
+TRIES = 20  # draws a point, in a space that may have fewer points than are wanted
 
 Space = dict[str, BaseDistribution]  # by the keys that take the same value, joined by commas
 Point = Mapping[str, Any]
