@@ -65,6 +65,8 @@ ALLOWED = {
     "stages": "batches captioner checkpoint cider config datasets devices diagnostics encoders errors features files "
     "metrics models.base records registry report retrieval selfcritical systems text thirds tracking training truth "
     "vocab",
+    "ranges": "config errors",
+    "tuning": "config devices errors features files ranges records systems tracking training",
     "ui": "errors tracking",
     "doctor": "config devices encoders errors files records tracking",
     "presets": "config errors files",
@@ -85,6 +87,7 @@ ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know
     "typer": {"cli"},
     "starlette": {"demo"},
     "uvicorn": {"demo"},
+    "optuna": {"ranges", "tuning"},
 }
 NO_TORCH = (
     "report",

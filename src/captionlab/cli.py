@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -238,6 +238,40 @@ def release(
     from captionlab.release import release as make
 
     for line in make(Path.cwd(), system):
+        print(line)
+
+
+@app.command("tune", rich_help_panel=_USE)
+def tune(
+    system: Annotated[str, typer.Argument(help="system.config, such as baseline.lite0.")],
+    sampler: Annotated[Literal["grid", "random", "hyperband"], typer.Option(help="Hyperband draws and prunes.")] = (
+        "random"
+    ),
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option("--range", help="KEY=VALUE,VALUE or KEY=LOW..HIGH[:log]; KEY,KEY take one value. Repeatable."),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="In all, earlier calls' too; without it 10, of a grid every point.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the trials and the cores.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Search the best parameters of a configuration by validation loss; a killed search goes on where it stopped.
+
+    Example: captionlab tune baseline.lite0 --sampler grid --range hidden=128,256,512
+    """
+    from captionlab.config import load_params
+
+    try:
+        from captionlab import tuning
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise CaptionlabError("captionlab tune needs Optuna: pip install 'captionlab[tune]'") from error
+    params = load_params(Path.cwd() / "params.yaml")
+    found = tuning.tune(params, Path.cwd(), system, sampler, ranges or [], trials, workers)
+    for line in [json.dumps(found)] if as_json else tuning.lines(found):
         print(line)
 
 

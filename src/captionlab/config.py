@@ -298,7 +298,7 @@ def load_params(path: Path) -> Params:
         params = typing.cast(Params, build(Params, raw, ""))
         _check_shared(params)
         for system, name, config in params.systems():
-            _check_configuration(params, f"{system}.{name}", config)
+            check_configuration(params, f"{system}.{name}", config)
         for name, finetuned in params.finetune.items():
             _check_finetune(params, f"finetune.{name}", finetuned)
         _check_ensembles(params)
@@ -332,7 +332,7 @@ def _check_encoder(params: Params, key: str, encoder: str) -> None:
         raise CaptionlabError(f"{key}.encoder {encoder!r} is not in extract_features.encoders ({', '.join(encoders)})")
 
 
-def _check_configuration(params: Params, key: str, config: SystemParams) -> None:
+def check_configuration(params: Params, key: str, config: SystemParams) -> None:
     """Refuse what the types cannot: an encoder without features, a size below one."""
     _check_encoder(params, key, config.encoder)
     if isinstance(config, AttentionParams) and params.extract_features.encoders[config.encoder].grid < 1:

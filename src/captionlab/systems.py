@@ -61,8 +61,7 @@ def train_system(params: Params, root: Path, system: str, name: str) -> list[str
     config = params.system(system, name)
     training = params.training_of(config)
     material = Material.of(root, config)
-    model = _fresh_model(config, training, material)
-    _check_size(model, training, f"{system}.{name}")
+    model = fresh_model(config, training, material, f"{system}.{name}")
     key = training_key(params, root, system, name)
     identity = _identity(system, name, config, material.store, material.vocab, key)
     return fit(params, root, f"{system}.{name}", model, material, training, settings_of(config, training), identity)
@@ -84,7 +83,7 @@ def fit(
     ) as tracker:  # fmt: skip
 
         def on_epoch(epoch: Epoch) -> None:
-            figures = _rounded(epoch)
+            figures = rounded(epoch)
             tracker.log_epoch(epoch.epoch, {field: value for field, value in figures.items() if field != "epoch"})
             drawn = "" if epoch.val_cider is None else f", reward {epoch.train_reward:.3f}, CIDEr {epoch.val_cider:.3f}"
             print(
@@ -127,22 +126,20 @@ def fit(
     ]
 
 
-def _fresh_model(config: SystemParams, training: TrainingParams, material: Material) -> Decoder:
+def fresh_model(config: SystemParams, training: TrainingParams, material: Material, row: str) -> Decoder:
+    """An untrained system, its features' standardisation fitted; one that is too large is a CaptionlabError."""
     torch.manual_seed(training.seed)
     store = material.store
     channels = 0 if store.grid is None else store.grid.shape[2]
     model = build_model(config, vocab=len(material.vocab), pooled=store.pooled.shape[1], channels=channels)
     model.standardise.fit(material.train_set.feature_blocks())
-    return model
-
-
-def _check_size(model: Decoder, training: TrainingParams, name: str) -> None:
     size = megabytes(model)
     if size > training.max_megabytes:
         raise CaptionlabError(
-            f"{name} has {count_parameters(model):,} parameters and takes {size:.1f} MB, more than "
+            f"{row} has {count_parameters(model):,} parameters and takes {size:.1f} MB, more than "
             f"training.max_megabytes ({training.max_megabytes:g}); make it smaller or raise the limit"
         )
+    return model
 
 
 def settings_of(config: SystemParams, training: TrainingParams) -> dict[str, object]:
@@ -182,13 +179,14 @@ def _identity(
     )
 
 
-def _rounded(epoch: Epoch) -> dict[str, float]:
+def rounded(epoch: Epoch) -> dict[str, float]:
+    """An epoch's figures as they are kept and logged."""
     return {field: round(value, 6) for field, value in dataclasses.asdict(epoch).items() if value is not None}
 
 
 def _history_csv(trained: Trained) -> str:
     out = io.StringIO()
-    rows = [_rounded(epoch) for epoch in trained.history]
+    rows = [rounded(epoch) for epoch in trained.history]
     table = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)

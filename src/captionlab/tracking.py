@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 TRAINING_KEY = "captionlab.training_key"
 RESULT_KEY = "captionlab.result_key"
+PRUNED = "captionlab.pruned"
 VIEW = "captionlab"
 LIVE_SECONDS = 5  # what one call may cost a training; a slower server is given up
 TURN_SECONDS = 60  # how long to wait for the other processes at the start, when one of them makes the tables
@@ -50,6 +51,10 @@ Point = tuple[str, float, int]  # a metric's name, its value, the step (epoch)
 
 class TrackingError(CaptionlabError):
     """The tracking server or database cannot be used now; everything worth keeping is still on disk."""
+
+
+class Pruned(Exception):  # noqa: N818 - no error, like KeyboardInterrupt
+    """Raised inside ``open_tracker`` to end a training that others have outdone: its run is KILLED and tagged."""
 
 
 class Tracker(Protocol):
@@ -79,6 +84,7 @@ class Result:
     tags: Mapping[str, str]
     files: Sequence[Path]
     texts: Mapping[str, str]  # by file name
+    status: Literal["FINISHED", "KILLED"] = "FINISHED"
 
 
 def tracking_uri(root: Path) -> str:
@@ -105,16 +111,16 @@ def open_tracker(
     except TrackingError as error:
         _warn(error)
         tracker = NullTracker()
-    status = "FAILED"
+    status, labels = "FAILED", {}
     try:
         yield tracker
         status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
+    except (KeyboardInterrupt, Pruned) as why:
+        status, labels = "KILLED", {PRUNED: "true"} if isinstance(why, Pruned) else {}
         raise
     finally:
         if isinstance(tracker, _RunTracker):
-            tracker.end(status)
+            tracker.end(status, labels)
 
 
 def publish(root: Path, experiment: str, results: Sequence[Result], columns: Sequence[str]) -> list[Outcome]:
@@ -122,7 +128,7 @@ def publish(root: Path, experiment: str, results: Sequence[Result], columns: Seq
 
     Does nothing for a result that has its run. Safe to repeat after a kill and to run in several processes of one
     machine at once. ``columns`` ("metrics.bleu_4", "params.hidden") are what the experiment's page shows; the first
-    one sorts it. Raises TrackingError when the server or the database cannot be used.
+    one sorts it, a loss upwards. Raises TrackingError when the server or the database cannot be used.
     """
     store = Store(root, experiment)
     outcomes = [_publish(store, result) for result in results]
@@ -259,7 +265,8 @@ class _RunTracker(Tracker):
 
         self._attempt(log)
 
-    def end(self, status: str) -> None:
+    def end(self, status: str, tags: Mapping[str, str]) -> None:
+        self._attempt(lambda client: _log(client, self._run, [], tags=tags))
         self._attempt(lambda client: client.set_terminated(self._run.info.run_id, status))
 
     def _attempt(self, action: "Callable[[MlflowClient], None]") -> None:
@@ -302,7 +309,9 @@ def _view(columns: Sequence[str]) -> str:
     # Without the section, the charts of the plain names come last.
     sections = [{"uuid": "main", "name": "Model metrics", "display": True, "isReordered": False}]
     charts = {"compareRunSections": sections, "compareRunCharts": [], "isAccordionReordered": True}
-    return json.dumps({"selectedColumns": quoted, "orderByKey": quoted[0], "orderByAsc": False, **charts})
+    return json.dumps(
+        {"selectedColumns": quoted, "orderByKey": quoted[0], "orderByAsc": "loss" in columns[0], **charts}
+    )
 
 
 def _missing(client: "MlflowClient", run: "Run", history: Sequence[Mapping[str, float]]) -> list[Point] | None:
@@ -327,8 +336,8 @@ def _complete(client: "MlflowClient", store: Store, run: "Run", result: Result) 
         client.log_artifact(run_id, str(path))
     for name, text in result.texts.items():
         client.log_text(run_id, text, name)
-    if run.info.status != "FINISHED":
-        client.set_terminated(run_id, "FINISHED")
+    if run.info.status != result.status:
+        client.set_terminated(run_id, result.status)
     client.set_tag(run_id, RESULT_KEY, result.result_key)  # last: it says that the rest is there
 
 
@@ -384,6 +393,6 @@ def _no_password(text: str) -> str:
 
 def _warn(error: TrackingError) -> None:
     print(
-        f"warning: {error}; the training goes on, its curves are kept on disk and `captionlab track` publishes them",
+        f"warning: {error}; training goes on, its curves stay on disk; `captionlab track` (or `tune`) publishes them",
         file=sys.stderr,
     )
