@@ -30,7 +30,13 @@ def joined() -> Iterator[None]:
     if cards:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % cards)
     with _in_touch():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cards >= neighbours() else "gloo", timeout=PATIENCE)
+        store, own, world = next(dist.rendezvous("env://"))
+        # Where torchrun starts all again it keeps the store, and in it the addresses of the processes that are gone.
+        store = dist.PrefixStore(f"attempt{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cards >= neighbours() else "gloo",
+            store=store, rank=own, world_size=world, timeout=PATIENCE,
+        )  # fmt: skip
     yield
     dist.destroy_process_group()
 
