@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from captionlab.errors import CaptionlabError
 
@@ -30,9 +31,9 @@ def joined() -> Iterator[None]:
     if cards:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % cards)
     with _in_touch():
-        store, own, world = next(dist.rendezvous("env://"))
+        store, own, world = next(rendezvous("env://"))
         # Where torchrun starts all again it keeps the store, and in it the addresses of the processes that are gone.
-        store = dist.PrefixStore(f"attempt{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        store = dist.PrefixStore(f"attempt{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cards >= neighbours() else "gloo",
             store=store, rank=own, world_size=world, timeout=PATIENCE,
