@@ -47,24 +47,26 @@ ALLOWED = {
     "photos": "errors",
     "efficientnet_lite": "",
     "encoders": "efficientnet_lite errors files",
-    "features": "encoders errors files photos",
+    "ranks": "errors",
+    "features": "encoders errors files photos ranks",
     "models": "config errors",
     "decoding": "models.base",
     "batches": "errors features models.base records vocab",
     "checkpoint": "config errors files models vocab",
     "losses": "",
     "thirds": "",
-    "training": "batches config devices errors files losses models.base",
+    "training": "batches config devices errors files losses models.base ranks",
     "selfcritical": "batches cider decoding models.base training vocab",
-    "systems": "batches checkpoint config devices errors features files models records tracking training vocab",
+    "systems": "batches checkpoint config devices errors features files models ranks records tracking training vocab",
     "captioner": "checkpoint decoding devices encoders errors features models photos vocab",
     "attention_map": "",
-    "describing": "attention_map captioner errors files photos registry",
+    "journal": "errors files ranks",
+    "describing": "attention_map captioner errors files journal photos ranks registry",
     "release": "batches captioner checkpoint errors features files models.base records systems",
     "report": "config errors files records",
     "stages": "batches captioner checkpoint cider config datasets devices diagnostics encoders errors features files "
-    "metrics models.base records registry report retrieval selfcritical systems text thirds tracking training truth "
-    "vocab",
+    "metrics models.base ranks records registry report retrieval selfcritical systems text thirds tracking training "
+    "truth vocab",
     "ranges": "config errors",
     "tuning": "config devices errors features files ranges records systems tracking training",
     "ui": "errors tracking",
@@ -110,7 +112,8 @@ NO_TORCH = (
 # These decide no result: they carry values, name places, check parameters or report progress. What of them could
 # change a result, the parameters' values, DVC watches itself. Listed, any edit would make every stage stale.
 PLUMBING = {
-    f"captionlab.{name}" for name in ("errors", "files", "records", "config", "strict", "devices", "tracking", "cli")
+    f"captionlab.{name}"
+    for name in ("errors", "files", "records", "config", "strict", "devices", "ranks", "tracking", "cli")
 }
 # build.py imports each system only when it builds it, so a training stage depends on its own system's kinds.
 BUILD = "captionlab.models.build"

@@ -25,10 +25,13 @@ class Batch(NamedTuple):
     tokens_BT: Tensor
     photo_B: Tensor
     positions: Sequence[int]  # of the photos in their CaptionedFeatures
+    words_share: float = 1.0  # of all words said in this step: less where ranks share it, 0 for one that has no photo
+    captions_share: float = 1.0
 
     def to(self, device: str) -> "Batch":
         """The same batch on another device."""
-        return Batch(self.features.to(device), self.tokens_BT.to(device), self.photo_B.to(device), self.positions)
+        features, tokens_BT, photo_B = self.features.to(device), self.tokens_BT.to(device), self.photo_B.to(device)
+        return self._replace(features=features, tokens_BT=tokens_BT, photo_B=photo_B)
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,34 @@ class CaptionedFeatures:
             tuple(other.features(positions) for other in self.others),
         )
 
-    def batches(self, photos_per_batch: int, shuffle_seed: int | None = None) -> Iterator[Batch]:
-        """Go once over the photos, in order or shuffled by a seed."""
+    def batches(
+        self, photos_per_batch: int, shuffle_seed: int | None = None, rank: int = 0, ranks: int = 1
+    ) -> Iterator[Batch]:
+        """Go once over the photos, in order or shuffled by a seed.
+
+        Of several ``ranks`` each has its photos of every batch; one for which none is left has a photo of no weight.
+        """
         order = np.arange(len(self.rows))
         if shuffle_seed is not None:
             np.random.default_rng(shuffle_seed).shuffle(order)
         for i in range(0, len(order), photos_per_batch):
-            positions = order[i : i + photos_per_batch].tolist()
+            together = order[i : i + photos_per_batch].tolist()
+            positions = together[rank::ranks] or together[:1]
             sequences = [tokens for position in positions for tokens in self.captions[position]]
             photo_B = [p for p, position in enumerate(positions) for _ in self.captions[position]]
             tokens_BT = torch.full((len(sequences), max(map(len, sequences))), PAD)
             for row, tokens in enumerate(sequences):
                 tokens_BT[row, : len(tokens)] = torch.tensor(tokens)
-            yield Batch(self.features(positions), tokens_BT, torch.tensor(photo_B), positions)
+            batch = Batch(self.features(positions), tokens_BT, torch.tensor(photo_B), positions)
+            if ranks > 1:
+                own, whole = self._size(together[rank::ranks]), self._size(together)
+                batch = batch._replace(words_share=own[0] / whole[0], captions_share=own[1] / whole[1])
+            yield batch
+
+    def _size(self, positions: Sequence[int]) -> tuple[int, int]:
+        """How many words are to be said of some photos, ends included, and in how many captions."""
+        captions = [tokens for position in positions for tokens in self.captions[position]]
+        return sum(map(len, captions)) - len(captions), len(captions)
 
     def feature_blocks(self, photos_per_block: int = 512) -> Iterator[Tensor]:
         """Everything a Standardise is fitted on, block by block: the grid where it is used, else pooled."""

@@ -4,9 +4,11 @@ Imports the work only when a command runs, so that help and completion are quick
 """
 
 import json
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
@@ -47,7 +49,10 @@ def options(
 
 
 def _run(stage: str, *items: str) -> None:
-    """Run a stage in the current folder, say what it found, and keep what it cost beside the artifacts."""
+    """Run a stage in the current folder, say what it found, and keep what it cost beside the artifacts.
+
+    Of several processes that torchrun started, the first one does what is to be done once.
+    """
     from captionlab.config import load_params
     from captionlab.files import write_json
     from captionlab.records import TIMINGS
@@ -56,11 +61,28 @@ def _run(stage: str, *items: str) -> None:
     params = load_params(root / "params.yaml")
     work: Callable[..., list[str]] = getattr(import_module(f"captionlab.stages.{stage}"), stage)
     began = time.perf_counter()
-    lines = work(params, root, *items)
+    with _together(shared=stage == "extract_features" or stage.startswith("train_")) as first:
+        lines = work(params, root, *items)
+    if not first:
+        return
     timing = {"stage": stage, "item": ".".join(items), "seconds": round(time.perf_counter() - began, 1)}
     write_json(root / TIMINGS / f"{'.'.join([stage, *items])}.json", {**timing, "peak_megabytes": _peak_megabytes()})
     for line in lines:
         print(line)
+
+
+@contextmanager
+def _together(shared: bool) -> Iterator[bool]:
+    """Join the other processes, if torchrun started this one; yields whether it is the first of them."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield True
+        return
+    if not shared:
+        raise CaptionlabError("torchrun is for extract_features, train_* and caption; run this by itself")
+    from captionlab import ranks
+
+    with ranks.joined():
+        yield ranks.first()
 
 
 def _peak_megabytes() -> float | None:
@@ -214,6 +236,7 @@ def caption(
     top: Annotated[int | None, typer.Option(min=1, help="Captions a photo, at most the beam: 1, in JSON all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a photo.")] = False,
     attention: Annotated[Path | None, typer.Option(help="Draw where each word looked, as PNG; one photo.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Add JSON lines to this file; photos it has are left out.")] = None,
 ) -> None:
     """Describe photos, a line each; one that cannot be read is a line on standard error, and exit code 1 in the end.
 
@@ -223,7 +246,9 @@ def caption(
         raise typer.BadParameter("wants one photo", param_hint="--attention")
     from captionlab.describing import describe
 
-    if not describe(photos, model=model, beam=beam, top=top, as_json=as_json, attention=attention):
+    with _together(shared=True):
+        whole = describe(photos, model=model, beam=beam, top=top, as_json=as_json, attention=attention, out=out)
+    if not whole:
         raise typer.Exit(1)
 
 

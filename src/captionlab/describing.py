@@ -6,17 +6,19 @@ Knows names and streams; reading and captioning is the captioner's.
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from captionlab import ranks
 from captionlab.attention_map import TILE, attention_map
 from captionlab.captioner import Captioner, Sentence
 from captionlab.errors import CaptionlabError
 from captionlab.files import atomic_file
+from captionlab.journal import Journal
 from captionlab.photos import SUFFIXES, Photo, read_upright
 from captionlab.registry import local_checkpoint
 
@@ -39,35 +41,55 @@ def describe(
     top: int | None,
     as_json: bool,
     attention: Path | None,
+    out: Path | None = None,
 ) -> bool:
     """Print the captions of photos and folders of photos as they are made; returns whether all could be read.
 
-    A photo that cannot be read is a line on standard error. Raises CaptionlabError when there is nothing to do it with
-    or when ``attention``, where the map of the one photo goes, cannot be drawn.
+    With ``out`` they go there as JSON, and the photos that it has are left out. Under torchrun each process does a
+    share of the photos, and all return the same. A photo that cannot be read is a line on standard error. Raises
+    CaptionlabError when there is nothing to do it with or when ``attention``, where the map of the one photo goes,
+    cannot be drawn.
     """
     photos, empty = _collect(names)
-    for folder in empty:
+    for folder in empty if ranks.first() else ():
         _complain(f"no photos in {folder}; known are {', '.join(sorted(SUFFIXES))}")
     if not photos:
         return False
+    named = len(photos) > 1
+    journal = Journal(out, [photo.name for photo in photos]) if out else None
+    if journal:
+        photos = list({photo.name: photo for photo in photos if photo.name not in journal.done}.values())
+    say = journal.write if journal else _print
+    photos = photos[ranks.rank() :: ranks.count()]
+    unread = _describe(photos, say, model, beam, top, as_json or out is not None, attention, named) if photos else 0
+    if journal:
+        journal.close()
+    return not any(ranks.add_up(unread)) and not empty
+
+
+def _describe(
+    photos: Sequence[Named], say: Callable[[str], None], model: Path | None, beam: int | None, top: int | None,
+    as_json: bool, attention: Path | None, named: bool,
+) -> int:  # fmt: skip
+    """Say the captions of the photos; returns how many photos could not be read."""
     with local_checkpoint(Path.cwd(), str(model)) if model else nullcontext() as path:
         captioner = Captioner.load(path)
     warnings.filterwarnings("ignore", module="PIL")  # what a photo's reader shrugs at is not the user's to mend
-    whole = not empty
+    unread = 0
     with tqdm(total=len(photos), unit="photo", disable=True if len(photos) == 1 else None, leave=False) as bar:
-        for named, said in zip(photos, captioner.stream([each.photo for each in photos], beam=beam), strict=True):
+        for each, said in zip(photos, captioner.stream([each.photo for each in photos], beam=beam), strict=True):
             if isinstance(said, CaptionlabError):
-                whole = False
+                unread += 1
                 with bar.external_write_mode():
-                    _complain(f"{named.name}: {said}" if named.name == STDIN else str(said))
+                    _complain(f"{each.name}: {said}" if each.name == STDIN else str(said))
             else:
                 with bar.external_write_mode():
-                    for line in _lines(named.name, said, top, as_json, len(photos) > 1):
-                        print(line, flush=True)
+                    for line in _lines(each.name, said, top, as_json, named):
+                        say(line)
                 if attention:
-                    _draw(captioner, named.photo, said[0], attention)
+                    _draw(captioner, each.photo, said[0], attention)
             bar.update()
-    return whole
+    return unread
 
 
 def _collect(names: Sequence[str]) -> tuple[list[Named], list[str]]:
@@ -109,6 +131,11 @@ def _draw(captioner: Captioner, photo: Photo, sentence: Sentence, out: Path) -> 
     sheet = attention_map(read_upright(photo, TILE), sentence.caption.split(), weights_TR)
     with atomic_file(out) as temporary:
         sheet.save(temporary, "PNG")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")  # in one piece, or the lines of several processes would tear one another
+    sys.stdout.flush()
 
 
 def _complain(line: str) -> None:

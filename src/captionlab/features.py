@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from captionlab import ranks
 from captionlab.encoders import Encoder
 from captionlab.errors import CaptionlabError
 from captionlab.files import digest_of, read_json, write_json
@@ -108,7 +110,7 @@ def encode_photos(encoder: Encoder, device: str, paths: Sequence[Path]) -> Itera
     device encodes this one.
     """
     blocks = [paths[i : i + BLOCK] for i in range(0, len(paths), BLOCK)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks.neighbours())) as pool:
         if device == "cpu":
             engine: Engine = OnnxEngine(encoder)
 
@@ -133,7 +135,8 @@ def extract(
     """Write pooled.npy, grid.npy (if ``grid``) and images.json into the folder ``work``, block by block.
 
     A folder left by a killed run of the same extraction is continued, one of another is begun anew; ``dataset`` is the
-    digest that tells photos of equal names apart.
+    digest that tells photos of equal names apart. Under torchrun each rank writes a part of its own in there, and the
+    first one joins them to the same bytes: it has to see the others' files.
     """
     about = {
         "encoder": encoder.name,
@@ -142,7 +145,27 @@ def extract(
         "weights": encoder.weights_digest,
         "grid": grid,
     }
-    key = digest_of({**about, "images": list(images), "dataset": dataset, "device": device})
+    # Where a part ends, so does a batch in any case: a photo's last bits may depend on those it is encoded with.
+    own = images[ranks.part(len(images), CPU_BATCH if device == "cpu" else BLOCK)]
+    key = digest_of({**about, "images": list(own), "dataset": dataset, "device": device})
+    if ranks.count() == 1:
+        _extract(encoder, grid, device, photos, own, work, key)
+    else:
+        parts = [work / f"part{number}of{ranks.count()}" for number in range(1, ranks.count() + 1)]
+        _extract(encoder, grid, device, photos, own, parts[ranks.rank()], key)
+        ranks.wait()
+        if not ranks.first():
+            return
+        _join(parts, work, len(images))
+    write_json(work / "images.json", {**about, "images": list(images)})
+    (work / "progress.json").unlink(missing_ok=True)
+    for leftover in work.glob("part*of*"):
+        shutil.rmtree(leftover)
+
+
+def _extract(
+    encoder: Encoder, grid: int, device: str, photos: Path, images: Sequence[str], work: Path, key: str
+) -> None:
     progress = work / "progress.json"
     done = 0
     if progress.exists():
@@ -151,7 +174,8 @@ def extract(
     if not done:
         shutil.rmtree(work, ignore_errors=True)
     pooled = grids = None
-    bar = tqdm(total=len(images), initial=done, unit="img", desc=encoder.name, disable=None)
+    quiet = None if ranks.first() else True
+    bar = tqdm(total=len(images), initial=done, unit="img", desc=encoder.name, disable=quiet)
     for pooled_ND, grid_NRC in encode_photos(encoder, device, [photos / image for image in images[done:]]):
         if pooled is None:
             mode: Any = "r+" if done else "w+"
@@ -167,8 +191,22 @@ def extract(
         write_json(progress, {"key": key, "done": done})
         bar.update(len(pooled_ND))
     bar.close()
-    write_json(work / "images.json", {**about, "images": list(images)})
-    progress.unlink(missing_ok=True)
+
+
+def _join(parts: Sequence[Path], work: Path, count: int) -> None:
+    """Write the parts' arrays one after another into ``work``; ``count`` photos they have to be."""
+    for name in ("pooled.npy", "grid.npy"):
+        arrays = [np.load(part / name, mmap_mode="r") for part in parts if (part / name).exists()]
+        rows = [*accumulate(map(len, arrays), initial=0)]
+        if rows[-1] != count and (arrays or name == "pooled.npy"):
+            raise CaptionlabError(
+                f"{work} holds the features of {rows[-1]} photos of {count}; the machines have to share this folder"
+            )
+        if arrays:
+            whole = _array(work / name, "w+", arrays[0].dtype, (count, *arrays[0].shape[1:]))
+            for row, array in zip(rows, arrays, strict=False):
+                whole[row : row + len(array)] = array
+            whole.flush()
 
 
 def _array(path: Path, mode: Any, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:

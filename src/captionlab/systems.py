@@ -7,12 +7,13 @@ import csv
 import dataclasses
 import io
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from captionlab import tracking
+from captionlab import ranks, tracking
 from captionlab.batches import CaptionedFeatures
 from captionlab.checkpoint import Identity, save_checkpoint
 from captionlab.config import AttentionParams, Params, SystemParams, TrainingParams, build_system
@@ -71,18 +72,25 @@ def fit(
     params: Params, root: Path, row: str, model: Decoder, material: Material, training: TrainingParams,
     settings: dict[str, object], identity: Identity, finetuning: Finetuning | None = None,
 ) -> list[str]:  # fmt: skip
-    """Train ``model`` and leave it as the comparison's ``row`` (system.configuration); returns the closing lines."""
+    """Train ``model`` and leave it as the comparison's ``row`` (system.configuration); returns the closing lines.
+
+    Of several ranks the first one tracks, prints and writes.
+    """
     system, _, name = row.partition(".")
     config = build_system(identity.system, identity.config)
     key = identity.training_key
     resume = root / ".resume" / MODELS.name / system / f"{name}.pt"  # DVC clears the output folder before a run
     dataset = params.dataset.name
-    with tracking.open_tracker(
-        root, f"captionlab/{dataset}", row, key, settings,
-        {"system": system, "configuration": name, "encoder": config.encoder, "dataset": dataset},
-    ) as tracker:  # fmt: skip
+    tags = {"system": system, "configuration": name, "encoder": config.encoder, "dataset": dataset}
+    with (
+        tracking.open_tracker(root, f"captionlab/{dataset}", row, key, settings, tags)
+        if ranks.first()
+        else nullcontext(tracking.NullTracker())
+    ) as tracker:
 
         def on_epoch(epoch: Epoch) -> None:
+            if not ranks.first():
+                return
             figures = rounded(epoch)
             tracker.log_epoch(epoch.epoch, {field: value for field, value in figures.items() if field != "epoch"})
             drawn = "" if epoch.val_cider is None else f", reward {epoch.train_reward:.3f}, CIDEr {epoch.val_cider:.3f}"
@@ -98,6 +106,8 @@ def fit(
             doubly_stochastic=config.doubly_stochastic if isinstance(config, AttentionParams) else 0.0,
             device=choose_device(params.device), resume=resume, key=key, on_epoch=on_epoch, finetuning=finetuning,
         )  # fmt: skip
+    if not ranks.first():
+        return []
     out = root / MODELS / system / name
     save_checkpoint(out / "checkpoint.safetensors", model, material.vocab, identity)
     write_text(out / "history.csv", _history_csv(trained))

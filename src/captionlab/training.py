@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from captionlab import ranks
 from captionlab.batches import Batch, CaptionedFeatures
 from captionlab.config import TrainingParams
 from captionlab.devices import uses_bf16
@@ -79,7 +80,8 @@ def train(
     With ``params.average`` it is the weights' moving average that is validated, and of which the best is kept.
 
     After each epoch the whole state goes to the file ``resume``; a run with the same ``key`` continues from it to
-    the result of an unbroken one. ``on_epoch`` hears of every epoch, resumed ones included.
+    the result of an unbroken one. ``on_epoch`` hears of every epoch, resumed ones included. Under torchrun all ranks
+    call this, share each step's photos and get the same; the first one reads and writes ``resume``.
     Raises CaptionlabError when the loss is no longer a number; the last good state stays in ``resume``.
     """
     model.to(device)
@@ -88,9 +90,10 @@ def train(
     judged = model if averaged is None else cast(Decoder, averaged.module)
     steps_per_epoch = -(-len(train_set.rows) // params.photos_per_step)
     history: list[Epoch] = []
+    ranks.copy_first(model)
     best = _copy(model)
     stopping = _Stopping(params)
-    state = _load_state(resume, key)
+    state = ranks.from_first(_load_state(resume, key) if ranks.first() else None)
     if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -103,11 +106,13 @@ def train(
     bf16 = uses_bf16(params.precision, device)
     while len(history) < params.epochs and not stopping.now:
         number = len(history) + 1
-        torch.manual_seed(params.seed * 100_003 + number)  # dropout depends on the epoch alone, so resuming is exact
+        seed = params.seed * 100_003 + number  # dropout depends on epoch and rank alone, so resuming is exact
+        torch.manual_seed(seed + 1_000_000_007 * ranks.rank())
         model.train()
         meter, rewards = _Meter(), []
-        batches = train_set.batches(params.photos_per_step, params.seed * 100_003 + number)
-        bar = tqdm(batches, f"epoch {number}", steps_per_epoch, leave=False, unit="step", disable=None)
+        batches = train_set.batches(params.photos_per_step, seed, ranks.rank(), ranks.count())
+        quiet = None if ranks.first() else True
+        bar = tqdm(batches, f"epoch {number}", steps_per_epoch, leave=False, unit="step", disable=quiet)
         for step, batch in enumerate(bar):
             done = (len(history) * steps_per_epoch + step) / (params.epochs * steps_per_epoch)
             for group in optimizer.param_groups:
@@ -121,10 +126,12 @@ def train(
             _check_finite(loss.item(), f"epoch {number}, step {step + 1}", params)
             optimizer.zero_grad()
             loss.backward()
+            ranks.add_gradients(model)
             nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
             optimizer.step()
             if averaged is not None:
                 averaged.update_parameters(model)
+        meter.gather()
         val = measure(judged, val_set, params.photos_per_step, device, bf16)
         _check_finite(val.loss, f"the validation of epoch {number}", params)  # before it reaches the resume file
         epoch = Epoch(
@@ -143,7 +150,8 @@ def train(
         stopping.hear(epoch)
         if stopping.best_epoch == number:
             best = _copy(judged)
-        _save_state(resume, key, model, optimizer, averaged, best, history)
+        if ranks.first():
+            _save_state(resume, key, model, optimizer, averaged, best, history)
         on_epoch(epoch)
     model.load_state_dict(best)
     return Trained(history=tuple(history), best_epoch=stopping.best_epoch)
@@ -173,6 +181,11 @@ class _Meter:
     def accuracy(self) -> float:
         return self.right / self.words
 
+    def gather(self) -> None:
+        """Add up what the ranks heard."""
+        nats, right, words = ranks.add_up(self.nats, self.right, self.words)
+        self.nats, self.right, self.words = nats, int(right), int(words)
+
     def hear(self, nats_N: Tensor, words_N: Tensor, target_N: Tensor) -> None:
         self.nats += nats_N.sum().item()
         self.right += int((words_N == target_N).sum())
@@ -192,10 +205,12 @@ def _step_loss(model: Decoder, batch: Batch, label_smoothing: float, doubly_stoc
     outputs, logits_NV, target_N = spoken(model, batch)
     loss: Tensor
     loss, nats_N, words_N = SmoothedCrossEntropy.apply(logits_NV, target_N, label_smoothing)  # type: ignore[no-untyped-call]
-    meter.hear(nats_N, words_N, target_N)
+    if batch.words_share:
+        meter.hear(nats_N, words_N, target_N)
+    loss = loss * batch.words_share  # the ranks' losses add up to the mean over all words
     if doubly_stochastic and outputs.attention_BTR is not None:
         looked_BR = outputs.attention_BTR.sum(1)
-        loss = loss + doubly_stochastic * (1 - looked_BR).square().mean()
+        loss = loss + doubly_stochastic * batch.captions_share * (1 - looked_BR).square().mean()
     return loss
 
 
@@ -204,11 +219,14 @@ def measure(model: Decoder, data: CaptionedFeatures, photos_per_batch: int, devi
     """Loss in nats a word and accuracy under teacher forcing: an object with ``loss`` and ``accuracy``."""
     model.eval()
     meter = _Meter()
-    for batch in data.batches(photos_per_batch):
+    for batch in data.batches(photos_per_batch, None, ranks.rank(), ranks.count()):
+        if not batch.words_share:
+            continue
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             _, logits_NV, target_N = spoken(model, batch.to(device))
         _, nats_N, words_N = SmoothedCrossEntropy.apply(logits_NV, target_N, 0.0)  # type: ignore[no-untyped-call]
         meter.hear(nats_N, words_N, target_N)
+    meter.gather()
     return meter
 
 

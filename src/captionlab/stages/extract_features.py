@@ -4,7 +4,7 @@ import shutil
 import time
 from pathlib import Path
 
-from captionlab import features
+from captionlab import features, ranks
 from captionlab.config import Params
 from captionlab.devices import choose_device
 from captionlab.encoders import load_encoder
@@ -28,6 +28,8 @@ def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
     dataset = read_json(root / DATASET / "manifest.json")["digest"]
     photos = root / DATASET / "images"
     features.extract(load_encoder(encoder, grid), grid, device, photos, images, work, dataset=dataset)
+    if not ranks.first():
+        return []
     rate = len(images) / (time.perf_counter() - began)
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
