@@ -2,7 +2,7 @@
 
 A parser may accept what it gets or raise CaptionlabError with one line; anything else is a finding, and so is taking
 longer than ``SECONDS`` or more memory than ``BYTES`` beyond what the process had. The mutations know the formats' own
-words and numbers, not the program's branches: ``guided`` does that.
+words and numbers, not the program's branches: they are not guided by coverage.
 """
 
 import copy
@@ -119,7 +119,7 @@ def _change(rng: Random, value: Any) -> Any:
             value[rng.choice(("", "kind", "x", "\u202e", "../x", key + "x"))] = value.pop(key)
         case 2 if isinstance(value, dict):
             value[rng.choice(("", "kind", "x", "training"))] = _value(rng)
-        case 2:
+        case 2 if isinstance(value, list):
             value.insert(key, _value(rng))
         case 3:
             value[key] = copy.deepcopy(value[rng.choice(keys)])

@@ -10,11 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ruamel.yaml import YAML
 
@@ -83,6 +84,11 @@ class Project:
                 names = [t.replace("${key}", item or "").replace("${dataset.name}", self.dataset) for t in texts]
                 self._outs[found] = [folder / name for name in names]
 
+    def upto(self, last: str) -> list[Stage]:
+        """The stages up to the one of this name."""
+        names = [name for name, *_ in self.stages]
+        return self.stages[: names.index(last) + 1]
+
     def outs(self, stage: Stage) -> dict[str, str]:
         """The digest of every finished file a stage has left."""
         found: dict[str, str] = {}
@@ -104,11 +110,14 @@ class Project:
 
     def run(self, stage: Stage, prepare: Callable[[], None] = lambda: None, kill_after: float | None = None) -> Ended:
         """Run a stage in a process of its own; ``prepare`` is called in it, ``kill_after`` so many seconds it dies."""
-        told = self.folder.with_name(f"{self.folder.name}.said")
+        with tempfile.TemporaryFile() as told:  # elsewhere: the project's own disk may be full
+            return self._run(stage, told, prepare, kill_after)
+
+    def _run(self, stage: Stage, told: IO[bytes], prepare: Callable[[], None], kill_after: float | None) -> Ended:
         began = time.perf_counter()
         pid = os.fork()
         if not pid:
-            _become(stage, self.folder, told, prepare)
+            _become(stage, self.folder, told.fileno(), prepare)
         status, deadline = None, began + (SECONDS if kill_after is None else kill_after)
         while status is None:
             ended, code = os.waitpid(pid, os.WNOHANG)
@@ -121,7 +130,8 @@ class Project:
                 time.sleep(min(0.002, max(0.0, deadline - time.perf_counter())))
         seconds = time.perf_counter() - began
         code_or_none = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-        return Ended(code_or_none, told.read_text(encoding="utf-8", errors="replace"), seconds)
+        told.seek(0)
+        return Ended(code_or_none, told.read().decode("utf-8", "replace"), seconds)
 
     def whole(self, stage: Stage) -> Ended:
         """Run a stage that has to succeed."""
@@ -135,14 +145,13 @@ def _is_unfinished(path: Path) -> bool:
     return any(part.endswith(".partial") for part in path.parts)
 
 
-def _become(stage: Stage, folder: Path, told: Path, prepare: Callable[[], None]) -> None:
+def _become(stage: Stage, folder: Path, told: int, prepare: Callable[[], None]) -> None:
     """Turn this process into ``captionlab <stage>`` run in ``folder``. Never returns."""
     code = 99
     try:
         os.chdir(folder)
-        out = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
+        os.dup2(told, 1)
+        os.dup2(told, 2)
         os.environ.pop("DVC_ROOT", None)
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         sys.argv = ["captionlab", *stage]
