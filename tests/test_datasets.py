@@ -605,3 +605,17 @@ def test_a_name_that_no_file_could_have_is_replaced_or_refused(tmp_path: Path, i
     archive = zipped(tmp_path / "x.zip", {"a.jpg": b"", "x" * 300 + ".jpg": b""})
     with pytest.raises(CaptionlabError, match="too long a name"):
         extract(archive, images, everything)
+
+
+def test_a_member_that_asks_for_gigabytes_is_damaged(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An LZMA header may ask for a dictionary of four."""
+
+    def read(*arguments: object) -> bytes:
+        raise MemoryError
+
+    archive = zipped(tmp_path / "x.zip", {"a.jpg": b"x"})
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", read)
+    with pytest.raises(CaptionlabError, match=r"'a\.jpg' is truncated or damaged \(MemoryError\)"):
+        extract(archive, images, everything)

@@ -25,6 +25,7 @@ _DAMAGED = (
     lzma.LZMAError,
     struct.error,
     EOFError,
+    MemoryError,  # LZMA's header asks for a dictionary of gigabytes
     OSError,
     OverflowError,
     RuntimeError,  # an encrypted member, or (as NotImplementedError) an unknown compression

@@ -174,8 +174,8 @@ def extract(
 
 
 def _array(path: Path, mode: Any, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         array = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
         if mode == "w+" and hasattr(os, "posix_fallocate"):
             # Without its blocks reserved, a full disk would kill the process at some later write, without a word.

@@ -71,9 +71,9 @@ def main() -> int:
                 print(f"    {line}", flush=True)
             lost += len(tally.lost)
         print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
-        if not options.short:
+        if options.keep:
             keep(KEPT / f"{part}.json", tallies)
-    if not options.short:
+    if options.keep:
         (ROOT / "reports/reliability.md").write_text(
             render([tally for part in PARTS for tally in kept(KEPT / f"{part}.json")]), encoding="utf-8"
         )
@@ -83,11 +83,14 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="torture", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="without any, all")
-    parser.add_argument("--short", action="store_true", help="a few of each, and no report")
+    parser.add_argument("--short", action="store_true", help="a few of each, and no report unless told")
     parser.add_argument("--minutes", type=float, default=15.0, help="for bad data")
     parser.add_argument("--points", type=int, help="kills a stage: 20, in short 2")
     parser.add_argument("--parser", action="append", help="of bad data; without it all")
-    return parser.parse_args()
+    parser.add_argument("--keep", action="store_true", help="render the report from a short form, too")
+    options = parser.parse_args()
+    options.keep |= not options.short
+    return options
 
 
 if __name__ == "__main__":

@@ -393,7 +393,9 @@ def _npy(array: Any) -> bytes:
     return out.getvalue()
 
 
-_ABOUT = json.dumps({"encoder": "e", "preprocessing": "p", "weights": "w", "grid": 2, "images": ["a", "b"]}).encode()
+_ABOUT = json.dumps(
+    {"encoder": "e", "pixels": 8, "preprocessing": "p", "weights": "w", "grid": 2, "images": ["a", "b"]}
+).encode()
 
 
 def _store(pooled: bytes, about: bytes, work: Path) -> None:
