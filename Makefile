@@ -6,8 +6,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro flickr8k report_a report_a_lite report_b report_b_lite image_places test check format ui bench bench-keras
-.PHONY: clean
+.PHONY: repro flickr8k report_a report_a_lite report_b report_b_lite image_places test torture check format ui bench
+.PHONY: bench-keras clean
 
 repro: .venv/.installed
 	dvc repro
@@ -27,6 +27,12 @@ flickr8k report_a report_a_lite report_b report_b_lite image_places: .venv/.inst
 
 test: .venv/.installed check
 	pytest
+
+# make torture [MINUTES=15 of bad data]: kills, bad and hostile files, full disks; renders reports/reliability.md. An hour
+# or two, and root for the full disks.
+MINUTES ?= 15
+torture: .venv/.installed
+	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m torture --minutes $(MINUTES)
 
 check: .venv/.installed
 	ruff check .

@@ -165,6 +165,7 @@ class Trap:
         (lambda path: change(path, grid="2"), "its grid is '2', not of type int"),
         (lambda path: change(path, grid=-1), "its grid is -1, not of type int"),
         (lambda path: change(path, pooled=10**12), "is not a checkpoint of captionlab"),
+        (lambda path: change(path, pooled=10**30), "is not a checkpoint of captionlab"),
         (lambda path: change(path, release="none"), "its release is no JSON object"),
         (lambda path: change(path, release={"beam": 3}), "too much or too little: bits, dataset, "),
         (lambda path: drop(path, "encoder"), "too much or too little: encoder"),

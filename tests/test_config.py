@@ -213,3 +213,14 @@ def test_any_value_anywhere_gives_params_or_an_error_of_ours(
         assert "\n" not in str(error)  # noqa: PT017
     else:
         assert isinstance(params, Params)
+
+
+def test_a_value_that_no_memory_holds_is_named_in_brief(tmp_path: Path) -> None:
+    """A few lines of anchors stand for a list of a billion."""
+    laughs = "".join(
+        f"- &{name} [{', '.join([f'*{of}'] * 10)}]\n" for of, name in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    for text in (f"device:\n- &a [x]\n{laughs}", f"device: 0x{'f' * 5000}"):
+        with pytest.raises(CaptionlabError, match=r"params\.yaml: ") as caught:
+            load_text(tmp_path, text)
+        assert len(str(caught.value)) < 1100

@@ -3,10 +3,13 @@
 import functools
 import hashlib
 import io
+import os
 import random
 import struct
 import threading
+import warnings
 import zipfile
+import zlib
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -538,3 +541,81 @@ def test_splits_share_out_every_photo_once(photos: set[str], val: float, test: f
 def test_impossible_shares_are_refused(val: float, test: float) -> None:
     with pytest.raises(CaptionlabError, match="val_share"):
         split_by_photo({str(n) for n in range(50)}, val_share=val, test_share=test, seed=0)
+
+
+# What fuzzing found
+
+
+def test_a_photo_is_looked_at_as_it_will_be_read(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too large for the encoders, or a program for another program to draw: corrupt, before it costs anything."""
+    tool = tmp_path / "bin/gs"  # Pillow gives PostScript to Ghostscript
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
+    raw = found(images)
+    head = struct.pack(">IIBBBBB", 20_000, 6_000, 1, 0, 0, 0, 0)
+    chunk = struct.pack(">I", len(head)) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
+    (images / "b.jpg").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + bytes(4))
+    (images / "c.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        result = checked(raw, images)
+    assert kinds(result.problems) == [("corrupt photo", "b.jpg"), ("corrupt photo", "c.jpg")]
+    assert "20000x6000 pixels" in result.problems[0].detail
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_caption_of_a_megabyte_is_none(images: Path) -> None:
+    raw = found(images)
+    raw.captions.append(("a.jpg", "a " * 500_000))
+    result = checked(raw, images)
+    assert kinds(result.problems) == [("overlong caption", "a.jpg")]
+    assert max(len(caption) for record in result.records for caption in record.captions) < 100
+
+
+@pytest.mark.parametrize(
+    ("image", "caption", "fault"),
+    [
+        ({"bytes": "text", "path": "a"}, pa.array(["x"]), "no column image"),
+        ({"bytes": b"", "path": 7}, pa.array(["x"]), "no column image"),
+        ({"bytes": b"", "path": "a"}, pa.array([1]), "no columns caption_0"),
+        ({"bytes": b"", "path": "a"}, pa.array([["x"]]), "no columns caption_0"),
+        (
+            {"bytes": b"", "path": "a"},
+            pa.Array.from_buffers(
+                pa.string(), 1, [None, pa.py_buffer(struct.pack("<ii", 0, 1)), pa.py_buffer(b"\xff")]
+            ),
+            "is truncated or damaged",
+        ),
+    ],
+)
+def test_parquet_of_other_types_is_refused(
+    tmp_path: Path, images: Path, image: dict[str, Any], caption: Any, fault: str
+) -> None:
+    table = pa.table({"image": [image], "caption_0": caption})
+    with pytest.raises(CaptionlabError, match=fault):
+        parquet(parquet_files(tmp_path / "hub", **{"test-00000-of-00001": table}), images)
+
+
+def test_a_name_that_no_file_could_have_is_replaced_or_refused(tmp_path: Path, images: Path) -> None:
+    names = {"test-00000-of-00001": rows(1, 60, "x" * 300 + "{}.jpg")}
+    raw = parquet(parquet_files(tmp_path / "hub", **names), images)
+    assert raw.splits["test"] == ["test-00000.jpg"]
+    archive = zipped(tmp_path / "x.zip", {"a.jpg": b"", "x" * 300 + ".jpg": b""})
+    with pytest.raises(CaptionlabError, match="too long a name"):
+        extract(archive, images, everything)
+
+
+def test_a_member_that_asks_for_gigabytes_is_damaged(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An LZMA header may ask for a dictionary of four."""
+
+    def read(*arguments: object) -> bytes:
+        raise MemoryError
+
+    archive = zipped(tmp_path / "x.zip", {"a.jpg": b"x"})
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", read)
+    with pytest.raises(CaptionlabError, match=r"'a\.jpg' is truncated or damaged \(MemoryError\)"):
+        extract(archive, images, everything)

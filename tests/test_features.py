@@ -358,3 +358,28 @@ def test_the_stage_refuses_an_encoder_that_params_do_not_name(tmp_path: Path) ->
     params = project(tmp_path, 1, efficientnet_lite0=0)
     with pytest.raises(CaptionlabError, match=r"'vgg16' is not in extract_features.encoders .*\(efficientnet_lite0\)"):
         extract_features(params, tmp_path, "vgg16")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("images.json", b"{}"),
+        ("images.json", b"[]"),
+        (
+            "images.json",
+            b'{"encoder": "e", "pixels": 8, "preprocessing": "p", "weights": "w", "grid": [], "images": []}',
+        ),
+        ("pooled.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3" + b" " * 60),
+        ("pooled.npy", None),
+    ],
+)
+def test_a_store_of_another_shape_is_refused(tmp_path: Path, name: str, content: bytes | None) -> None:
+    images = draw_photos(tmp_path / "photos", 3)
+    work = tmp_path / "work"
+    extract(tiny_encoder(2), 2, "cpu", tmp_path / "photos", images, work, dataset="d")
+    if content is None:
+        np.save(work / name, np.zeros(3, np.float32))
+    else:
+        (work / name).write_bytes(content)
+    with pytest.raises(CaptionlabError, match=r"extract (them|the features) again"):
+        open_store(work)

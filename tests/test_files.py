@@ -16,6 +16,7 @@ from captionlab.files import (
     digest_of,
     read_json,
     read_jsonl,
+    read_yaml,
     sha256_of,
     write_json,
     write_jsonl,
@@ -193,3 +194,43 @@ def test_the_same_value_gives_the_same_bytes(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "a.json") == "8fab0e3e670033e07931cc269bba6dac7bef4b3638e5bc328c898c2c9e85a359"
     assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
     assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+def test_what_killed_processes_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    for _ in range(2):  # each under a number of its own
+        run_and_be_killed(KILL_IN_FILE, tmp_path)
+    orphans = [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
+    assert orphans
+    another = tmp_path / ".out.txt.another-machine-1.partial"
+    own = orphans[0].with_name(orphans[0].name.rpartition("-")[0] + f"-{os.getpid()}.partial")
+    for path in (another, own.with_name(f".other{own.name}")):
+        path.write_text("being written")
+    write_text(tmp_path / "out.txt", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([another.name, f".other{own.name}", "out.txt"])
+
+
+@pytest.mark.parametrize("text", ["[" * 5000 + "]" * 5000, "{" * 5000, "a: " + "b" * 300_000, "a: " + "9" * 5000])
+def test_yaml_that_would_take_minutes_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(CaptionlabError, match=r"params\.yaml"):
+        read_yaml(path, "run it elsewhere")
+
+
+def test_a_number_too_long_for_python_is_no_json(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("9" * 5000 + "\n")
+    with pytest.raises(CaptionlabError, match=r"rows\.jsonl is not valid JSON"):
+        read_json(path)
+    with pytest.raises(CaptionlabError, match=r"rows\.jsonl, line 1 is not valid JSON"):
+        read_jsonl(path)
+    for read in (read_json, read_jsonl):
+        with pytest.raises(CaptionlabError, match="cannot read"):
+            read(tmp_path)
+
+
+def test_an_error_is_one_short_line_that_moves_no_cursor() -> None:
+    said = str(CaptionlabError("photo \x1b[2J\u202e\n\udc80.jpg " + "x" * 1_000_000 + " is gone; mend é"))
+    assert said.startswith(r"photo \x1b[2J\u202e\n\udc80.jpg xxx")
+    assert said.endswith("xxx is gone; mend é")
+    assert len(said) < 1100

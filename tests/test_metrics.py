@@ -392,3 +392,13 @@ def _expect_error(folder: Path, references: Any, hypotheses: Any, message: str, 
         score_files(folder / "r.json", folder / "h.json")
     assert culprit in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_caption_of_a_megabyte_is_refused(tmp_path: Path) -> None:
+    files = tmp_path / "refs.json", tmp_path / "hyps.json"
+    long = "a " * 500_000
+    for references, hypotheses in (({"a": ["x", long]}, {"a": "x"}), ({"a": ["x"]}, {"a": long})):
+        files[0].write_text(json.dumps(references))
+        files[1].write_text(json.dumps(hypotheses))
+        with pytest.raises(CaptionlabError, match=r"image 'a' has a caption of 1,000,000 characters; at most 10,000"):
+            score_files(*files)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from captionlab.errors import CaptionlabError
 from captionlab.photos import Photo, preprocess, read_photo, read_upright
@@ -201,3 +201,16 @@ def test_what_is_no_photo_is_one_line(photo: Photo, message: str) -> None:
         read_photo(photo, PIXELS)
     assert str(caught.value).startswith("cannot read the photo")
     assert "\n" not in str(caught.value)
+
+
+def test_a_photo_that_a_decoder_gives_up_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AVIF's raises RuntimeError."""
+
+    def give_up(image: ImageFile.ImageFile) -> None:
+        raise RuntimeError("Failed to decode frame 0:\nDecoding of color planes failed")
+
+    out = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(out, "PNG")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", give_up)
+    with pytest.raises(CaptionlabError, match=r"^cannot read the photo: Failed to decode frame 0: Decoding of color"):
+        read_photo(out.getvalue(), 16)

@@ -138,3 +138,10 @@ def test_other_json_is_refused(value: Any) -> None:
 def test_needs_no_torch() -> None:
     code = "import sys, captionlab.vocab; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_half_a_character_is_no_word() -> None:
+    """JSON can say it, no file can hold it."""
+    words = [*SPECIALS, "dog", json.loads('"\\ud800"')]
+    with pytest.raises(CaptionlabError, match="a word holds half a character"):
+        Vocabulary.from_json({"cleaning": "standard", "min_count": 1, "words": words}, "vocab.json")

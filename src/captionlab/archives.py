@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from captionlab.errors import CaptionlabError
 
 MAX_MEMBER_BYTES = 64 << 20
+MAX_NAME_BYTES = 255  # what file systems take
 MAX_RATIO = 100  # of unpacked to packed size; photos barely shrink, text shrinks to a third
 _BLOCK_BYTES = 1 << 20
 
@@ -24,6 +25,7 @@ _DAMAGED = (
     lzma.LZMAError,
     struct.error,
     EOFError,
+    MemoryError,  # LZMA's header asks for a dictionary of gigabytes
     OSError,
     OverflowError,
     RuntimeError,  # an encrypted member, or (as NotImplementedError) an unknown compression
@@ -75,6 +77,10 @@ def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
         if posix.is_absolute() or windows.anchor or ".." in posix.parts or ".." in windows.parts or "\0" in name:
             raise CaptionlabError(
                 f"{archive}: the member {name!r} points outside the folder; get the zip from another source"
+            )
+        if len(posix.name.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
+            raise CaptionlabError(
+                f"{archive}: the member {name!r} has too long a name; get the zip from another source"
             )
         if stat.S_ISLNK(member.external_attr >> 16):
             raise CaptionlabError(f"{archive}: the member {name!r} is a link; get the zip from another source")

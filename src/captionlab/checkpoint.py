@@ -96,7 +96,7 @@ def load_checkpoint(path: Path) -> tuple[Decoder, Vocabulary, Identity]:
     config = build_system(identity.system, identity.config)
     try:
         model = build_model(config, vocab=len(vocab), pooled=identity.pooled, channels=identity.channels)
-    except RuntimeError as error:  # a negative size, or one that no memory holds
+    except (RuntimeError, TypeError, OverflowError) as error:  # a negative size, or one that no memory or number holds
         raise _no_checkpoint(path, error) from error
     restore(model, tensors, str(path))
     return model.eval(), vocab, identity

@@ -12,10 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from captionlab.errors import CaptionlabError
+from captionlab.files import read_yaml
 from captionlab.strict import build
 
 
@@ -286,14 +284,7 @@ def load_params(path: Path) -> Params:
 
     Raises CaptionlabError naming the key and the file for anything unknown, missing or of the wrong type.
     """
-    try:
-        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CaptionlabError(f"{path} does not exist; run captionlab from the project's folder") from None
-    except OSError as error:
-        raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from error
-    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
-        raise CaptionlabError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(path, "run captionlab from the project's folder")
     try:
         params = typing.cast(Params, build(Params, raw, ""))
         _check_shared(params)

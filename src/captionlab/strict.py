@@ -5,6 +5,7 @@ Knows no parameter by name.
 
 import dataclasses
 import math
+import reprlib
 import types
 import typing
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -25,16 +26,16 @@ def build(kind: Any, value: Any, key: str) -> Any:
     if origin is Literal:
         if value not in get_args(kind):
             choices = ", ".join(map(str, get_args(kind)))
-            raise CaptionlabError(f"{key} is {value!r}; choose one of {choices}")
+            raise CaptionlabError(f"{key} is {_shown(value)}; choose one of {choices}")
         return value
     if origin is dict:
         if not isinstance(value, dict):
-            raise CaptionlabError(f"{key} must be a mapping, not {value!r}")
+            raise CaptionlabError(f"{key} must be a mapping, not {_shown(value)}")
         item = get_args(kind)[1]
         return {str(name): build(item, entry, f"{key}.{name}") for name, entry in value.items()}
     if origin is tuple:
         if not isinstance(value, list):
-            raise CaptionlabError(f"{key} must be a list, not {value!r}")
+            raise CaptionlabError(f"{key} must be a list, not {_shown(value)}")
         return tuple(build(get_args(kind)[0], entry, f"{key}.{i}") for i, entry in enumerate(value))
     if kind is Any:
         return value
@@ -47,12 +48,14 @@ def _of_kind(choices: tuple[Any, ...], value: Any, key: str) -> type:
     for choice in choices:
         if choice.kind == named:
             return typing.cast(type, choice)
-    raise CaptionlabError(f"{key}.kind is {named!r}; choose one of {', '.join(choice.kind for choice in choices)}")
+    raise CaptionlabError(
+        f"{key}.kind is {_shown(named)}; choose one of {', '.join(choice.kind for choice in choices)}"
+    )
 
 
 def _dataclass(kind: type, value: Any, key: str) -> Any:
     if not isinstance(value, dict):
-        raise CaptionlabError(f"{key or 'the file'} must be a mapping, not {value!r}")
+        raise CaptionlabError(f"{key or 'the file'} must be a mapping, not {_shown(value)}")
     hints = get_type_hints(kind)
     prefix = f"{key}." if key else ""
     fields = {field.name: field for field in dataclasses.fields(kind)}
@@ -76,4 +79,16 @@ def _plain(kind: type, value: Any, key: str) -> Any:
             return number
     elif type(value) is kind:
         return value
-    raise CaptionlabError(f"{key} must be of type {kind.__name__}, not {value!r}")
+    raise CaptionlabError(f"{key} must be of type {kind.__name__}, not {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """The value in brief: YAML's anchors make a few lines into a value that no memory holds written out."""
+    try:
+        return _BRIEF.repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a very long number"
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 3, 60, 60

@@ -3,6 +3,7 @@
 Shape letters as in ``models.base``; N real words of a batch.
 """
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -300,8 +301,10 @@ def _save_state(
         "best": best,
         "history": [asdict(epoch) for epoch in history],
     }
+    content = io.BytesIO()  # torch's own writer does not say that a disk is full
+    torch.save(state, content)
     with atomic_file(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def _load_state(path: Path, key: str) -> dict[str, Any] | None:

@@ -114,6 +114,8 @@ def _fault(value: Any) -> str | None:
         return f"its first words are not {' '.join(SPECIALS)}"
     if len(set(words)) != len(words):
         return "a word stands in it twice"
+    if any("\ud800" <= character <= "\udfff" for word in words for character in word):
+        return "a word holds half a character, which no file can"
     if any(word.split() != [word] for word in words):
         return "a word is empty or holds a blank"
     return None

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from captionlab.datasets import Found, Problem
 from captionlab.errors import CaptionlabError
 from captionlab.files import digest_of
-from captionlab.records import SPLITS, CaptionedImage, Split
+from captionlab.photos import fault_of
+from captionlab.records import LONGEST_CAPTION, SPLITS, CaptionedImage, Split
 
 CORRUPT = "corrupt photo"
 TWIN = "duplicate photo"
@@ -26,9 +26,7 @@ UNKNOWN = "split names unknown photo"
 REPEATED = "split names photo twice"
 NO_PHOTO = "caption without photo"
 EMPTY = "empty caption"
-
-# What Pillow's decoders raise on damaged files; a bomb is a photo of more than 179 million pixels.
-_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
+OVERLONG = "overlong caption"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +92,9 @@ def _look_at(images: Path, photos: list[str]) -> dict[str, _Look]:
         path = images / photo
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        try:
-            with Image.open(path) as image:
-                image.load()
-        except _UNDECODABLE as error:
-            # Pillow names the file with its whole path, which differs from machine to machine.
-            return _Look(sha256, " ".join(str(error).replace(str(path), photo).split()) or type(error).__name__)
-        return _Look(sha256, None)
+        fault = fault_of(path)
+        # Pillow names the file with its whole path, which differs from machine to machine.
+        return _Look(sha256, fault and fault.replace(str(path), photo))
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         looks = tqdm(pool.map(look, photos), "checking photos", len(photos), leave=False, disable=None)
@@ -112,16 +106,20 @@ def _match(captions: list[tuple[str, str]], looks: dict[str, _Look]) -> tuple[di
     usable: dict[str, list[str]] = {}
     homeless: Counter[str] = Counter()
     empty: Counter[str] = Counter()
+    overlong: Counter[str] = Counter()
     for photo, caption in captions:
         if photo not in looks:
             homeless[photo] += 1
         elif not caption.strip():
             empty[photo] += 1
+        elif len(caption) > LONGEST_CAPTION:
+            overlong[photo] += 1
         else:
             usable.setdefault(photo, []).append(caption)
     problems = [_problem(NO_PHOTO, photo, _number(count, "caption")) for photo, count in homeless.items()]
     problems += [_problem(EMPTY, photo, _number(count, "caption")) for photo, count in empty.items()]
-    return usable, problems, homeless.total() + empty.total()
+    problems += [_problem(OVERLONG, photo, _number(count, "caption")) for photo, count in overlong.items()]
+    return usable, problems, homeless.total() + empty.total() + overlong.total()
 
 
 def _refuse_overlap(splits: dict[Split, list[str]]) -> None:

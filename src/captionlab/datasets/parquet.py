@@ -16,6 +16,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.records import SPLITS, Split
 
 _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
+_NAME_BYTES = 255  # what file systems take
 _ROWS_A_BATCH = 32  # photos in memory at a time
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp"}
 
@@ -64,23 +65,32 @@ def _rows(files: list[Path]) -> Iterator[tuple[dict[str, Any] | None, list[str |
                 for batch in opened.iter_batches(_ROWS_A_BATCH, columns=["image", *columns]):
                     for row in batch.to_pylist():
                         yield row["image"], [row[column] for column in columns]
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise CaptionlabError(f"{path} is truncated or damaged ({reason}); get the file again") from error
 
 
 def _caption_columns(path: Path, schema: Any) -> list[str]:
     """The caption columns by number; the image column must be a struct of bytes and path."""
-    kind = schema.field("image").type if "image" in schema.names else pa.null()
-    if not pa.types.is_struct(kind) or not {"bytes", "path"} <= {part.name for part in kind.fields}:
+    kinds: dict[str, Any] = {field.name: field.type for field in schema}
+    image = kinds.get("image", pa.null())
+    parts = {part.name: part.type for part in image.fields} if pa.types.is_struct(image) else {}
+    if not (_is(parts.get("bytes"), "binary") and _is(parts.get("path"), "string")):
         raise CaptionlabError(f"{path} has no column image with bytes and path; it has {', '.join(schema.names)}")
-    columns = [name for name in schema.names if re.fullmatch(r"caption_\d+", name, re.ASCII)]
+    columns = [
+        name for name, kind in kinds.items() if re.fullmatch(r"caption_[0-9]{1,6}", name) and _is(kind, "string")
+    ]
     if not columns:
         raise CaptionlabError(f"{path} has no columns caption_0, caption_1, ...; it has {', '.join(schema.names)}")
     return sorted(columns, key=lambda name: int(name.removeprefix("caption_")))
 
 
+def _is(kind: Any, wanted: str) -> bool:
+    """Whether an Arrow type is ``binary`` or ``string``, in its plain or its large form, or has no value at all."""
+    return str(kind).removeprefix("large_") in (wanted, "null")
+
+
 def _safe_name(path: str | None) -> str | None:
-    """The file name alone, whichever system wrote the path."""
+    """The file name alone, whichever system wrote the path; None where it is no name that a file could have."""
     name = PurePosixPath((path or "").replace("\\", "/")).name
-    return name if name.strip(".") and "\0" not in name else None
+    return name if name.strip(".") and "\0" not in name and len(name.encode()) <= _NAME_BYTES else None

@@ -11,8 +11,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from tqdm import tqdm
 
 from captionlab.config import ScenesParams
@@ -21,6 +19,7 @@ from captionlab.datasets.drawing.figures import FIGURES
 from captionlab.datasets.drawing.pen import Colour
 from captionlab.datasets.drawing.places import PLACES
 from captionlab.errors import CaptionlabError
+from captionlab.files import read_yaml
 from captionlab.records import SPLITS, CaptionedImage, Split
 
 CAPTIONS = 5  # a scene
@@ -260,14 +259,7 @@ def _one(noun: str) -> str:
 
 def _load(path: Path) -> dict[str, Any]:
     """Read grammar.yaml and refuse whatever would fail later. Raises CaptionlabError that names the entry."""
-    try:
-        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CaptionlabError(
-            f"{path} does not exist; run `dvc repro`, or set dataset.source to the folder with grammar.yaml"
-        ) from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise CaptionlabError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(path, "run `dvc repro`, or set dataset.source to the folder with grammar.yaml")
     try:
         _check(raw)
     except CaptionlabError as error:

@@ -1,0 +1,20 @@
+"""A few faults of each kind on the real program; ``make torture`` tries them all."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.parametrize("part", ["kill", "fuzz", "hostile", "disasters", "numbers"])
+def test_a_few_faults_cost_nothing(part: str) -> None:
+    """In a process of its own: it forks, limits itself and dies."""
+    environment = os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "torture", part, "--short", "--minutes", "0.2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-2000:]}"
+    assert " tried, 0 lost" in done.stdout

@@ -1,0 +1,97 @@
+"""python -m torture [parts] [--short] [--minutes M] [--points N]: try faults, keep what became of them, render."""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from torture.rendering import render
+from torture.tally import Tally, keep, kept
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / ".torture"
+SEED = 1
+
+
+def _kill(folder: Path, options: argparse.Namespace) -> list[Tally]:
+    from torture.kill import kill_anywhere
+
+    return kill_anywhere(folder, options.points or (2 if options.short else 20), short=options.short)
+
+
+def _fuzz(folder: Path, options: argparse.Namespace) -> list[Tally]:
+    from torture.fuzz import fuzz
+    from torture.parsers import parsers
+
+    chosen = [p for p in parsers() if not options.parser or p.name in options.parser]
+    most = 400 if options.short else None
+    return fuzz(chosen, KEPT / "found", seconds=60 * options.minutes, most=most, seed=SEED)
+
+
+def _hostile(folder: Path, options: argparse.Namespace) -> list[Tally]:
+    from torture.hostile import hostile
+
+    return hostile(folder)
+
+
+def _disasters(folder: Path, options: argparse.Namespace) -> list[Tally]:
+    from torture.disasters import disasters
+
+    return disasters(folder, 1 if options.short else 5, short=options.short)
+
+
+def _numbers(folder: Path, options: argparse.Namespace) -> list[Tally]:
+    from torture.numbers import numbers
+
+    return numbers(folder, 20 if options.short else 1000, short=options.short)
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], list[Tally]]] = {
+    "kill": _kill,
+    "fuzz": _fuzz,
+    "hostile": _hostile,
+    "disasters": _disasters,
+    "numbers": _numbers,
+}
+
+
+def main() -> int:
+    """Exit code 1 where something was lost."""
+    options = _options()
+    lost = 0
+    for part in options.parts or PARTS:
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            tallies = PARTS[part](Path(folder), options)
+        for tally in tallies:
+            print(f"{tally.fault}: {tally.tried:,} tried, {len(tally.lost):,} lost; {tally.note}", flush=True)
+            for line in tally.lost[:8]:
+                print(f"    {line}", flush=True)
+            lost += len(tally.lost)
+        print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
+        if options.keep:
+            keep(KEPT / f"{part}.json", tallies)
+    if options.keep:
+        (ROOT / "reports/reliability.md").write_text(
+            render([tally for part in PARTS for tally in kept(KEPT / f"{part}.json")]), encoding="utf-8"
+        )
+    return int(lost > 0)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="torture", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="without any, all")
+    parser.add_argument("--short", action="store_true", help="a few of each, and no report unless told")
+    parser.add_argument("--minutes", type=float, default=15.0, help="for bad data")
+    parser.add_argument("--points", type=int, help="kills a stage: 20, in short 2")
+    parser.add_argument("--parser", action="append", help="of bad data; without it all")
+    parser.add_argument("--keep", action="store_true", help="render the report from a short form, too")
+    options = parser.parse_args()
+    options.keep |= not options.short
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""SIGKILL at points spread over every stage: by the clock, and just before an operation on a file."""
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torture.project import Ended, Project, Stage, warm
+from torture.tally import Tally
+
+PART = "Killed at any point"
+_CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+SHORT = ("download", "clean_captions", "extract_features", "train_baseline")  # to the last of them
+
+
+def kill_anywhere(folder: Path, points: int, *, short: bool) -> list[Tally]:
+    """Kill each stage at so many points and run it again; in full, under DVC and with ``track``."""
+    warm()
+    project = Project(folder / "killed")
+    if not short:
+        project.repository.run("dvc", "repro")
+        project.repository.commit("results")
+    tallies = []
+    for stage in project.upto(SHORT[-1]) if short else project.stages:
+        if stage == ("track",):
+            tallies += [] if short else [_kill_track(project, points)]
+        else:
+            tries = points if not short or stage[0] in SHORT else 0
+            tallies += _kill_stage(project, stage, tries)
+            print(f"killed {' '.join(stage)}", file=sys.stderr, flush=True)
+    if not short:
+        tally = Tally(part=PART, fault="`dvc status` after all of this")
+        said = project.repository.run("dvc", "status")
+        changed = [line for line in said.splitlines() if line and not line.startswith((" ", "\t", "track"))]
+        tally.check(not [line for line in changed if "up to date" not in line], f"dvc status says {said!r}")
+        tally.check(project.repository.run("git", "status", "--porcelain") == "", "git status is not clean")
+        tallies.append(tally)
+    return tallies
+
+
+def _kill_stage(project: Project, stage: Stage, points: int) -> list[Tally]:
+    project.clear(stage)
+    seconds, operations = _measure(project, stage)
+    whole, files = project.outs(stage), project.files()
+    if not points:
+        return []
+    tally = Tally(part=PART, fault=" ".join(stage))
+    left = 0
+    for point in range(points):
+        if point // 2 % 2 == 0:  # as DVC does; the other half runs over the results of an earlier run
+            project.clear(stage)
+        where, killed = _killed(project, stage, point, points, seconds, operations)
+        if killed.code is not None:
+            tally.lost.append(f"{where}: not killed, ended with {killed.code}: {killed.said[-200:]}")
+            tally.tried += 1
+            continue
+        torn = [name for name, digest in project.outs(stage).items() if whole.get(name) != digest]
+        left = max(left, len(project.files() - files))
+        again = project.run(stage)
+        grown = sorted(project.files() - files)
+        wrong = [name for name in whole if project.outs(stage).get(name) != whole[name]]
+        faults = [f"half a file {torn}" * bool(torn), f"left behind {grown}" * bool(grown)]
+        faults += [f"other bytes in {wrong}" * bool(wrong), f"then: {again.said[-300:]}" * (again.code != 0)]
+        tally.check(not any(faults), f"{where}: {'; '.join(filter(None, faults))}")
+        for name in grown:
+            (project.folder / name).unlink()
+    tally.note = f"{seconds:.2g} s, {operations} file operations; at most {left} unfinished files beside, gone after"
+    return [tally]
+
+
+def _killed(
+    project: Project, stage: Stage, point: int, points: int, seconds: float, operations: int
+) -> tuple[str, Ended]:
+    """Kill the stage at the point: even ones before a file operation, odd ones by the clock."""
+    share = (point + 0.5) / points
+    if point % 2 == 0:
+        number = int(share * operations)
+        return f"before operation {number}", project.run(stage, prepare=lambda: _on_operation(number, _die))
+    for _ in range(8):  # faster than it was measured, it is over before the kill
+        ended = project.run(stage, kill_after=share * seconds)
+        if ended.code is None:
+            break
+        share *= 0.8
+        if point // 2 % 2 == 0:
+            project.clear(stage)
+    return f"after {share:.0%}", ended
+
+
+def _measure(project: Project, stage: Stage) -> tuple[float, int]:
+    """Seconds and file operations of an unbroken run."""
+    told = project.folder.with_name("operations")
+    told.write_bytes(b"")
+
+    def count() -> None:
+        _watch(lambda: os.write(out, b"."), told)
+        out = os.open(told, os.O_WRONLY | os.O_APPEND)
+
+    ended = project.run(stage, prepare=count)
+    if ended.code != 0:
+        raise RuntimeError(f"{' '.join(stage)} ended with {ended.code}: {ended.said}")
+    return ended.seconds, told.stat().st_size
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _on_operation(number: int, act: Callable[[], object]) -> None:
+    """Call ``act`` just before the process's file operation of this number, counted from 0."""
+    seen = 0
+
+    def count() -> None:
+        nonlocal seen
+        if seen == number:
+            act()
+        seen += 1
+
+    _watch(count)
+
+
+def _watch(act: Callable[[], object], but: Path | None = None) -> None:
+    """Call ``act`` before each file is opened for writing, renamed or removed in this process's folder."""
+    here = os.getcwd()
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event in _CHANGES or (event == "open" and isinstance(args[2], int) and args[2] & _WRITES):
+            name = os.fspath(args[0]) if isinstance(args[0], str | os.PathLike) else ""
+            if (
+                isinstance(name, str)
+                and name
+                and (name.startswith(here) or not os.path.isabs(name))
+                and "mlflow" not in name
+            ):
+                act()
+
+    sys.addaudithook(hook)
+
+
+def _kill_track(project: Project, points: int) -> Tally:
+    """Kill the publication into MLflow; in the end every system has one run and the model one version."""
+    tally = Tally(part=PART, fault="track")
+    database, artifacts = project.folder / "mlflow.db", project.folder / "mlartifacts"
+    for path in (database, artifacts):
+        path.rename(path.with_name(f"{path.name}.full"))
+    for system in ("baseline", "modified", "attention"):
+        project.whole((f"train_{system}", "tiny"))  # their runs, as training leaves them
+    before = project.folder.with_name("before_track")
+    _swap(project.folder, before, keep=True)
+    ended = project.whole(("track",))
+    once = {name: len(tags) for name, tags in project.repository.mlflow_runs().items()}
+    for point in range(points):
+        _swap(project.folder, before)
+        killed = project.run(("track",), kill_after=(point + 0.5) / points * ended.seconds)
+        again = project.run(("track",))
+        found = {name: len(tags) for name, tags in project.repository.mlflow_runs().items()}
+        held = again.code == 0 and found == once and set(found.values()) == {1} and "version 1 " in again.said
+        tally.check(held, f"point {point} (killed: {killed.code is None}): {found}; {again.said[-300:]}")
+    tally.note = f"{ended.seconds:.2g} s; one run a system and one version of the model each time"
+    for path in (database, artifacts):
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        path.with_name(f"{path.name}.full").rename(path)
+    return tally
+
+
+def _swap(folder: Path, kept: Path, *, keep: bool = False) -> None:
+    """Keep MLflow's files, or put them back as they were kept."""
+    source, target = (folder, kept) if keep else (kept, folder)
+    for path in [*target.glob("mlflow.db*"), target / "mlartifacts"]:
+        if not path.name.endswith(".full"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    target.mkdir(exist_ok=True)
+    for path in source.glob("mlflow.db*"):
+        if not path.name.endswith(".full"):
+            shutil.copy(path, target / path.name)
+    if (source / "mlartifacts").exists():
+        shutil.copytree(source / "mlartifacts", target / "mlartifacts")

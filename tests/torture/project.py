@@ -1,0 +1,180 @@
+"""A small copy of this project, and its stages run one by one in processes that can be hurt.
+
+A stage runs as ``captionlab <stage>`` does, forked from an interpreter that has imported everything: so a fault falls
+into the stage's work and not into Python's imports, and a thousand runs take minutes.
+"""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ruamel.yaml import YAML
+
+from captionlab import cli
+from test_pipeline import Repository
+
+Stage = tuple[str, ...]  # a command and its item
+
+UNCOUNTED = {".git", ".dvc", "__pycache__", "mlartifacts", "timings", "timings.csv"}
+SECONDS = 300.0  # a stage of the small project takes a few
+_SIZES: dict[str, Any] = {"train": 12, "val": 4, "test": 4}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run of a stage ended: its exit code, or None where a signal killed it, and what it said."""
+
+    code: int | None
+    said: str
+    seconds: float
+
+    @property
+    def refused(self) -> bool:
+        """It ended in one line for the user."""
+        lines = self.said.strip().splitlines()
+        told = bool(lines) and lines[-1].startswith("captionlab: ")
+        return self.code == 1 and told and "should not have happened" not in lines[-1] and "Traceback" not in self.said
+
+
+class Project:
+    """The stages of a small project in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repository = Repository(folder)
+        self.folder = folder
+        path = folder / "params.yaml"
+        yaml = YAML()
+        params = yaml.load(path)
+        further = {
+            "system": "baseline",
+            "config": "tiny",
+            "samples": 2,
+            "cross_entropy": 0.2,
+            "training": {"epochs": 1},
+        }
+        params["finetune"] = {"tiny": further}
+        params["dataset"]["scenes"] |= _SIZES
+        params["evaluate"]["resamples"] = 50
+        yaml.dump(params, path)
+        shutil.copytree(folder / "assets/scenes", folder / "data/scenes", dirs_exist_ok=True)
+        self.repository.commit("small")
+        self.dataset: str = params["dataset"]["name"]
+        self.stages: list[Stage] = []
+        self._outs: dict[Stage, list[Path]] = {}
+        for name, stage in YAML(typ="safe").load(folder / "dvc.yaml")["stages"].items():
+            over = stage.get("foreach", "").removeprefix("${").removesuffix("}")
+            items: Any = params
+            for key in over.split(".") if over else ():
+                items = items[key]
+            for item in items if over else [None]:
+                found = (name, item) if item else (name,)
+                self.stages.append(found)
+                plain = stage.get("do", stage)
+                listed = [entry for kind in ("outs", "metrics", "plots") for entry in plain.get(kind, ())]
+                texts = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in listed]
+                names = [t.replace("${key}", item or "").replace("${dataset.name}", self.dataset) for t in texts]
+                self._outs[found] = [folder / name for name in names]
+
+    def upto(self, last: str) -> list[Stage]:
+        """The stages up to the one of this name."""
+        names = [name for name, *_ in self.stages]
+        return self.stages[: names.index(last) + 1]
+
+    def outs(self, stage: Stage) -> dict[str, str]:
+        """The digest of every finished file a stage has left."""
+        found: dict[str, str] = {}
+        for out in self._outs[stage]:
+            for path in sorted(out.rglob("*")) if out.is_dir() else [out]:
+                if path.is_file() and not _is_unfinished(path.relative_to(self.folder)):
+                    found[str(path.relative_to(self.folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
+
+    def clear(self, stage: Stage) -> None:
+        """Remove a stage's outputs, as DVC does before it runs one."""
+        for out in self._outs[stage]:
+            subprocess.run(["rm", "-rf", out], check=True)
+
+    def files(self) -> set[str]:
+        """Every file but git's, DVC's, MLflow's and the timings."""
+        paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
+        return {str(p) for p in paths if not UNCOUNTED & set(p.parts) and not p.name.startswith("mlflow.db")}
+
+    def run(self, stage: Stage, prepare: Callable[[], None] = lambda: None, kill_after: float | None = None) -> Ended:
+        """Run a stage in a process of its own; ``prepare`` is called in it, ``kill_after`` so many seconds it dies."""
+        with tempfile.TemporaryFile() as told:  # elsewhere: the project's own disk may be full
+            return self._run(stage, told, prepare, kill_after)
+
+    def _run(self, stage: Stage, told: IO[bytes], prepare: Callable[[], None], kill_after: float | None) -> Ended:
+        began = time.perf_counter()
+        pid = os.fork()
+        if not pid:
+            _become(stage, self.folder, told.fileno(), prepare)
+        status, deadline = None, began + (SECONDS if kill_after is None else kill_after)
+        while status is None:
+            ended, code = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                status = code
+            elif time.perf_counter() >= deadline:
+                os.kill(pid, signal.SIGKILL)
+                status = os.waitpid(pid, 0)[1]
+            else:
+                time.sleep(min(0.002, max(0.0, deadline - time.perf_counter())))
+        seconds = time.perf_counter() - began
+        code_or_none = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        told.seek(0)
+        return Ended(code_or_none, told.read().decode("utf-8", "replace"), seconds)
+
+    def whole(self, stage: Stage) -> Ended:
+        """Run a stage that has to succeed."""
+        ended = self.run(stage)
+        if ended.code != 0:
+            raise RuntimeError(f"{' '.join(stage)} ended with {ended.code}: {ended.said}")
+        return ended
+
+
+def _is_unfinished(path: Path) -> bool:
+    return any(part.endswith(".partial") for part in path.parts)
+
+
+def _become(stage: Stage, folder: Path, told: int, prepare: Callable[[], None]) -> None:
+    """Turn this process into ``captionlab <stage>`` run in ``folder``. Never returns."""
+    code = 99
+    try:
+        os.chdir(folder)
+        os.dup2(told, 1)
+        os.dup2(told, 2)
+        os.environ.pop("DVC_ROOT", None)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        sys.argv = ["captionlab", *stage]
+        prepare()
+        cli.main()
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else int(done.code is not None)
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def warm() -> None:
+    """Import what the stages import, once for all runs."""
+    import importlib
+
+    for name in ("mlflow", "onnxruntime", "matplotlib.figure", "sklearn.model_selection", "torchvision"):
+        try:
+            importlib.import_module(name)
+        except RuntimeError:
+            continue  # torchvision beside another torch: encoders knows what to do
+    for path in sorted((Path(cli.__file__).parent / "stages").glob("*.py")):
+        importlib.import_module(f"captionlab.stages.{path.stem}")
