@@ -392,7 +392,5 @@ def _no_password(text: str) -> str:
 
 
 def _warn(error: TrackingError) -> None:
-    print(
-        f"warning: {error}; training goes on, its curves stay on disk; `captionlab track` (or `tune`) publishes them",
-        file=sys.stderr,
-    )
+    hint = "the training goes on, its curves stay on disk; `captionlab track` (or `tune`) publishes them"
+    print(f"warning: {error}; {hint}", file=sys.stderr)
