@@ -32,6 +32,7 @@ def apply_preset(root: Path, name: str) -> list[str]:
         preset = yaml.load(root / PRESETS / f"{name}.yaml")
     except (YAMLError, ValueError, AttributeError) as error:  # AttributeError: an anchor that merges itself
         raise CaptionlabError(f"{PRESETS / name}.yaml is not valid YAML: {' '.join(str(error).split())}") from error
+    params["finetune"], params["ensemble"] = {}, {}  # they name configurations, which the preset replaces
     for section, values in _sections(preset, name):
         if section in COMPARED:
             params[section] = values
