@@ -28,6 +28,15 @@ OWN: dict[str, dict[str, Any]] = {  # by system, or by kind where it is not the 
 }
 
 
+LONGEST = ("docs", "pipeline", "torture", "ranks", "tuning", "serving", "tracking")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: no process of ``make test`` begins one of them when the others are done."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @dataclasses.dataclass(frozen=True)
 class World:
     """Photos with random features and captions that tell them apart."""
