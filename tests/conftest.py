@@ -32,8 +32,7 @@ OWN: dict[str, dict[str, Any]] = {  # by system, or by kind where it is not the 
     "attention": {"attention": 6, "memory": 5, "doubly_stochastic": 0.0, "teacher_forcing": True, "tied": False},
     "states": {"attention": 6, "dense": 5},
 }
-
-
+# The files of half a minute and more.
 LONGEST = ("docs", "pipeline", "torture", "ranks", "tuning", "serving", "tracking")
 
 
