@@ -25,8 +25,10 @@ flickr8k report_a report_a_lite report_b report_b_lite image_places: .venv/.inst
 	@echo
 	@echo "The comparison: reports/flickr8k/comparison.html; photos and captions: reports/flickr8k/gallery/index.html"
 
+# make test [PROCESSES=2 that share the tests]: those of a file stay in one of them and in their order.
+PROCESSES ?= 2
 test: .venv/.installed check
-	pytest
+	pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # make torture [MINUTES=15 of bad data]: kills, bad and hostile files, full disks; renders reports/reliability.md. An hour
 # or two, and root for the full disks.

@@ -1,12 +1,15 @@
-"""What the tests of captionlab's core share: a made-up world of twelve photos, small enough to learn by heart."""
+"""What the tests share: a made-up world of twelve photos, small enough to learn by heart, and what is slow to make."""
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch; tiny tensors are slower on several cores
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before MLflow
 os.environ.pop("DVC_ROOT", None)  # under `dvc repro` it would send MLflow's runs into the real project
 
 import numpy as np
@@ -18,6 +21,9 @@ from captionlab.features import FeatureStore
 from captionlab.records import Caption, Split
 from captionlab.vocab import Vocabulary
 
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
 SPLITS: dict[Split, int] = {"train": 6, "val": 3, "test": 3}
 OWN: dict[str, dict[str, Any]] = {  # by system, or by kind where it is not the system's first
     "baseline": {},
@@ -26,6 +32,14 @@ OWN: dict[str, dict[str, Any]] = {  # by system, or by kind where it is not the 
     "attention": {"attention": 6, "memory": 5, "doubly_stochastic": 0.0, "teacher_forcing": True, "tied": False},
     "states": {"attention": 6, "dense": 5},
 }
+# The files of half a minute and more.
+LONGEST = ("docs", "pipeline", "torture", "ranks", "tuning", "serving", "tracking")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: no process of ``make test`` begins one of them when the others are done."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,3 +112,50 @@ def settings() -> Callable[..., TrainingParams]:
 def project_params() -> Params:
     """The repository's own params.yaml."""
     return load_params(Path(__file__).parents[1] / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with MLflow's tables, to be copied: they take seconds to make."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """METEOR takes seconds to start; a Java that fails is the end of it."""
+    java = tmp_path / "no_java/java"
+    java.parent.mkdir()
+    java.write_text("#!/bin/sh\nexit 1\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{java.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Chrome"]:
+    """A headless Chromium that keeps a log of what it asked for and of what it complained of."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed; pip install -e '.[dev]'")
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no Chromium with its chromedriver is installed")
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with selenium.Chrome(options=options, service=selenium.ChromeService(driver)) as chrome:
+        yield chrome

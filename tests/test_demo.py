@@ -4,7 +4,6 @@ import dataclasses
 import http.client
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from captionlab.models.build import build_model
 from captionlab.vocab import Vocabulary
 
 pytest.importorskip("selenium", reason="selenium is not installed; pip install -e '.[dev]'")
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService, Keys
+from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -237,31 +236,23 @@ def test_a_port_in_use_or_a_project_without_systems_is_one_line(
 
 
 @pytest.fixture
-def chrome(port: int) -> Iterator[Chrome]:
+def chrome(port: int, browser: Chrome) -> Iterator[Chrome]:
     """The page, at a phone's width; afterwards no other host was asked and nothing was complained of."""
-    browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not (browser and driver):
-        pytest.skip("no Chromium with its chromedriver is installed")
-    options = ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with Chrome(options=options, service=ChromeService(driver)) as chrome:
-        size = {"width": 360, "height": 780, "deviceScaleFactor": 1, "mobile": False}
-        chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        chrome.get(f"http://127.0.0.1:{port}/")
-        until(chrome, lambda: len(chrome.find_elements(By.CSS_SELECTOR, "#examples button")) == len(EXAMPLES))
-        yield chrome
-        events = [json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")]
-        asked = [
-            event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
-        ]
-        own = f"http://127.0.0.1:{port}/"
-        assert {own, f"{own}static/demo.css", f"{own}systems"} <= set(asked)
-        assert all(url.startswith((own, f"blob:{own}")) for url in asked), asked
-        complaints = [entry["message"] for entry in chrome.get_log("browser") if " 422 " not in entry["message"]]
-        assert complaints == []
+    size = {"width": 360, "height": 780, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.execute_cdp_cmd("Network.clearBrowserCache", {})
+    browser.get_log("browser")
+    browser.get_log("performance")
+    browser.get(f"http://127.0.0.1:{port}/")
+    until(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, "#examples button")) == len(EXAMPLES))
+    yield browser
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    own = f"http://127.0.0.1:{port}/"
+    assert {own, f"{own}static/demo.css", f"{own}systems"} <= set(asked)
+    assert all(url.startswith((own, f"blob:{own}")) for url in asked), asked
+    complaints = [entry["message"] for entry in browser.get_log("browser") if " 422 " not in entry["message"]]
+    assert complaints == []
 
 
 def until(chrome: Chrome, condition: Callable[[], bool]) -> None:

@@ -2,12 +2,12 @@
 
 A fenced block says what it is. ``python FILE`` is a new file, ``diff FILE`` changes one whose lines it shows, ``sh`` is
 run, all in the page's order; ``text`` and ``console`` are only read. Nothing else is done but to make the copy small
-(one system, few scenes), and what a page asks of its reader: photos, or a network for weights.
+(one system, few scenes, MLflow's tables at hand), and what a page asks of its reader: photos, or a network for weights.
 """
 
 import json
-import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,13 +91,10 @@ def changed(text: str, block: Block) -> str:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
-    java = tmp_path / "bin/java"  # METEOR takes seconds to start; a Java that fails is the end of it
-    java.parent.mkdir()
-    java.write_text("#!/bin/sh\nexit 1\n")
-    java.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{java.parent}{os.pathsep}{os.environ['PATH']}")
-    return Reader(tmp_path / "captionlab")
+def reader(tmp_path: Path, no_java: None, empty_database: Path) -> Reader:
+    reader = Reader(tmp_path / "captionlab")
+    shutil.copy(empty_database, reader.folder)
+    return reader
 
 
 def caption_in(said: str, photo: str) -> str:

@@ -1,12 +1,10 @@
 """The engines agree, a killed extraction ends as an unbroken one, and a store that is not whole says so."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -300,16 +298,6 @@ def test_a_store_that_is_not_whole_says_so(tmp_path: Path) -> None:
         np.save(work / name, np.load(work / name)[:4])
         with pytest.raises(CaptionlabError, match="work has 4 rows for 5 photos; extract again"):
             open_store(work)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
 
 
 def test_a_full_disk_is_an_error_not_a_killed_process(tmp_path: Path, small_disk: Path) -> None:

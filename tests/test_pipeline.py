@@ -121,7 +121,7 @@ def test_the_same_parameters_give_the_same_bytes(repository: Repository) -> None
     assert repository.run("git", "status", "--porcelain") == ""
 
 
-def test_an_experiment_reruns_its_system_alone(repository: Repository) -> None:
+def test_an_experiment_reruns_its_system_alone(repository: Repository, no_java: None) -> None:
     said = repository.run("dvc", "exp", "run", "--name", "wider", "-S", "baseline.tiny.hidden=24")
     assert repository.ran(said) == {"train_baseline@tiny", "evaluate", "report", "track"}
     runs = repository.mlflow_runs()
@@ -133,7 +133,7 @@ def test_an_experiment_reruns_its_system_alone(repository: Repository) -> None:
     repository.run("dvc", "checkout", "-q")
 
 
-def test_two_queued_workers_land_in_one_database(repository: Repository) -> None:
+def test_two_queued_workers_land_in_one_database(repository: Repository, no_java: None) -> None:
     for name, hidden in (("queued-a", 20), ("queued-b", 28)):
         repository.run("dvc", "exp", "run", "--queue", "--name", name, "-S", f"baseline.tiny.hidden={hidden}")
     repository.run("dvc", "exp", "run", "--run-all", "--jobs", "2")

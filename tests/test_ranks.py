@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from ruamel.yaml import YAML
 
 import test_captioner
 from captionlab import Captioner, CaptionlabError, ranks
-from captionlab.config import COMPARED, load_params
+from captionlab.config import load_params
 from captionlab.files import read_json, read_jsonl
 from captionlab.journal import Journal
 from captionlab.stages.extract_features import extract_features
 from captionlab.systems import train_system
 from captionlab.tracking import tracking_uri
 from test_features import draw_photos, project
-from test_systems import digests, write_tree
+from test_systems import digests, write_params, write_tree
 
 if TYPE_CHECKING:
     from conftest import World
@@ -60,11 +59,12 @@ def torchrun(root: Path, *arguments: str, processes: int = 2) -> subprocess.Comp
 
 
 @pytest.fixture(scope="module", autouse=True)
-def database(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def database(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("mlflow")))  # where it lies; made once
+        folder = tmp_path_factory.mktemp("mlflow")
+        shutil.copy(empty_database, folder)
+        patch.setenv("DVC_ROOT", str(folder))  # where it lies
         yield
 
 
@@ -72,26 +72,12 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def root(tmp_path: Path, world: "World") -> Path:
     """A project whose next stage is training: six photos in steps of five, so that a rank has none of the last."""
     write_tree(tmp_path, world)
-    yaml = YAML()
-    params = yaml.load(REPOSITORY / "params.yaml")
-    params["device"] = "cpu"
-    params["dataset"] |= {"name": "tiny", "format": "folder"}
-    params["extract_features"]["encoders"] = {"tiny": {"grid": 2}}
-    params["training"] |= {
-        "epochs": 4,
-        "photos_per_step": 5,
-        "learning_rate": 0.02,
-        "precision": "fp32",
-        "average": 0.9,
-    }
     plain = {"encoder": "tiny", "input": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
     looking = {"attention": 6, "memory": 5, "doubly_stochastic": 0.7, "teacher_forcing": True, "tied": False}
-    for system in COMPARED:
-        params[system] = {}
-    params["baseline"] = {"tiny": plain, "forgetful": {**plain, "dropout": 0.5}}
-    params["attention"] = {"tiny": {**plain, **looking}}
-    yaml.dump(params, tmp_path / "params.yaml")
-    return tmp_path
+    return write_params(
+        tmp_path, {"tiny": 2}, {"epochs": 4, "photos_per_step": 5, "learning_rate": 0.02, "average": 0.9},
+        baseline={"tiny": plain, "forgetful": {**plain, "dropout": 0.5}}, attention={"tiny": {**plain, **looking}},
+    )  # fmt: skip
 
 
 def history(root: Path, system: str, name: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -170,13 +156,7 @@ def test_two_processes_extract_the_bytes_of_one_though_one_is_lost(tmp_path: Pat
     out = tmp_path / "artifacts/features/efficientnet_lite0"
     expected = digests(out)
     shutil.rmtree(out)
-    yaml = YAML()
-    plain = yaml.load(REPOSITORY / "params.yaml")
-    plain["device"] = "cpu"
-    plain["extract_features"]["encoders"] = {"efficientnet_lite0": {"grid": 3}}
-    for section in COMPARED:
-        plain[section] = {}
-    yaml.dump(plain, tmp_path / "params.yaml")
+    write_params(tmp_path, {"efficientnet_lite0": 3}, {})
     (tmp_path / "dying.py").write_text(DYING)
     done = torchrun(tmp_path, "--max-restarts=1", "dying.py", "extract_features", "efficientnet_lite0")
     assert done.returncode == 0, done.stderr
@@ -188,11 +168,18 @@ def test_two_processes_extract_the_bytes_of_one_though_one_is_lost(tmp_path: Pat
     assert set(read) == {f"{number:03d}.jpg" for number in range(21)}
 
 
-def test_what_has_to_be_one_process_says_so(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
-    done = torchrun(tmp_path, "-m", "captionlab.cli", "download")
-    assert done.returncode != 0
-    assert "captionlab: torchrun is for extract_features, train_* and caption; run this by itself" in done.stderr
+run = test_captioner.run
+
+
+def test_what_has_to_be_one_process_says_so(
+    tmp_path: Path, run: test_captioner.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun gives its processes one
+    assert run("download") == (
+        1, "", "captionlab: torchrun is for extract_features, train_* and caption; run this by itself\n"
+    )  # fmt: skip
 
 
 # Captions

@@ -63,6 +63,15 @@ def root(params: Params, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree with its report, to be read and not changed."""
+    root = tmp_path_factory.mktemp("published")
+    build_artifacts(toys(), root)
+    report(toys(), root)
+    return root
+
+
 def build_artifacts(params: Params, root: Path) -> None:
     """Files shaped as the other stages leave them; attention scores best, modified worst."""
     images = [f"{i:02}.jpg" for i in range(12)]
@@ -225,9 +234,8 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def test_csv_holds_every_decoding_and_protocol_then_the_reference_rows(params: Params, root: Path) -> None:
-    report(params, root)
-    rows = csv_rows(root)
+def test_csv_holds_every_decoding_and_protocol_then_the_reference_rows(published: Path) -> None:
+    rows = csv_rows(published)
     assert set(rows[0]) == COLUMNS
     ours = [row for row in rows if row["source"] == "measured"]
     assert len(ours) == 5 * 3 * 3
@@ -259,9 +267,8 @@ def test_reference_rows_state_what_the_sources_state() -> None:
         assert all(0 < score < 1 for score in stated if score is not None)
 
 
-def test_main_table_takes_the_decoding_that_validation_chose_and_ranks_by_cider(params: Params, root: Path) -> None:
-    report(params, root)
-    markdown = (root / "reports/toys/comparison.md").read_text("utf-8")
+def test_main_table_takes_the_decoding_that_validation_chose_and_ranks_by_cider(published: Path) -> None:
+    markdown = (published / "reports/toys/comparison.md").read_text("utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line[:1] == "|"]
     assert [row[0] for row in rows[2:]] == [
         "attention.lite2", "baseline.lite2_wide", "baseline.lite0", "modified.lite2", "retrieval.lite2"
@@ -273,13 +280,12 @@ def test_main_table_takes_the_decoding_that_validation_chose_and_ranks_by_cider(
     assert "references of the scored split" in markdown
 
 
-def test_the_pages_table_holds_every_decoding_best_cider_first(params: Params, root: Path) -> None:
-    report(params, root)
-    rows = Page((root / "reports/toys/comparison.html").read_text("utf-8")).rows[1:16]
+def test_the_pages_table_holds_every_decoding_best_cider_first(published: Path) -> None:
+    rows = Page((published / "reports/toys/comparison.html").read_text("utf-8")).rows[1:16]
     shown = [(row[0].strip(), row[1], float(row[7])) for row in rows]
     assert len(set(shown)) == 15
     assert [cider for _, _, cider in shown] == sorted((cider for _, _, cider in shown), reverse=True)
-    html = (root / "reports/toys/comparison.html").read_text("utf-8")
+    html = (published / "reports/toys/comparison.html").read_text("utf-8")
     assert html.count('class="other"') == 15 - 5
     # beam 5 is better on test, but validation chose beam 3, which alone competes
     assert 'class="number best">0.530<' in html
@@ -315,9 +321,8 @@ def test_a_further_table_is_a_title_columns_and_rows() -> None:
     assert not made.is_best(made.lines[0], made.columns[1])  # it has no rival
 
 
-def test_only_the_gallery_holds_references_and_photos(params: Params, root: Path) -> None:
-    report(params, root)
-    folder = root / "reports/toys"
+def test_only_the_gallery_holds_references_and_photos(params: Params, published: Path) -> None:
+    folder = published / "reports/toys"
     assert {path.name for path in folder.iterdir()} == {*PUBLISHED, "gallery"}
     for name in PUBLISHED:
         content = (folder / name).read_bytes()
@@ -331,9 +336,8 @@ def test_only_the_gallery_holds_references_and_photos(params: Params, root: Path
     assert shown.count('class="word"') == shown.count("data:image/png") > params.report.gallery
 
 
-def test_captions_csv_holds_one_caption_a_photo_and_configuration(params: Params, root: Path) -> None:
-    report(params, root)
-    rows = csv_rows(root, "captions.csv")
+def test_captions_csv_holds_one_caption_a_photo_and_configuration(published: Path) -> None:
+    rows = csv_rows(published, "captions.csv")
     assert len(rows) == 12 * 4
     assert rows[0] == {
         "image": "00.jpg",
@@ -355,24 +359,22 @@ def test_training_captions_are_published_of_the_projects_own_scenes_only(params:
     assert {row["configuration"] for row in quoted} == {"retrieval.lite2"}
 
 
-def test_best_decodings_have_intervals(params: Params, root: Path) -> None:
-    report(params, root)
-    for row in csv_rows(root):
+def test_best_decodings_have_intervals(published: Path) -> None:
+    for row in csv_rows(published):
         best = row["source"] == "measured" and (row["decoding"], row["protocol"]) == ("beam 3", "strict")
         assert bool(row["cider_low"]) == best
         if best:
             assert float(row["bleu_4_low"]) <= float(row["bleu_4_high"])
             assert float(row["cider_low"]) <= float(row["cider_high"])
-    markdown = (root / "reports/toys/comparison-all.md").read_text("utf-8")
+    markdown = (published / "reports/toys/comparison-all.md").read_text("utf-8")
     for title in ("How sure the scores are", "Which differences would hold", "Language bias", "What is wrong with"):
         assert f"## {title}" in markdown
     assert "What is true of the captions" not in markdown  # which only drawn scenes know
 
 
-def test_pages_need_no_network_and_no_other_file(params: Params, root: Path) -> None:
-    report(params, root)
+def test_pages_need_no_network_and_no_other_file(published: Path) -> None:
     for name, links in (("comparison.html", {"gallery/index.html"}), ("gallery/index.html", {"../comparison.html"})):
-        text = (root / "reports/toys" / name).read_text("utf-8")
+        text = (published / "reports/toys" / name).read_text("utf-8")
         outside = {a for a in Page(text).addresses if not a.startswith(("data:", "#"))}
         assert outside == links
         assert not re.search(r"@import|url\((?!data:|#)|fetch\(|XMLHttpRequest", text)
@@ -468,8 +470,10 @@ def test_names_and_captions_of_others_stay_text(params: Params, root: Path) -> N
 
 
 @pytest.mark.parametrize("draw", [figures.bleu, figures.curves])
-def test_figures_are_large_enough_to_read_and_carry_no_version(draw: figures.Draw, params: Params, root: Path) -> None:
-    runs = results.load(params, root).runs
+def test_figures_are_large_enough_to_read_and_carry_no_version(
+    draw: figures.Draw, params: Params, published: Path
+) -> None:
+    runs = results.load(params, published).runs
     image = figures.png(draw, runs)
     with Image.open(io.BytesIO(image)) as opened:
         assert opened.width >= 1200
@@ -477,8 +481,8 @@ def test_figures_are_large_enough_to_read_and_carry_no_version(draw: figures.Dra
     assert "var(--attention)" in figures.svg(draw, runs)
 
 
-def test_bars_start_at_zero_and_share_one_scale(params: Params, root: Path) -> None:
-    figure = figures.bleu(results.load(params, root).runs)
+def test_bars_start_at_zero_and_share_one_scale(params: Params, published: Path) -> None:
+    figure = figures.bleu(results.load(params, published).runs)
     figure.draw_without_rendering()
     lengths = []
     for axes in figure.axes:

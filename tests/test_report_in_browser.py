@@ -2,16 +2,13 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("selenium", reason="selenium is not installed; pip install -e '.[dev]'")
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.chrome.webdriver import WebDriver as Chrome
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -32,28 +29,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "reports/toys"
 
 
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Chrome]:
-    browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not (browser and driver):
-        pytest.skip("no Chromium with its chromedriver is installed")
-    options = Options()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with Chrome(options=options, service=Service(driver)) as chrome:
-        yield chrome
+@pytest.fixture
+def comparison(browser: Chrome, folder: Path) -> Iterator[Chrome]:
+    yield from opened(browser, folder / "comparison.html")
 
 
 @pytest.fixture
-def comparison(chrome: Chrome, folder: Path) -> Iterator[Chrome]:
-    yield from opened(chrome, folder / "comparison.html")
-
-
-@pytest.fixture
-def gallery(chrome: Chrome, folder: Path) -> Iterator[Chrome]:
-    yield from opened(chrome, folder / "gallery/index.html")
+def gallery(browser: Chrome, folder: Path) -> Iterator[Chrome]:
+    yield from opened(browser, folder / "gallery/index.html")
 
 
 def opened(chrome: Chrome, page: Path) -> Iterator[Chrome]:
@@ -146,14 +129,14 @@ def test_filters_by_system_source_and_text(comparison: Chrome) -> None:
     assert not [row for row in rows if row in stated]
 
 
-def test_without_scripts_the_page_is_whole(chrome: Chrome, folder: Path) -> None:
+def test_without_scripts_the_page_is_whole(browser: Chrome, folder: Path) -> None:
     page, scripts = re.subn(r"<script>.*?</script>", "", (folder / "comparison.html").read_text("utf-8"), flags=re.S)
     assert scripts == 1
     (folder / "plain.html").write_text(page, "utf-8")
-    for _ in opened(chrome, folder / "plain.html"):
-        assert len(shown_rows(chrome)) == 15
-        assert not chrome.find_element(By.CLASS_NAME, "controls").is_displayed()
-        assert not chrome.find_elements(By.TAG_NAME, "button")
+    for _ in opened(browser, folder / "plain.html"):
+        assert len(shown_rows(browser)) == 15
+        assert not browser.find_element(By.CLASS_NAME, "controls").is_displayed()
+        assert not browser.find_elements(By.TAG_NAME, "button")
 
 
 def test_the_head_stays_in_sight(comparison: Chrome) -> None:

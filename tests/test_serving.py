@@ -20,11 +20,8 @@ from urllib.error import HTTPError
 
 import pytest
 import torch
-from PIL import Image
-
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before the import
-
 from mlflow import MlflowClient
+from PIL import Image
 
 from captionlab import registry
 from captionlab.captioner import Captioner
@@ -63,14 +60,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     path = tmp_path_factory.mktemp("trained") / "checkpoint.safetensors"
     save_checkpoint(path, model, vocab, identity)
-    return path
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables take seconds to make, so they are made once."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
 

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from captionlab import release as releasing
 from captionlab import systems, training
 from captionlab.captioner import Captioner, Sentence
 from captionlab.checkpoint import load_checkpoint, save_checkpoint
 from captionlab.config import (
+    COMPARED,
     SYSTEMS,
     EncoderParams,
     EnsembleParams,
@@ -52,12 +54,11 @@ NAMES = ("baseline", "modified", "attention")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """MLflow in a database of our own, made once; METEOR, which tests/test_metrics.py tests, without its slow Java."""
+def environment(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[None]:
+    """MLflow in a database of our own; METEOR, which tests/test_metrics.py tests, without its slow Java."""
     folder = tmp_path_factory.mktemp("mlflow")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_database, folder)}")
         git = shutil.which("git")
         bare = folder / "bin"
         bare.mkdir()
@@ -103,6 +104,21 @@ def write_tree(root: Path, world: "World") -> Path:
         "encoder": "tiny", "pixels": 8, "preprocessing": store.preprocessing, "weights": store.weights, "grid": 2,
         "images": list(store.images),
     })  # fmt: skip
+    return root
+
+
+def write_params(
+    root: Path, encoders: dict[str, int], training: dict[str, Any], name: str = "tiny", **systems: dict[str, Any]
+) -> Path:
+    """The repository's params.yaml with these encoders and their grids, and of all systems with these alone."""
+    yaml = YAML(typ="safe")
+    params = yaml.load(Path(__file__).parents[1] / "params.yaml")
+    params["device"] = "cpu"
+    params["dataset"] |= {"name": name, "format": "folder"}
+    params["extract_features"]["encoders"] = {encoder: {"grid": grid} for encoder, grid in encoders.items()}
+    params["training"] |= {"precision": "fp32"} | training
+    params |= {section: systems.get(section, {}) for section in COMPARED}
+    yaml.dump(params, root / "params.yaml")
     return root
 
 

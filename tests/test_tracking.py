@@ -18,9 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before the import
-
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
@@ -38,14 +35,6 @@ CONFIGS = ("lite0", "lite1")
 def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DVC_ROOT", "DVC_EXP_NAME", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables take seconds to make, so they are made once."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture

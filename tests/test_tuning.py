@@ -17,50 +17,37 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
-from ruamel.yaml import YAML
-
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before the import
-
 from mlflow import MlflowClient
 
-from captionlab.config import COMPARED, load_params
+from captionlab.config import load_params
 from captionlab.errors import CaptionlabError
 from captionlab.ranges import draw, overrides, read_ranges
 from captionlab.tuning import Sampler, lines, tune
-from test_systems import write_tree
+from test_systems import write_params, write_tree
 
 if TYPE_CHECKING:
     from conftest import World
 
-REPOSITORY = Path(__file__).parents[1]
 HIDDEN = "hidden=4,8,12"
 OPTIMIZER = "training.optimizer=adam,rmsprop"
 RATE = "training.learning_rate=0.0001..0.1:log"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """MLflow's tables take seconds to make."""
+def _one_database(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}")
+        database = shutil.copy(empty_database, tmp_path_factory.mktemp("mlflow"))
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
         yield
 
 
 @pytest.fixture
 def root(tmp_path: Path, world: "World") -> Path:
     write_tree(tmp_path, world)
-    yaml = YAML()
-    params = yaml.load(REPOSITORY / "params.yaml")
-    params["device"] = "cpu"
-    params["dataset"] |= {"name": tmp_path.name, "format": "folder"}  # an experiment of its own in MLflow
-    params["extract_features"]["encoders"] = {"tiny": {"grid": 2}}
-    params["training"] |= {"epochs": 5, "patience": 9, "photos_per_step": 2, "precision": "fp32"}
-    for system in COMPARED:
-        params[system] = {}
-        params.ca.items.pop(system, None)
-    params["baseline"]["tiny"] = {"encoder": "tiny", "input": 8, "hidden": 8, "layers": 1, "dropout": 0.1}
-    yaml.dump(params, tmp_path / "params.yaml")
-    return tmp_path
+    return write_params(
+        tmp_path, {"tiny": 2}, {"epochs": 5, "patience": 9, "photos_per_step": 2}, name=tmp_path.name,
+        baseline={"tiny": {"encoder": "tiny", "input": 8, "hidden": 8, "layers": 1, "dropout": 0.1}},
+    )  # fmt: skip
 
 
 Find = Callable[..., dict[str, Any]]
@@ -170,20 +157,20 @@ def test_drawn_points_never_come_twice() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["random", "hyperband"])
-def test_killed_in_a_trial_it_goes_on_to_the_same_result(root: Path, find: Find, sampler: Sampler) -> None:
-    arguments = ("--sampler", sampler, "--trials", "5", "--range", RATE)
-    with begin(root, *arguments) as process:
+def test_killed_in_a_trial_it_goes_on_to_the_same_result(
+    root: Path, find: Find, sampler: Sampler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with begin(root, "--sampler", sampler, "--trials", "5", "--range", RATE) as process:
         wait_until(lambda: list((root / ".resume/tune").glob("*.1.pt")))
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     (name,) = optuna.get_all_study_names(f"sqlite:///{root / 'tune.db'}")
     study = optuna.load_study(study_name=name, storage=f"sqlite:///{root / 'tune.db'}")
     assert [trial.state.name for trial in study.trials[:3]] == [study.trials[0].state.name, "RUNNING", "WAITING"]
-    with begin(root, *arguments) as process:
-        out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, said(root)
-    found = json.loads(out)
-    assert "trial 0 " not in said(root), "what is done is not done again"
+    found = find(sampler, RATE, trials=5)
+    heard = capsys.readouterr().err
+    assert "trial 2 " in heard
+    assert "trial 0 " not in heard, "what is done is not done again"
     (root / "tune.db").unlink()
     shutil.rmtree(root / ".resume")
     unbroken = find(sampler, RATE, trials=5)

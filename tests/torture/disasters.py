@@ -68,8 +68,8 @@ def _remount(disk: Path, options: str) -> None:
 def _fill(project: Project, stage: Stage, whole: dict[str, str], disk: Path, points: int, tally: Tally) -> None:
     """Let the disk fill up after shares of what the stage writes; it must refuse, and do it right with room again."""
     size = sum((project.folder / name).stat().st_size for name in whole)
-    project.clear(stage)
     for point in range(points):
+        project.clear(stage)
         used = shutil.disk_usage(disk).used
         _remount(disk, f"size={used + int(size * (point + 0.5) / points) // 4096 * 4096}")
         ended = project.run(stage)
@@ -79,8 +79,6 @@ def _fill(project: Project, stage: Stage, whole: dict[str, str], disk: Path, poi
         right = again.code == 0 and project.outs(stage) == whole
         held = ended.refused and not torn and right
         tally.check(held, f"{stage}, point {point}: {ended.said[-300:]!r}, torn {torn}, then {again.said[-100:]!r}")
-        project.clear(stage)
-    project.whole(stage)
 
 
 def _seal(project: Project, stage: Stage, whole: dict[str, str], disk: Path, tally: Tally) -> None:
