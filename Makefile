@@ -17,7 +17,7 @@ repro: .venv/.installed
 	@echo "Every run in MLflow: make ui"
 
 # make flickr8k [SOURCE=folder with the two zips]: presets/flickr8k.yaml, and so on. Without the zips there they are
-# downloaded. params.yaml is changed; `git checkout params.yaml` goes back.
+# downloaded. params.yaml is changed; `git restore params.yaml` goes back.
 SOURCE ?= data/flickr8k
 flickr8k report_a report_a_lite report_b report_b_lite image_places: .venv/.installed
 	captionlab preset $@

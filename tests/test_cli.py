@@ -77,6 +77,7 @@ def test_help_lists_every_stage_and_comes_at_once() -> None:
     assert done.returncode == 0, done.stderr
     listed = set(re.findall(r"^ {2}(\w+) ", done.stdout, re.MULTILINE))
     assert listed >= STAGES | {"score", "caption", "release", "ui", "doctor"}
+    assert "..." not in done.stdout.split("Commands:")[1]  # a summary too long for its line is cut off
 
 
 def test_the_installed_command_says_an_error_in_one_line(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def clean_captions() -> None:
 
 @app.command("build_vocab", rich_help_panel=_STAGES)
 def build_vocab() -> None:
-    """Choose the words the systems can say, from the training captions.
+    """Choose the words the systems can say. They come from the training captions.
 
     Example: captionlab build_vocab
     """
@@ -136,7 +136,7 @@ _Configuration = Annotated[str, typer.Argument(help="A configuration's name in p
 
 @app.command("train_baseline", rich_help_panel=_STAGES)
 def train_baseline(config: _Configuration) -> None:
-    """Train report A's System 1, the image at one of four places.
+    """Train report A's System 1. The image stands at one of four places.
 
     Example: captionlab train_baseline lite0
     """
@@ -154,7 +154,7 @@ def train_modified(config: _Configuration) -> None:
 
 @app.command("train_attention", rich_help_panel=_STAGES)
 def train_attention(config: _Configuration) -> None:
-    """Train report A's attention over regions, or report B's over states.
+    """Train report A's attention, or report B's over states.
 
     Example: captionlab train_attention lite2
     """
@@ -163,13 +163,16 @@ def train_attention(config: _Configuration) -> None:
 
 @app.command("finetune", rich_help_panel=_STAGES)
 def finetune(name: Annotated[str, typer.Argument(help="An entry of finetune in params.yaml.")]) -> None:
-    """Train a trained system further, CIDEr-D its reward.  Example: captionlab finetune lite2"""
+    """Train a trained system further, CIDEr-D its reward.
+
+    Example: captionlab finetune lite2
+    """
     _run("finetune", name)
 
 
 @app.command("evaluate", rich_help_panel=_STAGES)
 def evaluate() -> None:
-    """Caption the test photos with every system and score the captions.
+    """Caption and score the test photos with every system.
 
     Example: captionlab evaluate
     """
@@ -233,12 +236,12 @@ def caption(
     photos: Annotated[list[str], typer.Argument(help="Photos, folders of photos, or - for one on standard input.")],
     model: Annotated[Path | None, typer.Option(help="A checkpoint or an MLflow model; without it what ships.")] = None,
     beam: Annotated[int | None, typer.Option(min=1, max=50, help="1 is greedy; without it as it was scored.")] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Captions a photo, at most the beam: 1, in JSON all.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Best captions a photo: 1 unless said, in JSON all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a photo.")] = False,
     attention: Annotated[Path | None, typer.Option(help="Draw where each word looked, as PNG; one photo.")] = None,
     out: Annotated[Path | None, typer.Option(help="Add JSON lines to this file; photos it has are left out.")] = None,
 ) -> None:
-    """Describe photos, a line each; one that cannot be read is a line on standard error, and exit code 1 in the end.
+    """Describe photos, a line each. One that cannot be read is a line on standard error, and exit code 1 in the end.
 
     Example: captionlab caption holiday.jpg
     """
@@ -282,7 +285,7 @@ def tune(
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the trials and the cores.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Search the best parameters of a configuration by validation loss; a killed search goes on where it stopped.
+    """Search a configuration's parameters by validation loss. A killed search goes on where it stopped.
 
     Example: captionlab tune baseline.lite0 --sampler grid --range hidden=128,256,512
     """
@@ -306,7 +309,10 @@ def demo(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = 8000,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the browser.")] = True,
 ) -> None:
-    """Open a page where every trained system describes your photos.  Example: captionlab demo"""
+    """Open a page where every system describes your photos.
+
+    Example: captionlab demo --port 8001
+    """
     from captionlab.demo.server import serve
 
     for line in serve(Path.cwd(), host=host, port=port, open_browser=open_browser):
@@ -331,7 +337,7 @@ def ui(
 
 @app.command("doctor", rich_help_panel=_USE)
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Look at what is installed, at hand and whole, and say what to do about the rest; exit code 1 where it fails.
+    """Look at what is installed, at hand and whole. Says what to do about the rest; exit code 1 where something fails.
 
     Example: captionlab doctor
     """

@@ -48,7 +48,7 @@ def apply_preset(root: Path, name: str) -> list[str]:
     encoders = ", ".join(changed.extract_features.encoders)
     return [
         f"params.yaml holds preset {name}: {len(changed.systems())} configurations over {encoders}",
-        "run it with `dvc exp run`; `git checkout params.yaml` goes back",
+        "run it with `dvc exp run`; `git restore params.yaml` goes back",
     ]
 
 
