@@ -149,7 +149,8 @@ def _metrics(entry: dict[str, Any]) -> dict[str, float]:
     metrics = {f"test_{key}": round(entry["test"][key], 4) for key in ("loss", "accuracy")}
     for row in entry["decodings"]:
         is_best = row["decoding"] == entry["best_decoding"]
-        prefix = f"{row['decoding'].replace(' ', '_')}/"
+        # MLflow's compare view sorts by name: a `beam_3/` would stand before all plain names.
+        prefix = f"with_{row['decoding'].replace(' ', '_')}/"
         if row["split"] == "val" or row["protocol"] != "strict":
             if not is_best:
                 continue
