@@ -330,7 +330,10 @@ def ui(
 
 
 @app.command("doctor", rich_help_panel=_USE)
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(
+    cache: Annotated[bool, typer.Option("--cache", help="Compare DVC's whole cache with its digests, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """Look at what is installed, at hand and whole, and say what to do about the rest; exit code 1 where it fails.
 
     Example: captionlab doctor
@@ -339,7 +342,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
     from captionlab.doctor import examine
 
-    findings = list(examine(Path.cwd()))
+    findings = list(examine(Path.cwd(), cache=cache))
     if as_json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], ensure_ascii=False))
     else:
