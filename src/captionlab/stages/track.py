@@ -15,6 +15,8 @@ from captionlab.config import Params
 from captionlab.errors import CaptionlabError
 
 Published = TypeVar("Published")
+# What MLflow says of a row that another machine has made or removed meanwhile; of some rows its database says it.
+CONFLICTS = ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
 REPORT_FILES = ("curves.png", "bleu.png", "comparison.html", "comparison.csv")
 SAMPLED_CAPTIONS = 50
 # MLflow's own choice gives several runs one colour.
@@ -64,9 +66,8 @@ def _settled(publish: Callable[[], Published], tries: int = 5) -> Published:
     """What ``publish`` returns; it goes on from where it stopped when another machine made the same thing just then."""
     try:
         return publish()
-    except tracking.TrackingError as error:  # BAD_REQUEST: the server's database has such a row by now
-        conflict = getattr(error.__cause__, "error_code", "") in ("RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
-        if not conflict or tries == 1:
+    except tracking.TrackingError as error:
+        if getattr(error.__cause__, "error_code", "") not in CONFLICTS or tries == 1:
             raise
         return _settled(publish, tries - 1)
 
