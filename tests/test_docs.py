@@ -179,7 +179,7 @@ def test_own_photos(reader: Reader, tmp_path: Path) -> None:
 
 def test_experiments_by_hand(reader: Reader) -> None:
     said = reader.follow("experiments-by-hand")
-    first, run, shown, diffs, restored, applied, removed, again = said
+    first, run, shown, diffs, restored, applied, removed, again, cache = said
     assert reader.ran(first) >= {"download", "train_baseline@lite0", "track"}
     assert reader.ran(run) == {"train_baseline@lite0", "evaluate", "report", "track"}
     assert "wider" in shown
@@ -192,6 +192,7 @@ def test_experiments_by_hand(reader: Reader) -> None:
     assert "wider" in removed
     assert reader.ran(again) == {"track"}
     assert re.search(r"^ok    artifacts ", again, re.MULTILINE), again
+    assert re.search(r"^ok    cache .* files, .* GB, as DVC stored them$", cache, re.MULTILINE), cache
     runs = reader.mlflow_runs()["baseline.lite0"]
     assert sorted(tags.get("dvc_experiment", "") for tags in runs) == ["", "wider"]
     assert reader.run("git", "status", "--porcelain") == ""

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -199,6 +200,24 @@ def test_a_folder_that_is_no_git_repository_cannot_run_the_pipeline(tmp_path: Pa
     finding = doctor._artifacts(tmp_path)
     assert finding.verdict == "fail"
     assert finding.found.startswith("dvc status failed (")
+
+
+def test_a_damaged_file_in_dvcs_cache_is_named(project: Path) -> None:
+    """DVC looks at its mode alone, which no failing disk changes."""
+    for command in (["init", "-q", "--no-scm"], ["add", "-q", "artifacts/dataset"]):
+        subprocess.run([sys.executable, "-m", "dvc", *command], cwd=project, check=True)
+    assert doctor._cache(project).found == "4 files, 0.0 GB, as DVC stored them"  # a folder, three others
+    for kept in sorted((project / ".dvc/cache/files").rglob("*")):
+        if kept.is_file() and (whole := kept.read_bytes()):
+            kept.chmod(0o644)
+            kept.write_bytes(whole[:5] + bytes([whole[5] ^ 1]) + whole[6:])
+            kept.chmod(0o444)
+            finding = doctor._cache(project)
+            assert (finding.verdict, finding.found) == (
+                "fail", f"1 of 4 files are not what DVC stored: {kept}"
+            )  # fmt: skip
+            kept.chmod(0o644)
+            kept.write_bytes(whole)
 
 
 def test_the_command_aligns_its_lines_and_its_exit_code_says_whether_one_fails(

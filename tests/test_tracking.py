@@ -10,12 +10,15 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from mlflow import MlflowClient
@@ -480,6 +483,48 @@ def serving(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         kill(process)
 
 
+@contextmanager
+def before(uri: str, *, delay: float = 0.0, loses: str = "") -> Iterator[str]:
+    """A proxy before a server, which answers late, or not at all to the first request for an address that ends so."""
+    lost: list[str] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            headers = {key: value for key, value in self.headers.items() if key != "Accept-Encoding"}
+            request = urllib.request.Request(uri + self.path, body or None, headers, method=self.command)
+            try:
+                reply = urllib.request.urlopen(request)
+            except HTTPError as refused:
+                reply = refused
+            with reply:
+                answer = reply.read()
+            time.sleep(delay)
+            if loses and not lost and self.path.endswith(loses):
+                lost.append(self.path)
+                self.close_connection = True
+                return
+            with suppress(OSError):  # the client has given up
+                self.send_response(reply.status)
+                self.send_header("Content-Type", reply.headers["Content-Type"])
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+    assert bool(loses) == bool(lost)
+
+
 def kill(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -538,3 +583,56 @@ def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
         for key in CURVES:
             assert points(root, second, key) == expected("lite0", key)
         assert len(client.search_model_versions("name = 'captionlab'")) == 1  # the same checkpoint and code
+
+
+def test_two_clones_a_slow_line_and_a_lost_answer_leave_one_run_a_result(
+    server: tuple[str, subprocess.Popen[bytes]],
+    root: Path,
+    params: config.Params,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uri, _ = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    clones = [root, tmp_path_factory.mktemp("clone")]  # on two machines: no lock of files between them
+    write_pipeline(clones[1])
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER.format(tests=str(REPOSITORY / "tests"), root=str(clone))],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for clone in clones
+    ]  # fmt: skip
+    for worker in workers:
+        out, err = worker.communicate(timeout=120)
+        assert (worker.returncode, "2 runs" in out) == (0, True), out + err  # each may be the one that goes on
+    assert {name: len(group) for name, group in runs(root, uri).items()} == {"baseline.lite0": 1, "baseline.lite1": 1}
+    assert len(MlflowClient(uri).search_model_versions("name = 'captionlab'")) == 1
+
+    write_pipeline(root, training="slow")
+    for name, delay, warnings in (("lite0", 0.2, 0), ("lite1", 1.5, 1)):
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        with before(uri, delay=delay) as slow:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", slow)
+            began = time.monotonic()
+            with tracking.open_tracker(root, EXPERIMENT, f"baseline.{name}", f"slow-{name}", {}, {}) as tracker:
+                for epoch in (1, 2, 3):
+                    tracker.log_epoch(epoch, epoch_metrics(name, epoch))
+            assert time.monotonic() - began < 10
+        assert capsys.readouterr().err.count("the training goes on") == warnings
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # so it asks again, and the server makes a second run
+    with before(uri, loses="runs/create") as losing:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", losing)
+        with tracking.open_tracker(root, EXPERIMENT, "baseline.lite1", "slow-lite1", {}, {}) as tracker:
+            tracker.log_epoch(1, epoch_metrics("lite1", 1))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for published in ("2 completed, 0 already there", "0 completed, 2 already there"):
+        assert published in track(params, root)[0]
+    found = runs(root, uri)
+    assert {name: len(group) for name, group in found.items()} == {"baseline.lite0": 2, "baseline.lite1": 2}
+    assert {run.info.status for group in found.values() for run in group} == {"FINISHED"}
+    for name in CONFIGS:
+        assert points(root, found[f"baseline.{name}"][-1], "val_loss") == expected(name, "val_loss")

@@ -336,7 +336,10 @@ def ui(
 
 
 @app.command("doctor", rich_help_panel=_USE)
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(
+    cache: Annotated[bool, typer.Option("--cache", help="Compare DVC's whole cache with its digests, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """Look at what is installed, at hand and whole. Says what to do about the rest; exit code 1 where something fails.
 
     Example: captionlab doctor
@@ -345,7 +348,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
     from captionlab.doctor import examine
 
-    findings = list(examine(Path.cwd()))
+    findings = list(examine(Path.cwd(), cache=cache))
     if as_json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], ensure_ascii=False))
     else:

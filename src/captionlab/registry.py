@@ -82,8 +82,11 @@ def register(root: Path, experiment: str, candidate: Candidate) -> Registered:
                 _save(candidate.checkpoint, model)  # takes seconds in which other processes may have their turn
             with store.session() as client, _default_uri(store.uri):
                 if _version(client, key) is None:
-                    _add_version(client, store, candidate, key, model)
+                    made = _add_version(client, store, candidate, key, model)
                     outcome = "created"
+                    if made > min(int(same.version) for same in _versions(client) if same.tags.get(MODEL_KEY) == key):
+                        client.delete_model_version(MODEL, str(made))  # another machine was quicker
+                        outcome = "present"
     with store.session() as client:
         own = _version(client, key)
         assert own is not None
@@ -145,7 +148,8 @@ def _save(checkpoint: Path, folder: Path) -> None:
         )
 
 
-def _add_version(client: "MlflowClient", store: Store, candidate: Candidate, key: str, folder: Path) -> None:
+def _add_version(client: "MlflowClient", store: Store, candidate: Candidate, key: str, folder: Path) -> int:
+    """The version's number."""
     from mlflow.entities import LoggedModelOutput
 
     tags = {**candidate.tags, MODEL_KEY: key, "dataset_digest": candidate.dataset, SCORE: candidate.told_score}
@@ -161,9 +165,10 @@ def _add_version(client: "MlflowClient", store: Store, candidate: Candidate, key
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     if not client.search_registered_models(f"name = '{MODEL}'"):
         client.create_registered_model(MODEL)
-    client.create_model_version(
+    made = client.create_model_version(
         MODEL, f"models:/{logged.model_id}", run_id, tags, await_creation_for=0, model_id=logged.model_id
     )
+    return int(made.version)
 
 
 @contextmanager

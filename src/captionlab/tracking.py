@@ -7,7 +7,7 @@ A run carries two tags. ``captionlab.training_key`` says which training it shows
 in the same run. ``captionlab.result_key`` is set last, when the run is complete, and never changes: a trained system
 that is evaluated in another way is another result, so it gets another run with the same curves. Runs of results that
 have been superseded stay, as history. A run whose training was repeated but whose result another run already shows is
-moved to MLflow's trash.
+moved to MLflow's trash, and so is the younger of two that two machines made of one result at once.
 """
 
 import json
@@ -94,12 +94,7 @@ def tracking_uri(root: Path) -> str:
 
 @contextmanager
 def open_tracker(
-    root: Path,
-    experiment: str,
-    run_name: str,
-    training_key: str,
-    params: Mapping[str, object],
-    tags: Mapping[str, str],
+    root: Path, experiment: str, run_name: str, training_key: str, params: Mapping[str, object], tags: Mapping[str, str]
 ) -> Iterator[Tracker]:
     """A tracker for one training, which never costs the training anything but a few seconds.
 
@@ -126,9 +121,10 @@ def open_tracker(
 def publish(root: Path, experiment: str, results: Sequence[Result], columns: Sequence[str]) -> list[Outcome]:
     """Give every result its one complete run, and say for each what that took.
 
-    Does nothing for a result that has its run. Safe to repeat after a kill and to run in several processes of one
-    machine at once. ``columns`` ("metrics.bleu_4", "params.hidden") are what the experiment's page shows; the first
-    one sorts it, a loss upwards. Raises TrackingError when the server or the database cannot be used.
+    Does nothing for a result that has its run. Safe to repeat after a kill and to run in several processes at once,
+    of one machine or of several that share a server. ``columns`` ("metrics.bleu_4", "params.hidden") are what the
+    experiment's page shows; the first one sorts it, a loss upwards. Raises TrackingError when the server or the
+    database cannot be used.
     """
     store = Store(root, experiment)
     outcomes = [_publish(store, result) for result in results]
@@ -204,12 +200,19 @@ class Store:
         return list(client.search_runs([self.experiment_id], condition, order_by=["attributes.start_time DESC"]))
 
     def _experiment(self, client: "MlflowClient", name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
         served = self.uri.startswith(("http", "databricks"))  # a server chooses where its files lie
         # MLflow's own default is relative to a working directory that a queued experiment's clone takes with it.
         location = None if served else (self._home / "mlartifacts" / name).as_uri()
         found = client.get_experiment_by_name(name)
         if found is None:
-            return str(client.create_experiment(name, artifact_location=location))
+            try:
+                return str(client.create_experiment(name, artifact_location=location))
+            except MlflowException as why:  # another machine was quicker
+                if why.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                return self._experiment(client, name)
         there = urlparse(found.artifact_location)
         if there.scheme == "file" and found.artifact_location != location and not Path(unquote(there.path)).is_dir():
             raise TrackingError(
@@ -298,8 +301,11 @@ def _publish(store: Store, result: Result) -> Outcome:
             run = run or _create(client, store, result.name, result.training_key)
             unfinished = [other for other in unfinished if other.info.run_id != run.info.run_id]
             _complete(client, store, run, result)
+            runs = store.runs_of(client, result.training_key)  # newest first
+            for other in [run for run in runs if run.data.tags.get(RESULT_KEY) == result.result_key][:-1]:
+                client.delete_run(other.info.run_id)
         for run in unfinished:
-            if run.info.status != "RUNNING":  # that one may be alive
+            if run.info.status != "RUNNING" or not run.data.metrics:  # one that shows epochs may be alive
                 client.delete_run(run.info.run_id)
         return outcome
 
@@ -351,12 +357,9 @@ def _logged(client: "MlflowClient", run_id: str, key: str) -> dict[int, float]:
 
 
 def _log(
-    client: "MlflowClient",
-    run: "Run",
-    points: Sequence[Point],
-    params: Mapping[str, object] = MappingProxyType({}),
-    tags: Mapping[str, str] = MappingProxyType({}),
-) -> None:
+    client: "MlflowClient", run: "Run", points: Sequence[Point],
+    params: Mapping[str, object] = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
+) -> None:  # fmt: skip
     """Log in as few calls as MLflow's limits allow; parameters that the run has stay as they are."""
     from mlflow.entities import Metric, Param, RunTag
 

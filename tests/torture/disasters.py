@@ -1,4 +1,4 @@
-"""What happens to machines: a full disk, a folder that cannot be written, a clock that jumps, DVC's cache damaged."""
+"""What happens to machines: a full disk, a folder that cannot be written, a clock that jumps."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torture.caches import caches
 from torture.project import Project, Stage, warm
 from torture.tally import Tally
 
@@ -46,7 +47,7 @@ def disasters(folder: Path, points: int, *, short: bool) -> list[Tally]:
     for tally in (full, sealed):
         if not tally.tried:
             tally.note = "not tried: mounting a small disk needs root"
-    return [full, sealed, kept, *([] if short else _dvc(folder))]
+    return [full, sealed, kept, *caches(folder, PART, short=short)]
 
 
 @contextmanager
@@ -102,51 +103,3 @@ def _jump(seconds: float) -> None:
 
     time.time = lambda: real() + off()
     time.time_ns = lambda: real_ns() + int(1e9 * off())
-
-
-def _dvc(folder: Path) -> list[Tally]:
-    """DVC's cache gone, with one byte flipped, with no remote: the results come out right, or an error says why not."""
-    project = Project(folder / "cached")
-    run = project.repository.run
-    run("dvc", "repro")
-    project.repository.commit("results")
-    cache = project.folder / ".dvc/cache"
-    stages = [stage for stage in project.stages if stage != ("track",)]
-    whole = {stage: project.outs(stage) for stage in stages}
-
-    def right() -> bool:
-        return all(project.outs(stage) == whole[stage] for stage in stages) and not run("git", "status", "--porcelain")
-
-    gone = Tally(part=PART, fault="DVC's cache deleted")
-    shutil.rmtree(cache)
-    run("dvc", "repro")
-    gone.check(right(), "results differ with the workspace still there")
-    shutil.rmtree(cache, ignore_errors=True)
-    shutil.rmtree(project.folder / "artifacts")
-    run("dvc", "repro")
-    gone.check(right(), "results differ with the workspace gone too")
-
-    flipped = Tally(part=PART, fault="one byte flipped in DVC's cache")
-    for stage in stages[:3] + stages[-2:]:
-        name = next(name for name in whole[stage] if not name.endswith(".png"))
-        path = project.folder / name
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.chmod(0o644)
-        with path.open("r+b") as same:  # a hard link into the cache, where the file system has them
-            same.write(data)
-        said = run("dvc", "repro", "--force", "--single-item", "@".join(stage)) if path.stat().st_nlink > 1 else ""
-        said += run("dvc", "repro")
-        flipped.check(right(), f"{name}: {said[-300:]}")
-
-    remote = Tally(part=PART, fault="DVC's remote unreachable")
-    run("dvc", "remote", "add", "--default", "away", "http://127.0.0.1:9/nothing")
-    said = run("dvc", "pull", ok=False)
-    remote.check("Traceback" not in said and "ERROR" in said, f"dvc pull: {said[-300:]}")
-    run("git", "checkout", "-q", "--", ".dvc/config")
-    remote.check(right(), "dvc pull changed something")
-    run("dvc", "remote", "add", "--default", "away", "http://127.0.0.1:9/nothing")
-    run("dvc", "repro")
-    run("git", "checkout", "-q", "--", ".dvc/config")
-    remote.check(right(), "dvc repro gave other results")
-    return [gone, flipped, remote]

@@ -6,14 +6,17 @@ Reads every file that the other stages leave; trains, scores and renders nothing
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from captionlab import files, records, registry, tracking
 from captionlab.config import Params
 from captionlab.errors import CaptionlabError
 
+Published = TypeVar("Published")
+# What MLflow says of a row that another machine has made or removed meanwhile; of some rows its database says it.
+CONFLICTS = ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
 REPORT_FILES = ("curves.png", "bleu.png", "comparison.html", "comparison.csv")
 SAMPLED_CAPTIONS = 50
 # MLflow's own choice gives several runs one colour.
@@ -45,9 +48,9 @@ def track(params: Params, root: Path) -> list[str]:
         )
     experiment = f"captionlab/{params.dataset.name}"
     try:
-        outcomes = Counter(tracking.publish(root, experiment, results, COLUMNS))
+        outcomes = Counter(_settled(lambda: tracking.publish(root, experiment, results, COLUMNS)))
         best = _best(root, scores, results)
-        registered = registry.register(root, experiment, best)
+        registered = _settled(lambda: registry.register(root, experiment, best))
     except tracking.TrackingError as error:
         return [f"not everything is published: {error}", "run `captionlab track` when it is back; no result is lost"]
     return [
@@ -57,6 +60,16 @@ def track(params: Params, root: Path) -> list[str]:
         f"{registry.BEST_MODEL} is version {registered.best}",
         "compare them:  captionlab ui",
     ]
+
+
+def _settled(publish: Callable[[], Published], tries: int = 5) -> Published:
+    """What ``publish`` returns; it goes on from where it stopped when another machine made the same thing just then."""
+    try:
+        return publish()
+    except tracking.TrackingError as error:
+        if getattr(error.__cause__, "error_code", "") not in CONFLICTS or tries == 1:
+            raise
+        return _settled(publish, tries - 1)
 
 
 def _best(root: Path, scores: dict[str, Any], results: list[tracking.Result]) -> registry.Candidate:
