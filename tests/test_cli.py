@@ -135,7 +135,7 @@ def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
 
 
 def test_a_fault_of_our_own_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(root: Path) -> None:
+    def broken(root: Path, *, cache: bool) -> None:
         raise KeyError("two\nlines")
 
     monkeypatch.setattr("captionlab.doctor.examine", broken)
