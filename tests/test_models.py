@@ -140,6 +140,30 @@ def test_every_trained_weight_gets_a_gradient(tiny: Tiny, name: str, changes: di
             assert not parameter.any()
 
 
+@pytest.mark.parametrize(("name", "changes"), [*VARIANTS, ("attention", {"teacher_forcing": False})])
+def test_two_threads_give_the_same_gradients_again(tiny: Tiny, name: str, changes: dict[str, Any]) -> None:
+    """At sizes at which torch shares one sum among its threads."""
+    sizes = ("input", "hidden", "dense", "attention", "memory")
+    wide = {key: 128 for key in sizes if getattr(tiny(name, **changes), key, 0)}
+    torch.manual_seed(3)
+    model = build_model(tiny(name, **(changes | wide)), vocab=50, pooled=POOLED, channels=CHANNELS).train()
+    model.dropout.p = 0.0  # type: ignore[union-attr]
+    tokens_BT = torch.randint(4, 50, (120, 12))
+    photo_B = torch.arange(24).repeat_interleave(5)
+    seen = Features(torch.randn(24, POOLED), torch.randn(24, 49, CHANNELS).half())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    torch.set_num_threads(2)
+    try:
+        first, *others = (
+            torch.autograd.grad(model(seen, tokens_BT, photo_B).square().mean(), parameters, allow_unused=True)
+            for _ in range(5)
+        )
+    finally:
+        torch.set_num_threads(1)
+    for other in others:
+        assert all(a is b or torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
 def test_an_lstm_has_one_bias_and_remembers_at_first(tiny: Tiny) -> None:
     model = build_model(tiny("baseline", layers=2), vocab=VOCAB, pooled=POOLED, channels=0)
     assert isinstance(model, Baseline)

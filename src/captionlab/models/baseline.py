@@ -54,7 +54,7 @@ class Baseline(Decoder):
         return (zeros_LXH + image_XI if self.place == "init-inject" else zeros_LXH), zeros_LXH
 
     def outputs(self, features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
-        image_BI = self._image(features)[photo_B]
+        image_BI = self._image(features).index_select(0, photo_B)
         words_BTE = self.dropout(self.embedding(tokens_BT))
         image_BTI = image_BI.unsqueeze(1).expand(-1, tokens_BT.shape[1], -1)
         match self.place:

@@ -49,7 +49,7 @@ class Merge(Decoder):
         return states_BSH
 
     def outputs(self, features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
-        image_BE = self._image(features)[photo_B]
+        image_BE = self._image(features).index_select(0, photo_B)
         states_BSH = self._states(image_BE, tokens_BT)
         return Outputs(self.dropout(states_BSH[:, 1:]) + image_BE.unsqueeze(1))
 

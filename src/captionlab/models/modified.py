@@ -61,7 +61,7 @@ class Modified(Decoder):
         image_PE = self._image(features)
         caption_BTE = self.project(self.caption(self.dropout(self.embedding(tokens_BT)))[0])
         h_1PH, c_1PH = self._ahead_over_image(image_PE)
-        ahead_BTH, _ = self.ahead(caption_BTE, (h_1PH[:, photo_B], c_1PH[:, photo_B]))
+        ahead_BTH, _ = self.ahead(caption_BTE, (h_1PH.index_select(1, photo_B), c_1PH.index_select(1, photo_B)))
 
         # One row a prefix, longest first: at each step back those that still have words stand in front.
         batch, steps = tokens_BT.shape
@@ -78,11 +78,11 @@ class Modified(Decoder):
             finished.append((h_NH[n:], c_NH[n:]))
             if n == 0:
                 break
-            h_NH, c_NH = self._back_step(gates_XG[flat_N[:n] - back], h_NH[:n], c_NH[:n])
+            h_NH, c_NH = self._back_step(gates_XG.index_select(0, flat_N[:n] - back), h_NH[:n], c_NH[:n])
         else:
             finished.append((h_NH, c_NH))
         h_NH, c_NH = (torch.cat(parts[::-1]) for parts in zip(*finished, strict=True))
-        image_gates_NG = self._gates(image_PE)[photo_B][row_N]
+        image_gates_NG = self._gates(image_PE).index_select(0, photo_B[row_N])
         h_NH = self._back_over_image(image_gates_NG, h_NH, c_NH)
         back_BTH = ahead_BTH.new_zeros(batch, steps, self.back.hidden_size).index_put((row_N, end_N), h_NH)
         return Outputs(torch.cat([ahead_BTH, back_BTH], -1))

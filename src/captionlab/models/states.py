@@ -29,7 +29,7 @@ class States(Merge):
         self.energy = nn.Linear(attention, 1)  # its bias, which the report has too, shifts all states alike
 
     def outputs(self, features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
-        image_BE = self._image(features)[photo_B]
+        image_BE = self._image(features).index_select(0, photo_B)
         states_BSH = self._states(image_BE, tokens_BT)
         (b, s), t = states_BSH.shape[:2], tokens_BT.shape[1]
         # Only real words, and only the states behind each: a fraction of the whole square.
