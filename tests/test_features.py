@@ -306,13 +306,13 @@ def test_a_full_disk_is_an_error_not_a_killed_process(tmp_path: Path, small_disk
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path\n"
         "from captionlab.features import extract; from test_features import tiny_encoder\n"
         "images = sorted(path.name for path in Path('photos').iterdir())\n"
-        "extract(tiny_encoder(40), 40, 'cpu', Path('photos'), images, Path('disk/work'), dataset='d')"
+        "extract(tiny_encoder(40), 40, 'cpu', Path('photos'), images, Path('disk/features'), dataset='d')"
     )
     draw_photos(tmp_path / "photos", 5)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done.returncode
     last = done.stderr.splitlines()[-1]
-    assert last.endswith("CaptionlabError: cannot write disk/work/grid.npy: No space left on device; free space")
+    assert last.endswith("CaptionlabError: cannot write disk/features/grid.npy: No space left on device; free space")
 
 
 # The stage

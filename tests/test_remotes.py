@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from captionlab.doctor import _cache
+from captionlab.doctor import examine
 from test_pipeline import Repository
 
 STAGES = ("download", "clean_captions")  # the cheap ones
@@ -130,7 +130,8 @@ def test_a_clone_takes_its_results_from_a_remote_and_nothing_damaged(
     clone.empty()
     said = clone.run(*pull, ok=False)
     assert "Traceback" not in said
-    assert _cache(clone.folder).verdict == "ok"
+    verdicts = {finding.name: finding.verdict for finding in examine(clone.folder, cache=True)}
+    assert verdicts["cache"] == "ok"
     assert clone.ran(clone.run("dvc", "repro", STAGES[-1]))  # the one whose file it was
     assert clone.run("git", "status", "--porcelain") == ""
 

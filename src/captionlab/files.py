@@ -106,14 +106,20 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def _read_text(path: Path, missing: str = "run the stage that writes it (dvc repro)") -> str:
+    """The whole file. What is no UTF-8 stays a UnicodeDecodeError: the callers say what it should have been."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CaptionlabError(f"{path} does not exist; {missing}") from None
+    except OSError as error:
+        raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from error
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; a missing or broken file is a CaptionlabError that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CaptionlabError(f"{path} does not exist; run the stage that writes it (dvc repro)") from None
-    except OSError as error:
-        raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from error
+        return json.loads(_read_text(path))
     except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
         raise CaptionlabError(f"{path} is not valid JSON ({error}); run the stage that writes it again") from error
 
@@ -122,11 +128,7 @@ def read_jsonl(path: Path) -> list[Any]:
     """Read one JSON value a line; a missing or broken file is a CaptionlabError that names file and line."""
     try:
         # Not splitlines(), which also splits at characters that may stand inside a JSON string.
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except FileNotFoundError:
-        raise CaptionlabError(f"{path} does not exist; run the stage that writes it (dvc repro)") from None
-    except OSError as error:
-        raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from error
+        lines = _read_text(path).removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise CaptionlabError(f"{path} is not UTF-8 text ({error})") from error
     rows = []
@@ -141,11 +143,7 @@ def read_jsonl(path: Path) -> list[Any]:
 def read_yaml(path: Path, missing: str) -> Any:
     """Read YAML as plain values; CaptionlabError names the file, and says ``missing`` where there is none."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise CaptionlabError(f"{path} does not exist; {missing}") from None
-    except OSError as error:
-        raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from error
+        text = _read_text(path, missing)
     except UnicodeDecodeError as error:
         raise CaptionlabError(f"{path} is not valid YAML: it is not UTF-8 text ({error})") from error
     if len(text) > _LONGEST_YAML:
