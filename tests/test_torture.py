@@ -10,7 +10,7 @@ import pytest
 TESTS = Path(__file__).parent
 
 
-@pytest.mark.parametrize("part", ["kill", "fuzz", "hostile", "disasters", "numbers"])
+@pytest.mark.parametrize("part", ["kill", "fuzz", "hostile", "disasters", "load", "numbers"])
 def test_a_few_faults_cost_nothing(part: str) -> None:
     """In a process of its own: it forks, limits itself and dies."""
     environment = os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}

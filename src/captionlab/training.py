@@ -267,7 +267,7 @@ def _optimizer(model: Decoder, params: TrainingParams) -> torch.optim.Optimizer:
     if params.optimizer == "rmsprop":
         return torch.optim.RMSprop(trained, params.learning_rate, weight_decay=params.weight_decay)
     kind = torch.optim.AdamW if params.optimizer == "adamw" else torch.optim.Adam
-    return kind(trained, params.learning_rate, weight_decay=params.weight_decay)
+    return kind(trained, params.learning_rate, weight_decay=params.weight_decay, fused=True)
 
 
 def _averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:

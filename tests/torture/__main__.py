@@ -42,6 +42,12 @@ def _disasters(folder: Path, options: argparse.Namespace) -> list[Tally]:
     return disasters(folder, 1 if options.short else 5, short=options.short)
 
 
+def _load(folder: Path, options: argparse.Namespace) -> list[Tally]:
+    from torture.load import load
+
+    return load(folder, 4.0 if options.short else 120.0, short=options.short)
+
+
 def _numbers(folder: Path, options: argparse.Namespace) -> list[Tally]:
     from torture.numbers import numbers
 
@@ -53,6 +59,7 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], list[Tally]]] = {
     "fuzz": _fuzz,
     "hostile": _hostile,
     "disasters": _disasters,
+    "load": _load,
     "numbers": _numbers,
 }
 

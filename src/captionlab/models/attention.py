@@ -81,7 +81,6 @@ class Attention(Decoder):
         alive = [int((lengths_B > t).sum()) for t in range(steps)]
         row_N = torch.cat([order_B[:n] for n in alive])
         step_N = torch.cat([torch.full_like(order_B[:n], t) for t, n in enumerate(alive)])
-        # Plain indexing adds the gradients of a photo's captions in whatever order the threads come.
         start = (
             h_PH.index_select(0, photo_B), c_PH.index_select(0, photo_B),
             memory_PRM.index_select(0, photo_B), keys_PRA.index_select(0, photo_B),

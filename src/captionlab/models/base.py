@@ -66,7 +66,9 @@ class Decoder(nn.Module):
     def outputs(self, features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
         """Hidden vectors for whole captions at once; ``tokens_BT`` begins with START, PAD fills the end.
 
-        Row b of ``tokens_BT`` describes row ``photo_B[b]`` of the features. Positions after END are undefined.
+        Row b of ``tokens_BT`` describes row ``photo_B[b]`` of the features; ``index_select`` takes it, for plain
+        indexing adds the gradients of a photo's captions in whatever order the threads come. Positions after END are
+        undefined.
         """
         raise NotImplementedError
 

@@ -1,0 +1,236 @@
+"""Many clients at once, some of them slow: on the page of ``captionlab demo`` and on the model as MLflow serves it.
+
+Clients and server share the machine. The server's memory is read from /proc, so on Linux only.
+"""
+
+import base64
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+
+from PIL import Image
+
+from captionlab import registry
+from captionlab.captioner import RELEASED
+from torture.tally import Tally
+
+PART = "Load"
+CLIENTS, SLOW = 8, 4  # at once; the slow ones send a byte a second
+CROWD = 64  # more than the demo lets wait, and than MLflow's server may have connections
+CONNECTIONS = 32
+LONGEST = 30.0  # seconds that a caption may take while CLIENTS ask
+GROWTH = 1.1  # of the memory from the second quarter of the time to the last
+OK, REFUSED = "200", "HTTP Error 503: Service Unavailable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What is started, and how it is asked for a caption."""
+
+    name: str
+    command: tuple[str, ...]
+    path: str
+    alive: str
+    body: Callable[[bytes], bytes]  # of a photo
+
+
+@dataclass
+class Seen:
+    """What the clients and the server's memory showed."""
+
+    answers: list[tuple[str, float]] = field(default_factory=list)  # and the seconds it took
+    dawdled: list[str] = field(default_factory=list)  # how the slow requests ended
+    megabytes: list[float] = field(default_factory=list)  # a sample a second
+
+    @property
+    def waits(self) -> list[float]:
+        """Seconds for each caption, the shortest first."""
+        return sorted(seconds for answer, seconds in self.answers if answer == OK)
+
+    def count(self, answer: str) -> int:
+        """How many requests were answered so."""
+        return sum(own == answer for own, _ in self.answers)
+
+
+DEMO = Service(
+    name="captionlab demo",
+    command=("captionlab.cli", "demo", "--no-open"),
+    path="/caption?beam=5&length_penalty=0.7",
+    alive="/systems",
+    body=lambda photo: photo,
+)
+MLFLOW = Service(
+    name="mlflow models serve",
+    command=("mlflow", "models", "serve", "--env-manager", "local", "--model-uri", registry.BEST_MODEL),
+    path="/invocations",
+    alive="/ping",
+    body=lambda photo: json.dumps({
+        "dataframe_records": [{"image": base64.b64encode(photo).decode()}], "params": {"beam": 5}
+    }).encode(),
+)  # fmt: skip
+
+
+def load(folder: Path, seconds: float, *, short: bool) -> list[Tally]:
+    """Both servers, with the captioner that ships, under clients for so long, then under a crowd."""
+    photos = [_photo(folder / f"{number}.jpg") for number in range(16)]
+    if not short:
+        candidate = registry.Candidate(
+            name="released", checkpoint=RELEASED, result_key="load", dataset="load", score=0.0, tags={}
+        )
+        registry.register(folder, "load", candidate)
+    services = (DEMO,) if short else (DEMO, MLFLOW)
+    return [tally for service in services for tally in _try(service, folder, photos, seconds)]
+
+
+def _try(service: Service, folder: Path, photos: list[bytes], seconds: float) -> list[Tally]:
+    bodies = [service.body(photo) for photo in photos]
+    with _serving(service, folder) as (server, port):
+        for body in bodies[:8]:
+            _ask(port, service, body)
+        seen = _crowd(server, port, service, bodies, CLIENTS, SLOW, seconds)
+        many = _crowd(server, port, service, bodies, CROWD, 0, min(seconds, 30.0))
+        after = _ask(port, service, bodies[0])
+
+    waits, dawdled = seen.waits, Counter(seen.dawdled)
+    answered = Tally(part=PART, fault=f"{service.name}: {CLIENTS} clients for {seconds:.0f} s")
+    for answer, waited in seen.answers:
+        answered.check(answer == OK and waited < LONGEST, f"{answer} after {waited:.1f} s")
+    answered.note = (
+        f"{len(waits) / seconds:.1f} captions a second; median {statistics.median(waits):.2f} s, longest "
+        f"{waits[-1]:.2f} s, beside {SLOW} clients that send a byte a second ({_told(dawdled)})"
+    )
+
+    quarter = len(seen.megabytes) // 4
+    parts = [statistics.median(seen.megabytes[i * quarter : (i + 1) * quarter or 1]) for i in range(4)]
+    flat = Tally(part=PART, fault=f"{service.name}: memory over that time")
+    flat.note = f"by quarters {', '.join(f'{part:.0f}' for part in parts)} MB"
+    flat.check(parts[3] <= GROWTH * parts[1], flat.note)
+
+    overload = Tally(part=PART, fault=f"{service.name}: {CROWD} clients")
+    for answer, _ in many.answers:
+        overload.check(answer in (OK, REFUSED), answer)
+    overload.check(after == OK, f"after the crowd: {after}")
+    overload.note = f"{many.count(OK)} captions, {many.count(REFUSED)} refused with 503; then all is as before"
+    return [answered, flat, overload]
+
+
+def _crowd(
+    server: int, port: int, service: Service, bodies: list[bytes], clients: int, slow: int, seconds: float
+) -> Seen:
+    """Every client sends one photo after another; who is refused tries again a second later."""
+    seen, ends = Seen(), time.perf_counter() + seconds
+
+    def client(number: int) -> None:
+        for body in cycle(bodies[number % len(bodies) :] + bodies[: number % len(bodies)]):
+            began = time.perf_counter()
+            if began >= ends:
+                return
+            answer = _ask(port, service, body)
+            seen.answers.append((answer, time.perf_counter() - began))
+            if answer == REFUSED:
+                time.sleep(1)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    threads += [threading.Thread(target=lambda: seen.dawdled.append(_dawdle(port, service, ends))) for _ in range(slow)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        seen.megabytes.append(_resident_megabytes(server))
+        time.sleep(1)
+    return seen
+
+
+def _ask(port: int, service: Service, body: bytes) -> str:
+    """Send one request; OK, or what went wrong."""
+    url = f"http://127.0.0.1:{port}{service.path}"
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=90) as reply:
+            reply.read()
+            return str(reply.status)
+    except OSError as error:  # HTTPError too
+        return str(error)
+
+
+def _dawdle(port: int, service: Service, ends: float) -> str:
+    """Send a request a byte a second; the server's answer, or how it ended."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as slow:
+            slow.sendall(f"POST {service.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999\r\n\r\n".encode())
+            while time.perf_counter() < ends:
+                slow.sendall(b"x")
+                try:
+                    return slow.recv(100).decode(errors="replace").split("\r\n")[0] or "cut off"
+                except TimeoutError:
+                    continue
+    except OSError as error:
+        return str(error)
+    return "let wait"
+
+
+@contextmanager
+def _serving(service: Service, folder: Path) -> Iterator[tuple[int, int]]:
+    """The server's process group and port, once it answers."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port = listener.getsockname()[1]
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "UVICORN_LIMIT_CONCURRENCY": str(CONNECTIONS),  # of MLflow's server; it has no option for it
+    }
+    server = subprocess.Popen(
+        [sys.executable, "-m", *service.command, "--port", str(port)],
+        cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        while not _answers(port, service):
+            if server.poll() is not None:
+                raise RuntimeError(f"{service.name} stopped with exit code {server.returncode}")
+            time.sleep(0.1)
+        yield server.pid, port
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _answers(port: int, service: Service) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}{service.alive}", timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _resident_megabytes(group: int) -> float:
+    """What the processes of a process group hold in memory."""
+    total = 0.0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(folder.name)) == group:
+                pages = int((folder / "statm").read_text().split()[1])
+                total += pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        except (OSError, ValueError):  # it has ended
+            continue
+    return total
+
+
+def _photo(path: Path) -> bytes:
+    Image.effect_noise((500, 375), 30).convert("RGB").save(path, quality=90)
+    return path.read_bytes()
+
+
+def _told(counted: Counter[str]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in counted.items())
