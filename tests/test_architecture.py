@@ -41,6 +41,7 @@ ALLOWED = {
     "diagnostics": "cider metrics text uncertainty",
     "truth": "",
     "retrieval": "cider",
+    "reranking": "captioner config models.base retrieval",
     "scoring": "errors metrics records",
     "vocab": "errors files text",
     "datasets": "archives config downloading errors files photos records",
@@ -65,8 +66,8 @@ ALLOWED = {
     "release": "batches captioner checkpoint errors features files models.base records systems",
     "report": "config errors files records",
     "stages": "batches captioner checkpoint cider config datasets devices diagnostics encoders errors features files "
-    "metrics models.base ranks records registry report retrieval selfcritical systems text thirds tracking training "
-    "truth vocab",
+    "metrics models.base ranks records registry report reranking retrieval selfcritical systems text thirds tracking "
+    "training truth vocab",
     "ranges": "config errors",
     "tuning": "config devices errors features files ranges records systems tracking training",
     "ui": "errors tracking",

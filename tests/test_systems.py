@@ -556,6 +556,7 @@ def test_finetuned_systems_and_ensembles_are_rows_of_the_comparison(
         ensemble={
             "one": EnsembleParams(members=("attention.tiny",)),
             "three": EnsembleParams(members=("attention.tiny", "finetune.rewarded", "baseline.tiny")),
+            "reranked": EnsembleParams(members=("attention.tiny",), neighbours=2, agreement=100.0),
         },
     )
     before = digests(root / MODELS / "attention")
@@ -573,12 +574,17 @@ def test_finetuned_systems_and_ensembles_are_rows_of_the_comparison(
     assert list(rows) == [*(f"{system}.{name}" for system, name in params.rows()), "retrieval.tiny"]
     assert rows["ensemble.one"]["decodings"] == rows["attention.tiny"]["decodings"]
     assert rows["ensemble.one"]["test"] == pytest.approx(rows["attention.tiny"]["test"], abs=2e-6)
+    greedy = [
+        [entry for entry in rows[name]["decodings"] if entry["decoding"] == "greedy"]
+        for name in ("ensemble.one", "ensemble.reranked")
+    ]
+    assert greedy[0] == greedy[1]  # a single candidate is not ranked
     runs = {run.name: run for run in results.load(params, root).runs}
     members = [runs[name].row().parameters or 0 for name in ("attention.tiny", "finetune.rewarded", "baseline.tiny")]
     assert runs["ensemble.three"].row().parameters == sum(members)
     assert figures.png(figures.curves, list(runs.values()))
-    assert "6 runs in MLflow" in track(params, root)[0]
-    assert "6 already there" in track(params, root)[0]
+    assert "7 runs in MLflow" in track(params, root)[0]
+    assert "7 already there" in track(params, root)[0]
 
 
 def test_an_ensemble_wants_one_vocabulary(trained: Path, tmp_path: Path) -> None:

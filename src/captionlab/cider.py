@@ -50,6 +50,11 @@ class CiderD:
         pairs = zip(hypotheses, references, strict=True)
         return np.array([self._score(words, self._prepared(tuple(own))) for words, own in pairs])
 
+    def against(self, references: Sequence[Words], hypotheses: Sequence[Words]) -> npt.NDArray[np.float64]:
+        """(N,) scores of hypotheses of one photo; nothing is kept, so there may be any number of photos."""
+        prepared = _References(tuple(references), self._idf, self._rarest)
+        return np.array([self._score(words, prepared) for words in hypotheses])
+
     def _prepared(self, references: tuple[Words, ...]) -> "_References":
         if references not in self._cache:
             self._cache[references] = _References(references, self._idf, self._rarest)

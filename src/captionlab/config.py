@@ -181,7 +181,9 @@ class FinetuneParams:
 class EnsembleParams:
     """Trained systems that choose each word together."""
 
-    members: tuple[str, ...]  # such as attention.lite2 or finetune.lite2
+    members: tuple[str, ...]  # such as attention.lite2 or finetune.lite2; one alone may be re-ranked
+    neighbours: int = 0  # training photos whose captions re-rank what the beam found; 0 for none
+    agreement: float = 0.0  # weight of a candidate's CIDEr-D against theirs, beside the beam's own score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,3 +373,5 @@ def _check_ensembles(params: Params) -> None:
                 raise CaptionlabError(f"ensemble.{name} has no member {member!r}; choose among {', '.join(known)}")
         if not ensemble.members:
             raise CaptionlabError(f"ensemble.{name} has no members")
+        if ensemble.neighbours < 0 or ensemble.agreement < 0 or bool(ensemble.neighbours) != bool(ensemble.agreement):
+            raise CaptionlabError(f"ensemble.{name}: neighbours and agreement are both 0, or both above it")

@@ -1,6 +1,7 @@
-"""The row that every trained system has to beat: a caption borrowed from the training photos that look most alike.
+"""The training photos that look most alike: they lend a caption, or say which of a system's own to prefer.
 
-Features and captions in, captions out; learns nothing. Knows nothing of files or systems.
+A borrowed caption is the row that every trained system has to beat. Features and captions in, captions or scores out;
+knows nothing of files or systems.
 Shape letters: N training photos, Q photos to caption, D features, C candidate captions, G n-grams.
 """
 
@@ -13,7 +14,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler, normalize
 
-from captionlab.cider import ORDERS, Words, ngrams
+from captionlab.cider import ORDERS, CiderD, Words, ngrams
 
 _SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length
 
@@ -31,6 +32,7 @@ class Retriever:
         standard_ND = self._scaler.transform(pooled_ND)
         self._search = NearestNeighbors(metric="cosine", algorithm="brute").fit(standard_ND)
         self._agreeing = agreeing
+        self._cider = CiderD(captions)
         self._captions = [words for own in captions for words in own]
         self._lengths_C = np.array([len(words) for words in self._captions])
         self._first = np.cumsum([0, *map(len, captions)])  # of each photo's captions
@@ -40,16 +42,34 @@ class Retriever:
 
     def captions(self, pooled_QD: NDArray[np.float32], neighbours: int) -> list[Words]:
         """A training caption for each photo, from those of so many neighbours, or of all if there are fewer."""
-        count = min(neighbours, len(self._ordinary))
-        nearest_QK = self._search.kneighbors(self._scaler.transform(pooled_QD), count, return_distance=False)
-        return [self._consensus(nearest) for nearest in nearest_QK]
+        return [self._consensus(nearest) for nearest in self._nearest(pooled_QD, neighbours)]
+
+    def agreement(
+        self, candidates: Sequence[Sequence[Words]], pooled_QD: NDArray[np.float32], neighbours: int
+    ) -> list[NDArray[np.float64]]:
+        """CIDEr-D, 0 to 10, of each photo's candidates against all captions of its neighbours."""
+        return [
+            self._cider.against([self._captions[row] for row in self._rows(nearest)], own)
+            for own, nearest in zip(candidates, self._nearest(pooled_QD, neighbours), strict=True)
+        ]
 
     def without_photo(self, neighbours: int) -> Words:
         """The caption that the most ordinary training photos agree on, for when there is nothing to look at."""
         return self._consensus(self._ordinary[:neighbours])
 
+    def _nearest(self, pooled_QD: NDArray[np.float32], neighbours: int) -> NDArray[np.intp]:
+        count = min(neighbours, len(self._ordinary))
+        nearest_QK: NDArray[np.intp] = self._search.kneighbors(
+            self._scaler.transform(pooled_QD), count, return_distance=False
+        )
+        return nearest_QK
+
+    def _rows(self, photos: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Where the photos' captions are."""
+        return np.concatenate([np.arange(self._first[photo], self._first[photo + 1]) for photo in photos])
+
     def _consensus(self, photos: NDArray[np.intp]) -> Words:
-        rows = np.concatenate([np.arange(self._first[photo], self._first[photo + 1]) for photo in photos])
+        rows = self._rows(photos)
         own_CG, lengths = self._vectors_CG[rows], self._lengths_C[rows]
         alike_CC = (own_CG @ own_CG.T).toarray()
         alike_CC *= np.exp(-((lengths[:, None] - lengths) ** 2) / (2 * _SIGMA**2))

@@ -25,6 +25,7 @@ from captionlab.files import atomic_folder, read_json, read_jsonl, write_json, w
 from captionlab.metrics import Protocol, Scorer
 from captionlab.models.base import Features
 from captionlab.records import DATASET, EVALUATION, FEATURES, MODELS, REPORTS, VOCAB, Caption, Scores, Split
+from captionlab.reranking import Choose, as_ranked, by_neighbours
 from captionlab.retrieval import Retriever
 from captionlab.systems import read_captions
 from captionlab.thirds import choose
@@ -127,7 +128,11 @@ def _caption(
     for split, photos in references.items():
         if set(photos) != set(data[split].images):
             raise CaptionlabError(f"some photos of split {split} have no caption with words; choose another cleaning")
-    sentences = {split: _decode(captioner, data[split], params.evaluate, device) for split in references}
+    choose: Choose = as_ranked
+    if system == "ensemble" and params.ensemble[name].neighbours:
+        retriever = _retriever(root, next(iter(captioner.sources)), captions)
+        choose = by_neighbours(retriever, params.ensemble[name], params.evaluate.length_penalty)
+    sentences = {split: _decode(captioner, data[split], params.evaluate, device, choose) for split in references}
     test = measure(captioner.model, data["test"], PHOTOS_AT_ONCE // 2, device)
     _write_captions(out, f"{system}.{name}", sentences["test"], references["test"])
     sources = tuple(captioner.sources.items())
@@ -136,7 +141,7 @@ def _caption(
     return Evaluated(
         system=system, config=name, loss=test.loss, accuracy=test.accuracy, sentences=sentences,
         without_photo={
-            _decoding(beam): _best(captioner, means[sources], beam, params.evaluate, device)[0].caption
+            _decoding(beam): _best(captioner, means[sources], beam, params.evaluate, device, as_ranked)[0].caption
             for beam in params.evaluate.beams
         },
         looks=bool(captioner.identity.grid) and not captioner.members,
@@ -163,12 +168,7 @@ def _retrieve(
 ) -> Evaluated:  # fmt: skip
     """Caption the validation and test photos with captions of the training photos that look most alike."""
     store = open_store(root / FEATURES / config.encoder)
-    known: dict[str, list[tuple[str, ...]]] = {}
-    for caption in captions:
-        if caption.split == "train" and caption.words:
-            known.setdefault(caption.image, []).append(caption.words)
-    images = sorted(known)
-    retriever = Retriever(store.pooled[store.rows(images)], [known[image] for image in images], config.agreeing)
+    retriever = _retriever(root, config.encoder, captions, config.agreeing)
     sentences: dict[Split, dict[str, dict[str, Sentence]]] = {}
     for split, photos in references.items():
         looks = store.pooled[store.rows(list(photos))]
@@ -184,6 +184,15 @@ def _retrieve(
     return Evaluated(
         system="retrieval", config=name, loss=None, accuracy=None, sentences=sentences, without_photo=without
     )
+
+
+def _retriever(root: Path, encoder: str, captions: Sequence[Caption], agreeing: int = 1) -> Retriever:
+    known: dict[str, list[tuple[str, ...]]] = {}
+    for caption in captions:
+        if caption.split == "train" and caption.words:
+            known.setdefault(caption.image, []).append(caption.words)
+    images, store = sorted(known), open_store(root / FEATURES / encoder)
+    return Retriever(store.pooled[store.rows(images)], [known[image] for image in images], agreeing)
 
 
 def _neighbours(count: int) -> str:
@@ -246,24 +255,26 @@ def _decoding(beam: int) -> str:
 
 
 def _decode(
-    captioner: Captioner, data: CaptionedFeatures, params: EvaluateParams, device: str
+    captioner: Captioner, data: CaptionedFeatures, params: EvaluateParams, device: str, choose: Choose
 ) -> dict[str, dict[str, Sentence]]:
-    """The best sentence for each image, by decoding."""
+    """The chosen sentence for each image, by decoding."""
     found: dict[str, dict[str, Sentence]] = {}
     for beam in params.beams:
         best = found[_decoding(beam)] = {}
         for i in range(0, len(data.images), PHOTOS_AT_ONCE):
             images = data.images[i : i + PHOTOS_AT_ONCE]
             features = data.features(range(i, i + len(images)))
-            best.update(zip(images, _best(captioner, features, beam, params, device), strict=True))
+            best.update(zip(images, _best(captioner, features, beam, params, device, choose), strict=True))
     return found
 
 
-def _best(captioner: Captioner, features: Features, beam: int, params: EvaluateParams, device: str) -> list[Sentence]:
+def _best(
+    captioner: Captioner, features: Features, beam: int, params: EvaluateParams, device: str, choose: Choose
+) -> list[Sentence]:
     ranked = captioner.describe(
         features.to(device), beam=beam, length_penalty=params.length_penalty, max_words=params.max_words
     )
-    return [sentences[0] for sentences in ranked]
+    return choose(features, ranked)
 
 
 def _gallery(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from captionlab import files, records, registry, tracking
-from captionlab.config import Params
+from captionlab.config import EnsembleParams, Params
 from captionlab.errors import CaptionlabError
 
 Published = TypeVar("Published")
@@ -42,10 +42,7 @@ def track(params: Params, root: Path) -> list[str]:
         if (system, config) not in entries:
             raise CaptionlabError(f"{system}.{config} has not been evaluated; run dvc repro")
         colour = COLOURS[number % len(COLOURS)]
-        members = params.members(system, config)
-        results.append(
-            _result(root, params.dataset.name, scores["signature"], entries[system, config], members, colour)
-        )
+        results.append(_result(params, root, scores["signature"], entries[system, config], colour))
     experiment = f"captionlab/{params.dataset.name}"
     try:
         outcomes = Counter(_settled(lambda: tracking.publish(root, experiment, results, COLUMNS)))
@@ -96,13 +93,12 @@ def _validation_cider(entry: dict[str, Any]) -> float:
 
 
 def _result(
-    root: Path, dataset: str, signature: dict[str, Any], entry: dict[str, Any], members: Sequence[tuple[str, str]],
-    colour: str,
-) -> tracking.Result:  # fmt: skip
-    system, config = entry["system"], entry["config"]
-    folders = [root / records.MODELS / own / name for own, name in members]
+    params: Params, root: Path, signature: dict[str, Any], entry: dict[str, Any], colour: str
+) -> tracking.Result:
+    system, config, dataset = entry["system"], entry["config"], params.dataset.name
+    folders = [root / records.MODELS / own / name for own, name in params.members(system, config)]
     if system == "ensemble":
-        summary, history, kept = _put_together(folders, members), [], []
+        summary, history, kept = _put_together(folders, params.ensemble[config]), [], []
     else:
         (folder,) = folders
         kept = [folder / "summary.json", folder / "history.csv"]
@@ -142,15 +138,16 @@ def _result(
     )
 
 
-def _put_together(folders: Sequence[Path], members: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _put_together(folders: Sequence[Path], ensemble: EnsembleParams) -> dict[str, Any]:
     """What stands for an ensemble's summary; it was never trained, and its key is its members' keys."""
+    further = {key: value for key in ("neighbours", "agreement") if (value := getattr(ensemble, key))}
     summaries = [files.read_json(folder / "summary.json") for folder in folders]
     return {
         "encoder": ", ".join(sorted({summary["encoder"] for summary in summaries})),
         "parameters": sum(summary["parameters"] for summary in summaries),
         "megabytes": sum(summary["megabytes"] for summary in summaries),
-        "training_key": files.digest_of([summary["training_key"] for summary in summaries]),
-        "params": {"members": ", ".join(map(".".join, members))},
+        "training_key": files.digest_of([*(summary["training_key"] for summary in summaries), *further.items()]),
+        "params": {"members": ", ".join(ensemble.members), **further},
     }
 
 

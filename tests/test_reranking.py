@@ -1,0 +1,57 @@
+"""Candidates ranked again: by the neighbours' captions, by the beam's score, and by both."""
+
+import numpy as np
+import pytest
+import torch
+
+from captionlab.captioner import Sentence
+from captionlab.cider import CiderD
+from captionlab.config import EnsembleParams
+from captionlab.models.base import Features
+from captionlab.reranking import as_ranked, by_neighbours
+from captionlab.retrieval import Retriever
+from test_retrieval import BOATS, CAPTIONS, DOGS, TRAINING, photos, words
+
+LOOKS = photos((2, 2), (-3, -2.9))  # like the dogs, like the boats
+SEEN = Features(torch.from_numpy(LOOKS))
+RETRIEVER = Retriever(TRAINING, CAPTIONS, agreeing=1)
+
+
+def ranked(*captions: tuple[str, float]) -> list[Sentence]:
+    return [
+        Sentence(caption=caption, log_prob=log_prob, tokens=tuple(range(len(caption.split()))))
+        for caption, log_prob in captions
+    ]
+
+
+def chosen(agreement: float, *photos: list[Sentence]) -> list[str]:
+    choose = by_neighbours(RETRIEVER, EnsembleParams(members=("a.b",), neighbours=3, agreement=agreement), 1.0)
+    return [sentence.caption for sentence in choose(SEEN, list(photos))]
+
+
+def test_agreement_is_cider_d_against_all_captions_of_the_neighbours() -> None:
+    candidates = [words("a dog runs", "a boat sails", "dog dog dog"), words("a boat on the lake")]
+    cider = CiderD(CAPTIONS)
+    dogs, boats = ([own for photo in near for own in CAPTIONS[photo]] for near in ((0, 1, 2), (3, 4, 5)))
+    found = RETRIEVER.agreement(candidates, LOOKS, 3)
+    for own, agreed, references in zip(candidates, found, (dogs, boats), strict=True):
+        assert agreed == pytest.approx(cider.scores(own, [references] * len(own)))
+    assert np.argmax(found[0]) == 0
+
+
+def test_what_similar_photos_show_moves_up() -> None:
+    both = ranked((BOATS[0], -6.0), (DOGS[0], -6.6))
+    assert [sentence.caption for sentence in as_ranked(SEEN, [both, both])] == [BOATS[0], BOATS[0]]
+    assert chosen(1.0, both, both) == [DOGS[0], BOATS[0]]
+
+
+def test_the_beam_counts_beside_the_neighbours() -> None:
+    """Mean log probability a word, the end counted, so a long caption is not worse for its length."""
+    sure = ranked(("a boat", -0.3), (DOGS[0], -30.0))
+    assert chosen(1e-6, sure, sure)[0] == "a boat"
+    assert chosen(100.0, sure, sure)[0] == DOGS[0]
+    assert chosen(1e-6, ranked(("dog", -2.0), ("the dog runs", -3.0)), sure)[0] == "the dog runs"
+
+
+def test_one_candidate_is_the_choice() -> None:
+    assert chosen(2.0, ranked((BOATS[0], -1.0)), ranked((DOGS[0], -1.0))) == [BOATS[0], DOGS[0]]
