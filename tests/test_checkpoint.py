@@ -56,6 +56,13 @@ def change(path: Path, **about: Any) -> None:
     save_file(load_file(path), path, metadata={"captionlab": json.dumps(now | about)})
 
 
+def resize(path: Path, **sizes: int) -> None:
+    """Have it claim other sizes than its weights have."""
+    with safe_open(path, framework="pt") as file:
+        config = json.loads(file.metadata()["captionlab"])["config"]
+    change(path, config=config | sizes)
+
+
 @pytest.mark.parametrize(("system", "key"), [("baseline", "image"), ("modified", "kind"), ("attention", "kind")])
 def test_a_checkpoint_from_before_there_were_kinds_is_report_as(
     world: "World", tiny: Tiny, path: Path, system: str, key: str
@@ -155,6 +162,8 @@ class Trap:
         (lambda path: change(path, system="oracle"), "unknown system 'oracle'"),
         (lambda path: change(path, vocabulary={"words": []}), "holds no vocabulary"),
         (spoil_other_sizes, "sizes differ from its configuration"),
+        (lambda path: resize(path, hidden=10**6), "sizes differ from its configuration"),
+        (lambda path: resize(path, layers=10**9), "says more layers than the 11 arrays it holds"),
         (lambda path: describe_as(path, '"a string"'), "what it says of itself is no JSON object"),
         (lambda path: describe_as(path, "[" * 100_000), "is not a checkpoint of captionlab"),
         (lambda path: describe_as(path, "{"), "is not a checkpoint of captionlab"),
@@ -164,7 +173,7 @@ class Trap:
         (lambda path: change(path, config={}), "missing key baseline.encoder"),
         (lambda path: change(path, grid="2"), "its grid is '2', not of type int"),
         (lambda path: change(path, grid=-1), "its grid is -1, not of type int"),
-        (lambda path: change(path, pooled=10**12), "is not a checkpoint of captionlab"),
+        (lambda path: change(path, pooled=10**12), "sizes differ from its configuration"),
         (lambda path: change(path, pooled=10**30), "is not a checkpoint of captionlab"),
         (lambda path: change(path, release="none"), "its release is no JSON object"),
         (lambda path: change(path, release={"beam": 3}), "too much or too little: bits, dataset, "),

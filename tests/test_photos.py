@@ -203,6 +203,18 @@ def test_what_is_no_photo_is_one_line(photo: Photo, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_tiff_whose_pixels_begin_at_a_fraction_is_one_line() -> None:
+    out = io.BytesIO()
+    flag().save(out, "TIFF")
+    offset, long, double = 273, 4, 12  # the tag of where the pixels begin, and types of numbers
+    odd = out.getvalue().replace(struct.pack("<HH", offset, long), struct.pack("<HH", offset, double), 1)
+    assert odd != out.getvalue()
+    with pytest.raises(
+        CaptionlabError, match=r"^cannot read the photo: 'float' object cannot be interpreted as an int"
+    ):
+        read_photo(odd, PIXELS)
+
+
 def test_a_photo_that_a_decoder_gives_up_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """AVIF's raises RuntimeError."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -94,8 +95,13 @@ def load_checkpoint(path: Path) -> tuple[Decoder, Vocabulary, Identity]:
             f"{path}: the weights know {words[0] if words else 0} words, the vocabulary {len(vocab)}; they do not match"
         )
     config = build_system(identity.system, identity.config)
+    if config.layers > len(tensors):
+        raise _no_checkpoint(path, f"it says more layers than the {len(tensors)} arrays it holds")
+    sizes = {"vocab": len(vocab), "pooled": identity.pooled, "channels": identity.channels}
     try:
-        model = build_model(config, vocab=len(vocab), pooled=identity.pooled, channels=identity.channels)
+        with torch.device("meta"):  # where a size costs nothing, whatever the file says it is
+            _compare(build_model(config, **sizes), tensors, str(path))
+        model = build_model(config, **sizes)
     except (RuntimeError, TypeError, OverflowError) as error:  # a negative size, or one that no memory or number holds
         raise _no_checkpoint(path, error) from error
     restore(model, tensors, str(path))
@@ -154,9 +160,15 @@ def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def restore(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """Put ``tensors``, as ``unique_tensors`` gave them, back into a model of the same shape."""
-    if tensors.keys() != unique_tensors(model).keys():
+    _compare(model, tensors, where)
+    model.load_state_dict(tensors, strict=False)  # shared tensors stand there once
+
+
+def _compare(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    wanted = {name: tensor.shape for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    if tensors.keys() != wanted.keys():
         raise CaptionlabError(f"{where} holds other layers than its configuration describes; train it again")
-    try:
-        model.load_state_dict(tensors, strict=False)  # shared tensors stand there once
-    except RuntimeError as error:
-        raise CaptionlabError(f"{where}: sizes differ from its configuration ({str(error).splitlines()[-1]})") from None
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            found, said = (" x ".join(map(str, each)) for each in (tensors[name].shape, shape))
+            raise CaptionlabError(f"{where}: sizes differ from its configuration ({name} is {found}, not {said})")

@@ -24,9 +24,10 @@ SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", 
 # The common ones first: to meet a later one Pillow imports all its readers. Not among them are EPS and the like, which
 # Pillow hands to other programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
-# What Pillow's decoders raise on damaged files.
+# What Pillow's decoders raise on damaged files, such as one that says that it is gigabytes.
 _UNDECODABLE = (
-    OSError, ValueError, SyntaxError, EOFError, IndexError, RuntimeError, CaptionlabError, Image.DecompressionBombError
+    OSError, ValueError, TypeError, SyntaxError, EOFError, IndexError, RuntimeError, MemoryError, CaptionlabError,
+    Image.DecompressionBombError,
 )  # fmt: skip
 
 
@@ -81,10 +82,11 @@ def preprocess(photo: Image.Image, pixels: int) -> Pixels:
 def upright(photo: Image.Image) -> Image.Image:
     """The photo as people see it: turned as its EXIF says, in RGB of 8 bits, on white where it is transparent."""
     turned = ImageOps.exif_transpose(photo)
-    if turned.mode.startswith("I;16") or turned.mode in ("I", "F"):  # 16 bits: keep the high byte
+    if turned.mode.startswith("I;16"):  # of 16 bits the high ones
+        turned = Image.fromarray((np.asarray(turned, dtype=np.uint16) // 257).astype(np.uint8))
+    elif turned.mode in ("I", "F"):  # 16 bits, too, or 8
         levels = np.asarray(turned, dtype=np.float32)
-        deep = turned.mode.startswith("I;16") or levels.max() > 255
-        turned = Image.fromarray((levels / 257 if deep else levels).clip(0, 255).astype(np.uint8))
+        turned = Image.fromarray((levels / 257 if levels.max() > 255 else levels).clip(0, 255).astype(np.uint8))
     if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
         layer = turned.convert("RGBA")
         turned = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)

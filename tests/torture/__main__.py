@@ -42,6 +42,12 @@ def _disasters(folder: Path, options: argparse.Namespace) -> list[Tally]:
     return disasters(folder, 1 if options.short else 5, short=options.short)
 
 
+def _away(folder: Path, options: argparse.Namespace) -> list[Tally]:
+    from torture.away import away
+
+    return away(folder, 5, short=options.short)
+
+
 def _load(folder: Path, options: argparse.Namespace) -> list[Tally]:
     from torture.load import load
 
@@ -59,6 +65,7 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], list[Tally]]] = {
     "fuzz": _fuzz,
     "hostile": _hostile,
     "disasters": _disasters,
+    "away": _away,
     "load": _load,
     "numbers": _numbers,
 }

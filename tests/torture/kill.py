@@ -149,11 +149,11 @@ def _kill_track(project: Project, points: int) -> Tally:
     for system in ("baseline", "modified", "attention"):
         project.whole((f"train_{system}", "tiny"))  # their runs, as training leaves them
     before = project.folder.with_name("before_track")
-    _swap(project.folder, before, keep=True)
+    swap_mlflow(project.folder, before, keep=True)
     ended = project.whole(("track",))
     once = {name: len(tags) for name, tags in project.repository.mlflow_runs().items()}
     for point in range(points):
-        _swap(project.folder, before)
+        swap_mlflow(project.folder, before)
         killed = project.run(("track",), kill_after=(point + 0.5) / points * ended.seconds)
         again = project.run(("track",))
         found = {name: len(tags) for name, tags in project.repository.mlflow_runs().items()}
@@ -167,8 +167,8 @@ def _kill_track(project: Project, points: int) -> Tally:
     return tally
 
 
-def _swap(folder: Path, kept: Path, *, keep: bool = False) -> None:
-    """Keep MLflow's files, or put them back as they were kept."""
+def swap_mlflow(folder: Path, kept: Path, *, keep: bool = False) -> None:
+    """Keep a project's MLflow files, or put them back as they were kept."""
     source, target = (folder, kept) if keep else (kept, folder)
     for path in [*target.glob("mlflow.db*"), target / "mlartifacts"]:
         if not path.name.endswith(".full"):
