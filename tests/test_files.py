@@ -197,6 +197,13 @@ def test_what_killed_processes_left_goes_with_the_next_write(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([another.name, f".other{own.name}", "out.txt"])
 
 
+def test_yaml_with_a_list_for_a_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("a: {b: 1, &c: [[d]]}\n")
+    with pytest.raises(CaptionlabError, match=r"params\.yaml is not valid YAML: unhashable"):
+        read_yaml(path, "run it elsewhere")
+
+
 @pytest.mark.parametrize("text", ["[" * 5000 + "]" * 5000, "{" * 5000, "a: " + "b" * 300_000, "a: " + "9" * 5000])
 def test_yaml_that_would_take_minutes_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "params.yaml"

@@ -153,7 +153,7 @@ def read_yaml(path: Path, missing: str) -> Any:
         raise CaptionlabError(f"{path} is not valid YAML: more than {_DEEPEST} brackets stand within one another")
     try:
         return YAML(typ="safe").load(text)
-    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:  # a date that is none, a list for a key
         raise CaptionlabError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 

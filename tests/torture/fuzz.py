@@ -2,7 +2,8 @@
 
 A parser may accept what it gets or raise CaptionlabError with one line; anything else is a finding, and so is taking
 longer than ``SECONDS`` or more memory than ``BYTES`` beyond what the process had. The mutations know the formats' own
-words and numbers, not the program's branches: they are not guided by coverage.
+words and numbers, and are guided by coverage: an input that reaches a line of captionlab that none before it reached is
+mutated in its turn.
 """
 
 import copy
@@ -21,15 +22,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
+import captionlab
 from captionlab.errors import CaptionlabError
 from torture.tally import Tally
 
 PART = "Bad data"
 SECONDS = 5.0  # of processor time, so that a busy machine finds no hangs that are none
 BYTES = 2 << 30
+TRACED = 4  # every so manieth input is followed line by line, which takes a while
+_OURS = str(Path(captionlab.__file__).parent)
+_HEAD = 40
+_ROOM = 1 << 24  # bytes of an input that are kept for when the process dies of it
 _WORDS = [
     *(b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xe2\x80\xae", b"\xe2\x80\xa8", b"\xf0\x9f\x90\x95"),
     *(b"\r", b"\n", b"\r\n", b"\t", b'"', b'""', b"'", b",", b"#", b"..", b"/", b"\\", b"../../x", b"C:\\x", b"%s"),
@@ -99,9 +105,13 @@ def mutate_bytes(rng: Random, corpus: Sequence[bytes]) -> bytes:
 
 def mutate_json(rng: Random, corpus: Sequence[bytes]) -> bytes:
     """One to three values of a JSON file replaced, dropped, renamed or doubled; now and then its bytes are mutated."""
+    data = rng.choice(corpus)
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):  # of what has grown
+        return mutate_bytes(rng, corpus)
     if rng.random() < 0.25:
         return mutate_bytes(rng, corpus)
-    value = json.loads(rng.choice(corpus))
     for _ in range(rng.choice((1, 1, 2, 3))):
         value = _change(rng, value)
     return json.dumps(value, ensure_ascii=rng.random() < 0.8).encode("utf-8", "surrogatepass")
@@ -143,7 +153,8 @@ def fuzz(parsers: Sequence[Parser], folder: Path, *, seconds: float, most: int |
 
 def _fuzz(parser: Parser, folder: Path, seconds: float, most: int, seed: int) -> Tally:
     """Feed one parser in a child process; where the child dies, the next one goes on after that input."""
-    shared = mmap.mmap(-1, 40)  # next input, refused, longest in microseconds, memory in KiB
+    # Next input, refused, longest in microseconds, memory in KiB, bytes of the input at hand; then the input.
+    shared = mmap.mmap(-1, _HEAD + _ROOM)
     found = folder / f"{parser.name.replace(' ', '-')}.jsonl"
     found.parent.mkdir(parents=True, exist_ok=True)
     found.write_text("")
@@ -157,7 +168,8 @@ def _fuzz(parser: Parser, folder: Path, seconds: float, most: int, seed: int) ->
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
             break
         ended = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
-        _tell(found, number, f"the process ended by {ended}", input_of(parser, number, seed))
+        size = struct.unpack_from("q", shared, _HEAD - 8)[0]
+        _tell(found, number, f"the process ended by {ended}", shared[_HEAD : _HEAD + size])
         struct.pack_into("q", shared, 0, number + 1)
     tried, refused, longest, kib = struct.unpack_from("qqqq", shared, 0)
     rows = [json.loads(line) for line in found.read_text(encoding="utf-8").splitlines()]
@@ -166,12 +178,12 @@ def _fuzz(parser: Parser, folder: Path, seconds: float, most: int, seed: int) ->
     return Tally(part=PART, fault=parser.name, tried=tried, lost=lost, note=note)
 
 
-def input_of(parser: Parser, number: int, seed: int) -> bytes:
-    """The input of this number: the nasty ones, the valid ones, then mutations; the same in every run."""
+def input_of(parser: Parser, number: int, seed: int, grown: Sequence[bytes]) -> bytes:
+    """The input of this number: the nasty ones, the valid ones, then mutations of those and of what has grown."""
     given = [*parser.nasty, *parser.corpus]
     if number < len(given):
         return given[number]
-    return parser.mutate(Random(f"{seed} {parser.name} {number}"), parser.corpus)
+    return parser.mutate(Random(f"{seed} {parser.name} {number}"), [*parser.corpus, *grown])
 
 
 def _watch(pid: int, shared: mmap.mmap) -> int:
@@ -219,9 +231,17 @@ def _feed(
 ) -> None:  # fmt: skip
     number, refused, longest, kib = struct.unpack_from("qqqq", shared, 0)
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reached: set[tuple[CodeType, int]] = set()
+    grown: list[bytes] = []
     while number < most and (time.monotonic() < deadline or number < len(parser.nasty)):
-        data = input_of(parser, number, seed)
+        data = input_of(parser, number, seed, grown)
         struct.pack_into("q", shared, 0, number)
+        kept = data[:_ROOM]
+        struct.pack_into("q", shared, _HEAD - 8, len(kept))
+        shared[_HEAD : _HEAD + len(kept)] = kept
+        before = len(reached)
+        if number % TRACED == 0:
+            sys.settrace(_follow(reached))
         began = time.process_time()
         try:
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
@@ -229,6 +249,7 @@ def _feed(
                 parser.read(data, work)
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
+                sys.settrace(None)
         except CaptionlabError as error:
             refused += 1
             if "\n" in str(error) or len(str(error)) > 2000:
@@ -239,8 +260,23 @@ def _feed(
             _tell(found, number, f"{type(error).__name__}: {str(error)[:120]} {_place(error)}", data)
         longest = max(longest, int(1e6 * (time.process_time() - began)))
         kib = max(kib, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start)
+        if len(reached) > before:
+            grown.append(data)
         number += 1
         struct.pack_into("qqqq", shared, 0, number, refused, longest, kib)
+
+
+def _follow(reached: set[tuple[CodeType, int]]) -> Callable[[FrameType, str, Any], Any]:
+    """A tracer that adds every line of captionlab's own that is run."""
+
+    def line(frame: FrameType, event: str, argument: Any) -> Any:
+        reached.add((frame.f_code, frame.f_lineno))
+        return line
+
+    def call(frame: FrameType, event: str, argument: Any) -> Any:
+        return line if frame.f_code.co_filename.startswith(_OURS) else None
+
+    return call
 
 
 def _place(error: BaseException) -> str:
