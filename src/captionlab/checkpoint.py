@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from captionlab.config import build_system
 from captionlab.errors import CaptionlabError
@@ -99,7 +100,7 @@ def load_checkpoint(path: Path) -> tuple[Decoder, Vocabulary, Identity]:
         raise _no_checkpoint(path, f"it says more layers than the {len(tensors)} arrays it holds")
     sizes = {"vocab": len(vocab), "pooled": identity.pooled, "channels": identity.channels}
     try:
-        with torch.device("meta"):  # where a size costs nothing, whatever the file says it is
+        with torch.device("meta"), _AsAllocated():  # where a size costs nothing, whatever the file says it is
             _compare(build_model(config, **sizes), tensors, str(path))
         model = build_model(config, **sizes)
     except (RuntimeError, TypeError, OverflowError) as error:  # a negative size, or one that no memory or number holds
@@ -162,6 +163,16 @@ def restore(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """Put ``tensors``, as ``unique_tensors`` gave them, back into a model of the same shape."""
     _compare(model, tensors, where)
     model.load_state_dict(tensors, strict=False)  # shared tensors stand there once
+
+
+class _AsAllocated(TorchFunctionMode):
+    """Weights are not drawn: on the device "meta" that would import torch's compiler, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == torch.nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _compare(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
