@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from test_tracking import kill, serving
@@ -36,15 +37,19 @@ def away(folder: Path, points: int, *, short: bool) -> list[Tally]:
     whole = {stage: project.outs(stage) for stage in trainings}
     once = {name: 1 for name in project.repository.mlflow_runs()}
 
-    def tried(fault: str, begin: Callable[[float], AbstractContextManager[str]], times: int = 1) -> Tally:
+    def tried(
+        fault: str, begin: Callable[[float], AbstractContextManager[str]], times: int = 1, restarts: bool = False
+    ) -> Tally:
         tally, longest = Tally(part=PART, fault=fault), 0.0
         for stage in trainings:
             for point in range(times):
                 swap_mlflow(project.folder, empty)
                 project.clear(stage)
                 with begin((point + 0.5) / times * seconds[stage]) as uri:
-                    ended = project.run(stage, prepare=lambda uri=uri: _use(uri))  # type: ignore[misc]
-                published = [project.run(("track",)) for _ in range(2)]
+                    ended = project.run(stage, prepare=partial(_use, uri))
+                with _back(project, uri) if restarts else nullcontext(""):
+                    home = partial(_use, uri if restarts else "")
+                    published = [project.run(("track",), prepare=home) for _ in range(2)]
                 found = {name: len(tags) for name, tags in project.repository.mlflow_runs().items()}
                 held = {
                     "trained": ended.code == 0 and project.outs(stage) == whole[stage],
@@ -63,7 +68,7 @@ def away(folder: Path, points: int, *, short: bool) -> list[Tally]:
     if not short:
         tallies += [
             tried("a server that never answers", lambda _: _silent()),
-            tried("a server killed in mid-training", lambda after: _dying(project, after), points),
+            tried("a server killed in mid-training", lambda after: _dying(project, after), points, restarts=True),
             tried("the database locked by another program", lambda _: _locked(project)),
         ]
     return tallies
@@ -72,6 +77,11 @@ def away(folder: Path, points: int, *, short: bool) -> list[Tally]:
 def _use(uri: str) -> None:
     if uri:
         os.environ["MLFLOW_TRACKING_URI"] = uri
+
+
+def _back(project: Project, uri: str) -> AbstractContextManager[object]:
+    """The server again, at its old address: the runs that it took know their files by it."""
+    return serving(project.folder, int(uri.rpartition(":")[2]))
 
 
 def _free() -> int:
