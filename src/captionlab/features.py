@@ -288,7 +288,7 @@ def _mapped(path: Path, dimensions: int) -> Any:
         array = np.lib.format.open_memmap(path, mode="r")
         if array.ndim != dimensions or array.dtype.kind != "f" or not array.size:
             raise ValueError(f"{path.name} holds {array.dtype} of shape {array.shape}")
-    except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TokenError) as error:
+    except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TokenError, MemoryError) as error:
         raise CaptionlabError(f"the features in {path.parent} are not whole ({error}); extract them again") from error
     return array
 

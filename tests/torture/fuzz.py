@@ -3,7 +3,7 @@
 A parser may accept what it gets or raise CaptionlabError with one line; anything else is a finding, and so is taking
 longer than ``SECONDS`` or more memory than ``BYTES`` beyond what the process had. The mutations know the formats' own
 words and numbers, and are guided by coverage: an input that reaches a line of captionlab that none before it reached is
-mutated in its turn.
+mutated in its turn if it is small.
 """
 
 import copy
@@ -32,7 +32,8 @@ from torture.tally import Tally
 PART = "Bad data"
 SECONDS = 5.0  # of processor time, so that a busy machine finds no hangs that are none
 BYTES = 2 << 30
-TRACED = 4  # every so manieth input is followed line by line, which takes a while
+TRACED = 16  # every so manieth input is followed line by line, which takes a while
+SMALL = 4096  # bytes of an input that may be mutated in its turn; large ones are slow to read
 _OURS = str(Path(captionlab.__file__).parent)
 _HEAD = 40
 _ROOM = 1 << 24  # bytes of an input that are kept for when the process dies of it
@@ -260,7 +261,7 @@ def _feed(
             _tell(found, number, f"{type(error).__name__}: {str(error)[:120]} {_place(error)}", data)
         longest = max(longest, int(1e6 * (time.process_time() - began)))
         kib = max(kib, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start)
-        if len(reached) > before:
+        if len(reached) > before and len(data) <= SMALL:
             grown.append(data)
         number += 1
         struct.pack_into("qqqq", shared, 0, number, refused, longest, kib)

@@ -368,10 +368,13 @@ def _mutate_checkpoint(rng: Random, corpus: Sequence[bytes]) -> bytes:
     if rng.random() < 0.3:
         return mutate_bytes(rng, corpus)
     data = rng.choice(corpus)
-    (size,) = struct.unpack_from("<Q", data)
-    header = json.loads(data[8 : 8 + size])
-    if rng.random() < 0.7:
+    try:
+        (size,) = struct.unpack_from("<Q", data)
+        header = json.loads(data[8 : 8 + size])
         about = header["__metadata__"]["captionlab"].encode()
+    except (struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # of what has grown
+        return mutate_bytes(rng, corpus)
+    if rng.random() < 0.7:
         header["__metadata__"]["captionlab"] = mutate_json(rng, [about]).decode("utf-8", "replace")
         text = json.dumps(header).encode()
     else:
