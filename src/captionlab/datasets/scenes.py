@@ -283,13 +283,15 @@ def _check(raw: Any) -> None:
         _known(f"an action (kinds.{kind})", actions, entry["actions"])
         _pair(f"kinds.{kind}.general", entry["general"])
         _pair(f"kinds.{kind}.wears", entry.get("wears", ["", ""]))
-        str(entry["plural"])
+        _words(f"kinds.{kind}.plural", [entry["plural"]])
     for action, entry in actions.items():
         _known(
             f"a way of some place (actions.{action})", {way for ways in places.values() for way in ways}, [entry["way"]]
         )
-        if not all(len(forms) == 3 for forms in entry["forms"]):
-            raise CaptionlabError(f"actions.{action}.forms needs three words each: runs, run, running")
+        for forms in entry["forms"]:
+            _words(f"actions.{action}.forms", forms)
+            if len(forms) != 3:
+                raise CaptionlabError(f"actions.{action}.forms needs three words each: runs, run, running")
     for relation, terms in raw["relations"].items():
         for role in ("subject", "object") if "forms" in terms else ():
             _known(f"a kind (relations.{relation})", kinds, terms[role])
@@ -319,5 +321,11 @@ def _known(what: str, known: Any, names: Any) -> None:
 
 
 def _pair(key: str, value: Any) -> None:
-    if not isinstance(value, list) or len(value) != 2:
+    _words(key, value)
+    if len(value) != 2:
         raise CaptionlabError(f"{key} must be two words: for one, for several")
+
+
+def _words(key: str, value: Any) -> None:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise CaptionlabError(f"{key} must be words, not {value!r:.80}")
