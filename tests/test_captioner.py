@@ -63,7 +63,8 @@ def shipped(released: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.chdir(tmp_path)
     for place, name in enumerate(["holiday.jpg", "beach.png", "more/house.webp"]):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.effect_noise((120 + place, 90), 60 + 40 * place).convert("RGB").save(tmp_path / name)
+        noise = np.random.default_rng(place).normal(128, 60 + 40 * place, (90, 120 + place))  # Pillow's has no seed
+        Image.fromarray(noise.clip(0, 255).astype(np.uint8)).convert("RGB").save(tmp_path / name)
     (tmp_path / ".hidden.jpg").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no photo")
     return tmp_path
@@ -122,7 +123,7 @@ def test_a_photo_is_captioned_alike_alone_among_others_and_compiled(shipped: Pat
     for other in [*ways, system.caption(photos[1])]:
         assert [each.tokens for each in other] == [each.tokens for each in together[1]]
         np.testing.assert_allclose(
-            [each.log_prob for each in other], [each.log_prob for each in together[1]], atol=1e-3
+            [each.log_prob for each in other], [each.log_prob for each in together[1]], atol=5e-3
         )
     with pytest.raises(CaptionlabError, match=r"no\.jpg: No such file"):
         system.caption(["holiday.jpg", "no.jpg"])
