@@ -19,14 +19,15 @@ RETRIEVER = Retriever(TRAINING, CAPTIONS, agreeing=1)
 
 def ranked(*captions: tuple[str, float]) -> list[Sentence]:
     return [
-        Sentence(caption=caption, log_prob=log_prob, tokens=tuple(range(len(caption.split()))))
+        Sentence(caption=caption, log_prob=log_prob, score=log_prob / (len(caption.split()) + 1), tokens=())
         for caption, log_prob in captions
     ]
 
 
 def chosen(agreement: float, *photos: list[Sentence]) -> list[str]:
-    choose = by_neighbours(RETRIEVER, EnsembleParams(members=("a.b",), neighbours=3, agreement=agreement), 1.0)
-    return [sentence.caption for sentence in choose(SEEN, list(photos))]
+    choose = by_neighbours(RETRIEVER, EnsembleParams(members=("a.b",), neighbours=3, agreement=agreement))
+    (sentences,) = choose(SEEN, [list(photos)])
+    return [sentence.caption for sentence in sentences]
 
 
 def test_agreement_is_cider_d_against_all_captions_of_the_neighbours() -> None:
@@ -41,7 +42,7 @@ def test_agreement_is_cider_d_against_all_captions_of_the_neighbours() -> None:
 
 def test_what_similar_photos_show_moves_up() -> None:
     both = ranked((BOATS[0], -6.0), (DOGS[0], -6.6))
-    assert [sentence.caption for sentence in as_ranked(SEEN, [both, both])] == [BOATS[0], BOATS[0]]
+    assert [sentence.caption for sentence in as_ranked(SEEN, [[both, both]])[0]] == [BOATS[0], BOATS[0]]
     assert chosen(1.0, both, both) == [DOGS[0], BOATS[0]]
 
 

@@ -268,7 +268,7 @@ def test_the_test_split_has_no_say_in_the_decoding() -> None:
         split: {f"{split}0": ["a black dog runs over the grass"], f"{split}1": ["the white cat sleeps in a box"]}
         for split in ("val", "test")
     }
-    wrong = Sentence(caption="a horse", log_prob=-1.0, tokens=())
+    wrong = Sentence(caption="a horse", log_prob=-1.0, score=-0.5, tokens=())
     right: dict[Split, str] = {"val": "beam 3", "test": "greedy"}
     sentences = {
         split: {

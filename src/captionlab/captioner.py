@@ -32,10 +32,13 @@ COMPILE_FROM = 100  # photos from which compiling the encoder saves more time th
 
 @dataclass(frozen=True, kw_only=True)
 class Sentence:
-    """One generated caption. ``log_prob`` is the natural logarithm of its probability, end token included."""
+    """One generated caption. ``log_prob`` is the natural logarithm of its probability, end token included; ``score``
+    is what the beam ranks by, ``log_prob`` over a power of the length.
+    """
 
     caption: str
     log_prob: float
+    score: float
     tokens: tuple[int, ...]
 
 
@@ -88,7 +91,10 @@ class Captioner:
         """The captions of each photo, best first, from features of the encoder the system was trained on."""
         hypotheses = beam_search(self.model, features, beam=beam, length_penalty=length_penalty, max_words=max_words)
         return [
-            [Sentence(caption=self.vocab.decode(h.tokens), log_prob=h.log_prob, tokens=h.tokens) for h in photo]
+            [
+                Sentence(caption=self.vocab.decode(h.tokens), log_prob=h.log_prob, score=h.score, tokens=h.tokens)
+                for h in photo
+            ]
             for photo in hypotheses
         ]
 

@@ -3,41 +3,40 @@
 Sentences in, sentences out. Knows nothing of files, splits or how sentences are made.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from captionlab.captioner import Sentence
 from captionlab.config import EnsembleParams
 from captionlab.models.base import Features
 from captionlab.retrieval import Retriever
 
-Choose = Callable[[Features, list[list[Sentence]]], list[Sentence]]  # photos and their candidates, best first
+Ranked = Sequence[list[list[Sentence]]]  # by decoding and photo: what a beam found, best first
+Choose = Callable[[Features, Ranked], list[list[Sentence]]]  # by decoding: the chosen sentence for each photo
 
 
-def as_ranked(features: Features, ranked: list[list[Sentence]]) -> list[Sentence]:
+def as_ranked(features: Features, ranked: Ranked) -> list[list[Sentence]]:
     """The beam's own best."""
-    return [sentences[0] for sentences in ranked]
+    return [[sentences[0] for sentences in photos] for photos in ranked]
 
 
-def by_neighbours(retriever: Retriever, params: EnsembleParams, length_penalty: float) -> Choose:
+def by_neighbours(retriever: Retriever, params: EnsembleParams) -> Choose:
     """Ranked by the beam's score plus agreement with what people wrote of the training photos that look most alike.
 
     After Devlin et al. 2015, "Language models for image captioning: the quirks and what works".
     """
 
-    def choose(features: Features, ranked: list[list[Sentence]]) -> list[Sentence]:
-        words = [[tuple(sentence.caption.split()) for sentence in sentences] for sentences in ranked]
-        agreement = retriever.agreement(words, features.pooled_PD.cpu().numpy(), params.neighbours)
-        chosen = []
-        for sentences, own in zip(ranked, agreement, strict=True):
-            scores = [
-                _score(sentence, length_penalty) + params.agreement * agreed
-                for sentence, agreed in zip(sentences, own, strict=True)
-            ]
-            chosen.append(sentences[scores.index(max(scores))])
-        return chosen
+    def choose(features: Features, ranked: Ranked) -> list[list[Sentence]]:
+        found = [
+            list(dict.fromkeys(sentence.caption for sentences in photo for sentence in sentences))
+            for photo in zip(*ranked, strict=True)
+        ]  # each caption once, for a wider beam finds most of a narrower one's: comparing is what takes the time
+        words = [[tuple(caption.split()) for caption in own] for own in found]
+        agreed = retriever.agreement(words, features.pooled_PD.cpu().numpy(), params.neighbours)
+        agreement = [dict(zip(own, scores, strict=True)) for own, scores in zip(found, agreed, strict=True)]
+
+        def best(sentences: list[Sentence], own: Mapping[str, float]) -> Sentence:
+            return max(sentences, key=lambda sentence: sentence.score + params.agreement * own[sentence.caption])
+
+        return [[best(*photo) for photo in zip(photos, agreement, strict=True)] for photos in ranked]
 
     return choose
-
-
-def _score(sentence: Sentence, length_penalty: float) -> float:
-    return sentence.log_prob / float((len(sentence.tokens) + 1) ** length_penalty)  # the end is a word, too

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from captionlab import truth
+from captionlab import thirds, truth
 from captionlab.batches import CaptionedFeatures
 from captionlab.captioner import Captioner, Sentence
 from captionlab.config import EvaluateParams, Params, RetrievalParams
@@ -28,7 +28,6 @@ from captionlab.records import DATASET, EVALUATION, FEATURES, MODELS, REPORTS, V
 from captionlab.reranking import Choose, as_ranked, by_neighbours
 from captionlab.retrieval import Retriever
 from captionlab.systems import read_captions
-from captionlab.thirds import choose
 from captionlab.training import measure
 from captionlab.vocab import Vocabulary
 
@@ -131,18 +130,19 @@ def _caption(
     choose: Choose = as_ranked
     if system == "ensemble" and params.ensemble[name].neighbours:
         retriever = _retriever(root, next(iter(captioner.sources)), captions)
-        choose = by_neighbours(retriever, params.ensemble[name], params.evaluate.length_penalty)
+        choose = by_neighbours(retriever, params.ensemble[name])
     sentences = {split: _decode(captioner, data[split], params.evaluate, device, choose) for split in references}
     test = measure(captioner.model, data["test"], PHOTOS_AT_ONCE // 2, device)
     _write_captions(out, f"{system}.{name}", sentences["test"], references["test"])
     sources = tuple(captioner.sources.items())
     if sources not in means:
         means[sources] = _mean_photo(_features(root, captioner, captions, "train"))
+    without_photo = _chosen(captioner, means[sources], params.evaluate, device, as_ranked)
     return Evaluated(
         system=system, config=name, loss=test.loss, accuracy=test.accuracy, sentences=sentences,
         without_photo={
-            _decoding(beam): _best(captioner, means[sources], beam, params.evaluate, device, as_ranked)[0].caption
-            for beam in params.evaluate.beams
+            _decoding(beam): photos[0].caption
+            for beam, photos in zip(params.evaluate.beams, without_photo, strict=True)
         },
         looks=bool(captioner.identity.grid) and not captioner.members,
     )  # fmt: skip
@@ -174,7 +174,7 @@ def _retrieve(
         looks = store.pooled[store.rows(list(photos))]
         sentences[split] = {
             _neighbours(count): {
-                image: Sentence(caption=" ".join(words), log_prob=0.0, tokens=())
+                image: Sentence(caption=" ".join(words), log_prob=0.0, score=0.0, tokens=())
                 for image, words in zip(photos, retriever.captions(looks, count), strict=True)
             }
             for count in config.neighbours
@@ -258,22 +258,24 @@ def _decode(
     captioner: Captioner, data: CaptionedFeatures, params: EvaluateParams, device: str, choose: Choose
 ) -> dict[str, dict[str, Sentence]]:
     """The chosen sentence for each image, by decoding."""
-    found: dict[str, dict[str, Sentence]] = {}
-    for beam in params.beams:
-        best = found[_decoding(beam)] = {}
-        for i in range(0, len(data.images), PHOTOS_AT_ONCE):
-            images = data.images[i : i + PHOTOS_AT_ONCE]
-            features = data.features(range(i, i + len(images)))
-            best.update(zip(images, _best(captioner, features, beam, params, device, choose), strict=True))
+    found: dict[str, dict[str, Sentence]] = {_decoding(beam): {} for beam in params.beams}
+    for i in range(0, len(data.images), PHOTOS_AT_ONCE):
+        images = data.images[i : i + PHOTOS_AT_ONCE]
+        chosen = _chosen(captioner, data.features(range(i, i + len(images))), params, device, choose)
+        for best, sentences in zip(found.values(), chosen, strict=True):
+            best.update(zip(images, sentences, strict=True))
     return found
 
 
-def _best(
-    captioner: Captioner, features: Features, beam: int, params: EvaluateParams, device: str, choose: Choose
-) -> list[Sentence]:
-    ranked = captioner.describe(
-        features.to(device), beam=beam, length_penalty=params.length_penalty, max_words=params.max_words
-    )
+def _chosen(
+    captioner: Captioner, features: Features, params: EvaluateParams, device: str, choose: Choose
+) -> list[list[Sentence]]:
+    """By decoding: the chosen sentence for each photo."""
+    features = features.to(device)
+    ranked = [
+        captioner.describe(features, beam=beam, length_penalty=params.length_penalty, max_words=params.max_words)
+        for beam in params.beams
+    ]
     return choose(features, ranked)
 
 
@@ -290,7 +292,7 @@ def _gallery(
         "ranked": len(scores),
         "photos": [
             {"image": image, "third": third, "rank": ranks[image], "cider": round(scores[image], 6)}
-            for third, images in choose(scores, photos).items()
+            for third, images in thirds.choose(scores, photos).items()
             for image in images
         ],
     }
