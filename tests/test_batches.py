@@ -57,6 +57,34 @@ def test_the_grid_is_read_only_where_it_is_used(world: "World") -> None:
     assert without.grid_PRC is None
 
 
+def test_training_sees_a_photo_or_its_mirror_image_by_chance(world: "World") -> None:
+    assert world.store.grid is not None
+    mirror = dataclasses.replace(world.store, pooled=world.store.pooled + 100, grid=world.store.grid + 100)
+    data = dataclasses.replace(world.split("train", True), store=dataclasses.replace(world.store, mirrored=mirror))
+
+    def turned(seed: int | None) -> list[bool]:
+        found: list[bool] = []
+        for batch in data.batches(4, seed):
+            plain = data.features(batch.positions)
+            assert batch.features.grid_PRC is not None
+            assert plain.grid_PRC is not None
+            by_pooled, by_grid = (
+                [(ours - theirs).amax() > 50 for ours, theirs in zip(seen, true, strict=True)]
+                for seen, true in (
+                    (batch.features.pooled_PD, plain.pooled_PD),
+                    (batch.features.grid_PRC, plain.grid_PRC),
+                )
+            )
+            assert by_pooled == by_grid
+            found += map(bool, by_pooled)
+        return found
+
+    chances = [turned(seed) for seed in range(20)]
+    assert 30 < sum(map(sum, chances)) < 90  # of 120
+    assert turned(3) == chances[3]
+    assert not any(turned(None))
+
+
 def test_blocks_hold_every_photo_once(world: "World") -> None:
     for grid in (False, True):
         data = world.split("train", grid)

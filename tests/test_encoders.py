@@ -59,6 +59,14 @@ def test_lite_features_stay_what_they_are(lites: dict[str, Encoder], name: str) 
     assert pooled_ND[0, :8] == pytest.approx(golden["first"], abs=1e-3)
 
 
+def test_networks_side_by_side_see_what_each_sees(lites: dict[str, Encoder]) -> None:
+    together = load_encoder("efficientnet_lite012", grid=2)
+    pixels = drawn(together.pixels)
+    alone = [TorchEngine(encoder, "cpu")(pixels) for encoder in lites.values()]
+    for ours, parts in zip(TorchEngine(together, "cpu")(pixels), zip(*alone, strict=True), strict=True):
+        np.testing.assert_array_equal(ours, np.concatenate(parts, -1))
+
+
 @pytest.mark.parametrize("name", LITE_PIXELS)
 @pytest.mark.parametrize("pixels", [97, 130])  # odd and even: TensorFlow pads them differently
 def test_lite_is_the_network_of_timm(lites: dict[str, Encoder], name: str, pixels: int) -> None:

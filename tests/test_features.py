@@ -1,6 +1,7 @@
 """The engines agree, a killed extraction ends as an unbroken one, and a store that is not whole says so."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from captionlab import features
 from captionlab.config import EncoderParams, ExtractFeaturesParams, Params, load_params
 from captionlab.encoders import Encoder, Network, load_encoder
 from captionlab.errors import CaptionlabError
-from captionlab.features import OnnxEngine, TorchEngine, encode_photos, extract, open_store
+from captionlab.features import OnnxEngine, TorchEngine, encode_photos, extract, finish, open_store
 from captionlab.files import read_json, write_json, write_jsonl
 from captionlab.photos import Pixels, read_photo
 from captionlab.stages.extract_features import extract_features
@@ -110,8 +111,9 @@ def test_a_store_holds_what_the_engine_saw(tmp_path: Path) -> None:
     images = draw_photos(tmp_path / "photos", 6)
     encoder = tiny_encoder(2)
     extract(encoder, 2, "cpu", tmp_path / "photos", images, tmp_path / "work", dataset="d")
-    store = open_store(tmp_path / "work")
-    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["grid.npy", "images.json", "pooled.npy"]
+    finish(tmp_path / "work", tmp_path / "store")
+    store = open_store(tmp_path / "store")
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["grid.npy", "images.json", "pooled.npy"]
     assert (store.encoder, store.weights, store.preprocessing) == ("tiny", "w", "square_bicubic")
     assert (store.pooled.shape, store.pooled.dtype.name) == ((6, 6), "float32")
     assert store.grid is not None
@@ -121,7 +123,7 @@ def test_a_store_holds_what_the_engine_saw(tmp_path: Path) -> None:
     assert store.rows([images[4], images[0]]).tolist() == [4, 0]
     with pytest.raises(CaptionlabError, match=r"no features of other\.jpg; run extract_features again"):
         store.rows(["other.jpg"])
-    assert features.describe(tmp_path / "work") == "6 photos, pooled 6, grid 4x6"
+    assert features.describe(tmp_path / "store") == "6 photos, pooled 6, grid 4x6"
 
 
 def test_an_encoder_without_a_grid_writes_none(tmp_path: Path) -> None:
@@ -129,11 +131,12 @@ def test_an_encoder_without_a_grid_writes_none(tmp_path: Path) -> None:
     extract(tiny_encoder(2), 2, "cpu", tmp_path / "photos", images, tmp_path / "work", dataset="d")
     (tmp_path / "work/progress.json").write_text('{"key": "another", "done": 4}')
     extract(tiny_encoder(0), 0, "cpu", tmp_path / "photos", images, tmp_path / "work", dataset="d")
-    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["images.json", "pooled.npy"]
-    store = open_store(tmp_path / "work")
+    finish(tmp_path / "work", tmp_path / "store")
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["images.json", "pooled.npy"]
+    store = open_store(tmp_path / "store")
     assert store.grid is None
     assert store.side == 0
-    assert features.describe(tmp_path / "work") == "5 photos, pooled 6"
+    assert features.describe(tmp_path / "store") == "5 photos, pooled 6"
 
 
 # A killed run
@@ -282,6 +285,7 @@ def test_a_store_that_is_not_whole_says_so(tmp_path: Path) -> None:
         open_store(work)
 
     def fresh() -> None:
+        shutil.rmtree(work, ignore_errors=True)
         extract(tiny_encoder(2), 2, "cpu", tmp_path / "photos", images, work, dataset="d")
 
     for name in ("pooled.npy", "grid.npy"):
@@ -340,6 +344,39 @@ def test_the_stage_writes_one_encoders_features(tmp_path: Path, monkeypatch: pyt
     assert list(store.images) == sorted(store.images)
     about = json.loads((tmp_path / "artifacts/features/efficientnet_lite0/images.json").read_text())
     assert sorted(about) == ["encoder", "grid", "images", "pixels", "preprocessing", "weights"]
+
+
+def test_mirror_images_have_a_store_of_their_own_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed run had whole is not done again."""
+    params = project(tmp_path, 5, efficientnet_lite0=2)
+    params.extract_features.encoders["efficientnet_lite0"] = EncoderParams(grid=2, mirrored=True)
+    monkeypatch.setattr("captionlab.stages.extract_features.load_encoder", lambda _, grid: tiny_encoder(grid))
+    encoded = []
+
+    def encode(encoder: Encoder, device: str, paths: list[Path], *, mirrored: bool = False) -> Any:
+        encoded.extend([mirrored] * len(paths))
+        return encode_photos(encoder, device, paths, mirrored=mirrored)
+
+    def killed(work: Path, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(features, "encode_photos", encode)
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(params, tmp_path, "efficientnet_lite0")
+    (line,) = extract_features(params, tmp_path, "efficientnet_lite0")
+    assert encoded == [False] * 5 + [True] * 5
+    assert line.startswith("efficientnet_lite0: 5 photos and their mirror images, pooled 6, grid 4x6; ")
+    store = open_store(tmp_path / "artifacts/features/efficientnet_lite0")
+    assert store.mirrored is not None
+    assert store.mirrored.grid is not None
+    assert store.mirrored.images == store.images
+    photos = [tmp_path / "artifacts/dataset/images" / image for image in store.images]
+    turned = np.stack([read_photo(photo, 32)[:, ::-1] for photo in photos])
+    pooled_ND, grid_NRC = TorchEngine(tiny_encoder(2), "cpu")(turned)
+    np.testing.assert_allclose(store.mirrored.pooled, pooled_ND, atol=1e-5)
+    np.testing.assert_allclose(store.mirrored.grid, grid_NRC, atol=1e-2)
 
 
 def test_the_stage_refuses_an_encoder_that_params_do_not_name(tmp_path: Path) -> None:

@@ -59,26 +59,36 @@ class CaptionedFeatures:
         images = sorted(by_image)
         return cls(store, use_grid, images, store.rows(images), [by_image[image] for image in images])
 
-    def features(self, positions: Sequence[int]) -> Features:
-        """Read the features of some photos, by position, from the memory map."""
-        rows = self.rows[list(positions)]
-        grid = self.store.grid
+    def features(self, positions: Sequence[int], mirrored: Sequence[bool] = ()) -> Features:
+        """Read the features of some photos, by position, from the memory map; of the ``mirrored``, as mirror images."""
+        rows, grid = self.rows[list(positions)], self.store.grid
+        pooled_PD, grid_PRC = self.store.pooled[rows], grid[rows] if self.use_grid and grid is not None else None
+        mirror = self.store.mirrored
+        if mirror is not None and any(mirrored):
+            turned = np.flatnonzero(mirrored)
+            pooled_PD[turned] = mirror.pooled[rows[turned]]
+            if grid_PRC is not None and mirror.grid is not None:
+                grid_PRC[turned] = mirror.grid[rows[turned]]
         return Features(
-            torch.from_numpy(self.store.pooled[rows]),
-            torch.from_numpy(grid[rows]) if self.use_grid and grid is not None else None,
+            torch.from_numpy(pooled_PD),
+            None if grid_PRC is None else torch.from_numpy(grid_PRC),
             tuple(other.features(positions) for other in self.others),
         )
 
     def batches(
         self, photos_per_batch: int, shuffle_seed: int | None = None, rank: int = 0, ranks: int = 1
     ) -> Iterator[Batch]:
-        """Go once over the photos, in order or shuffled by a seed.
+        """Go once over the photos: in order, or shuffled by a seed and some of them mirrored, where the store can.
 
         Of several ``ranks`` each has its photos of every batch; one for which none is left has a photo of no weight.
         """
         order = np.arange(len(self.rows))
+        mirrored = np.zeros(len(order), dtype=bool)
         if shuffle_seed is not None:
-            np.random.default_rng(shuffle_seed).shuffle(order)
+            random = np.random.default_rng(shuffle_seed)
+            random.shuffle(order)
+            if self.store.mirrored is not None:
+                mirrored = random.random(len(order)) < 0.5
         for i in range(0, len(order), photos_per_batch):
             together = order[i : i + photos_per_batch].tolist()
             positions = together[rank::ranks] or together[:1]
@@ -87,7 +97,8 @@ class CaptionedFeatures:
             tokens_BT = torch.full((len(sequences), max(map(len, sequences))), PAD)
             for row, tokens in enumerate(sequences):
                 tokens_BT[row, : len(tokens)] = torch.tensor(tokens)
-            batch = Batch(self.features(positions), tokens_BT, torch.tensor(photo_B), positions)
+            features = self.features(positions, mirrored[positions].tolist())
+            batch = Batch(features, tokens_BT, torch.tensor(photo_B), positions)
             if ranks > 1:
                 own, whole = self._size(together[rank::ranks]), self._size(together)
                 batch = batch._replace(words_share=own[0] / whole[0], captions_share=own[1] / whole[1])

@@ -71,6 +71,7 @@ class EncoderParams:
     """What to keep of one encoder's output."""
 
     grid: int  # regions a side, average-pooled from the last feature map; 0 keeps no grid
+    mirrored: bool = False  # the photos' mirror images too: a training sees one or the other, by chance
 
 
 @dataclass(frozen=True, kw_only=True)

