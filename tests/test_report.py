@@ -96,7 +96,7 @@ def build_artifacts(params: Params, root: Path) -> None:
         sizes = {"encoder": shape.encoder, "input": shape.input, "hidden": shape.hidden, "layers": shape.layers}
         summary = {
             "system": system, "config": config, **sizes, "parameters": 1_200_000 + 100_000 * rank, "megabytes": 4.8,
-            "epochs": 8, "best_epoch": 6, "training_key": "k", "params": {},
+            "epochs": 8, "best_epoch": 6, "training_key": "k", "params": sizes,
         }  # fmt: skip
         files.write_json(folder / "summary.json", summary)
         files.write_text(folder / "history.csv", history(quality))
@@ -421,6 +421,28 @@ def test_the_places_of_the_image_have_a_table_of_their_own(params: Params, root:
     table = page.read_text("utf-8").split("## Where the image enters")[1].split("\n## ")[0]
     shown = [[cell.strip() for cell in line.strip("|").split("|")][:2] for line in table.splitlines() if "|" in line]
     assert shown[2:] == [["baseline.lite2_wide", "pre-inject"], ["baseline.lite0", "merge"]]
+
+
+def test_configurations_that_differ_in_their_seed_have_a_mean(params: Params, root: Path) -> None:
+    report(params, root)
+    page = root / "reports/toys/comparison-all.md"
+    assert "The luck of the seed" not in page.read_text("utf-8")
+    for seed, config in enumerate(("lite0", "lite2_wide")):
+        path = root / f"artifacts/models/baseline/{config}/summary.json"
+        files.write_json(path, json.loads(path.read_text()) | {"params": {"input": 8, "training.seed": seed}})
+    report(params, root)
+    table = page.read_text("utf-8").split("## The luck of the seed")[1].split("\n## ")[0]
+    ((names, bleu_1, *_),) = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "baseline" in line
+    ]
+    assert names == "baseline.lite0, baseline.lite2_wide"
+    first, second = (
+        float(row["bleu_1"])
+        for row in csv_rows(root)
+        if (row["configuration"] in ("lite0", "lite2_wide"))
+        and (row["decoding"], row["protocol"]) == ("beam 3", "strict")
+    )
+    assert bleu_1 == f"{(first + second) / 2:.3f} ± {abs(first - second) / 2**0.5:.3f}"
 
 
 def test_names_are_text_and_not_markup(params: Params, root: Path) -> None:

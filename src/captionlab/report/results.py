@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from captionlab import files, records
-from captionlab.config import Params
+from captionlab.config import EnsembleParams, Params
 from captionlab.errors import CaptionlabError
 
 Beside = Literal["report_a", "report_b", "literature"]
@@ -84,6 +84,7 @@ class Run:
     config: str
     best_decoding: str  # chosen on the validation split
     best_epoch: int | None  # None of what was not trained
+    recipe: str | None  # equal where configurations differ in their seed alone; None of what has none
     rows: tuple[Row, ...]  # test split, every decoding and protocol
     history: Mapping[str, tuple[float, ...]]  # epoch and the curves, one value an epoch; empty if not trained
 
@@ -128,7 +129,10 @@ def load(params: Params, root: Path) -> Results:
             runs.append(_run(entry, intervals, shape))
             continue
         folders = [root / records.MODELS / own / name for own, name in params.members(system, config)]
-        runs.append((_ensemble if system == "ensemble" else _trained)(folders, entry, intervals))
+        if system == "ensemble":
+            runs.append(_ensemble(folders, params.ensemble[config], entry, intervals))
+        else:
+            runs.append(_trained(folders[0], entry, intervals))
     if not params.rows():
         raise CaptionlabError("params.yaml names no configuration of any system; add one to baseline, say")
     return Results(
@@ -150,8 +154,7 @@ def read_captions(root: Path, run: Run) -> list[dict[str, Any]]:
     return files.read_jsonl(root / records.EVALUATION / "captions" / f"{run.name}.jsonl")
 
 
-def _trained(folders: Sequence[Path], entry: dict[str, Any], intervals: Mapping[str, Sequence[float]]) -> Run:
-    (folder,) = folders
+def _trained(folder: Path, entry: dict[str, Any], intervals: Mapping[str, Sequence[float]]) -> Run:
     summary = files.read_json(folder / "summary.json")
     shape = ("encoder", "input", "hidden", "layers", "parameters", "megabytes", "epochs")
     history = _history(folder / "history.csv")
@@ -162,7 +165,13 @@ def _trained(folders: Sequence[Path], entry: dict[str, Any], intervals: Mapping[
         )
     sizes = {field: summary[field] for field in shape} | {"image": summary["params"].get("image")}
     run = _run(entry, intervals, sizes)
-    return dataclasses.replace(run, best_epoch=summary["best_epoch"], history=history)
+    return dataclasses.replace(run, best_epoch=summary["best_epoch"], recipe=_recipe(summary), history=history)
+
+
+def _recipe(summary: Mapping[str, Any]) -> str:
+    """Everything that was set but the seed, and the name of what a finetuning began with, which another seed made."""
+    told = {key: value for key, value in summary["params"].items() if key not in ("training.seed", "finetune.config")}
+    return files.digest_of([summary["system"], told])
 
 
 def _run(entry: dict[str, Any], intervals: Mapping[str, Sequence[float]], shape: Mapping[str, Any]) -> Run:
@@ -180,6 +189,7 @@ def _run(entry: dict[str, Any], intervals: Mapping[str, Sequence[float]], shape:
         config=entry["config"],
         best_decoding=entry["best_decoding"],
         best_epoch=None,
+        recipe=None,
         rows=tuple(
             Row(
                 **common,
@@ -193,11 +203,15 @@ def _run(entry: dict[str, Any], intervals: Mapping[str, Sequence[float]], shape:
     )
 
 
-def _ensemble(folders: Sequence[Path], entry: dict[str, Any], intervals: Mapping[str, Sequence[float]]) -> Run:
+def _ensemble(
+    folders: Sequence[Path], params: EnsembleParams, entry: dict[str, Any], intervals: Mapping[str, Sequence[float]]
+) -> Run:
     """What was put together, not trained: it has its members' sizes and no history."""
     summaries = [files.read_json(folder / "summary.json") for folder in folders]
     sizes = {size: sum(summary[size] for summary in summaries) for size in ("parameters", "megabytes")}
-    return _run(entry, intervals, {"encoder": ", ".join(sorted({each["encoder"] for each in summaries})), **sizes})
+    run = _run(entry, intervals, {"encoder": ", ".join(sorted({each["encoder"] for each in summaries})), **sizes})
+    recipe = files.digest_of([sorted(map(_recipe, summaries)), params.neighbours, params.agreement])
+    return dataclasses.replace(run, recipe=recipe)
 
 
 def _history(path: Path) -> dict[str, tuple[float, ...]]:

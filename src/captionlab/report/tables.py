@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean, stdev
 from typing import Literal
 
 from captionlab.config import COMPARED
@@ -211,9 +212,10 @@ def decodings_table(results: Results) -> Table:
 
 
 def further_tables(results: Results) -> list[Table]:
-    """The image's places; each report's protocol beside its own numbers; the literature."""
+    """Means over seeds; the image's places; each report's protocol beside its own numbers; the literature."""
     stated = ("name", "decoding", *_BLEU, "loss", "accuracy", *_SHAPE, "epochs", "protocol", "source")
     return [
+        *_seeds(results),
         *_places(results),
         _of_rows(
             "Under report A's protocol",
@@ -247,6 +249,33 @@ def further_tables(results: Results) -> list[Table]:
             ),
         ),
     ]
+
+
+def _seeds(results: Results) -> list[Table]:
+    """Mean and deviation of configurations that differ in their seed alone, if there are such."""
+    by_recipe: dict[str, list[Run]] = {}
+    for run in ranked(results.runs):
+        if run.recipe is not None:
+            by_recipe.setdefault(run.recipe, []).append(run)
+    rows = [
+        (
+            ", ".join(sorted(run.name for run in runs)),
+            *(_mean([getattr(run.row(), s) for run in runs]) for s in _SCORES),
+        )
+        for runs in by_recipe.values()
+        if len(runs) > 1
+    ]
+    columns: dict[str, Kind] = {"Configurations": "text", **{_COLUMNS[score].label: "text" for score in _SCORES}}
+    notes = (
+        "Configurations that differ in nothing but the seed of their training: mean and standard deviation (of the "
+        "sample) of the test scores, each with the decoding that was chosen for it on validation.",
+    )
+    return [table("The luck of the seed", columns, rows, notes)] if rows else []
+
+
+def _mean(scores: Sequence[float | None]) -> str | None:
+    numbers = [score for score in scores if score is not None]
+    return f"{fmean(numbers):.3f} ± {stdev(numbers):.3f}" if len(numbers) == len(scores) else None
 
 
 def _places(results: Results) -> list[Table]:
