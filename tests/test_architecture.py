@@ -57,7 +57,9 @@ ALLOWED = {
     "losses": "",
     "thirds": "",
     "training": "batches config devices errors files losses models.base ranks",
-    "selfcritical": "batches cider decoding models.base training vocab",
+    "judging": "batches cider decoding models.base vocab",
+    "selfcritical": "batches cider decoding judging models.base training vocab",
+    "distilling": "batches judging models.base training",
     "systems": "batches checkpoint config devices errors features files models ranks records tracking training vocab",
     "captioner": "checkpoint decoding devices encoders errors features models photos vocab",
     "attention_map": "",
@@ -65,9 +67,9 @@ ALLOWED = {
     "describing": "attention_map captioner errors files journal photos ranks registry",
     "release": "batches captioner checkpoint errors features files models.base records systems",
     "report": "config errors files records",
-    "stages": "batches captioner checkpoint cider config datasets devices diagnostics encoders errors features files "
-    "metrics models.base ranks records registry report reranking retrieval selfcritical systems text thirds tracking "
-    "training truth vocab",
+    "stages": "batches captioner checkpoint cider config datasets devices diagnostics distilling encoders errors "
+    "features files judging metrics models.base ranks records registry report reranking retrieval selfcritical systems "
+    "text thirds tracking training truth vocab",
     "ranges": "config errors",
     "tuning": "config devices errors features files ranges records systems tracking training",
     "ui": "errors tracking",

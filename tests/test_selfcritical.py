@@ -12,11 +12,12 @@ from torch import Tensor
 from captionlab.batches import Batch
 from captionlab.config import SystemParams, TrainingParams
 from captionlab.decoding import beam_search, draw
+from captionlab.judging import BEAM, LENGTH_PENALTY, MAX_WORDS, Judge
 from captionlab.metrics import Scorer
 from captionlab.models.base import END, PAD, START, Decoder
 from captionlab.models.build import build_model
 from captionlab.records import Split
-from captionlab.selfcritical import BEAM, LENGTH_PENALTY, MAX_WORDS, SelfCritical
+from captionlab.selfcritical import SelfCritical
 from captionlab.training import Epoch, Trained, train
 
 if TYPE_CHECKING:
@@ -48,10 +49,13 @@ class Studio:
                 found.setdefault(caption.image, []).append(caption.words)
         return found
 
+    def judge(self) -> Judge:
+        return Judge(self.vocab, self.val_set, self.references("val"))
+
     def selfcritical(self, samples: int = 3, cross_entropy: float = 0.0) -> SelfCritical:
         return SelfCritical(
-            self.vocab, self.train_set, self.references("train"), self.val_set, self.references("val"),
-            samples=samples, cross_entropy=cross_entropy,
+            self.vocab, self.train_set, self.references("train"), self.judge(), samples=samples,
+            cross_entropy=cross_entropy,
         )  # fmt: skip
 
     def batch(self) -> Batch:
@@ -98,7 +102,7 @@ def test_the_reward_is_the_scorers_cider_with_the_end_as_a_word(attention: Studi
 
 
 def test_validation_is_scored_as_the_evaluation_scores(attention: Studio) -> None:
-    model, judge = attention.model(), attention.selfcritical()
+    model, judge = attention.model(), attention.judge()
     with torch.no_grad():
         model.out.bias[END] += 1.0  # type: ignore[operator, union-attr, index]  # an untrained system never ends
     said: dict[str, str] = {}
@@ -152,7 +156,7 @@ def test_the_loss_is_reinforce_with_the_others_as_baseline(studio: Studio) -> No
     model, critic, batch = studio.model(), studio.selfcritical(samples=3), studio.batch()
     model.dropout.p = 0.0  # type: ignore[union-attr]
     torch.manual_seed(5)
-    loss, mean = critic.loss(model, batch, torch.zeros(()))
+    loss, mean = critic.loss(model, batch, torch.empty(0), torch.zeros(()))
     torch.manual_seed(5)
     tokens_BT = draw(model.eval(), batch.features, count=3, max_words=25)
     rewards = critic.rewards(tokens_BT, batch.positions)
@@ -183,7 +187,7 @@ def test_the_praised_caption_becomes_likelier_than_the_other(studio: Studio) -> 
     )
     before = log_prob(model, studio, 0, good) - log_prob(model, studio, 0, bad)
     torch.manual_seed(seed)
-    critic.loss(model, batch, torch.zeros(()))[0].backward()
+    critic.loss(model, batch, torch.empty(0), torch.zeros(()))[0].backward()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None:
@@ -204,7 +208,7 @@ def test_the_epoch_with_the_best_cider_is_kept(studio: Studio, settings: Callabl
     trained = studio.finetune(model, settings(epochs=12, patience=4, learning_rate=0.02, average=0.5))
     ciders = [epoch.val_cider or 0.0 for epoch in trained.history]
     assert ciders.index(max(ciders)) == trained.best_epoch - 1
-    assert studio.selfcritical().cider(model, "cpu") == pytest.approx(max(ciders))
+    assert studio.judge().cider(model, "cpu") == pytest.approx(max(ciders))
 
 
 def test_a_killed_finetuning_goes_on_to_the_same_bits(studio: Studio, settings: Callable[..., TrainingParams]) -> None:

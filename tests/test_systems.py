@@ -551,7 +551,10 @@ def test_finetuned_systems_and_ensembles_are_rows_of_the_comparison(
         finetune={
             "rewarded": FinetuneParams(
                 system="attention", config="tiny", samples=2, cross_entropy=0.5, training={"epochs": 2, "patience": 1}
-            )
+            ),
+            "taught": FinetuneParams(
+                system="attention", config="tiny", teachers=("tiny",), cross_entropy=0.5, training={"epochs": 2}
+            ),
         },
         ensemble={
             "one": EnsembleParams(members=("attention.tiny",)),
@@ -561,12 +564,15 @@ def test_finetuned_systems_and_ensembles_are_rows_of_the_comparison(
     )
     before = digests(root / MODELS / "attention")
     finetune(params, root, "rewarded")
+    (line,) = finetune(params, root, "taught")
+    assert line.startswith("finetune.taught: ")
     assert digests(root / MODELS / "attention") == before
     first = digests(root / MODELS / "finetune")
     assert {Path(name).name for name in first} == {"checkpoint.safetensors", "history.csv", "summary.json"}
     with (root / MODELS / "finetune/rewarded/history.csv").open(newline="") as table:
         assert all(float(row["val_cider"]) >= 0 and float(row["train_reward"]) >= 0 for row in csv.DictReader(table))
     finetune(params, root, "rewarded")
+    finetune(params, root, "taught")
     assert digests(root / MODELS / "finetune") == first
 
     evaluate(params, root)
@@ -583,8 +589,8 @@ def test_finetuned_systems_and_ensembles_are_rows_of_the_comparison(
     members = [runs[name].row().parameters or 0 for name in ("attention.tiny", "finetune.rewarded", "baseline.tiny")]
     assert runs["ensemble.three"].row().parameters == sum(members)
     assert figures.png(figures.curves, list(runs.values()))
-    assert "7 runs in MLflow" in track(params, root)[0]
-    assert "7 already there" in track(params, root)[0]
+    assert "8 runs in MLflow" in track(params, root)[0]
+    assert "8 already there" in track(params, root)[0]
 
 
 def test_an_ensemble_wants_one_vocabulary(trained: Path, tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def step_loss(lab: Lab, model: Decoder, padding: int = 0, smoothing: float = 0.0
     """The loss of one batch as trained on, and as PyTorch computes it from the whole logits."""
     (batch,) = lab.world.split("train").batches(100)
     tokens_BT = torch.nn.functional.pad(batch.tokens_BT, (0, padding), value=PAD)
-    loss = training._step_loss(model, batch._replace(tokens_BT=tokens_BT), smoothing, 0.0, training._Meter())
+    loss, _ = training._step_loss(model, batch._replace(tokens_BT=tokens_BT), smoothing, 0.0, training._Meter())
     logits_BTV = model(batch.features, batch.tokens_BT[:, :-1], batch.photo_B)
     said_BT = batch.tokens_BT[:, 1:]
     return loss, nn.functional.cross_entropy(
@@ -280,7 +280,7 @@ def test_measure_does_not_depend_on_the_batch(lab: Lab) -> None:
 def test_the_doubly_stochastic_term(lab: Lab) -> None:
     model = lab.model("attention")
     (batch,) = lab.world.split("train", grid=True).batches(100)
-    plain, with_term = (training._step_loss(model, batch, 0.0, weight, training._Meter()) for weight in (0.0, 0.7))
+    plain, with_term = (training._step_loss(model, batch, 0.0, weight, training._Meter())[0] for weight in (0.0, 0.7))
     term = 0.0
     for b in range(len(batch.tokens_BT)):
         words = int((batch.tokens_BT[b] != PAD).sum()) - 1

@@ -169,12 +169,13 @@ class RetrievalParams:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneParams:
-    """Self-critical training of a trained configuration: CIDEr-D is its reward."""
+    """A trained configuration goes on: with CIDEr-D as its reward (``samples``), or with ``teachers``."""
 
     system: str
     config: str  # its configuration that goes on
-    samples: int  # captions drawn of a photo
     cross_entropy: float  # share of the loss, 0 to 1, that stays cross-entropy of the true captions
+    samples: int = 0  # captions drawn of a photo, to be rewarded
+    teachers: tuple[str, ...] = ()  # configurations of the same system, whose mean probabilities it learns to give
     training: dict[str, Any] = dataclasses.field(default_factory=dict)  # laid over the configuration's own
 
 
@@ -359,7 +360,11 @@ def _check_finetune(params: Params, key: str, finetuned: FinetuneParams) -> None
     config = params.system(finetuned.system, finetuned.config)
     if isinstance(config, AttentionParams) and not config.teacher_forcing:
         raise CaptionlabError(f"{key} wants {finetuned.system}.{finetuned.config}.teacher_forcing to be true")
-    if finetuned.samples < 2:
+    if bool(finetuned.teachers) == bool(finetuned.samples):
+        raise CaptionlabError(f"{key} wants samples, to be rewarded, or teachers: one of the two")
+    for teacher in finetuned.teachers:
+        params.system(finetuned.system, teacher)
+    if not finetuned.teachers and finetuned.samples < 2:
         raise CaptionlabError(f"{key}.samples must be at least 2: each is compared with the others")
     if not 0 <= finetuned.cross_entropy <= 1:
         raise CaptionlabError(f"{key}.cross_entropy must be from 0 to 1")

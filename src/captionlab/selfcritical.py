@@ -11,14 +11,11 @@ from torch import Tensor, nn
 
 from captionlab.batches import Batch, CaptionedFeatures
 from captionlab.cider import CiderD, Words
-from captionlab.decoding import NEVER_SAID, beam_search, draw
+from captionlab.decoding import NEVER_SAID, draw
+from captionlab.judging import MAX_WORDS, Judge
 from captionlab.models.base import END, PAD, Decoder
 from captionlab.training import spoken
 from captionlab.vocab import Vocabulary
-
-MAX_WORDS = 25
-BEAM, LENGTH_PENALTY = 3, 0.7  # of the captions that are validated
-_PHOTOS_AT_ONCE = 100
 
 
 class SelfCritical:
@@ -27,22 +24,19 @@ class SelfCritical:
     ``samples`` draws a photo, at least 2; ``cross_entropy`` is the share (0 to 1) of the loss that stays cross-entropy
     of the true captions, so that the language stays fluent. ``train_references`` hold the words of each training
     photo's captions; the reward's idf comes from them. In the reward the end counts as a word, or the system would
-    learn to stop in mid-sentence, after "in a". ``val_references`` are scored without it, as in the evaluation.
+    learn to stop in mid-sentence, after "in a". The ``judge`` scores without it, as the evaluation does.
     """
 
     def __init__(
         self, vocab: Vocabulary, train_set: CaptionedFeatures, train_references: Mapping[str, Sequence[Words]],
-        val_set: CaptionedFeatures, val_references: Mapping[str, Sequence[Words]], *, samples: int,
-        cross_entropy: float,
+        judge: Judge, *, samples: int, cross_entropy: float,
     ) -> None:  # fmt: skip
+        self.judge = judge
         self._words = vocab.words
         self._references = [
             [(*words, vocab.words[END]) for words in train_references[image]] for image in train_set.images
         ]
         self._reward = CiderD(self._references)
-        self._val_set = val_set
-        self._val_references = [val_references[image] for image in val_set.images]
-        self._val_scorer = CiderD(self._val_references)
         self._samples, self._cross_entropy = samples, cross_entropy
 
     def rewards(self, tokens_BT: Tensor, positions: Sequence[int]) -> Tensor:
@@ -52,7 +46,7 @@ class SelfCritical:
         scores = self._reward.scores(said, [self._references[position] for position in owners])
         return torch.tensor(scores, dtype=torch.float32).view(len(positions), self._samples)
 
-    def loss(self, model: Decoder, batch: Batch, cross_entropy: Tensor) -> tuple[Tensor, float]:
+    def loss(self, model: Decoder, batch: Batch, logits_NV: Tensor, cross_entropy: Tensor) -> tuple[Tensor, float]:
         """The mixed loss of a batch, given its cross-entropy, and the mean reward of what was drawn.
 
         The captions are drawn without dropout and made likelier with it.
@@ -65,23 +59,10 @@ class SelfCritical:
         advantage_PS = (reward_PS - reward_PS.mean(1, keepdim=True)) * (self._samples / (self._samples - 1))
         advantage_B = advantage_PS.flatten().to(tokens_BT.device)
         photo_B = torch.arange(len(reward_PS), device=tokens_BT.device).repeat_interleave(self._samples)
-        _, logits_NV, target_N = spoken(model, batch._replace(tokens_BT=tokens_BT, photo_B=photo_B))
+        _, drawn_NV, target_N = spoken(model, batch._replace(tokens_BT=tokens_BT, photo_B=photo_B))
         row_N = (tokens_BT[:, 1:] != PAD).nonzero()[:, 0]
         never = torch.tensor(NEVER_SAID, device=tokens_BT.device)
-        logits_NV = logits_NV.float().index_fill(1, never, -torch.inf)
-        nats_N = nn.functional.cross_entropy(logits_NV, target_N, reduction="none")
+        drawn_NV = drawn_NV.float().index_fill(1, never, -torch.inf)
+        nats_N = nn.functional.cross_entropy(drawn_NV, target_N, reduction="none")
         drawn = (advantage_B[row_N] * nats_N).mean()
         return self._cross_entropy * cross_entropy + (1 - self._cross_entropy) * drawn, reward_PS.mean().item()
-
-    def cider(self, model: Decoder, device: str) -> float:
-        """CIDEr-D of the validation photos' captions by beam search, under the strict protocol."""
-        model.eval()
-        said: list[Words] = []
-        for i in range(0, len(self._val_set.images), _PHOTOS_AT_ONCE):
-            positions = range(i, min(i + _PHOTOS_AT_ONCE, len(self._val_set.images)))
-            ranked = beam_search(
-                model, self._val_set.features(positions).to(device),
-                beam=BEAM, length_penalty=LENGTH_PENALTY, max_words=MAX_WORDS,
-            )  # fmt: skip
-            said += [tuple(self._words[token] for token in photo[0].tokens) for photo in ranked]
-        return float(self._val_scorer.scores(said, self._val_references).mean())

@@ -6,7 +6,7 @@ Knows where the stages leave their files; the loop itself is in ``training``.
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from captionlab.features import MIRRORED, FeatureStore, open_store
 from captionlab.files import digest_of, read_json, read_jsonl, sha256_of, write_json, write_text
 from captionlab.models.base import Decoder, count_parameters, megabytes
 from captionlab.models.build import build_model
-from captionlab.records import CAPTIONS, DATASET, FEATURES, MODELS, VOCAB, Caption
+from captionlab.records import CAPTIONS, DATASET, FEATURES, MODELS, VOCAB, Caption, Split
 from captionlab.training import Epoch, Finetuning, Trained, train
 from captionlab.vocab import Vocabulary
 
@@ -31,6 +31,17 @@ from captionlab.vocab import Vocabulary
 def read_captions(root: Path) -> list[Caption]:
     """The cleaned captions of all splits."""
     return [Caption(**{**row, "words": tuple(row["words"])}) for row in read_jsonl(root / CAPTIONS)]
+
+
+def features_for(
+    root: Path, sources: Mapping[str, bool], captions: Sequence[Caption], split: Split, vocab: Vocabulary
+) -> CaptionedFeatures:
+    """A split's photos as each encoder of ``sources`` saw them, with its grid where that is wanted."""
+    first, *others = (
+        CaptionedFeatures.of(open_store(root / FEATURES / encoder), use_grid, captions, split, vocab)
+        for encoder, use_grid in sources.items()
+    )
+    return dataclasses.replace(first, others=others)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +104,12 @@ def fit(
                 return
             figures = rounded(epoch)
             tracker.log_epoch(epoch.epoch, {field: value for field, value in figures.items() if field != "epoch"})
-            drawn = "" if epoch.val_cider is None else f", reward {epoch.train_reward:.3f}, CIDEr {epoch.val_cider:.3f}"
+            further = "" if epoch.train_reward is None else f", reward {epoch.train_reward:.3f}"
+            further += "" if epoch.val_cider is None else f", CIDEr {epoch.val_cider:.3f}"
             print(
                 f"{row} epoch {epoch.epoch}/{training.epochs}: loss {epoch.train_loss:.3f}, "
                 f"validation {epoch.val_loss:.3f}, accuracy {epoch.val_accuracy:.3f}, "
-                f"perplexity {epoch.val_perplexity:.1f}{drawn}",
+                f"perplexity {epoch.val_perplexity:.1f}{further}",
                 flush=True,
             )
 

@@ -40,8 +40,8 @@ class Epoch:
     train_perplexity: float
     val_perplexity: float
     learning_rate: float
-    train_reward: float | None = None  # mean CIDEr-D of what was drawn, ends counted; in finetuning only
-    val_cider: float | None = None
+    train_reward: float | None = None  # mean CIDEr-D of what was drawn, ends counted; in self-critical training only
+    val_cider: float | None = None  # in finetuning only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +52,24 @@ class Trained:
     best_epoch: int
 
 
-class Finetuning(Protocol):
-    """What the loop asks of self-critical training."""
-
-    def loss(self, model: Decoder, batch: Batch, cross_entropy: Tensor) -> tuple[Tensor, float]:
-        """The loss of a batch, given its cross-entropy, and the mean reward."""
+class Judge(Protocol):
+    """Who says how good the captions are that a system writes alone."""
 
     def cider(self, model: Decoder, device: str) -> float:
         """CIDEr-D of the validation captions."""
+
+
+class Finetuning(Protocol):
+    """What the loop asks of a training by more than the true captions."""
+
+    @property
+    def judge(self) -> Judge:
+        """By whom it stops."""
+
+    def loss(
+        self, model: Decoder, batch: Batch, logits_NV: Tensor, cross_entropy: Tensor
+    ) -> tuple[Tensor, float | None]:
+        """The loss of a batch, given its words' logits and their cross-entropy; the mean reward, if there is one."""
 
 
 def train(
@@ -110,7 +120,7 @@ def train(
         seed = params.seed * 100_003 + number  # dropout depends on epoch and rank alone, so resuming is exact
         torch.manual_seed(seed + 1_000_000_007 * ranks.rank())
         model.train()
-        meter, rewards = _Meter(), []
+        meter, rewards = _Meter(), list[float]()
         batches = train_set.batches(params.photos_per_step, seed, ranks.rank(), ranks.count())
         quiet = None if ranks.first() else True
         bar = tqdm(batches, f"epoch {number}", steps_per_epoch, leave=False, unit="step", disable=quiet)
@@ -120,10 +130,10 @@ def train(
                 group["lr"] = params.learning_rate * _schedule(params, done, stopping)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 batch = batch.to(device)
-                loss = _step_loss(model, batch, params.label_smoothing, doubly_stochastic, meter)
+                loss, logits_NV = _step_loss(model, batch, params.label_smoothing, doubly_stochastic, meter)
                 if finetuning is not None:
-                    loss, reward = finetuning.loss(model, batch, loss)
-                    rewards.append(reward)
+                    loss, reward = finetuning.loss(model, batch, logits_NV, loss)
+                    rewards += [] if reward is None else [reward]
             _check_finite(loss.item(), f"epoch {number}, step {step + 1}", params)
             optimizer.zero_grad()
             loss.backward()
@@ -145,7 +155,7 @@ def train(
             val_perplexity=_perplexity(val.loss),
             learning_rate=optimizer.param_groups[0]["lr"],
             train_reward=fmean(rewards) if rewards else None,
-            val_cider=finetuning.cider(judged, device) if finetuning is not None else None,
+            val_cider=finetuning.judge.cider(judged, device) if finetuning is not None else None,
         )
         history.append(epoch)
         stopping.hear(epoch)
@@ -202,7 +212,10 @@ def spoken(model: Decoder, batch: Batch) -> tuple[Outputs, Tensor, Tensor]:
     return outputs, model.words(outputs.hidden_BTH[real_BT]), target_BT[real_BT]
 
 
-def _step_loss(model: Decoder, batch: Batch, label_smoothing: float, doubly_stochastic: float, meter: _Meter) -> Tensor:
+def _step_loss(
+    model: Decoder, batch: Batch, label_smoothing: float, doubly_stochastic: float, meter: _Meter
+) -> tuple[Tensor, Tensor]:
+    """The loss of a batch, and logits_NV of its words."""
     outputs, logits_NV, target_N = spoken(model, batch)
     loss: Tensor
     loss, nats_N, words_N = SmoothedCrossEntropy.apply(logits_NV, target_N, label_smoothing)  # type: ignore[no-untyped-call]
@@ -212,7 +225,7 @@ def _step_loss(model: Decoder, batch: Batch, label_smoothing: float, doubly_stoc
     if doubly_stochastic and outputs.attention_BTR is not None:
         looked_BR = outputs.attention_BTR.sum(1)
         loss = loss + doubly_stochastic * batch.captions_share * (1 - looked_BR).square().mean()
-    return loss
+    return loss, logits_NV
 
 
 @torch.inference_mode()

@@ -27,7 +27,7 @@ from captionlab.models.base import Features
 from captionlab.records import DATASET, EVALUATION, FEATURES, MODELS, REPORTS, VOCAB, Caption, Scores, Split
 from captionlab.reranking import Choose, as_ranked, by_neighbours
 from captionlab.retrieval import Retriever
-from captionlab.systems import read_captions
+from captionlab.systems import features_for, read_captions
 from captionlab.training import measure
 from captionlab.vocab import Vocabulary
 
@@ -123,7 +123,7 @@ def _caption(
         )
     device = choose_device(params.device)
     captioner.model.to(device)
-    data = {split: _features(root, captioner, captions, split) for split in references}
+    data = {split: features_for(root, captioner.sources, captions, split, captioner.vocab) for split in references}
     for split, photos in references.items():
         if set(photos) != set(data[split].images):
             raise CaptionlabError(f"some photos of split {split} have no caption with words; choose another cleaning")
@@ -136,7 +136,7 @@ def _caption(
     _write_captions(out, f"{system}.{name}", sentences["test"], references["test"])
     sources = tuple(captioner.sources.items())
     if sources not in means:
-        means[sources] = _mean_photo(_features(root, captioner, captions, "train"))
+        means[sources] = _mean_photo(features_for(root, captioner.sources, captions, "train", captioner.vocab))
     without_photo = _chosen(captioner, means[sources], params.evaluate, device, as_ranked)
     return Evaluated(
         system=system, config=name, loss=test.loss, accuracy=test.accuracy, sentences=sentences,
@@ -239,15 +239,6 @@ def _diagnose(
         for name, own in said.items():
             found["systems"][name]["truth"] = truth.accuracy(own.words, rows, meaning)
     return found
-
-
-def _features(root: Path, captioner: Captioner, captions: Sequence[Caption], split: Split) -> CaptionedFeatures:
-    """A split's photos as every encoder saw them that the captioner was trained on."""
-    first, *others = (
-        CaptionedFeatures.of(open_store(root / FEATURES / encoder), use_grid, captions, split, captioner.vocab)
-        for encoder, use_grid in captioner.sources.items()
-    )
-    return dataclasses.replace(first, others=others)
 
 
 def _decoding(beam: int) -> str:

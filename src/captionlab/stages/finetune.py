@@ -1,17 +1,22 @@
-"""Stage finetune: a trained configuration goes on by self-critical training, to a checkpoint of its own."""
+"""Stage finetune: a trained configuration goes on by self-critical training or distillation, to its own checkpoint."""
 
 import dataclasses
 from pathlib import Path
 
+from captionlab.captioner import Captioner
 from captionlab.checkpoint import load_checkpoint
 from captionlab.cider import Words
 from captionlab.config import Params, build_system
+from captionlab.devices import choose_device
+from captionlab.distilling import Distilling
 from captionlab.errors import CaptionlabError
 from captionlab.files import digest_of, sha256_of
+from captionlab.judging import Judge
 from captionlab.records import MODELS, VOCAB, Split
 from captionlab.selfcritical import SelfCritical
-from captionlab.systems import Material, fit, settings_of, training_key
+from captionlab.systems import Material, features_for, fit, settings_of, training_key
 from captionlab.text import clean
+from captionlab.training import Finetuning
 
 
 def finetune(params: Params, root: Path, name: str) -> list[str]:
@@ -30,13 +35,24 @@ def finetune(params: Params, root: Path, name: str) -> list[str]:
     for caption in material.captions:
         if caption.split in references:
             references[caption.split].setdefault(caption.image, []).append(clean(caption.raw, "standard"))
-    selfcritical = SelfCritical(
-        vocab, material.train_set, references["train"], material.val_set, references["val"],
-        samples=finetuned.samples, cross_entropy=finetuned.cross_entropy,
-    )  # fmt: skip
+    judge = Judge(vocab, material.val_set, references["val"])
+    teachers = [root / MODELS / finetuned.system / name / "checkpoint.safetensors" for name in finetuned.teachers]
+    finetuning: Finetuning
+    if teachers:
+        captioner = Captioner.load_ensemble(teachers)
+        if captioner.vocab.digest != vocab.digest:
+            raise CaptionlabError(f"{began_with} and its teachers know different words; train them again (dvc repro)")
+        captioner.model.to(choose_device(params.device))
+        lessons = features_for(root, captioner.sources, material.captions, "train", vocab)
+        finetuning = Distilling(captioner.model, lessons, judge, cross_entropy=finetuned.cross_entropy)
+    else:
+        finetuning = SelfCritical(
+            vocab, material.train_set, references["train"], judge,
+            samples=finetuned.samples, cross_entropy=finetuned.cross_entropy,
+        )  # fmt: skip
     own = {key: value for key, value in dataclasses.asdict(finetuned).items() if key != "training"}
     settings = {**settings_of(config, training), **{f"finetune.{key}": value for key, value in own.items()}}
     base = training_key(params, root, finetuned.system, finetuned.config)
-    key = digest_of([name, settings, base, sha256_of(began_with)])
+    key = digest_of([name, settings, base, *map(sha256_of, [began_with, *teachers])])
     identity = dataclasses.replace(identity, name=name, training_key=key)
-    return fit(params, root, f"finetune.{name}", model, material, training, settings, identity, selfcritical)
+    return fit(params, root, f"finetune.{name}", model, material, training, settings, identity, finetuning)
