@@ -62,14 +62,15 @@ ALLOWED = {
     "distilling": "batches judging models.base training",
     "systems": "batches checkpoint config devices errors features files models ranks records tracking training vocab",
     "captioner": "checkpoint decoding devices encoders errors features models photos vocab",
+    "candidates": "batches captioner config devices errors models.base records reranking systems training vocab",
     "attention_map": "",
     "journal": "errors files ranks",
     "describing": "attention_map captioner errors files journal photos ranks registry",
     "release": "batches captioner checkpoint errors features files models.base records systems",
     "report": "config errors files records",
-    "stages": "batches captioner checkpoint cider config datasets devices diagnostics distilling encoders errors "
-    "features files judging metrics models.base ranks records registry report reranking retrieval selfcritical systems "
-    "text thirds tracking training truth vocab",
+    "stages": "batches candidates captioner checkpoint cider config datasets devices diagnostics distilling encoders "
+    "errors features files judging metrics ranks records registry report reranking retrieval selfcritical systems text "
+    "thirds tracking training truth vocab",
     "ranges": "config errors",
     "tuning": "config devices errors features files ranges records systems tracking training",
     "ui": "errors tracking",

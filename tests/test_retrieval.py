@@ -47,6 +47,29 @@ def test_short_captions_and_a_single_photo_do() -> None:
     assert retriever.captions(TRAINING[:1], neighbours=2) == [("dog",)]
 
 
+def test_by_meaning_photos_are_near_that_show_the_same() -> None:
+    """One feature tells dogs from boats, and forty others, which mean nothing, hide it from those who only look."""
+    random = np.random.default_rng(0)
+    shows_boat = np.arange(220) % 2
+    looks = random.normal(size=(220, 41)).astype(np.float32)
+    looks[:, 0] += 3 * shows_boat
+    captions = [words(BOATS[i % 3] if boat else DOGS[i % 3]) for i, boat in enumerate(shows_boat)]
+    shares = []
+    for by_meaning in (False, True):
+        retriever = Retriever(looks[:200], captions[:200], agreeing=1, by_meaning=by_meaning)
+        dogs_and_boats = np.array(retriever.agreement([words(DOGS[1], BOATS[1])] * 20, looks[200:], 5))
+        shares.append((dogs_and_boats.argmax(1) == shows_boat[200:]).mean())
+    assert shares[1] > shares[0]
+    assert shares[1] >= 0.8
+
+
+def test_a_few_photos_have_a_meaning_too() -> None:
+    retriever = Retriever(TRAINING[:2], [words("dog"), words("boat")], agreeing=1, by_meaning=True)
+    dog, boat = np.array(retriever.agreement([words("dog", "boat")] * 2, TRAINING[:2], 1))
+    assert dog.argmax() == 0
+    assert boat.argmax() == 1
+
+
 def test_vectors_multiply_to_ciders_cosines() -> None:
     """Of captions equally long without repeated words, where CIDEr-D's penalty and clipping change nothing."""
     captions = words(

@@ -30,7 +30,7 @@ BLOCK = 32  # photos that are captioned together
 COMPILE_FROM = 100  # photos from which compiling the encoder saves more time than it takes
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sentence:
     """One generated caption. ``log_prob`` is the natural logarithm of its probability, end token included; ``score``
     is what the beam ranks by, ``log_prob`` over a power of the length.

@@ -181,7 +181,7 @@ class FinetuneParams:
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleParams:
-    """Trained systems that choose each word together."""
+    """Trained systems that choose each word together; or one or more whose captions are ranked again."""
 
     members: tuple[str, ...]  # such as attention.lite2 or finetune.lite2; one alone may be re-ranked
     neighbours: int = 0  # training photos whose captions re-rank what the beam found; 0 for none

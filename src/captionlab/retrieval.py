@@ -2,7 +2,8 @@
 
 A borrowed caption is the row that every trained system has to beat. Features and captions in, captions or scores out;
 knows nothing of files or systems.
-Shape letters: N training photos, Q photos to caption, D features, C candidate captions, G n-grams.
+Shape letters: N training photos, Q photos to caption, D features, C candidate captions, G n-grams, M directions of
+meaning, X all by which photos are compared.
 """
 
 from collections.abc import Sequence
@@ -10,13 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, hstack
-from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler, normalize
 
 from captionlab.cider import ORDERS, CiderD, Words, ngrams
 
 _SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length
+_MEANINGS = 200  # directions of latent semantic analysis
+_RIDGE = 1000.0  # weight of the penalty on the map from features to them; 300 and 3000 are no better
 
 
 class Retriever:
@@ -25,12 +30,24 @@ class Retriever:
     The photos nearest by the cosine of their standardised features bring all their captions; the one chosen agrees
     best with the others: its mean CIDEr similarity to the ``agreeing`` candidates most like it is greatest. The idf
     comes from the training captions.
+
+    With ``by_meaning`` a photo is as near by what it shows as by how it looks: training photos lie where latent
+    semantic analysis puts their captions, and a ridge regression says from its features where another would lie.
     """
 
-    def __init__(self, pooled_ND: NDArray[np.float32], captions: Sequence[Sequence[Words]], agreeing: int) -> None:
+    def __init__(
+        self, pooled_ND: NDArray[np.float32], captions: Sequence[Sequence[Words]], agreeing: int, *,
+        by_meaning: bool = False,
+    ) -> None:  # fmt: skip
         self._scaler = StandardScaler().fit(pooled_ND)
         standard_ND = self._scaler.transform(pooled_ND)
-        self._search = NearestNeighbors(metric="cosine", algorithm="brute").fit(standard_ND)
+        self._ridge: Ridge | None = None
+        compared_NX = standard_ND
+        if by_meaning:
+            meaning_NM = _meanings(captions)
+            self._ridge = Ridge(_RIDGE).fit(standard_ND, meaning_NM)
+            compared_NX = np.hstack([normalize(standard_ND), normalize(meaning_NM)])
+        self._search = NearestNeighbors(metric="cosine", algorithm="brute").fit(compared_NX)
         self._agreeing = agreeing
         self._cider = CiderD(captions)
         self._captions = [words for own in captions for words in own]
@@ -59,9 +76,10 @@ class Retriever:
 
     def _nearest(self, pooled_QD: NDArray[np.float32], neighbours: int) -> NDArray[np.intp]:
         count = min(neighbours, len(self._ordinary))
-        nearest_QK: NDArray[np.intp] = self._search.kneighbors(
-            self._scaler.transform(pooled_QD), count, return_distance=False
-        )
+        compared_QX = self._scaler.transform(pooled_QD)
+        if self._ridge is not None:
+            compared_QX = np.hstack([normalize(compared_QX), normalize(self._ridge.predict(compared_QX))])
+        nearest_QK: NDArray[np.intp] = self._search.kneighbors(compared_QX, count, return_distance=False)
         return nearest_QK
 
     def _rows(self, photos: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -77,6 +95,15 @@ class Retriever:
         most = min(self._agreeing, len(rows) - 1)
         agreement_C = np.partition(alike_CC, len(rows) - most, axis=1)[:, len(rows) - most :].mean(1) if most else [0.0]
         return self._captions[rows[int(np.argmax(agreement_C))]]  # of equals, that of the nearest photo
+
+
+def _meanings(captions: Sequence[Sequence[Words]]) -> NDArray[np.float64]:
+    """(N, M) latent semantic analysis (Deerwester et al. 1990) of each photo's captions, the mean taken off."""
+    texts = [[word for words in own for word in words] for own in captions]
+    weights_NV = TfidfVectorizer(analyzer=list, sublinear_tf=True).fit_transform(texts)
+    directions = min(_MEANINGS, *weights_NV.shape)
+    meaning_NM: NDArray[np.float64] = TruncatedSVD(directions, random_state=0).fit_transform(weights_NV)
+    return meaning_NM - meaning_NM.mean(0)
 
 
 def _vectors(captions: Sequence[Words], photo_C: NDArray[np.intp]) -> csr_matrix:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from captionlab import thirds, truth
 from captionlab.batches import CaptionedFeatures
+from captionlab.candidates import Finder, name_of
 from captionlab.captioner import Captioner, Sentence
 from captionlab.config import EvaluateParams, Params, RetrievalParams
 from captionlab.devices import choose_device
@@ -23,18 +23,14 @@ from captionlab.errors import CaptionlabError
 from captionlab.features import open_store
 from captionlab.files import atomic_folder, read_json, read_jsonl, write_json, write_jsonl
 from captionlab.metrics import Protocol, Scorer
-from captionlab.models.base import Features
 from captionlab.records import DATASET, EVALUATION, FEATURES, MODELS, REPORTS, VOCAB, Caption, Scores, Split
 from captionlab.reranking import Choose, as_ranked, by_neighbours
 from captionlab.retrieval import Retriever
-from captionlab.systems import features_for, read_captions
-from captionlab.training import measure
+from captionlab.systems import read_captions
 from captionlab.vocab import Vocabulary
 
-PHOTOS_AT_ONCE = 100
 PROTOCOLS: tuple[Protocol, ...] = ("strict", "report_a", "report_b")
 References = dict[str, Sequence[str]]
-Sources = tuple[tuple[str, bool], ...]  # encoders, and whether a system looks at their grids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +66,10 @@ def evaluate(params: Params, root: Path) -> list[str]:
         if record["split"] in references:
             references[record["split"]][record["image"]] = record["captions"]
     captions = read_captions(root)
-    means: dict[Sources, Features] = {}
+    finder = Finder(params, root, Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB)), captions)
     with atomic_folder(root / EVALUATION) as out:
         systems = [
-            _caption(params, root, out, system, name, references, captions, means)
+            _caption(params, root, out, system, name, references, captions, finder)
             for system, name in tqdm(params.rows(), desc="evaluate", unit="system", disable=None)
         ]
         systems += [
@@ -110,56 +106,24 @@ def evaluate(params: Params, root: Path) -> list[str]:
 
 def _caption(
     params: Params, root: Path, out: Path, system: str, name: str, references: Mapping[Split, References],
-    captions: Sequence[Caption], means: dict[Sources, Features],
+    captions: Sequence[Caption], finder: Finder,
 ) -> Evaluated:  # fmt: skip
     """Caption the validation and test photos with every decoding; keep the test captions."""
-    paths = [root / MODELS / own / config / "checkpoint.safetensors" for own, config in params.members(system, name)]
-    captioner = Captioner.load_ensemble(paths) if system == "ensemble" else Captioner.load(paths[0])
-    vocab = Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB))
-    if captioner.vocab.digest != vocab.digest:
-        raise CaptionlabError(
-            f"{system}.{name} was trained with a vocabulary of {len(captioner.vocab)} words, {VOCAB} holds another "
-            f"of {len(vocab)}; train it again (dvc repro)"
-        )
-    device = choose_device(params.device)
-    captioner.model.to(device)
-    data = {split: features_for(root, captioner.sources, captions, split, captioner.vocab) for split in references}
+    found = finder.candidates(params.members(system, name))
     for split, photos in references.items():
-        if set(photos) != set(data[split].images):
+        if set(photos) != set(found.data[split].images):
             raise CaptionlabError(f"some photos of split {split} have no caption with words; choose another cleaning")
     choose: Choose = as_ranked
     if system == "ensemble" and params.ensemble[name].neighbours:
-        retriever = _retriever(root, next(iter(captioner.sources)), captions)
+        retriever = _retriever(root, found.data["test"].store.encoder, captions, by_meaning=True)
         choose = by_neighbours(retriever, params.ensemble[name])
-    sentences = {split: _decode(captioner, data[split], params.evaluate, device, choose) for split in references}
-    test = measure(captioner.model, data["test"], PHOTOS_AT_ONCE // 2, device)
+    decodings = [name_of(beam) for beam in params.evaluate.beams]
+    sentences = {split: found.chosen(split, decodings, choose) for split in references}
     _write_captions(out, f"{system}.{name}", sentences["test"], references["test"])
-    sources = tuple(captioner.sources.items())
-    if sources not in means:
-        means[sources] = _mean_photo(features_for(root, captioner.sources, captions, "train", captioner.vocab))
-    without_photo = _chosen(captioner, means[sources], params.evaluate, device, as_ranked)
     return Evaluated(
-        system=system, config=name, loss=test.loss, accuracy=test.accuracy, sentences=sentences,
-        without_photo={
-            _decoding(beam): photos[0].caption
-            for beam, photos in zip(params.evaluate.beams, without_photo, strict=True)
-        },
-        looks=bool(captioner.identity.grid) and not captioner.members,
+        system=system, config=name, loss=found.loss, accuracy=found.accuracy, sentences=sentences,
+        without_photo=found.without_photo, looks=found.looks and system != "ensemble",
     )  # fmt: skip
-
-
-def _mean_photo(train: CaptionedFeatures, photos_per_block: int = 512) -> Features:
-    """The mean of the training photos' features: one photo that shows nothing in particular."""
-    pooled_PD = grid_PRC = torch.zeros(())
-    count = len(train.images)
-    for i in range(0, count, photos_per_block):
-        block = train.features(range(i, min(i + photos_per_block, count)))
-        pooled_PD = pooled_PD + block.pooled_PD.sum(0, keepdim=True, dtype=torch.float64)
-        if block.grid_PRC is not None:
-            grid_PRC = grid_PRC + block.grid_PRC.sum(0, keepdim=True, dtype=torch.float32)
-    mean_PRC = (grid_PRC / count).half() if grid_PRC.ndim else None  # as the store keeps it
-    others = tuple(_mean_photo(other, photos_per_block) for other in train.others)
-    return Features((pooled_PD / count).float(), mean_PRC, others)
 
 
 def _retrieve(
@@ -186,13 +150,17 @@ def _retrieve(
     )
 
 
-def _retriever(root: Path, encoder: str, captions: Sequence[Caption], agreeing: int = 1) -> Retriever:
+def _retriever(
+    root: Path, encoder: str, captions: Sequence[Caption], agreeing: int = 1, *, by_meaning: bool = False
+) -> Retriever:
     known: dict[str, list[tuple[str, ...]]] = {}
     for caption in captions:
         if caption.split == "train" and caption.words:
             known.setdefault(caption.image, []).append(caption.words)
     images, store = sorted(known), open_store(root / FEATURES / encoder)
-    return Retriever(store.pooled[store.rows(images)], [known[image] for image in images], agreeing)
+    return Retriever(
+        store.pooled[store.rows(images)], [known[image] for image in images], agreeing, by_meaning=by_meaning
+    )
 
 
 def _neighbours(count: int) -> str:
@@ -239,35 +207,6 @@ def _diagnose(
         for name, own in said.items():
             found["systems"][name]["truth"] = truth.accuracy(own.words, rows, meaning)
     return found
-
-
-def _decoding(beam: int) -> str:
-    return "greedy" if beam == 1 else f"beam {beam}"
-
-
-def _decode(
-    captioner: Captioner, data: CaptionedFeatures, params: EvaluateParams, device: str, choose: Choose
-) -> dict[str, dict[str, Sentence]]:
-    """The chosen sentence for each image, by decoding."""
-    found: dict[str, dict[str, Sentence]] = {_decoding(beam): {} for beam in params.beams}
-    for i in range(0, len(data.images), PHOTOS_AT_ONCE):
-        images = data.images[i : i + PHOTOS_AT_ONCE]
-        chosen = _chosen(captioner, data.features(range(i, i + len(images))), params, device, choose)
-        for best, sentences in zip(found.values(), chosen, strict=True):
-            best.update(zip(images, sentences, strict=True))
-    return found
-
-
-def _chosen(
-    captioner: Captioner, features: Features, params: EvaluateParams, device: str, choose: Choose
-) -> list[list[Sentence]]:
-    """By decoding: the chosen sentence for each photo."""
-    features = features.to(device)
-    ranked = [
-        captioner.describe(features, beam=beam, length_penalty=params.length_penalty, max_words=params.max_words)
-        for beam in params.beams
-    ]
-    return choose(features, ranked)
 
 
 def _gallery(
