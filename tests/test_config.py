@@ -176,6 +176,29 @@ def test_no_yaml_or_not_ours(tmp_path: Path, text: str) -> None:
         load_text(tmp_path, text)
 
 
+FINETUNED = {"system": "attention", "config": "lite2", "cross_entropy": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("finetune.x", FINETUNED | {"samples": 1}, r"samples must be at least 2"),
+        ("finetune.x", FINETUNED, r"finetune\.x wants samples, .* or teachers: one of the two"),
+        ("finetune.x", FINETUNED | {"samples": 5, "teachers": ["lite2"]}, r"one of the two"),
+        ("finetune.x", FINETUNED | {"teachers": ["lite3"]}, r"attention has no configuration 'lite3'"),
+        ("finetune.x", FINETUNED | {"samples": 5, "cross_entropy": 1.5}, r"cross_entropy must be from 0 to 1"),
+        ("finetune.x", FINETUNED | {"samples": 5, "system": "caption"}, r"system is 'caption'; choose one of"),
+        ("ensemble.x", {"members": []}, r"ensemble\.x has no members"),
+        ("ensemble.x", {"members": ["attention.lite3"]}, r"has no member 'attention\.lite3'; choose among"),
+        ("ensemble.x", {"members": ["attention.lite2"], "neighbours": 30}, r"both 0, or both above it"),
+        ("ensemble.x", {"members": ["attention.lite2"], "agreement": 4.0}, r"both 0, or both above it"),
+    ],
+)
+def test_rows_of_trained_systems_that_cannot_be(tmp_path: Path, key: str, value: Any, message: str) -> None:
+    with pytest.raises(CaptionlabError, match=message):
+        load(tmp_path, put(shipped(), key, value))
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(CaptionlabError, match=r"does not exist; run captionlab from the project's folder"):
         load_params(tmp_path / "params.yaml")

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from captionlab import release as releasing
 from captionlab import systems, training
+from captionlab.candidates import _mean_photo
 from captionlab.captioner import Captioner, Sentence
 from captionlab.checkpoint import load_checkpoint, save_checkpoint
 from captionlab.config import (
@@ -38,7 +39,7 @@ from captionlab.metrics import Scorer, score
 from captionlab.records import CAPTIONS, DATASET, EVALUATION, FEATURES, MODELS, VOCAB, Split
 from captionlab.release import CARD, CHECKPOINT, release
 from captionlab.report import figures, results
-from captionlab.stages.evaluate import Evaluated, _best_scores, _mean_photo, _score, evaluate
+from captionlab.stages.evaluate import Evaluated, _best_scores, _score, evaluate
 from captionlab.stages.finetune import finetune
 from captionlab.stages.track import track
 from captionlab.stages.train_attention import train_attention
