@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from captionlab import encoders
 from captionlab.batches import CaptionedFeatures
 from captionlab.config import COMPARED, AttentionParams, MergeParams, Params, StatesParams, SystemParams, load_params
-from captionlab.encoders import LITE_PIXELS, TORCHVISION_WEIGHTS, load_encoder
+from captionlab.encoders import LITE_PIXELS, SIDE_BY_SIDE, TORCHVISION_WEIGHTS, load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.features import FeatureStore, extract, open_store
 from captionlab.models.base import megabytes
@@ -143,7 +143,7 @@ def test_a_preset_leaves_nothing_of_another_and_keeps_the_comments(project: Path
 def test_a_preset_names_encoders_that_there_are_and_uses_each(presets: dict[str, Params], name: str) -> None:
     params = presets[name]
     named = set(params.extract_features.encoders)
-    assert named <= {*LITE_PIXELS, *TORCHVISION_WEIGHTS}
+    assert named <= {*LITE_PIXELS, *SIDE_BY_SIDE, *TORCHVISION_WEIGHTS}
     assert {config.encoder for _, _, config in params.systems()} == named
     assert f"\n{name}" in (REPOSITORY / "Makefile").read_text().replace(" ", "\n")
 
