@@ -41,7 +41,7 @@ ALLOWED = {
     "diagnostics": "cider metrics text uncertainty",
     "truth": "",
     "retrieval": "cider",
-    "reranking": "captioner config models.base retrieval",
+    "reranking": "captioner config retrieval",
     "scoring": "errors metrics records",
     "vocab": "errors files text",
     "datasets": "archives config downloading errors files photos records",

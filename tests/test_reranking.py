@@ -2,18 +2,15 @@
 
 import numpy as np
 import pytest
-import torch
 
 from captionlab.captioner import Sentence
 from captionlab.cider import CiderD
 from captionlab.config import EnsembleParams
-from captionlab.models.base import Features
 from captionlab.reranking import as_ranked, by_neighbours
 from captionlab.retrieval import Retriever
 from test_retrieval import BOATS, CAPTIONS, DOGS, TRAINING, photos, words
 
 LOOKS = photos((2, 2), (-3, -2.9))  # like the dogs, like the boats
-SEEN = Features(torch.from_numpy(LOOKS))
 RETRIEVER = Retriever(TRAINING, CAPTIONS, agreeing=1)
 
 
@@ -26,7 +23,7 @@ def ranked(*captions: tuple[str, float]) -> list[Sentence]:
 
 def chosen(agreement: float, *photos: list[Sentence]) -> list[str]:
     choose = by_neighbours(RETRIEVER, EnsembleParams(members=("a.b",), neighbours=3, agreement=agreement))
-    (sentences,) = choose(SEEN, [list(photos)])
+    (sentences,) = choose(LOOKS, [list(photos)])
     return [sentence.caption for sentence in sentences]
 
 
@@ -42,7 +39,7 @@ def test_agreement_is_cider_d_against_all_captions_of_the_neighbours() -> None:
 
 def test_what_similar_photos_show_moves_up() -> None:
     both = ranked((BOATS[0], -6.0), (DOGS[0], -6.6))
-    assert [sentence.caption for sentence in as_ranked(SEEN, [[both, both]])[0]] == [BOATS[0], BOATS[0]]
+    assert [sentence.caption for sentence in as_ranked(LOOKS, [[both, both]])[0]] == [BOATS[0], BOATS[0]]
     assert chosen(1.0, both, both) == [DOGS[0], BOATS[0]]
 
 

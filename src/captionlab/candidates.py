@@ -16,7 +16,7 @@ from captionlab.devices import choose_device
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Features
 from captionlab.records import MODELS, VOCAB, Caption, Split
-from captionlab.reranking import Choose, Ranked, as_ranked
+from captionlab.reranking import Choose, Pooled, Ranked, as_ranked
 from captionlab.systems import features_for
 from captionlab.training import measure
 from captionlab.vocab import Vocabulary
@@ -31,7 +31,9 @@ Sources = tuple[tuple[str, bool], ...]  # encoders, and whether a system looks a
 class Candidates:
     """What one system, or several together, found of the validation and the test photos."""
 
-    data: Mapping[Split, CaptionedFeatures]
+    images: Mapping[Split, Sequence[str]]
+    pooled: Mapping[Split, Pooled]  # the photos' features by the first encoder; no grids, which are large
+    encoder: str  # the first one
     ranked: Mapping[Split, Sequence[Ranked]]  # block by block of photos
     without_photo: Mapping[str, str]  # by decoding: the caption of nothing in particular
     loss: float  # nats a word on the test split
@@ -40,11 +42,11 @@ class Candidates:
 
     def chosen(self, split: Split, decodings: Sequence[str], choose: Choose) -> dict[str, dict[str, Sentence]]:
         """One sentence for each image, by decoding."""
-        data = self.data[split]
+        images, pooled_PD = self.images[split], self.pooled[split]
         found: dict[str, dict[str, Sentence]] = {decoding: {} for decoding in decodings}
-        for block, ranked in zip(_blocks(data), self.ranked[split], strict=True):
-            for best, sentences in zip(found.values(), choose(data.features(block), ranked), strict=True):
-                best.update(zip([data.images[position] for position in block], sentences, strict=True))
+        for block, ranked in zip(_blocks(len(images)), self.ranked[split], strict=True):
+            for best, sentences in zip(found.values(), choose(pooled_PD[block], ranked), strict=True):
+                best.update(zip(images[block], sentences, strict=True))
         return found
 
 
@@ -81,13 +83,12 @@ class Finder:
         test = measure(captioner.model, data["test"], PHOTOS_AT_ONCE // 2, self._device)
         mean = self._mean(captioner)
         decodings = map(name_of, self._params.evaluate.beams)
-        of_nothing = as_ranked(mean, self._ranked(captioner, mean))
+        of_nothing = as_ranked(mean.pooled_PD.numpy(), self._ranked(captioner, mean))
         return Candidates(
-            data=data,
-            ranked={
-                split: [self._ranked(captioner, own.features(block)) for block in _blocks(own)]
-                for split, own in data.items()
-            },
+            images={split: own.images for split, own in data.items()},
+            pooled={split: own.store.pooled[own.rows] for split, own in data.items()},
+            encoder=data["test"].store.encoder,
+            ranked={split: self._by_block(captioner, own) for split, own in data.items()},
             without_photo={decoding: photos[0].caption for decoding, photos in zip(decodings, of_nothing, strict=True)},
             loss=test.loss,
             accuracy=test.accuracy,
@@ -103,6 +104,10 @@ class Finder:
             self._means[sources] = _mean_photo(self._features(captioner, "train"))
         return self._means[sources]
 
+    def _by_block(self, captioner: Captioner, data: CaptionedFeatures) -> list[Ranked]:
+        photos = range(len(data.images))
+        return [self._ranked(captioner, data.features(photos[block])) for block in _blocks(len(photos))]
+
     def _ranked(self, captioner: Captioner, features: Features) -> Ranked:
         how = self._params.evaluate
         features = features.to(self._device)
@@ -112,9 +117,9 @@ class Finder:
         ]
 
 
-def _blocks(data: CaptionedFeatures) -> list[range]:
-    """The photos' positions, so many as are captioned at once."""
-    return [range(i, min(i + PHOTOS_AT_ONCE, len(data.images))) for i in range(0, len(data.images), PHOTOS_AT_ONCE)]
+def _blocks(photos: int) -> list[slice]:
+    """So many photos as are captioned at once."""
+    return [slice(i, min(i + PHOTOS_AT_ONCE, photos)) for i in range(0, photos, PHOTOS_AT_ONCE)]
 
 
 def _mean_photo(train: CaptionedFeatures, photos_per_block: int = 512) -> Features:

@@ -5,16 +5,19 @@ Sentences in, sentences out. Knows nothing of files, splits or how sentences are
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from captionlab.captioner import Sentence
 from captionlab.config import EnsembleParams
-from captionlab.models.base import Features
 from captionlab.retrieval import Retriever
 
+Pooled = NDArray[np.float32]  # (P, D) the photos' pooled features
 Ranked = Sequence[list[list[Sentence]]]  # by decoding and photo: what a beam found, best first
-Choose = Callable[[Features, Ranked], list[list[Sentence]]]  # by decoding: the chosen sentence for each photo
+Choose = Callable[[Pooled, Ranked], list[list[Sentence]]]  # by decoding: the chosen sentence for each photo
 
 
-def as_ranked(features: Features, ranked: Ranked) -> list[list[Sentence]]:
+def as_ranked(pooled_PD: Pooled, ranked: Ranked) -> list[list[Sentence]]:
     """The beam's own best."""
     return [[sentences[0] for sentences in photos] for photos in ranked]
 
@@ -25,13 +28,13 @@ def by_neighbours(retriever: Retriever, params: EnsembleParams) -> Choose:
     After Devlin et al. 2015, "Language models for image captioning: the quirks and what works".
     """
 
-    def choose(features: Features, ranked: Ranked) -> list[list[Sentence]]:
+    def choose(pooled_PD: Pooled, ranked: Ranked) -> list[list[Sentence]]:
         found = [
             list(dict.fromkeys(sentence.caption for sentences in photo for sentence in sentences))
             for photo in zip(*ranked, strict=True)
         ]  # each caption once, for a wider beam finds most of a narrower one's: comparing is what takes the time
         words = [[tuple(caption.split()) for caption in own] for own in found]
-        agreed = retriever.agreement(words, features.pooled_PD.cpu().numpy(), params.neighbours)
+        agreed = retriever.agreement(words, pooled_PD, params.neighbours)
         agreement = [dict(zip(own, scores, strict=True)) for own, scores in zip(found, agreed, strict=True)]
 
         def best(sentences: list[Sentence], own: Mapping[str, float]) -> Sentence:

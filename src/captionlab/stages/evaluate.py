@@ -111,11 +111,11 @@ def _caption(
     """Caption the validation and test photos with every decoding; keep the test captions."""
     found = finder.candidates(params.members(system, name))
     for split, photos in references.items():
-        if set(photos) != set(found.data[split].images):
+        if set(photos) != set(found.images[split]):
             raise CaptionlabError(f"some photos of split {split} have no caption with words; choose another cleaning")
     choose: Choose = as_ranked
     if system == "ensemble" and params.ensemble[name].neighbours:
-        retriever = _retriever(root, found.data["test"].store.encoder, captions, by_meaning=True)
+        retriever = _retriever(root, found.encoder, captions, by_meaning=True)
         choose = by_neighbours(retriever, params.ensemble[name])
     decodings = [name_of(beam) for beam in params.evaluate.beams]
     sentences = {split: found.chosen(split, decodings, choose) for split in references}
