@@ -12,7 +12,7 @@ from captionlab import distilling
 from captionlab.batches import Batch
 from captionlab.config import SystemParams, TrainingParams
 from captionlab.distilling import Distilling
-from captionlab.judging import Judge
+from captionlab.judging import CiderJudge
 from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.models.ensemble import Ensemble
@@ -37,7 +37,7 @@ class School:
 
     def distilling(self, teacher: Decoder, cross_entropy: float = 0.0) -> Distilling:
         references = {c.image: [c.words] for c in self._world.captions if c.split == "val"}
-        judge = Judge(self._world.vocab, self.val_set, references)
+        judge = CiderJudge(self._world.vocab, self.val_set, references)
         return Distilling(teacher, self.train_set, judge, cross_entropy=cross_entropy)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from captionlab.batches import Batch
 from captionlab.config import SystemParams, TrainingParams
 from captionlab.decoding import beam_search, draw
-from captionlab.judging import BEAM, LENGTH_PENALTY, MAX_WORDS, Judge
+from captionlab.judging import BEAM, LENGTH_PENALTY, MAX_WORDS, CiderJudge
 from captionlab.metrics import Scorer
 from captionlab.models.base import END, PAD, START, Decoder
 from captionlab.models.build import build_model
@@ -49,8 +49,8 @@ class Studio:
                 found.setdefault(caption.image, []).append(caption.words)
         return found
 
-    def judge(self) -> Judge:
-        return Judge(self.vocab, self.val_set, self.references("val"))
+    def judge(self) -> CiderJudge:
+        return CiderJudge(self.vocab, self.val_set, self.references("val"))
 
     def selfcritical(self, samples: int = 3, cross_entropy: float = 0.0) -> SelfCritical:
         return SelfCritical(

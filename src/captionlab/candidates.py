@@ -3,6 +3,7 @@
 Knows checkpoints, features and decoding; nothing of scores. Shape letters as in ``models.base``.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,19 +57,22 @@ def name_of(beam: int) -> str:
 
 
 class Finder:
-    """Finds candidates, and remembers them for rows of the same members that choose among them in another way."""
+    """Finds candidates, and keeps them for further rows of the same members that choose among them in another way."""
 
     def __init__(self, params: Params, root: Path, vocab: Vocabulary, captions: Sequence[Caption]) -> None:
         self._params, self._root, self._vocab, self._captions = params, root, vocab, captions
         self._device = choose_device(params.device)
         self._found: dict[Members, Candidates] = {}
+        self._rows = Counter(params.members(*row) for row in params.rows())  # still to ask
         self._means: dict[Sources, Features] = {}
 
     def candidates(self, members: Members) -> Candidates:
         """What the members find together; raises CaptionlabError where their words or photos are others."""
-        if members not in self._found:
-            self._found[members] = self._search(members)
-        return self._found[members]
+        found = self._found.pop(members, None) or self._search(members)
+        self._rows[members] -= 1
+        if self._rows[members] > 0:
+            self._found[members] = found
+        return found
 
     def _search(self, members: Members) -> Candidates:
         paths = [self._root / MODELS / system / config / "checkpoint.safetensors" for system, config in members]

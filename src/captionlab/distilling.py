@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captionlab.batches import Batch, CaptionedFeatures
-from captionlab.judging import Judge
+from captionlab.judging import CiderJudge
 from captionlab.models.base import PAD, Decoder
 from captionlab.training import spoken
 
@@ -24,7 +24,9 @@ class Distilling:
     cross-entropy of the true captions. The teacher is asked once about each caption.
     """
 
-    def __init__(self, teacher: Decoder, train_set: CaptionedFeatures, judge: Judge, *, cross_entropy: float) -> None:
+    def __init__(
+        self, teacher: Decoder, train_set: CaptionedFeatures, judge: CiderJudge, *, cross_entropy: float
+    ) -> None:
         self.judge = judge
         self._teacher = teacher.eval()
         self._train_set = train_set

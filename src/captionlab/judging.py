@@ -13,7 +13,7 @@ BEAM, LENGTH_PENALTY = 3, 0.7
 _PHOTOS_AT_ONCE = 100
 
 
-class Judge:
+class CiderJudge:
     """Captions the photos of ``val_set`` and scores them against ``references`` (words by image), no end counted."""
 
     def __init__(

@@ -23,7 +23,7 @@ def as_ranked(pooled_PD: Pooled, ranked: Ranked) -> list[list[Sentence]]:
 
 
 def by_neighbours(retriever: Retriever, params: EnsembleParams) -> Choose:
-    """Ranked by the beam's score plus agreement with what people wrote of the training photos that look most alike.
+    """Ranked by the beam's score plus agreement with what people wrote of the training photos that are most alike.
 
     After Devlin et al. 2015, "Language models for image captioning: the quirks and what works".
     """

@@ -1,4 +1,4 @@
-"""The training photos that look most alike: they lend a caption, or say which of a system's own to prefer.
+"""The training photos most alike, in looks or in what they show: they lend a caption, or say which to prefer.
 
 A borrowed caption is the row that every trained system has to beat. Features and captions in, captions or scores out;
 knows nothing of files or systems.

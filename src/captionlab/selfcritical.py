@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from captionlab.batches import Batch, CaptionedFeatures
 from captionlab.cider import CiderD, Words
 from captionlab.decoding import NEVER_SAID, draw
-from captionlab.judging import MAX_WORDS, Judge
+from captionlab.judging import MAX_WORDS, CiderJudge
 from captionlab.models.base import END, PAD, Decoder
 from captionlab.training import spoken
 from captionlab.vocab import Vocabulary
@@ -29,7 +29,7 @@ class SelfCritical:
 
     def __init__(
         self, vocab: Vocabulary, train_set: CaptionedFeatures, train_references: Mapping[str, Sequence[Words]],
-        judge: Judge, *, samples: int, cross_entropy: float,
+        judge: CiderJudge, *, samples: int, cross_entropy: float,
     ) -> None:  # fmt: skip
         self.judge = judge
         self._words = vocab.words

@@ -5,8 +5,9 @@ are chosen here too, by the best system's scores, so that attention maps are dra
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,14 @@ def evaluate(params: Params, root: Path) -> list[str]:
             references[record["split"]][record["image"]] = record["captions"]
     captions = read_captions(root)
     finder = Finder(params, root, Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB)), captions)
+
+    @cache  # rows of the same encoder share it
+    def by_meaning(encoder: str) -> Retriever:
+        return _retriever(root, encoder, captions, by_meaning=True)
+
     with atomic_folder(root / EVALUATION) as out:
         systems = [
-            _caption(params, root, out, system, name, references, captions, finder)
+            _caption(params, out, system, name, references, finder, by_meaning)
             for system, name in tqdm(params.rows(), desc="evaluate", unit="system", disable=None)
         ]
         systems += [
@@ -105,8 +111,8 @@ def evaluate(params: Params, root: Path) -> list[str]:
 
 
 def _caption(
-    params: Params, root: Path, out: Path, system: str, name: str, references: Mapping[Split, References],
-    captions: Sequence[Caption], finder: Finder,
+    params: Params, out: Path, system: str, name: str, references: Mapping[Split, References],
+    finder: Finder, by_meaning: Callable[[str], Retriever],
 ) -> Evaluated:  # fmt: skip
     """Caption the validation and test photos with every decoding; keep the test captions."""
     found = finder.candidates(params.members(system, name))
@@ -115,8 +121,7 @@ def _caption(
             raise CaptionlabError(f"some photos of split {split} have no caption with words; choose another cleaning")
     choose: Choose = as_ranked
     if system == "ensemble" and params.ensemble[name].neighbours:
-        retriever = _retriever(root, found.encoder, captions, by_meaning=True)
-        choose = by_neighbours(retriever, params.ensemble[name])
+        choose = by_neighbours(by_meaning(found.encoder), params.ensemble[name])
     decodings = [name_of(beam) for beam in params.evaluate.beams]
     sentences = {split: found.chosen(split, decodings, choose) for split in references}
     _write_captions(out, f"{system}.{name}", sentences["test"], references["test"])

@@ -11,7 +11,7 @@ from captionlab.devices import choose_device
 from captionlab.distilling import Distilling
 from captionlab.errors import CaptionlabError
 from captionlab.files import digest_of, sha256_of
-from captionlab.judging import Judge
+from captionlab.judging import CiderJudge
 from captionlab.records import MODELS, VOCAB, Split
 from captionlab.selfcritical import SelfCritical
 from captionlab.systems import Material, features_for, fit, settings_of, training_key
@@ -35,7 +35,7 @@ def finetune(params: Params, root: Path, name: str) -> list[str]:
     for caption in material.captions:
         if caption.split in references:
             references[caption.split].setdefault(caption.image, []).append(clean(caption.raw, "standard"))
-    judge = Judge(vocab, material.val_set, references["val"])
+    judge = CiderJudge(vocab, material.val_set, references["val"])
     teachers = [root / MODELS / finetuned.system / name / "checkpoint.safetensors" for name in finetuned.teachers]
     finetuning: Finetuning
     if teachers:
