@@ -131,7 +131,7 @@ def machine() -> str:
     parts += [f"with {' '.join(units)}"] if units else []
     parts += [platform.system(), f"Python {platform.python_version()}"]
     parts += [f"torch {torch.__version__} (threads: {torch.get_num_threads()})"]
-    return ", ".join([*parts, *(f"{name} {version(name)}" for name in ("openvino", "numpy", "pillow"))])
+    return ", ".join([*parts, *(f"{name} {version(name)}" for name in ("onnxruntime", "numpy", "pillow"))])
 
 
 def _cpuinfo(key: str) -> str:

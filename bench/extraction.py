@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from captionlab.devices import choose_device
 from captionlab.encoders import Encoder, load_encoder
-from captionlab.features import Floats, OpenVinoEngine, TorchEngine, encode_photos
+from captionlab.features import Floats, OnnxEngine, TorchEngine, encode_photos
 from captionlab.photos import read_photo
 from common import interleave, keep, load, options, section
 
@@ -61,7 +61,7 @@ def batches(encoder: Encoder, device: str, paths: Sequence[Path]) -> Floats:
 
 def raw(encoder: Encoder, device: str, paths: Sequence[Path]) -> Callable[[], Floats]:
     """The limit: the engine alone, over photos that are decoded already, on as many threads."""
-    engine = OpenVinoEngine(encoder) if device == "cpu" else TorchEngine(encoder, device)
+    engine = OnnxEngine(encoder) if device == "cpu" else TorchEngine(encoder, device)
     pixels = np.stack([read_photo(path, encoder.pixels) for path in paths])
     chunks = [pixels[i : i + engine.batch] for i in range(0, len(pixels), engine.batch)]
 

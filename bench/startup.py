@@ -18,7 +18,7 @@ from decoding import trained
 from extraction import draw_photos
 
 PYTHON, TORCH, MLFLOW, HELP, CAPTION = "python -c pass", "import torch", "import mlflow", "captionlab --help", "caption"
-LATE = ("torch", "mlflow", "matplotlib", "openvino", "nltk", "sklearn", "pandas", "starlette")
+LATE = ("torch", "mlflow", "matplotlib", "onnxruntime", "nltk", "sklearn", "pandas", "starlette")
 
 
 def _process(*arguments: str) -> Way:

@@ -86,7 +86,7 @@ ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know
     "dvc": set[str](),
     "timm": {"encoders"},
     "torchvision": set[str](),  # encoders imports it by name, past a mismatch with torch
-    "openvino": {"features"},
+    "onnxruntime": {"features"},
     "matplotlib": {"report"},
     "pyarrow": {"datasets"},
     "nltk": {"metrics"},

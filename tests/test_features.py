@@ -22,7 +22,7 @@ from captionlab import features
 from captionlab.config import EncoderParams, ExtractFeaturesParams, Params, load_params
 from captionlab.encoders import Encoder, Network, load_encoder
 from captionlab.errors import CaptionlabError
-from captionlab.features import OpenVinoEngine, TorchEngine, encode_photos, extract, finish, open_store
+from captionlab.features import OnnxEngine, TorchEngine, encode_photos, extract, finish, open_store
 from captionlab.files import read_json, write_json, write_jsonl
 from captionlab.photos import Pixels, read_photo
 from captionlab.stages.extract_features import extract_features
@@ -74,7 +74,7 @@ def test_the_compiled_engine_equals_eager_pytorch(tmp_path: Path, name: str) -> 
         assert ours.shape == reference.shape
         assert ours.dtype == reference.dtype == np.float32
         assert np.abs(ours - reference).max() / reference.std() < TOLERANCE
-    alone = OpenVinoEngine(encoder)(pixels[:1])
+    alone = OnnxEngine(encoder)(pixels[:1])
     np.testing.assert_array_equal(alone[0][0], compiled[0][0])  # whoever shares its batch
 
 

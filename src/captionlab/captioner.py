@@ -19,7 +19,7 @@ from captionlab.decoding import beam_search
 from captionlab.devices import choose_device
 from captionlab.encoders import Encoder, load_encoder
 from captionlab.errors import CaptionlabError
-from captionlab.features import Engine, OpenVinoEngine, TorchEngine
+from captionlab.features import Engine, OnnxEngine, TorchEngine
 from captionlab.models.base import START, Decoder, Features
 from captionlab.models.ensemble import Ensemble
 from captionlab.photos import PREPROCESSING, Photo, Pixels, read_photo
@@ -188,8 +188,8 @@ class Captioner:
         return TorchEngine(self._encoder, device)
 
     @cached_property
-    def _compiled(self) -> OpenVinoEngine:
-        return OpenVinoEngine(self._encoder)
+    def _compiled(self) -> OnnxEngine:
+        return OnnxEngine(self._encoder, batch=1)  # filled up to four, a single photo would take four times as long
 
     @cached_property
     def _encoder(self) -> Encoder:

@@ -67,8 +67,6 @@ def pool_grid(map_NCHW: Tensor, side: int) -> Tensor:
 
     The same averages as ``adaptive_avg_pool2d``, written as two matrix products, which every engine can run.
     """
-    if not side:
-        return map_NCHW.flatten(2)[:, :, :0].transpose(1, 2)  # a matrix without rows cannot be exported
     # int(): an exporter traces sizes as tensors, and ONNX rounds the division below towards zero, not down.
     rows = _pooling_matrix(int(map_NCHW.shape[2]), side).to(map_NCHW)
     columns = _pooling_matrix(int(map_NCHW.shape[3]), side).to(map_NCHW)

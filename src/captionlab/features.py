@@ -32,31 +32,31 @@ from captionlab.strict import build
 Floats = NDArray[np.float32]
 BLOCK = 256  # photos between two records of progress
 MIRRORED = "mirrored"  # the folder inside a store's that holds the store of the mirror images
+CPU_BATCH = 4  # a few photos keep a core's cache warm; larger batches were slower
 
 
 class Engine(Protocol):
     """Runs an encoder on (N, H, W, 3) bytes: pooled (N, D) and grid (N, R, C), float32."""
 
-    batch: int  # photos a call, for the best speed
+    batch: int  # photos a call: for the best speed, and no more where the engine was compiled for them
 
     def __call__(self, pixels_NHW3: Pixels) -> tuple[Floats, Floats]: ...
 
 
-class OpenVinoEngine:
-    """The compiled CPU engine, a photo at a time. Safe to call from several threads, each with a core of its own.
+class OnnxEngine:
+    """The compiled CPU engine. Safe to call from several threads: each call runs on its caller's core.
 
     Within a thousandth of the features' standard deviation of eager PyTorch.
     """
 
-    batch = 1  # larger ones were no faster; and so nothing depends on the photos that a photo is encoded with
+    def __init__(self, encoder: Encoder, batch: int = CPU_BATCH) -> None:
+        import onnxruntime
 
-    def __init__(self, encoder: Encoder) -> None:
-        import openvino
-
-        example = torch.zeros(1, encoder.pixels, encoder.pixels, 3, dtype=torch.uint8)
+        self.batch = batch
+        example = torch.zeros(batch, encoder.pixels, encoder.pixels, 3, dtype=torch.uint8)
         graph = io.BytesIO()
-        # By way of ONNX, for OpenVINO's own conversion takes four times as long; and the tracing exporter takes a
-        # second where the newer one takes ten. See docs/decisions/0003-cpu-engine.md.
+        # The tracing exporter folds a fixed batch into constants in a second; the newer one takes ten for the
+        # same speed. See docs/decisions/0003-cpu-engine.md.
         with _quiet_exporter():
             torch.onnx.export(
                 encoder.network,
@@ -66,26 +66,17 @@ class OpenVinoEngine:
                 opset_version=17,
                 input_names=["pixels"],
             )
-        graph.seek(0)
-        how = {
-            "INFERENCE_PRECISION_HINT": "f32",  # or it would round to 16 bits where the CPU is faster so
-            "NUM_STREAMS": str(cores()),
-            "INFERENCE_NUM_THREADS": str(cores()),
-            "ENABLE_CPU_PINNING": False,  # processes side by side would be pinned to the same cores
-        }
-        core = openvino.Core()
-        self._compiled = core.compile_model(core.read_model(graph), "CPU", how)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, pixels_NHW3: Pixels) -> tuple[Floats, Floats]:
-        request = self._compiled.create_infer_request()
-        found = [request.infer([pixels_HW3[np.newaxis]]).to_tuple() for pixels_HW3 in pixels_NHW3]
-        pooled, grids = zip(*found, strict=True)
-        return np.concatenate(pooled), np.concatenate(grids)
-
-
-def cores() -> int:
-    """How many of the machine's are this process's."""
-    return max(1, (os.cpu_count() or 1) // ranks.neighbours())
+        n = len(pixels_NHW3)
+        if n < self.batch:
+            pixels_NHW3 = np.concatenate([pixels_NHW3, np.zeros((self.batch - n, *pixels_NHW3.shape[1:]), np.uint8)])
+        pooled_ND, grid_NRC = self._session.run(None, {"pixels": pixels_NHW3})
+        return pooled_ND[:n], grid_NRC[:n]
 
 
 @contextmanager
@@ -100,9 +91,8 @@ def _quiet_exporter() -> Iterator[None]:
 class TorchEngine:
     """Eager PyTorch: channels-last and bf16 autocast on CUDA, plain float32 elsewhere (the reference on CPU)."""
 
-    batch = 4  # a few photos keep a core's cache warm; larger batches were slower
-
     def __init__(self, encoder: Encoder, device: str) -> None:
+        self.batch = CPU_BATCH
         self._device = device
         self._network = encoder.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -121,7 +111,7 @@ def encode_photos(
 ) -> Iterator[tuple[Floats, Floats]]:
     """Yield pooled (n, D) and grid (n, R, C) for each block of up to ``BLOCK`` photos, in order.
 
-    On the CPU each core decodes and encodes its own photos; elsewhere the cores decode the next block while the
+    On the CPU each core decodes and encodes its own few photos; elsewhere the cores decode the next block while the
     device encodes this one.
     """
 
@@ -130,12 +120,16 @@ def encode_photos(
         return pixels_HW3[:, ::-1] if mirrored else pixels_HW3
 
     blocks = [paths[i : i + BLOCK] for i in range(0, len(paths), BLOCK)]
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks.neighbours())) as pool:
         if device == "cpu":
-            engine: Engine = OpenVinoEngine(encoder)
+            engine: Engine = OnnxEngine(encoder)
+
+            def encode(chunk: Sequence[Path]) -> tuple[Floats, Floats]:
+                return engine(np.stack([read(path) for path in chunk]))
+
             for block in blocks:
-                pooled, grids = zip(*pool.map(lambda path: engine(read(path)[np.newaxis]), block), strict=True)
-                yield np.concatenate(pooled), np.concatenate(grids)
+                parts = list(pool.map(encode, [block[i : i + CPU_BATCH] for i in range(0, len(block), CPU_BATCH)]))
+                yield np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
         else:
             engine = TorchEngine(encoder, device)
             ahead = [pool.submit(read, path) for path in blocks[0]] if blocks else []
@@ -164,7 +158,7 @@ def extract(
         "grid": grid,
     }
     # Where a part ends, so does a batch in any case: a photo's last bits may depend on those it is encoded with.
-    own = images[ranks.part(len(images), OpenVinoEngine.batch if device == "cpu" else BLOCK)]
+    own = images[ranks.part(len(images), CPU_BATCH if device == "cpu" else BLOCK)]
     key = digest_of({**about, "images": list(own), "dataset": dataset, "device": device, "mirrored": mirrored})
     if ranks.count() == 1:
         _extract(encoder, grid, device, photos, own, work, key, mirrored)

