@@ -44,9 +44,10 @@ def meteor_scores(references: Sequence[Sequence[Words]], systems: Sequence[Seque
             assert process.stdout is not None
             try:
                 scores = []
+                known: dict[tuple[int, Words], str] = {}
                 for hypotheses in systems:
                     with _deadline(process, _STARTUP_SECONDS + _CAPTION_SECONDS * len(references)):
-                        scores.append(_score(process.stdin, process.stdout, references, hypotheses))
+                        scores.append(_score(process.stdin, process.stdout, references, hypotheses, known))
                 return scores
             finally:
                 process.kill()
@@ -79,20 +80,26 @@ def _jar() -> Path | None:
 
 
 def _score(
-    stdin: IO[str], stdout: IO[str], references: Sequence[Sequence[Words]], hypotheses: Sequence[Words]
-) -> float:
+    stdin: IO[str], stdout: IO[str], references: Sequence[Sequence[Words]], hypotheses: Sequence[Words],
+    known: dict[tuple[int, Words], str],
+) -> float:  # fmt: skip
     """Ask for the statistics of each caption, then for the score of them all together.
 
+    ``known`` remembers the statistics: systems and decodings often say the same of a photo, and Java is slow.
     Raises OSError or ValueError when the process dies or answers anything but numbers.
     """
     statistics = []
-    for own, words in zip(references, hypotheses, strict=True):
+    for photo, (own, words) in enumerate(zip(references, hypotheses, strict=True)):
+        if (photo, words) in known:
+            statistics.append(known[photo, words])
+            continue
         line = _ask(stdin, stdout, ["SCORE", *map(" ".join, own), " ".join(words)])
         if not line:
             raise ValueError("it stopped or took too long")
         if not all(part.replace(".", "", 1).isdigit() for part in line.split()):
             raise ValueError(f"it answered {line!r}")
         statistics.append(line)
+        known[photo, words] = line
     _ask(stdin, stdout, ["EVAL", *statistics])
     for _ in statistics[1:]:  # a score for each caption comes before the score of all
         stdout.readline()

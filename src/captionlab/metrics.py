@@ -25,7 +25,6 @@ from captionlab.uncertainty import PerPhoto
 
 Protocol = Literal["strict", "report_a", "report_b"]
 
-_CUMULATIVE = [tuple(1 / n if i < n else 0.0 for i in range(ORDERS)) for n in range(1, ORDERS + 1)]
 _REPORT_B = [(1.0, 0.0, 0.0, 0.0), (0.5, 0.5, 0.0, 0.0), (0.3, 0.3, 0.3, 0.0), (0.25, 0.25, 0.25, 0.25)]
 _BETA = 1.2  # ROUGE-L's weight of recall
 _MARKER = re.compile(r"(<\w+>)")  # <start>, <end>, <unk>
@@ -91,13 +90,12 @@ class Scorer:
         """What each photo adds to the strict scores, METEOR apart: Java gives none. In the order of the sorted ids."""
         if self._cider is None:
             raise ValueError("only the strict protocol is taken apart by photo")
-        words = self._words(hypotheses)
+        return self._per_photo(self._words(hypotheses), self._cider)
+
+    def _per_photo(self, words: Sequence[Words], cider: CiderD) -> PerPhoto:
         matched, total, closest = [], [], []
-        for own, counts, references in zip(words, self._most, self._references, strict=True):
-            hits = [0] * ORDERS
-            for gram, count in ngrams(own).items():
-                hits[len(gram) - 1] += min(count, counts[gram])
-            matched.append(hits)
+        for own, most, references in zip(words, self._clipping, self._references, strict=True):
+            matched.append(_matched(own, most))
             total.append([max(0, len(own) - n) for n in range(ORDERS)])
             # of two references equally close, the shorter
             closest.append(min((abs(len(own) - len(reference)), len(reference)) for reference in references)[1])
@@ -107,19 +105,12 @@ class Scorer:
             words_N=np.array([len(own) for own in words], dtype=np.float64),
             reference_words_N=np.array(closest, dtype=np.float64),
             rouge_l_N=np.array([_rouge_l(own, refs) for own, refs in zip(words, self._references, strict=True)]),
-            cider_N=self._cider.scores(words, self._references),
+            cider_N=cider.scores(words, self._references),
         )
 
     @cached_property
-    def _most(self) -> list[Counter[Words]]:
-        """For each photo, how often each n-gram occurs in the reference that has it most."""
-        found = []
-        for references in self._references:
-            most: Counter[Words] = Counter()
-            for reference in references:
-                most |= ngrams(reference)
-            found.append(most)
-        return found
+    def _clipping(self) -> list[Counter[Words]]:
+        return [_most(references) for references in self._references]
 
     def cider_by_image(self, hypotheses: Mapping[str, str]) -> dict[str, float]:
         """CIDEr-D of each photo's caption; ``score`` gives their mean. Strict protocol only."""
@@ -133,19 +124,14 @@ class Scorer:
         return [_hypothesis(hypotheses[image], self._protocol) for image in self._images]
 
     def _score(self, hypotheses: list[Words]) -> Scores:
-        if self._cider is None:
-            bleu = _torchtext_bleu if self._protocol == "report_a" else _report_b_bleu
-            bleus = bleu(self._references, hypotheses)
-            rouge_l = cider = None
+        if self._cider is not None:
+            return Scores(**self._per_photo(hypotheses, self._cider).corpus(), meteor=None)
+        if self._protocol == "report_a":
+            bleus = _torchtext_bleu(self._references, self._clipping, hypotheses)
         else:
-            bleus = _bleu(self._references, hypotheses)
-            pairs = zip(hypotheses, self._references, strict=True)
-            rouge_l = math.fsum(_rouge_l(words, own) for words, own in pairs) / len(hypotheses)
-            cider = float(self._cider.scores(hypotheses, self._references).mean())
+            bleus = _report_b_bleu(self._references, hypotheses)
         bleu_1, bleu_2, bleu_3, bleu_4 = bleus
-        return Scores(
-            bleu_1=bleu_1, bleu_2=bleu_2, bleu_3=bleu_3, bleu_4=bleu_4, rouge_l=rouge_l, cider=cider, meteor=None
-        )
+        return Scores(bleu_1=bleu_1, bleu_2=bleu_2, bleu_3=bleu_3, bleu_4=bleu_4, rouge_l=None, cider=None, meteor=None)
 
 
 def score(
@@ -196,38 +182,17 @@ def _hypothesis(caption: str, protocol: Protocol) -> Words:
             return ("startseq", *clean(caption, "report_b"), "endseq")
 
 
-def _bleu(references: Sequence[Sequence[Words]], hypotheses: Sequence[Words]) -> list[float]:
-    """Corpus BLEU-1 to 4, equal to pycocoevalcap's wherever each order has a match.
-
-    nltk counts a hypothesis of fewer than n words as one n-gram that was missed, pycocoevalcap as none; the factor
-    takes nltk's extra misses out again. Without any match of an order the score is 0, where pycocoevalcap's guard
-    against division by zero leaves a remainder (2e-4 for BLEU-4 of a few captions, say).
-    """
-    scores = _nltk_bleu(references, hypotheses, _CUMULATIVE)
-    factor = 1.0
-    for n in range(1, ORDERS + 1):
-        total = sum(max(0, len(words) - n + 1) for words in hypotheses)
-        short = sum(len(words) < n for words in hypotheses)
-        factor *= (total + short) / total if total else 1.0
-        scores[n - 1] *= factor ** (1 / n)
-    return scores
-
-
 def _report_b_bleu(references: Sequence[Sequence[Words]], hypotheses: Sequence[Words]) -> list[float]:
-    """The four calls of ``corpus_bleu`` in report B, its weights of 0.3 included."""
-    return _nltk_bleu(references, hypotheses, _REPORT_B)
-
-
-def _nltk_bleu(
-    references: Sequence[Sequence[Words]], hypotheses: Sequence[Words], weights: Sequence[tuple[float, ...]]
-) -> list[float]:
+    """The four calls of nltk's ``corpus_bleu`` in report B, its weights of 0.3 included."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it warns of an order without a match; that is a plain 0
-        scores = corpus_bleu(references, hypotheses, weights=weights)
+        scores = corpus_bleu(references, hypotheses, weights=_REPORT_B)
     return [float(score) if score > 1e-50 else 0.0 for score in scores]  # nltk writes that 0 as 1e-77 or less
 
 
-def _torchtext_bleu(references: Sequence[Sequence[Words]], hypotheses: Sequence[Words]) -> list[float]:
+def _torchtext_bleu(
+    references: Sequence[Sequence[Words]], clipping: Sequence[Counter[Words]], hypotheses: Sequence[Words]
+) -> list[float]:
     """BLEU-1 to 4 by the rule of ``torchtext.data.metrics.bleu_score`` with ``max_n`` 1 to 4 and equal weights.
 
     0 when any order has no match. Of two references equally close in length the first one counts, not the shortest.
@@ -235,18 +200,31 @@ def _torchtext_bleu(references: Sequence[Sequence[Words]], hypotheses: Sequence[
     """
     matched, total = [0] * ORDERS, [0] * ORDERS
     reference_length = hypothesis_length = 0
-    for own, words in zip(references, hypotheses, strict=True):
+    for own, most, words in zip(references, clipping, hypotheses, strict=True):
         hypothesis_length += len(words)
         reference_length += min((len(reference) for reference in own), key=lambda size: abs(len(words) - size))
-        most: Counter[Words] = Counter()
-        for reference in own:
-            most |= ngrams(reference)
-        for gram, count in ngrams(words).items():
-            matched[len(gram) - 1] += min(count, most[gram])
-            total[len(gram) - 1] += count
+        for n, hits in enumerate(_matched(words, most)):
+            matched[n] += hits
+            total[n] += max(0, len(words) - n)
     brevity = min(1 - reference_length / hypothesis_length, 0.0)
     logs = [math.log(hits / all_) if hits else -math.inf for hits, all_ in zip(matched, total, strict=True)]
     return [math.exp(brevity + math.fsum(logs[:n]) / n) for n in range(1, ORDERS + 1)]
+
+
+def _most(references: Sequence[Words]) -> Counter[Words]:
+    """How often each n-gram occurs in the reference that has it most."""
+    most: Counter[Words] = Counter()
+    for reference in references:
+        most |= ngrams(reference)
+    return most
+
+
+def _matched(words: Words, most: Counter[Words]) -> list[int]:
+    """How many n-grams of each order a caption shares with its references, clipped at the most of any."""
+    hits = [0] * ORDERS
+    for gram, count in ngrams(words).items():
+        hits[len(gram) - 1] += min(count, most[gram])
+    return hits
 
 
 def _rouge_l(words: Words, references: Sequence[Words]) -> float:
