@@ -290,13 +290,15 @@ def test_report_a_counts_start_and_end() -> None:
 @needs_java
 def test_meteor_for_real_and_for_several_systems_at_once() -> None:
     perfect = {image: own[0] for image, own in REFERENCES.items()}
+    mixed = {image: (HYPOTHESES if number % 2 else perfect)[image] for number, image in enumerate(perfect)}
     found = Scorer(REFERENCES).score_all(
-        {"golden": HYPOTHESES, "perfect": perfect, "silent": dict.fromkeys(perfect, "")}
+        {"golden": HYPOTHESES, "perfect": perfect, "silent": dict.fromkeys(perfect, ""), "mixed": mixed}
     )
     assert found["golden"].meteor == pytest.approx(GOLDEN["scores"]["meteor"], abs=1e-9)
     assert found["perfect"].meteor is not None
     assert found["perfect"].meteor > 0.9
     assert found["silent"].meteor == 0
+    assert found["mixed"] == score(REFERENCES, mixed)  # though all its captions were heard before
     alone = score(REFERENCES, HYPOTHESES, meteor=False)
     assert replace(found["golden"], meteor=None) == alone
 

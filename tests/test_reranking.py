@@ -1,11 +1,15 @@
 """Candidates ranked again: by the neighbours' captions, by the beam's score, and by both."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from captionlab.candidates import Finder, Members
 from captionlab.captioner import Sentence
 from captionlab.cider import CiderD
-from captionlab.config import EnsembleParams
+from captionlab.config import EnsembleParams, Params
 from captionlab.reranking import as_ranked, by_neighbours
 from captionlab.retrieval import Retriever
 from test_retrieval import BOATS, CAPTIONS, DOGS, TRAINING, photos, words
@@ -53,3 +57,25 @@ def test_the_beam_counts_beside_the_neighbours() -> None:
 
 def test_one_candidate_is_the_choice() -> None:
     assert chosen(2.0, ranked((BOATS[0], -1.0)), ranked((DOGS[0], -1.0))) == [BOATS[0], DOGS[0]]
+
+
+def test_rows_of_the_same_members_are_searched_once_and_kept_no_longer_than_asked_for(
+    project_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble = {
+        "both": EnsembleParams(members=("baseline.lite0", "baseline.lite1")),
+        "reranked": EnsembleParams(members=("baseline.lite0", "baseline.lite1"), neighbours=3, agreement=1.0),
+    }
+    params = dataclasses.replace(project_params, ensemble=ensemble)
+    searched: list[Members] = []
+
+    def search(self: Finder, members: Members) -> object:
+        searched.append(members)
+        return object()
+
+    monkeypatch.setattr(Finder, "_search", search)
+    finder = Finder(params, Path(), None, ())  # type: ignore[arg-type]  # a search would need the vocabulary
+    found = [finder.candidates(params.members(*row)) for row in params.rows()]
+    assert len(searched) == len(found) - 1
+    assert found[-1] is found[-2]
+    assert not finder._found
