@@ -40,7 +40,9 @@ class Scorer:
 
     - ``strict``: lowercase, punctuation dropped, split on blanks, every reference string counts. A marker such as
       ``<unk>`` in a hypothesis is a word that no reference holds. BLEU, ROUGE-L, CIDEr-D (idf from these references)
-      and METEOR, all of the corpus, all equal to pycocoevalcap's on the same words.
+      and METEOR, all of the corpus, all equal to pycocoevalcap's on the same words. Only where no n-gram of an order
+      matches is BLEU 0 and pycocoevalcap's, which guards against division by zero, a little more (2e-4 for BLEU-4 of a
+      few captions, say).
     - ``report_a``: BLEU by torchtext's rule, with a start and an end word counted in references and hypothesis, and
       report A's cleaning. The report prints one number, torchtext's default, which is BLEU-4 here. Three things it
       does not show or we cannot repeat: it split with spaCy, so that a full stop was a word, which its systems could
