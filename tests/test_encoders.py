@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captionlab import encoders
-from captionlab.encoders import LITE_PIXELS, Encoder, lite_weights, load_encoder, pool_grid
+from captionlab.encoders import LITE_PIXELS, SIDE_BY_SIDE, Encoder, lite_weights, load_encoder, pool_grid
 from captionlab.errors import CaptionlabError
 from captionlab.features import TorchEngine, encode_photos
 from captionlab.photos import preprocess
@@ -59,8 +59,9 @@ def test_lite_features_stay_what_they_are(lites: dict[str, Encoder], name: str) 
     assert pooled_ND[0, :8] == pytest.approx(golden["first"], abs=1e-3)
 
 
-def test_networks_side_by_side_see_what_each_sees(lites: dict[str, Encoder]) -> None:
-    together = load_encoder("efficientnet_lite012", grid=2)
+@pytest.mark.parametrize("name", SIDE_BY_SIDE)
+def test_networks_side_by_side_see_what_each_sees(lites: dict[str, Encoder], name: str) -> None:
+    together = load_encoder(name, grid=2)
     pixels = drawn(together.pixels)
     alone = [TorchEngine(encoder, "cpu")(pixels) for encoder in lites.values()]
     for ours, parts in zip(TorchEngine(together, "cpu")(pixels), zip(*alone, strict=True), strict=True):

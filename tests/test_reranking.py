@@ -1,4 +1,4 @@
-"""Candidates ranked again: by the neighbours' captions, by the beam's score, and by both."""
+"""Candidates ranked again: by the neighbours' captions, by log probability, and by both."""
 
 import dataclasses
 from pathlib import Path
@@ -47,12 +47,14 @@ def test_what_similar_photos_show_moves_up() -> None:
     assert chosen(1.0, both, both) == [DOGS[0], BOATS[0]]
 
 
-def test_the_beam_counts_beside_the_neighbours() -> None:
-    """Mean log probability a word, the end counted, so a long caption is not worse for its length."""
+def test_the_log_probability_counts_beside_the_neighbours() -> None:
+    """As it is: the length penalty of the beam's score would count the length twice."""
     sure = ranked(("a boat", -0.3), (DOGS[0], -30.0))
     assert chosen(1e-6, sure, sure)[0] == "a boat"
     assert chosen(100.0, sure, sure)[0] == DOGS[0]
-    assert chosen(1e-6, ranked(("dog", -2.0), ("the dog runs", -3.0)), sure)[0] == "the dog runs"
+    longer = ranked(("the dog runs", -3.0), ("dog", -2.0))
+    assert as_ranked(LOOKS, [[longer]]) == [longer[:1]]
+    assert chosen(1e-6, longer, sure)[0] == "dog"
 
 
 def test_one_candidate_is_the_choice() -> None:

@@ -185,7 +185,7 @@ class EnsembleParams:
 
     members: tuple[str, ...]  # such as attention.lite2 or finetune.lite2; one alone may be re-ranked
     neighbours: int = 0  # training photos whose captions re-rank what the beam found; 0 for none
-    agreement: float = 0.0  # weight of a candidate's CIDEr-D against theirs, beside the beam's own score
+    agreement: float = 0.0  # weight of a candidate's CIDEr-D against theirs, beside its log probability
 
 
 @dataclass(frozen=True, kw_only=True)

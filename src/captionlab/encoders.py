@@ -22,7 +22,10 @@ from captionlab.errors import CaptionlabError
 from captionlab.files import sha256_of
 
 LITE_PIXELS = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
-SIDE_BY_SIDE = {"efficientnet_lite012": (tuple(LITE_PIXELS), 260)}  # networks that look together, at so many pixels
+SIDE_BY_SIDE = {  # networks that look together, at so many pixels
+    "efficientnet_lite012": (tuple(LITE_PIXELS), 260),
+    "efficientnet_lite012_380": (tuple(LITE_PIXELS), 380),
+}
 TORCHVISION_WEIGHTS = {
     "resnet18": "ResNet18_Weights",
     "resnet50": "ResNet50_Weights",

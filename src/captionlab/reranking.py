@@ -23,9 +23,10 @@ def as_ranked(pooled_PD: Pooled, ranked: Ranked) -> list[list[Sentence]]:
 
 
 def by_neighbours(retriever: Retriever, params: EnsembleParams) -> Choose:
-    """Ranked by the beam's score plus agreement with what people wrote of the training photos that are most alike.
+    """Ranked by log probability plus agreement with what people wrote of the training photos that are most alike.
 
-    After Devlin et al. 2015, "Language models for image captioning: the quirks and what works".
+    After Devlin et al. 2015, "Language models for image captioning: the quirks and what works". The beam divides by a
+    power of the length lest it prefer what is short; agreement already wants the length that people's captions have.
     """
 
     def choose(pooled_PD: Pooled, ranked: Ranked) -> list[list[Sentence]]:
@@ -38,7 +39,7 @@ def by_neighbours(retriever: Retriever, params: EnsembleParams) -> Choose:
         agreement = [dict(zip(own, scores, strict=True)) for own, scores in zip(found, agreed, strict=True)]
 
         def best(sentences: list[Sentence], own: Mapping[str, float]) -> Sentence:
-            return max(sentences, key=lambda sentence: sentence.score + params.agreement * own[sentence.caption])
+            return max(sentences, key=lambda sentence: sentence.log_prob + params.agreement * own[sentence.caption])
 
         return [[best(*photo) for photo in zip(photos, agreement, strict=True)] for photos in ranked]
 
