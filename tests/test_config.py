@@ -91,6 +91,7 @@ def test_the_shipped_file_is_read() -> None:
         ("baseline.lite0.training", {"epochs": "3"}, "baseline.lite0: training.epochs must be of type int"),
         ("baseline.lite0.training", {"epochs": 0}, "baseline.lite0: training.epochs must be at least 1"),
         ("baseline.lite0.training", [], "baseline.lite0.training must be a mapping"),
+        ("baseline.lite0.training", {"scheduled_sampling": 2}, "baseline.lite0: training.scheduled_sampling must"),
         ("baseline.lite0.image", "middle", "baseline.lite0.image is 'middle'; choose one of pre-inject, init-inject"),
         ("modified.lite2.kind", "gru", "modified.lite2.kind is 'gru'; choose one of bilstm, merge"),
         ("modified.lite2.kind", "merge", "unknown key modified.lite2.repeats"),
@@ -104,6 +105,12 @@ def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, key: str, value: A
     with pytest.raises(CaptionlabError) as caught:
         load(tmp_path, put(shipped(), key, value))
     assert str(caught.value).startswith(f"{tmp_path / 'params.yaml'}: {message}")
+
+
+def test_words_of_its_own_want_true_ones_to_stand_beside(tmp_path: Path) -> None:
+    plain = put(put(shipped(), "attention.lite2.teacher_forcing", value=False), "training.scheduled_sampling", 0.2)
+    with pytest.raises(CaptionlabError, match=r"attention\.lite2: training\.scheduled_sampling wants teacher_forcing"):
+        load(tmp_path, plain)
 
 
 @pytest.mark.parametrize(

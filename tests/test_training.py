@@ -17,7 +17,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.models.attention import Attention
 from captionlab.models.base import PAD, Decoder
 from captionlab.models.build import build_model
-from captionlab.training import Epoch, Trained, measure, train
+from captionlab.training import Epoch, Trained, measure, spoken, train
 
 if TYPE_CHECKING:
     from conftest import World
@@ -66,6 +66,13 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def one_hot(hidden_XH: Tensor, words: int, favourite: int) -> Tensor:
+    """Logits that leave no doubt."""
+    logits_XV = torch.full((*hidden_XH.shape[:-1], words), -100.0)
+    logits_XV[..., favourite] = 0.0
+    return logits_XV
+
+
 def stop_after(number: int) -> Callable[[Epoch], None]:
     def on_epoch(epoch: Epoch) -> None:
         if epoch.epoch == number:
@@ -112,9 +119,11 @@ def test_the_best_epoch_is_given_back(lab: Lab, system: str) -> None:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("killed_after", [1, 3])
-@pytest.mark.parametrize("average", [0.0, 0.9])
-def test_a_killed_training_goes_on_to_the_same_bits(lab: Lab, system: str, killed_after: int, average: float) -> None:
-    how: dict[str, Any] = {"grid": system == "attention", "epochs": 3, "schedule": "cosine", "average": average}
+@pytest.mark.parametrize("changes", [{}, {"average": 0.9}, {"scheduled_sampling": 0.9}])
+def test_a_killed_training_goes_on_to_the_same_bits(
+    lab: Lab, system: str, killed_after: int, changes: dict[str, float]
+) -> None:
+    how: dict[str, Any] = {"grid": system == "attention", "epochs": 3, "schedule": "cosine", **changes}
     unbroken = lab.model(system, dropout=0.3)
     expected = lab.train(unbroken, **how)
     lab.resume.unlink()
@@ -146,6 +155,29 @@ def test_the_moving_average_is_what_is_validated_and_kept(lab: Lab) -> None:
     assert not same(weights(model), steps[1])
     measured = measure(model, lab.world.split("train"), 100, "cpu")
     assert measured.loss == trained.history[1].val_loss
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize(("share", "least", "most"), [(1.0, 1.0, 1.0), (0.5, 0.1, 0.9)])
+def test_scheduled_sampling_reads_what_the_system_says(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, system: str, share: float, least: float, most: float
+) -> None:
+    """A system that would only ever say one word reads it instead of the true ones, and is asked for the true ones."""
+    model, favourite = lab.model(system), len(lab.world.vocab) - 1
+    batch = next(iter(lab.world.split("train", system == "attention").batches(100, None)))
+    monkeypatch.setattr(model, "words", lambda hidden: one_hot(hidden, len(lab.world.vocab), favourite))
+    heard, outputs = [], model.outputs
+    monkeypatch.setattr(model, "outputs", lambda *given: heard.append(given[1]) or outputs(*given))
+    _, logits_NV, target_N = spoken(model, batch, share)
+    true_BT, read_BT = heard
+    assert torch.equal(target_N, batch.tokens_BT[:, 1:][batch.tokens_BT[:, 1:] != PAD])
+    assert len(logits_NV) == len(target_N)
+    assert torch.equal(read_BT[:, 0], true_BT[:, 0])
+    assert torch.equal(read_BT == PAD, true_BT == PAD)
+    own_BT = read_BT != true_BT
+    assert set(read_BT[own_BT].tolist()) == {favourite}
+    candidates_BT = (true_BT != PAD) & (true_BT != favourite)
+    assert least <= float(own_BT[:, 1:].sum() / candidates_BT[:, 1:].sum()) <= most
 
 
 def test_a_killed_training_is_not_begun_anew(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,7 @@ class TrainingParams:
     weight_decay: float
     schedule: Literal["cosine", "plateau", "constant"]
     label_smoothing: float
+    scheduled_sampling: float  # the share of the words read, growing up to it, that are the system's own
     clip_norm: float
     average: float  # decay a step of the weights' moving average, which is what is validated and kept; 0 for none
     precision: Literal["auto", "fp32", "bf16"]
@@ -351,6 +352,10 @@ def _check_training(params: Params, key: str, config: SystemParams, further: Map
             raise CaptionlabError(f"{key}: training.{field} must be at least 1")
     if not 0 <= training.average < 1:
         raise CaptionlabError(f"{key}: training.average must be from 0 to below 1")
+    if not 0 <= training.scheduled_sampling <= 1:
+        raise CaptionlabError(f"{key}: training.scheduled_sampling must be from 0 to 1")
+    if training.scheduled_sampling and isinstance(config, AttentionParams) and not config.teacher_forcing:
+        raise CaptionlabError(f"{key}: training.scheduled_sampling wants teacher_forcing to be true")
 
 
 def _check_finetune(params: Params, key: str, finetuned: FinetuneParams) -> None:

@@ -23,7 +23,7 @@ from captionlab.devices import uses_bf16
 from captionlab.errors import CaptionlabError
 from captionlab.files import atomic_file
 from captionlab.losses import SmoothedCrossEntropy
-from captionlab.models.base import PAD, Decoder, Outputs
+from captionlab.models.base import END, PAD, START, Decoder, Outputs
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -130,7 +130,8 @@ def train(
                 group["lr"] = params.learning_rate * _schedule(params, done, stopping)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 batch = batch.to(device)
-                loss, logits_NV = _step_loss(model, batch, params.label_smoothing, doubly_stochastic, meter)
+                own_words = params.scheduled_sampling * done
+                loss, logits_NV = _step_loss(model, batch, params.label_smoothing, doubly_stochastic, meter, own_words)
                 if finetuning is not None:
                     loss, reward = finetuning.loss(model, batch, logits_NV, loss)
                     rewards += [] if reward is None else [reward]
@@ -203,20 +204,39 @@ class _Meter:
         self.words += len(target_N)
 
 
-def spoken(model: Decoder, batch: Batch) -> tuple[Outputs, Tensor, Tensor]:
-    """Teacher forcing over a batch: the outputs, logits_NV of every real word to be said, and which it was."""
+def spoken(model: Decoder, batch: Batch, own_words: float = 0.0) -> tuple[Outputs, Tensor, Tensor]:
+    """Teacher forcing over a batch: the outputs, logits_NV of every real word to be said, and which it was.
+
+    A word that is read is, with probability ``own_words``, not the true one but one that the system says there.
+    """
     said_BT, target_BT = batch.tokens_BT[:, :-1], batch.tokens_BT[:, 1:]
     real_BT = target_BT != PAD
     read_BT = said_BT.where(real_BT, PAD)  # END is said, never read
+    if own_words:
+        read_BT = _with_own_words(model, batch, read_BT, real_BT, own_words)
     outputs = model.outputs(batch.features, read_BT, batch.photo_B)
     return outputs, model.words(outputs.hidden_BTH[real_BT]), target_BT[real_BT]
 
 
+@torch.no_grad()
+def _with_own_words(model: Decoder, batch: Batch, read_BT: Tensor, real_BT: Tensor, share: float) -> Tensor:
+    """What is read in scheduled sampling (Bengio et al. 2015), in two passes instead of a word at a time (Mihaylova and
+    Martins 2019): the words are drawn from what the system says after the true ones.
+    """
+    outputs = model.outputs(batch.features, read_BT, batch.photo_B)
+    logits_NV = model.words(outputs.hidden_BTH[real_BT]).float()
+    logits_NV[:, [PAD, START, END]] = -torch.inf  # never read after the first word
+    drawn_BT = read_BT.masked_scatter(real_BT, logits_NV.softmax(1).multinomial(1))
+    own_BT = real_BT[:, 1:] & (torch.rand(real_BT[:, 1:].shape, device=real_BT.device) < share)
+    return torch.cat([read_BT[:, :1], drawn_BT[:, :-1].where(own_BT, read_BT[:, 1:])], 1)
+
+
 def _step_loss(
-    model: Decoder, batch: Batch, label_smoothing: float, doubly_stochastic: float, meter: _Meter
-) -> tuple[Tensor, Tensor]:
+    model: Decoder, batch: Batch, label_smoothing: float, doubly_stochastic: float, meter: _Meter,
+    own_words: float = 0.0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The loss of a batch, and logits_NV of its words."""
-    outputs, logits_NV, target_N = spoken(model, batch)
+    outputs, logits_NV, target_N = spoken(model, batch, own_words)
     loss: Tensor
     loss, nats_N, words_N = SmoothedCrossEntropy.apply(logits_NV, target_N, label_smoothing)  # type: ignore[no-untyped-call]
     if batch.words_share:

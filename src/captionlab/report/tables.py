@@ -164,7 +164,7 @@ def head(results: Results) -> list[tuple[str, str]]:
         ("Digest", manifest["digest"]),
         ("Splits", splits),
         ("Scored", f"test split, strict protocol, at most {signature['max_words']} words"),
-        ("Length penalty", f"log probability / words ^ {signature['length_penalty']}"),
+        ("Beam search", f"by log probability / words ^ {signature['length_penalty']}"),
         ("CIDEr idf", signature["idf"]),
     ]
 
