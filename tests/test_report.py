@@ -294,7 +294,8 @@ def test_the_pages_table_holds_every_decoding_best_cider_first(published: Path) 
 
 def test_more_than_twenty_configurations_fill_a_table_of_their_own(params: Params, root: Path) -> None:
     lite0 = params.baseline["lite0"]
-    many = dataclasses.replace(params, baseline={f"lite{i}": lite0 for i in range(23)})
+    sizes = {f"lite{i}": dataclasses.replace(lite0, hidden=8 + i) for i in range(23)}
+    many = dataclasses.replace(params, baseline=sizes)
     build_artifacts(many, root)
     report(many, root)
     short = (root / "reports/toys/comparison.md").read_text("utf-8")
@@ -425,14 +426,15 @@ def test_the_places_of_the_image_have_a_table_of_their_own(params: Params, root:
 
 def test_configurations_that_differ_in_their_seed_have_a_mean(params: Params, root: Path) -> None:
     report(params, root)
-    page = root / "reports/toys/comparison-all.md"
+    page, short = root / "reports/toys/comparison-all.md", root / "reports/toys/comparison.md"
     assert "The luck of the seed" not in page.read_text("utf-8")
+    assert "seeds" not in short.read_text("utf-8")
     for seed, config in enumerate(("lite0", "lite2_wide")):
         path = root / f"artifacts/models/baseline/{config}/summary.json"
         files.write_json(path, json.loads(path.read_text()) | {"params": {"input": 8, "training.seed": seed}})
     report(params, root)
     table = page.read_text("utf-8").split("## The luck of the seed")[1].split("\n## ")[0]
-    ((names, bleu_1, *_),) = [
+    ((names, bleu_1, *_, cider, _),) = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "baseline" in line
     ]
     assert names == "baseline.lite0, baseline.lite2_wide"
@@ -443,6 +445,12 @@ def test_configurations_that_differ_in_their_seed_have_a_mean(params: Params, ro
         and (row["decoding"], row["protocol"]) == ("beam 3", "strict")
     )
     assert bleu_1 == f"{(first + second) / 2:.3f} ± {abs(first - second) / 2**0.5:.3f}"
+    main = [[cell.strip() for cell in line.strip("|").split("|")] for line in short.read_text("utf-8").splitlines()]
+    titles = next(row for row in main if row[0] == "Configuration")
+    by_name = {row[0]: dict(zip(titles, row, strict=True)) for row in main if len(row) == len(titles)}
+    assert "baseline.lite2_wide" not in by_name  # better, but not the first
+    assert by_name["baseline.lite0"]["CIDEr, seeds"] == cider
+    assert by_name["attention.lite2"]["CIDEr, seeds"] == "–"  # noqa: RUF001 (a dash is meant)
 
 
 def test_names_are_text_and_not_markup(params: Params, root: Path) -> None:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from captionlab.config import COMPARED
 from captionlab.report.results import Row, Run
-from captionlab.report.tables import MAIN_ROWS, ranked
+from captionlab.report.tables import headline
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; further systems get the last colour
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
@@ -79,7 +79,7 @@ def _style(salt: str = "captionlab") -> Iterator[None]:
 
 def bleu(runs: Sequence[Run]) -> Figure:
     """BLEU-1 to 4 of the best configurations' best decodings: a row each, bars from zero on one scale."""
-    rows = [run.row() for run in reversed(ranked(runs)[:MAIN_ROWS])]  # the best on top
+    rows = [run.row() for run in reversed(headline(runs))]  # the best on top
     values = [[float(getattr(row, f"bleu_{n}") or 0.0) for row in rows] for n in (1, 2, 3, 4)]
     room = 0.3 * max(max(values[0]), 0.1)  # right of the longest bar, for its number
     spans = [max(column) + room for column in values]
@@ -101,7 +101,7 @@ def bleu(runs: Sequence[Run]) -> Figure:
 
 def curves(runs: Sequence[Run]) -> Figure:
     """Loss and token accuracy over epochs: two panels a configuration, best CIDEr first, the others faint behind."""
-    runs = [run for run in ranked(runs) if run.history][:MAIN_ROWS]  # retrieval learns nothing
+    runs = headline([run for run in runs if run.history])  # retrieval learns nothing
     columns = min(_CURVE_COLUMNS, len(runs))
     bands = math.ceil(len(runs) / columns)
     figure = Figure(figsize=(2.4 * columns + 0.6, 3.7 * bands + 0.5), layout="constrained")

@@ -18,13 +18,14 @@ from markupsafe import Markup
 from captionlab.report import diagnostics, figures
 from captionlab.report.results import Results, Row, Run
 from captionlab.report.tables import (
-    MAIN_ROWS,
     SYSTEM_NAMES,
     Table,
     all_rows,
     decodings_table,
+    every_table,
     further_tables,
     head,
+    headline,
     main_table,
 )
 
@@ -119,8 +120,8 @@ def comparison_html(results: Results) -> str:
 
 def _linked(results: Results) -> list[Table]:
     """The tables beside the main one: all configurations where that shows only the best."""
-    every = main_table(results, most=len(results.runs))
-    return [*([every] if len(results.runs) > MAIN_ROWS else []), decodings_table(results), *_further(results)]
+    short = len(headline(results.runs)) < len(results.runs)
+    return [*([every_table(results)] if short else []), decodings_table(results), *_further(results)]
 
 
 def _further(results: Results) -> list[Table]:

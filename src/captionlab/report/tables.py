@@ -152,6 +152,11 @@ _ABOVE = (
     "CIDEr to the row above, by a paired bootstrap over the photos; a star marks those below 0.05. It knows the luck "
     "of the photos, not that of the training's seed, and the best of many rows is partly the luckiest."
 )
+_EVERY = "Best decoding of every configuration"
+_SEEDS = (
+    "Of configurations that differ in nothing but the seed of their training the first stands here, not the best; "
+    "behind its intervals, mean and standard deviation over all of them."
+)
 
 
 def head(results: Results) -> list[tuple[str, str]]:
@@ -174,25 +179,51 @@ def ranked(runs: Sequence[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: -_number(run.row().cider))
 
 
-def main_table(results: Results, most: int = MAIN_ROWS) -> Table:
-    """The best decoding of the ``most`` best configurations, best CIDEr first."""
-    runs = ranked(results.runs)
-    every = len(runs) <= most
-    made = _of_rows(
-        "Best decoding of every configuration" if every else f"The {most} best of {len(runs)} configurations",
-        _MAIN,
-        [run.row() for run in runs[:most]],
-        notes=(*_STRICT, _ABOVE),
-    )
-    ps = [None, *(against(results, below, above, "cider")[1] for above, below in itertools.pairwise(runs[:most]))]
+def headline(runs: Sequence[Run]) -> list[Run]:
+    """The best configurations, best CIDEr first; of those that differ in their seed alone the first, not the best."""
+    firsts = {run.recipe or run.name: run for run in reversed(runs)}
+    return ranked(list(firsts.values()))[:MAIN_ROWS]
+
+
+def main_table(results: Results) -> Table:
+    """The best decoding of the best configurations, with mean and deviation where there are several seeds."""
+    runs = headline(results.runs)
+    left_out = len(results.runs) - len(runs)
+    title = f"The {len(runs)} best, of {len(results.runs)} configurations" if left_out else _EVERY
+    made = _against_the_next(results, title, runs)
+    seeds = _by_recipe(results.runs)
+    if not any(len(seeds[run.recipe]) > 1 for run in runs):
+        return made
+    means = [_means(seeds[run.recipe], ("bleu_4", "cider")) for run in runs]
+    return _inserted(made, [Column(label="BLEU-4, seeds"), Column(label="CIDEr, seeds")], means, notes=(_SEEDS,))
+
+
+def every_table(results: Results) -> Table:
+    """The best decoding of every configuration, seeds and all."""
+    return _against_the_next(results, _EVERY, ranked(results.runs))
+
+
+def _against_the_next(results: Results, title: str, runs: Sequence[Run]) -> Table:
+    """The best decodings of these configurations, each compared with the one above."""
+    made = _of_rows(title, _MAIN, [run.row() for run in runs], notes=(*_STRICT, _ABOVE))
+    ps = [None, *(against(results, below, above, "cider")[1] for above, below in itertools.pairwise(runs))]
+    return _inserted(made, [Column(label="p, row above")], [[p] for p in ps])
+
+
+def _inserted(
+    made: Table, columns: Sequence[Column], values: Sequence[Sequence[Value]], notes: tuple[str, ...] = ()
+) -> Table:
+    """The table with further columns behind the intervals, and notes on them."""
     place = made.columns.index(_COLUMNS["cider_interval"]) + 1
+    lines = [
+        dataclasses.replace(line, values=(*line.values[:place], *own, *line.values[place:]))
+        for line, own in zip(made.lines, values, strict=True)
+    ]
     return dataclasses.replace(
         made,
-        columns=(*made.columns[:place], Column(label="p, row above"), *made.columns[place:]),
-        lines=tuple(
-            dataclasses.replace(line, values=(*line.values[:place], p, *line.values[place:]))
-            for line, p in zip(made.lines, ps, strict=True)
-        ),
+        columns=(*made.columns[:place], *columns, *made.columns[place:]),
+        lines=tuple(lines),
+        notes=(*made.notes, *notes),
     )
 
 
@@ -253,18 +284,8 @@ def further_tables(results: Results) -> list[Table]:
 
 def _seeds(results: Results) -> list[Table]:
     """Mean and deviation of configurations that differ in their seed alone, if there are such."""
-    by_recipe: dict[str, list[Run]] = {}
-    for run in ranked(results.runs):
-        if run.recipe is not None:
-            by_recipe.setdefault(run.recipe, []).append(run)
-    rows = [
-        (
-            ", ".join(sorted(run.name for run in runs)),
-            *(_mean([getattr(run.row(), s) for run in runs]) for s in _SCORES),
-        )
-        for runs in by_recipe.values()
-        if len(runs) > 1
-    ]
+    groups = [runs for runs in _by_recipe(ranked(results.runs)).values() if len(runs) > 1]
+    rows = [(", ".join(sorted(run.name for run in runs)), *_means(runs, _SCORES)) for runs in groups]
     columns: dict[str, Kind] = {"Configurations": "text", **{_COLUMNS[score].label: "text" for score in _SCORES}}
     notes = (
         "Configurations that differ in nothing but the seed of their training: mean and standard deviation (of the "
@@ -273,9 +294,22 @@ def _seeds(results: Results) -> list[Table]:
     return [table("The luck of the seed", columns, rows, notes)] if rows else []
 
 
-def _mean(scores: Sequence[float | None]) -> str | None:
-    numbers = [score for score in scores if score is not None]
-    return f"{fmean(numbers):.3f} ± {stdev(numbers):.3f}" if len(numbers) == len(scores) else None
+def _by_recipe(runs: Iterable[Run]) -> dict[str | None, list[Run]]:
+    """Configurations that differ in their seed alone, together; what has no recipe under None, and it has no seeds."""
+    groups: dict[str | None, list[Run]] = {None: []}
+    for run in runs:
+        if run.recipe is not None:
+            groups.setdefault(run.recipe, []).append(run)
+    return groups
+
+
+def _means(runs: Sequence[Run], scores: Sequence[str]) -> list[str | None]:
+    """Mean and standard deviation of the best decodings' scores; none of a single run's."""
+    of_all = [[getattr(run.row(), score) for run in runs] for score in scores]
+    return [
+        f"{fmean(numbers):.3f} ± {stdev(numbers):.3f}" if len(numbers) > 1 and None not in numbers else None
+        for numbers in of_all
+    ]
 
 
 def _places(results: Results) -> list[Table]:
