@@ -189,7 +189,7 @@ def main_table(results: Results) -> Table:
     """The best decoding of the best configurations, with mean and deviation where there are several seeds."""
     runs = headline(results.runs)
     left_out = len(results.runs) - len(runs)
-    title = f"The {len(runs)} best, of {len(results.runs)} configurations" if left_out else _EVERY
+    title = f"{len(runs)} of {len(results.runs)} configurations, best first" if left_out else _EVERY
     made = _against_the_next(results, title, runs)
     seeds = _by_recipe(results.runs)
     if not any(len(seeds[run.recipe]) > 1 for run in runs):
