@@ -15,7 +15,7 @@ from captionlab.config import SystemParams, TrainingParams
 from captionlab.decoding import beam_search
 from captionlab.errors import CaptionlabError
 from captionlab.models.attention import Attention
-from captionlab.models.base import PAD, Decoder
+from captionlab.models.base import PAD, Decoder, Features, Outputs
 from captionlab.models.build import build_model
 from captionlab.training import Epoch, Trained, measure, spoken, train
 
@@ -166,8 +166,13 @@ def test_scheduled_sampling_reads_what_the_system_says(
     model, favourite = lab.model(system), len(lab.world.vocab) - 1
     batch = next(iter(lab.world.split("train", system == "attention").batches(100, None)))
     monkeypatch.setattr(model, "words", lambda hidden: one_hot(hidden, len(lab.world.vocab), favourite))
-    heard, outputs = [], model.outputs
-    monkeypatch.setattr(model, "outputs", lambda *given: heard.append(given[1]) or outputs(*given))
+    heard, outputs = list[Tensor](), model.outputs
+
+    def listen(features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
+        heard.append(tokens_BT)
+        return outputs(features, tokens_BT, photo_B)
+
+    monkeypatch.setattr(model, "outputs", listen)
     _, logits_NV, target_N = spoken(model, batch, share)
     true_BT, read_BT = heard
     assert torch.equal(target_N, batch.tokens_BT[:, 1:][batch.tokens_BT[:, 1:] != PAD])
