@@ -84,7 +84,7 @@ class Run:
     config: str
     best_decoding: str  # chosen on the validation split
     best_epoch: int | None  # None of what was not trained
-    recipe: str | None  # equal where configurations differ in their seed alone; None of what has none
+    recipe: str  # equal where configurations differ in their seed alone
     rows: tuple[Row, ...]  # test split, every decoding and protocol
     history: Mapping[str, tuple[float, ...]]  # epoch and the curves, one value an epoch; empty if not trained
 
@@ -189,7 +189,7 @@ def _run(entry: dict[str, Any], intervals: Mapping[str, Sequence[float]], shape:
         config=entry["config"],
         best_decoding=entry["best_decoding"],
         best_epoch=None,
-        recipe=None,
+        recipe=f"{entry['system']}.{entry['config']}",  # shared with no other, until one is known
         rows=tuple(
             Row(
                 **common,

@@ -181,8 +181,7 @@ def ranked(runs: Sequence[Run]) -> list[Run]:
 
 def headline(runs: Sequence[Run]) -> list[Run]:
     """The best configurations, best CIDEr first; of those that differ in their seed alone the first, not the best."""
-    firsts = {run.recipe or run.name: run for run in reversed(runs)}
-    return ranked(list(firsts.values()))[:MAIN_ROWS]
+    return ranked([seeds[0] for seeds in _by_recipe(runs).values()])[:MAIN_ROWS]
 
 
 def main_table(results: Results) -> Table:
@@ -294,12 +293,11 @@ def _seeds(results: Results) -> list[Table]:
     return [table("The luck of the seed", columns, rows, notes)] if rows else []
 
 
-def _by_recipe(runs: Iterable[Run]) -> dict[str | None, list[Run]]:
-    """Configurations that differ in their seed alone, together; what has no recipe under None, and it has no seeds."""
-    groups: dict[str | None, list[Run]] = {None: []}
+def _by_recipe(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Configurations that differ in their seed alone, together and in their order."""
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        if run.recipe is not None:
-            groups.setdefault(run.recipe, []).append(run)
+        groups.setdefault(run.recipe, []).append(run)
     return groups
 
 
