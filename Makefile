@@ -6,8 +6,9 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro flickr8k report_a report_a_lite report_b report_b_lite image_places test torture check format ui bench
-.PHONY: bench-keras clean
+PRESETS := flickr8k hour image_places report_a report_a_lite report_b report_b_lite
+
+.PHONY: repro $(PRESETS) test torture check format ui bench bench-keras clean
 
 repro: .venv/.installed
 	dvc repro
@@ -16,14 +17,15 @@ repro: .venv/.installed
 	@echo "Photos and captions: reports/scenes/gallery/index.html"
 	@echo "Every run in MLflow: make ui"
 
-# make flickr8k [SOURCE=folder with the two zips]: presets/flickr8k.yaml, and so on. Without the zips there they are
-# downloaded. params.yaml is changed; `git restore params.yaml` goes back.
+# make flickr8k [SOURCE=folder with the two zips]: presets/flickr8k.yaml, and so on, each to a report of its own. Without
+# the zips there they are downloaded. params.yaml is changed; `git restore params.yaml` goes back.
 SOURCE ?= data/flickr8k
-flickr8k report_a report_a_lite report_b report_b_lite image_places: .venv/.installed
+$(PRESETS): REPORT = reports/$(if $(filter flickr8k,$@),$@,flickr8k_$@)
+$(PRESETS): .venv/.installed
 	captionlab preset $@
 	dvc exp run -S dataset.source=$(SOURCE)
 	@echo
-	@echo "The comparison: reports/flickr8k/comparison.html; photos and captions: reports/flickr8k/gallery/index.html"
+	@echo "The comparison: $(REPORT)/comparison.html; photos and captions: $(REPORT)/gallery/index.html"
 
 # make test [PROCESSES=2 that share the tests]: those of a file stay in one of them and in their order.
 PROCESSES ?= 2

@@ -32,12 +32,18 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (REPOSITORY / "presets").glob("*.yaml"))
 # The pooled vector, and the channels of the grid.
-SIZES = {"resnet18": (512, 512), "vgg16": (4096, 512), **dict.fromkeys(LITE_PIXELS, (1280, 1280))}
+SIZES = {
+    "resnet18": (512, 512),
+    "vgg16": (4096, 512),
+    **dict.fromkeys(LITE_PIXELS, (1280, 1280)),
+    **dict.fromkeys(SIDE_BY_SIDE, (3840, 3840)),
+}
 WORDS = {
     "report_a": 1_666,
     "report_b": 7_369,
     "image_places": 3_000,
     "flickr8k": 3_000,
+    "hour": 3_000,
 }  # Flickr8k's vocabulary, special words counted
 
 
@@ -71,6 +77,24 @@ def rows(name: str) -> Iterator[tuple[str, str]]:
 
 
 ROWS = [(name, *row) for name in NAMES for row in rows(name)]
+
+
+def test_no_preset_writes_over_the_report_of_another(presets: dict[str, Params]) -> None:
+    for name, params in presets.items():
+        assert params.dataset.name == (name if name == "flickr8k" else f"flickr8k_{name}")
+        assert params.dataset.resolved_format == "flickr8k"
+
+
+def test_the_best_of_an_hour_has_three_seeds(presets: dict[str, Params]) -> None:
+    """Each is taught by the attention it began with and by that of the next seed."""
+    params = presets["hour"]
+    seeds = ["", "_seed2", "_seed3"]
+    assert list(params.attention) == [f"lite012_380{seed}" for seed in seeds]
+    for seed, following in zip(seeds, [*seeds[1:], seeds[0]], strict=True):
+        taught = params.finetune[f"taught{seed}"]
+        assert taught.config == f"lite012_380{seed}"
+        assert list(taught.teachers) == [f"lite012_380{seed}", f"lite012_380{following}"]
+        assert list(params.ensemble[f"reranked{seed}"].members) == [f"finetune.taught{seed}"]
 
 
 def test_report_a_has_its_rows(presets: dict[str, Params]) -> None:
@@ -122,7 +146,7 @@ def test_the_lite_preset_differs_in_encoders_alone(presets: dict[str, Params], n
         ]
         configs += [dataclasses.replace(config, encoder="") for config in params.retrieval.values()]
         nothing = dict.fromkeys(("extract_features", *COMPARED))
-        return configs, {**vars(params), **nothing}
+        return configs, {**vars(params), **nothing, "dataset": dataclasses.replace(params.dataset, name="")}
 
     assert without_encoders(ours) == without_encoders(theirs)
     assert set(ours.extract_features.encoders) <= set(LITE_PIXELS)
@@ -172,7 +196,7 @@ def test_a_preset_that_does_not_fit_changes_nothing(project: Path, content: str,
 
 def test_an_unknown_preset_is_told_the_known(project: Path) -> None:
     with pytest.raises(
-        CaptionlabError, match="no preset 'report_c' in presets/; there are flickr8k, image_places, report_a, "
+        CaptionlabError, match="no preset 'report_c' in presets/; there are flickr8k, hour, image_places, report_a, "
     ):
         apply_preset(project, "report_c")
     with pytest.raises(CaptionlabError, match="there are none"):

@@ -453,6 +453,28 @@ def test_configurations_that_differ_in_their_seed_have_a_mean(params: Params, ro
     assert by_name["attention.lite2"]["CIDEr, seeds"] == "–"  # noqa: RUF001 (a dash is meant)
 
 
+def test_teachers_of_other_seeds_are_the_same_recipe(tmp_path: Path) -> None:
+    """Each taught by its own beginning and by the next seed; what differs in more than seeds is another recipe."""
+
+    def written(system: str, config: str, **told: Any) -> Path:
+        files.write_json(tmp_path / system / config / "summary.json", {"system": system, "params": told})
+        return tmp_path / system / config
+
+    for seed in (1, 2, 3):
+        written("attention", f"seed{seed}", hidden=8, **{"training.seed": seed})
+    written("attention", "wide", hidden=16, **{"training.seed": 1})
+
+    def taught(name: str, config: str, *teachers: str) -> str:
+        told = {"finetune.system": "attention", "finetune.config": config, "finetune.teachers": list(teachers)}
+        return results._recipe(written("finetune", name, hidden=8, **told))
+
+    first = taught("first", "seed1", "seed1", "seed2")
+    assert taught("second", "seed2", "seed2", "seed3") == first
+    assert taught("third", "seed1", "seed1") != first
+    assert taught("fourth", "seed1", "seed1", "wide") != first
+    assert taught("fifth", "wide", "seed1", "seed2") != first
+
+
 def test_names_are_text_and_not_markup(params: Params, root: Path) -> None:
     manifest = json.loads((root / "artifacts/dataset/manifest.json").read_text())
     files.write_json(root / "artifacts/dataset/manifest.json", manifest | {"name": "<i>toys</i> | _x_"})

@@ -165,12 +165,17 @@ def _trained(folder: Path, entry: dict[str, Any], intervals: Mapping[str, Sequen
         )
     sizes = {field: summary[field] for field in shape} | {"image": summary["params"].get("image")}
     run = _run(entry, intervals, sizes)
-    return dataclasses.replace(run, best_epoch=summary["best_epoch"], recipe=_recipe(summary), history=history)
+    return dataclasses.replace(run, best_epoch=summary["best_epoch"], recipe=_recipe(folder), history=history)
 
 
-def _recipe(summary: Mapping[str, Any]) -> str:
-    """Everything that was set but the seed, and the name of what a finetuning began with, which another seed made."""
-    told = {key: value for key, value in summary["params"].items() if key not in ("training.seed", "finetune.config")}
+def _recipe(folder: Path) -> str:
+    """Everything that was set but the seed; what a finetuning began with and its teachers by their own recipes."""
+    summary = files.read_json(folder / "summary.json")
+    told = {key: value for key, value in summary["params"].items() if key != "training.seed"}
+    if summary["system"] == "finetune":
+        models = folder.parents[1] / told["finetune.system"]
+        told["finetune.config"] = _recipe(models / told["finetune.config"])
+        told["finetune.teachers"] = sorted(_recipe(models / teacher) for teacher in told["finetune.teachers"])
     return files.digest_of([summary["system"], told])
 
 
@@ -210,7 +215,7 @@ def _ensemble(
     summaries = [files.read_json(folder / "summary.json") for folder in folders]
     sizes = {size: sum(summary[size] for summary in summaries) for size in ("parameters", "megabytes")}
     run = _run(entry, intervals, {"encoder": ", ".join(sorted({each["encoder"] for each in summaries})), **sizes})
-    recipe = files.digest_of([sorted(map(_recipe, summaries)), params.neighbours, params.agreement])
+    recipe = files.digest_of([sorted(map(_recipe, folders)), params.neighbours, params.agreement])
     return dataclasses.replace(run, recipe=recipe)
 
 
