@@ -533,6 +533,16 @@ def test_figures_are_large_enough_to_read_and_carry_no_version(
     assert "var(--attention)" in figures.svg(draw, runs)
 
 
+def test_the_line_above_the_curves_fits_over_one_run(params: Params, published: Path) -> None:
+    runs = [run for run in results.load(params, published).runs if run.history]
+    figure = figures.curves(runs[:1])
+    figure.draw_without_rendering()
+    (line,) = figure.texts
+    extent = line.get_window_extent()
+    assert extent.x0 >= 0
+    assert extent.x1 <= figure.bbox.width
+
+
 def test_bars_start_at_zero_and_share_one_scale(params: Params, published: Path) -> None:
     figure = figures.bleu(results.load(params, published).runs)
     figure.draw_without_rendering()

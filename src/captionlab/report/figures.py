@@ -102,14 +102,14 @@ def bleu(runs: Sequence[Run]) -> Figure:
 def curves(runs: Sequence[Run]) -> Figure:
     """Loss and token accuracy over epochs: two panels a configuration, best CIDEr first, the others faint behind."""
     runs = headline([run for run in runs if run.history])  # retrieval learns nothing
-    columns = min(_CURVE_COLUMNS, len(runs))
-    bands = math.ceil(len(runs) / columns)
-    figure = Figure(figsize=(2.4 * columns + 0.6, 3.7 * bands + 0.5), layout="constrained")
-    grid = figure.subplots(2 * bands, columns, squeeze=False)
+    bands = math.ceil(len(runs) / _CURVE_COLUMNS)
+    # As wide for one run as for many: the line on top needs the room, and the page shows all at one scale.
+    figure = Figure(figsize=(2.4 * _CURVE_COLUMNS + 0.6, 3.7 * bands + 0.5), layout="constrained")
+    grid = figure.subplots(2 * bands, _CURVE_COLUMNS, squeeze=False)
     for axes in grid.flat[:]:
         axes.set_visible(False)
     for place, run in enumerate(runs):
-        band, column = divmod(place, columns)
+        band, column = divmod(place, _CURVE_COLUMNS)
         for offset, (quantity, label) in enumerate((("loss", "loss (nats a word)"), ("accuracy", "token accuracy"))):
             axes = grid[2 * band + offset, column]
             axes.set_visible(True)
