@@ -79,7 +79,9 @@ def test_lite_is_the_network_of_timm(lites: dict[str, Encoder], name: str, pixel
     theirs.load_state_dict(dict(zip(theirs.state_dict(), body.state_dict().values(), strict=True)))
     x = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        torch.testing.assert_close(body(x), theirs(x), rtol=0, atol=0)
+        ours = body(x)
+        torch.testing.assert_close(ours, theirs(x), rtol=0, atol=1e-4)  # processors round them differently
+        assert (ours - theirs(x.roll(1, -1))).abs().max() > 0.1  # one pixel aside is another matter
 
 
 @pytest.mark.parametrize("name", LITE_PIXELS)
