@@ -86,7 +86,7 @@ def test_no_preset_writes_over_the_report_of_another(presets: dict[str, Params])
 
 
 def test_the_best_of_an_hour_has_three_seeds(presets: dict[str, Params]) -> None:
-    """Each is taught by the attention it began with and by that of the next seed; all four need five trainings."""
+    """Each is taught by the attention it began with and by the next seed's; it chooses with the others'."""
     params = presets["hour"]
     seeds = ["", "_seed2", "_seed3"]
     assert list(params.attention) == [*(f"lite012_380{seed}" for seed in seeds), "lite2_averaged"]
