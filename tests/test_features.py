@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from captionlab import features
 from captionlab.config import EncoderParams, ExtractFeaturesParams, Params, load_params
-from captionlab.encoders import Encoder, Network, load_encoder
+from captionlab.encoders import Encoder, Network, _PooledMap, load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.features import OnnxEngine, TorchEngine, encode_photos, extract, finish, open_store
 from captionlab.files import read_json, write_json, write_jsonl
@@ -105,6 +105,22 @@ def test_the_engine_for_other_devices_gives_the_same(tmp_path: Path, monkeypatch
         np.testing.assert_allclose(ours[1], reference[1], atol=1e-5)
     assert list(encode_photos(encoder, "other", [])) == []
     assert list(encode_photos(encoder, "cpu", [])) == []
+
+
+@pytest.mark.parametrize("pooled", [True, False], ids=["pooled map", "own vector"])
+def test_features_are_float32_under_any_autocast(pooled: bool) -> None:
+    """What leaves 16 bits has a stated type: NumPy has no bf16, and pooling is exact."""
+    body = _PooledMap(TinyBody().conv) if pooled else TinyBody()
+    network = Network(body, torch.full((3,), 127.0), torch.full((3,), 128.0), 2).eval()
+    pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        exact = network(pixels)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = network(pixels)
+    for own, reference in zip(rounded, exact, strict=True):
+        assert own.dtype == reference.dtype == torch.float32
+        assert own.numpy() == pytest.approx(reference.numpy(), abs=0.02)
+        assert not torch.equal(own, reference), "autocast reached nothing"
 
 
 def test_a_store_holds_what_the_engine_saw(tmp_path: Path) -> None:

@@ -522,8 +522,10 @@ def test_devices() -> None:
     assert choose_device("cpu") == "cpu"
     assert choose_device("auto") in ("cpu", "cuda", "mps")
     assert not uses_bf16("fp32", "cpu")
-    assert not uses_bf16("auto", "mps")
-    import torch
+    for device in ("cuda", "mps"):
+        assert not uses_bf16("auto", device)
+        with pytest.raises(CaptionlabError, match=f"bf16, which is for CPUs; on {device} use auto or fp32"):
+            uses_bf16("bf16", device)
 
     if not torch.cuda.is_available():
         with pytest.raises(CaptionlabError, match=r"device is cuda.*use auto"):

@@ -450,6 +450,27 @@ def test_a_server_that_is_down_or_no_mlflow_costs_a_training_one_line(
     assert "hidden" not in warning + lines[0]
 
 
+@pytest.mark.parametrize("missing", ["mlflow", "psycopg", "pymysql"])
+def test_a_package_that_is_missing_costs_a_training_one_line(
+    missing: str, root: Path, params: config.Params, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schemes = {"psycopg": "postgresql+psycopg", "pymysql": "mysql+pymysql"}
+    if missing == "mlflow":
+        for module in [name for name in sys.modules if name.split(".")[0] == "mlflow"]:
+            monkeypatch.delitem(sys.modules, module)
+        monkeypatch.setitem(sys.modules, "mlflow", None)
+    else:
+        monkeypatch.setitem(sys.modules, missing, None)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{schemes[missing]}://me:hidden@127.0.0.1:1/runs")
+    train(root)
+    lines = track(params, root)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: MLflow")
+    assert f"pip install {missing}" in warning
+    assert "not everything is published" in lines[0]
+    assert "hidden" not in warning + lines[0]
+
+
 def wait_for(url: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while True:

@@ -89,7 +89,7 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 class TorchEngine:
-    """Eager PyTorch: channels-last and bf16 autocast on CUDA, plain float32 elsewhere (the reference on CPU)."""
+    """Eager PyTorch, channels-last: fp16 inside the CNN on CUDA, float32 elsewhere (the reference on CPU)."""
 
     def __init__(self, encoder: Encoder, device: str) -> None:
         self.batch = CPU_BATCH
@@ -100,8 +100,7 @@ class TorchEngine:
         pixels = torch.from_numpy(pixels_NHW3)
         if self._device == "cuda":
             pixels = pixels.pin_memory()
-        amp = torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda")
-        with torch.inference_mode(), amp:
+        with torch.inference_mode():
             pooled_ND, grid_NRC = self._network(pixels.to(self._device, non_blocking=True))
         return pooled_ND.cpu().numpy(), grid_NRC.cpu().numpy()
 

@@ -156,13 +156,17 @@ def configure_mlflow() -> None:
 @contextmanager
 def translated(uri: str) -> Iterator[None]:
     """Whatever fails inside becomes a TrackingError that names the server or database."""
-    from alembic.util.exc import CommandError
-    from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
+    try:
+        from alembic.util.exc import CommandError
+        from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError as why:
+        raise TrackingError(f"MLflow cannot be used; it needs: pip install {why.name}") from why
     try:
         yield
+    except ImportError as why:  # the driver of a database, say
+        raise TrackingError(_no_password(f"MLflow at {uri} cannot be used; it needs: pip install {why.name}")) from why
     # CommandError tells of half-made tables; OSError holds the lock's time-out and the network's errors;
     # ValueError and ParseError mean an answer that is not MLflow's.
     except (MlflowException, SQLAlchemyError, sqlite3.Error, CommandError, OSError, ValueError, ParseError) as why:
@@ -188,9 +192,9 @@ class Store:
         MLflow itself neither makes its tables safely from two processes (making a client does) nor looks up and
         creates in one step.
         """
-        from mlflow import MlflowClient
-
         with translated(self.uri), FileLock(self._home / "mlflow.db.lock", timeout=patience):
+            from mlflow import MlflowClient
+
             self._prepare_sqlite()
             yield MlflowClient(tracking_uri=self.uri)
 

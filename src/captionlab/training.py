@@ -19,7 +19,7 @@ from tqdm import tqdm
 from captionlab import ranks
 from captionlab.batches import Batch, CaptionedFeatures
 from captionlab.config import TrainingParams
-from captionlab.devices import uses_bf16
+from captionlab.devices import fp32_products, uses_bf16
 from captionlab.errors import CaptionlabError
 from captionlab.files import atomic_file
 from captionlab.losses import SmoothedCrossEntropy
@@ -115,6 +115,7 @@ def train(
             stopping.hear(epoch)
             on_epoch(epoch)
     bf16 = uses_bf16(params.precision, device)
+    fp32_products(device)
     while len(history) < params.epochs and not stopping.now:
         number = len(history) + 1
         seed = params.seed * 100_003 + number  # dropout depends on epoch and rank alone, so resuming is exact

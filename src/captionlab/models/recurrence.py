@@ -23,7 +23,6 @@ class AttentionRecurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
     def forward(
         ctx: Any, gates_NG: Tensor, h_BH: Tensor, c_BH: Tensor, memory_BRM: Tensor, keys_BRA: Tensor,
@@ -57,7 +56,6 @@ class AttentionRecurrence(torch.autograd.Function):
         return hidden_NH, attention_NR
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cuda")  # type: ignore[untyped-decorator]
     @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, d_hidden_NH: Tensor, d_attention_NR: Tensor) -> tuple[Tensor | None, ...]:
         memory_BRM, keys_BRA, query_AH, energy_A, gate_MH, weight_GX, attention_NR = ctx.saved_tensors
