@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from captionlab.files import read_json, write_json, write_text
+from captionlab.core.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("extraction", "training", "decoding", "startup", "growth", "stages")  # of the sections in the report

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import torch
 
-from captionlab.batches import CaptionedFeatures
-from captionlab.checkpoint import load_checkpoint
 from captionlab.config import load_params
-from captionlab.decoding import NEVER_SAID, beam_search
-from captionlab.features import open_store
-from captionlab.models.base import END, START, Decoder, Features
-from captionlab.records import FEATURES, MODELS
-from captionlab.systems import read_captions
+from captionlab.core.records import FEATURES, MODELS
+from captionlab.core.tokens import END, START
+from captionlab.data.store import open_store
+from captionlab.inference.decoding import NEVER_SAID, beam_search
+from captionlab.models.base import Decoder, Features
+from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.checkpoint import load_checkpoint
+from captionlab.training.fit import read_captions
 from common import ROOT, Way, figure, interleave, keep, load, options, section
 
 BEAM = 5

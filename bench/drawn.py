@@ -5,9 +5,9 @@ No download and no licence: only how long the captions are and how often a word 
 
 import numpy as np
 
-from captionlab.batches import CaptionedFeatures
-from captionlab.features import FeatureStore
-from captionlab.models.base import END, START
+from captionlab.core.tokens import END, START
+from captionlab.data.store import FeatureStore
+from captionlab.training.batches import CaptionedFeatures
 
 CAPTIONS = 5  # a photo
 # Words of a caption of Flickr8k's training split: the medians of its twentieths, shortest to longest.

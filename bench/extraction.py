@@ -17,10 +17,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from captionlab.devices import choose_device
-from captionlab.encoders import Encoder, load_encoder
-from captionlab.features import Floats, OnnxEngine, TorchEngine, encode_photos
-from captionlab.photos import read_photo
+from captionlab.core.devices import choose_device
+from captionlab.data.photos import read_photo
+from captionlab.encoders.engines import Floats, OnnxEngine, TorchEngine
+from captionlab.encoders.extraction import encode_photos
+from captionlab.encoders.load import Encoder, load_encoder
 from common import interleave, keep, load, options, section
 
 ALONE, BATCHES, RAW, OURS = (

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from captionlab.files import read_json, read_jsonl, write_json, write_jsonl
-from captionlab.records import DATASET, TIMINGS
+from captionlab.core.files import read_json, read_jsonl, write_json, write_jsonl
+from captionlab.core.records import DATASET, TIMINGS
 from common import ROOT, figure, keep, load, options, section
 
 ENCODER = "efficientnet_lite0"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from captionlab.config import SYSTEMS, load_params
-from captionlab.files import read_json
-from captionlab.records import DATASET, TIMINGS
+from captionlab.core.files import read_json
+from captionlab.core.records import DATASET, TIMINGS
 from common import ROOT, figure, keep, load, options, section
 
 

@@ -20,14 +20,16 @@ from ruamel.yaml import YAML
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from captionlab.batches import CaptionedFeatures
-from captionlab.config import Params, SystemParams, TrainingParams, build_system, load_params
-from captionlab.devices import choose_device, uses_bf16
-from captionlab.models.attention import Attention
-from captionlab.models.base import PAD, Decoder, Features, count_parameters
+from captionlab.config import Params, TrainingParams, build_system, load_params
+from captionlab.core.devices import choose_device, uses_bf16
+from captionlab.core.tokens import PAD
+from captionlab.models.attention.regions import Attention
+from captionlab.models.base import Decoder, Features, count_parameters
 from captionlab.models.baseline import Baseline
 from captionlab.models.build import build_model
-from captionlab.training import measure, train
+from captionlab.models.params import SystemParams
+from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.loop import measure, train
 from common import ROOT, Rates, Way, figure, interleave, keep, load, matrix_product, options, section
 from drawn import CAPTIONS, draw
 
@@ -106,7 +108,7 @@ def ours(subject: Subject, device: str) -> Way:
     def run() -> float:
         with tempfile.TemporaryDirectory() as folder:
             train(
-                subject.fresh(), subject.data, subject.few, subject.training, doubly_stochastic=0.0, device=device,
+                subject.fresh(), subject.data, subject.few, subject.training, device=device,
                 resume=Path(folder) / "state.pt", key="bench", on_epoch=lambda _: None,
             )  # fmt: skip
         return EPOCHS * subject.captions
@@ -239,7 +241,7 @@ def operations(subject: Subject) -> float:
     lengths = [len(tokens) - 1 for own in subject.data.captions for tokens in own]  # words to be said, END too
     P, B, N = len(subject.data.captions), len(lengths), sum(lengths)
     D, V = CHANNELS[subject.preset], WORDS[subject.preset]
-    E, H = config.input, config.hidden
+    E, H = config.embedding, config.hidden
 
     def lstm(steps: int, size: int) -> int:
         return steps * 4 * H * (size + H)

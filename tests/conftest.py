@@ -12,14 +12,23 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch; tiny tensors are slower on 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before MLflow
 os.environ.pop("DVC_ROOT", None)  # under `dvc repro` it would send MLflow's runs into the real project
 
+import sys
+
 import numpy as np
 import pytest
+import torch
 
-from captionlab.batches import CaptionedFeatures
-from captionlab.config import Params, SystemParams, TrainingParams, build_system, load_params
-from captionlab.features import FeatureStore
-from captionlab.records import Caption, Split
-from captionlab.vocab import Vocabulary
+from captionlab import cli
+from captionlab.config import Params, TrainingParams, build_system, load_params
+from captionlab.core.records import Caption, Split
+from captionlab.data.store import FeatureStore
+from captionlab.data.vocab import Vocabulary
+from captionlab.encoders.engines import TorchEngine
+from captionlab.encoders.load import load_encoder
+from captionlab.models.build import build_model
+from captionlab.models.params import SystemParams
+from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.checkpoint import Identity, Release, save_checkpoint
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -29,17 +38,21 @@ OWN: dict[str, dict[str, Any]] = {  # by system, or by kind where it is not the 
     "baseline": {},
     "modified": {"repeats": 3},
     "merge": {"dense": 6},
-    "attention": {"attention": 6, "memory": 5, "doubly_stochastic": 0.0, "teacher_forcing": True, "tied": False},
+    "attention": {"attention": 6, "memory": 5, "teacher_forcing": True, "tied": False},
     "states": {"attention": 6, "dense": 5},
 }
-# The files of half a minute and more.
-LONGEST = ("docs", "pipeline", "torture", "ranks", "tuning", "serving", "tracking")
+# The folders and files that take longest.
+LONGEST = ("test_docs.py", "test_pipeline.py", "test_torture.py", "core", "tuning", "serving", "tracking")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: no process of ``make test`` begins one of them when the others are done."""
-    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    """The longest first: no process of ``make test`` begins one of them when the others are done."""
+
+    def place(item: pytest.Item) -> int:
+        names = (item.path.name, item.path.parent.name)
+        return next((place for place, name in enumerate(LONGEST) if name in names), len(LONGEST))
+
+    items.sort(key=place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +100,7 @@ def tiny() -> Callable[..., SystemParams]:
     """A small configuration of a system, with changes."""
 
     def config(system: str, **changes: Any) -> SystemParams:
-        values: dict[str, Any] = {"encoder": "tiny", "input": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
+        values: dict[str, Any] = {"encoder": "tiny", "embedding": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
         return build_system(system, values | OWN.get(changes.get("kind", system), {}) | changes)
 
     return config
@@ -99,9 +112,9 @@ def settings() -> Callable[..., TrainingParams]:
 
     def of(**changes: Any) -> TrainingParams:
         values: dict[str, Any] = {
-            "seed": 1, "epochs": 3, "patience": 9, "photos_per_step": 2, "optimizer": "adamw", "learning_rate": 0.01,
-            "weight_decay": 0.0, "schedule": "constant", "label_smoothing": 0.0, "scheduled_sampling": 0.0,
-            "clip_norm": 5.0, "average": 0.0, "precision": "fp32", "max_megabytes": 1.0,
+            "seed": 1, "epochs": 3, "patience": 9, "batch_size": 2, "optimizer": "adamw", "learning_rate": 0.01,
+            "weight_decay": 0.0, "schedule": "constant", "label_smoothing": 0.0, "doubly_stochastic": 0.0,
+            "scheduled_sampling": 0.0, "clip_norm": 5.0, "ema_decay": 0.0, "precision": "fp32", "max_megabytes": 1.0,
         }  # fmt: skip
         return TrainingParams(**values | changes)
 
@@ -159,3 +172,47 @@ def browser() -> Iterator["Chrome"]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with selenium.Chrome(options=options, service=selenium.ChromeService(driver)) as chrome:
         yield chrome
+
+
+RELEASE = Release(
+    dataset="tiny", dataset_digest="d", photos={"train": 6, "val": 3, "test": 3}, beam=3, length_penalty=0.5,
+    max_words=6, scores={"bleu_4": 0.2, "cider": 0.5, "meteor": None}, intervals={"cider": [0.4, 0.6]}, diagnostics={},
+    bits=16, unchanged=0.999,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory: pytest.TempPathFactory, world: World, tiny: Callable[..., SystemParams]) -> Path:
+    """A tiny attention system over a real encoder, with random weights that make it say several things."""
+    path = tmp_path_factory.mktemp("released") / "captioner.safetensors"
+    encoder = load_encoder("efficientnet_lite0", 3)
+    torch.manual_seed(5)
+    model = build_model(tiny("attention"), vocab=len(world.vocab), pooled=1280, channels=1280).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.5)
+    noise = np.random.default_rng(0).integers(0, 256, (2, encoder.pixels, encoder.pixels, 3), dtype=np.uint8)
+    model.standardise.fit([torch.from_numpy(TorchEngine(encoder, "cpu")(noise)[1])])
+    identity = Identity(
+        system="attention", name="tiny", config=dataclasses.asdict(tiny("attention")), encoder=encoder.name,
+        preprocessing="square_bicubic", encoder_weights=encoder.weights_digest, grid=3, pooled=1280, channels=1280,
+        cleaning="standard", training_key="key",
+    )  # fmt: skip
+    save_checkpoint(path, model, world.vocab, identity, RELEASE, half=True)
+    return path
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def called(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["captionlab", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, out, err
+
+    return called

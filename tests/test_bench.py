@@ -12,8 +12,9 @@ import common
 import decoding
 import growth
 import training
-from captionlab.models.base import END, Decoder
-from captionlab.training import spoken
+from captionlab.core.tokens import END
+from captionlab.models.base import Decoder
+from captionlab.training.loop import spoken
 
 SUBJECTS = {subject.name: subject for subject in training.subjects(2)}
 

@@ -16,9 +16,9 @@ from ruamel.yaml import YAML
 
 import captionlab
 from captionlab import cli
+from captionlab.core.files import read_json, write_json, write_jsonl
 from captionlab.errors import CaptionlabError
-from captionlab.files import read_json, write_json, write_jsonl
-from captionlab.ui import ui
+from captionlab.tracking.ui import ui
 
 REPOSITORY = Path(__file__).parents[1]
 STAGES = {path.stem for path in (REPOSITORY / "src/captionlab/stages").glob("*.py")} - {"__init__"}
@@ -138,7 +138,7 @@ def test_a_fault_of_our_own_is_one_line_too(run: Run, monkeypatch: pytest.Monkey
     def broken(root: Path, *, cache: bool) -> None:
         raise KeyError("two\nlines")
 
-    monkeypatch.setattr("captionlab.doctor.examine", broken)
+    monkeypatch.setattr("captionlab.commands.doctor.examine", broken)
     code, out, err = run("doctor", "--json")
     assert (code, out) == (1, "")
     assert err.startswith("captionlab: this should not have happened (KeyError: ")

@@ -10,16 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from captionlab.config import (
-    AttentionParams,
-    MergeParams,
-    ModifiedParams,
-    Params,
-    StatesParams,
-    build_system,
-    load_params,
-)
+from captionlab.config import Params, build_system, load_params
 from captionlab.errors import CaptionlabError
+from captionlab.models.params import AttentionParams, MergeParams, ModifiedParams, StatesParams
 
 REPOSITORY = Path(__file__).parents[1]
 Plain = dict[str, Any]
@@ -150,11 +143,11 @@ def test_unknown_systems_and_configurations() -> None:
     with pytest.raises(CaptionlabError, match="unknown system 'transformer'; known are baseline, modified, attention"):
         build_system("transformer", {})
     with pytest.raises(CaptionlabError, match=r"missing key baseline\.encoder"):
-        build_system("baseline", {"input": 1, "hidden": 1, "layers": 1, "dropout": 0.0})
+        build_system("baseline", {"embedding": 1, "hidden": 1, "layers": 1, "dropout": 0.0})
 
 
 def test_a_configuration_names_its_kind() -> None:
-    shared = {"encoder": "resnet50", "input": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
+    shared = {"encoder": "resnet50", "embedding": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
     assert isinstance(build_system("modified", {**shared, "repeats": 3}), ModifiedParams)
     assert isinstance(build_system("modified", {**shared, "kind": "merge", "dense": 4}), MergeParams)
     assert isinstance(build_system("attention", {**shared, "kind": "states", "dense": 4, "attention": 4}), StatesParams)
@@ -198,7 +191,7 @@ FINETUNED = {"system": "attention", "config": "lite2", "cross_entropy": 0.2}
         ("ensemble.x", {"members": []}, r"ensemble\.x has no members"),
         ("ensemble.x", {"members": ["attention.lite3"]}, r"has no member 'attention\.lite3'; choose among"),
         ("ensemble.x", {"members": ["attention.lite2"], "neighbours": 30}, r"both 0, or both above it"),
-        ("ensemble.x", {"members": ["attention.lite2"], "agreement": 4.0}, r"both 0, or both above it"),
+        ("ensemble.x", {"members": ["attention.lite2"], "consensus_weight": 4.0}, r"both 0, or both above it"),
     ],
 )
 def test_rows_of_trained_systems_that_cannot_be(tmp_path: Path, key: str, value: Any, message: str) -> None:

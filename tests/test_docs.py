@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from captionlab import encoders
 from captionlab.config import COMPARED, ScenesParams
 from captionlab.datasets.scenes import scenes
-from test_pipeline import ROOT, Repository
+from captionlab.encoders import load
+from repository import ROOT, Repository
 
 PAGES = ("add-a-decoder", "add-an-encoder", "own-photos", "experiments-by-hand")
 
@@ -51,13 +51,13 @@ class Reader(Repository):
         encoders = params["extract_features"]["encoders"]
         for name in [name for name in encoders if name != "efficientnet_lite0"]:
             del encoders[name]
-        params["training"] |= {"epochs": 1, "photos_per_step": 4}
+        params["training"] |= {"epochs": 1, "batch_size": 4}
         for name in [name for name in params["baseline"] if name != "lite0"]:
             del params["baseline"][name]
         for system in set(COMPARED) - {"baseline"}:
             params[system] = {}
             params.ca.items.pop(system)  # the comment behind the key, which would part it from its value
-        params["baseline"]["lite0"] |= {"input": 16, "hidden": 16}
+        params["baseline"]["lite0"] |= {"embedding": 16, "hidden": 16}
         params["evaluate"] |= {"beams": [1], "max_words": 12}
         params["report"]["gallery"] = 2
         yaml.dump(params, path)
@@ -126,7 +126,7 @@ def test_add_a_decoder(reader: Reader) -> None:
 
 def downloaded(model: str, folder: Path) -> None:
     """Put weights where timm's download would have put them; drawn at random, which only a test may do."""
-    encoders._import_torchvision()  # before timm, which imports it
+    load._import_torchvision()  # before timm, which imports it
     import timm
     from safetensors.torch import save_file
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from captionlab.doctor import examine
-from test_pipeline import Repository
+from captionlab.commands.doctor import examine
+from repository import Repository
 
 STAGES = ("download", "clean_captions")  # the cheap ones
 

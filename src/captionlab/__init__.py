@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from captionlab.captioner import Captioner, Sentence
     from captionlab.errors import CaptionlabError
+    from captionlab.inference.captioner import Captioner, Sentence
 
 __version__ = "0.1.0"
 __all__ = ["Captioner", "CaptionlabError", "Sentence"]
@@ -16,4 +16,5 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module 'captionlab' has no attribute {name!r}")
-    return getattr(import_module(f"captionlab.{'errors' if name == 'CaptionlabError' else 'captioner'}"), name)
+    module = "errors" if name == "CaptionlabError" else "inference.captioner"
+    return getattr(import_module(f"captionlab.{module}"), name)

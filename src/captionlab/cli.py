@@ -54,8 +54,8 @@ def _run(stage: str, *items: str) -> None:
     Of several processes that torchrun started, the first one does what is to be done once.
     """
     from captionlab.config import load_params
-    from captionlab.files import write_json
-    from captionlab.records import TIMINGS
+    from captionlab.core.files import write_json
+    from captionlab.core.records import TIMINGS
 
     root = Path.cwd()
     params = load_params(root / "params.yaml")
@@ -79,10 +79,10 @@ def _together(shared: bool) -> Iterator[bool]:
         return
     if not shared:
         raise CaptionlabError("torchrun is for extract_features, train_* and caption; run this by itself")
-    from captionlab import ranks
+    from captionlab.core import distributed
 
-    with ranks.joined():
-        yield ranks.first()
+    with distributed.process_group():
+        yield distributed.is_main()
 
 
 def _peak_megabytes() -> float | None:
@@ -203,7 +203,7 @@ def preset(name: Annotated[str, typer.Argument(help="A file's name in presets/, 
 
     Example: captionlab preset report_b && dvc exp run
     """
-    from captionlab.presets import apply_preset
+    from captionlab.commands.preset import apply_preset
 
     for line in apply_preset(Path.cwd(), name):
         print(line)
@@ -221,7 +221,7 @@ def score(
     """
     import dataclasses
 
-    from captionlab.scoring import score_files
+    from captionlab.commands.score import score_files
 
     scores = dataclasses.asdict(score_files(references, hypotheses))
     if as_json:
@@ -247,7 +247,7 @@ def caption(
     """
     if attention and (len(photos) > 1 or Path(photos[0]).is_dir()):
         raise typer.BadParameter("wants one photo", param_hint="--attention")
-    from captionlab.describing import describe
+    from captionlab.commands.caption import describe
 
     with _together(shared=True):
         whole = describe(photos, model=model, beam=beam, top=top, as_json=as_json, attention=attention, out=out)
@@ -263,7 +263,7 @@ def release(
 
     Example: captionlab release attention.lite2
     """
-    from captionlab.release import release as make
+    from captionlab.commands.release import release as make
 
     for line in make(Path.cwd(), system):
         print(line)
@@ -292,14 +292,14 @@ def tune(
     from captionlab.config import load_params
 
     try:
-        from captionlab import tuning
+        from captionlab.tuning import search
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise
         raise CaptionlabError("captionlab tune needs Optuna: pip install 'captionlab[tune]'") from error
     params = load_params(Path.cwd() / "params.yaml")
-    found = tuning.tune(params, Path.cwd(), system, sampler, ranges or [], trials, workers)
-    for line in [json.dumps(found)] if as_json else tuning.lines(found):
+    found = search.tune(params, Path.cwd(), system, sampler, ranges or [], trials, workers)
+    for line in [json.dumps(found)] if as_json else search.lines(found):
         print(line)
 
 
@@ -327,8 +327,8 @@ def ui(
 
     Example: captionlab ui --port 5001
     """
-    from captionlab import ui as pages
     from captionlab.config import load_params
+    from captionlab.tracking import ui as pages
 
     dataset = load_params(Path("params.yaml")).dataset.name
     for line in pages.ui(Path.cwd(), f"captionlab/{dataset}", port):
@@ -346,7 +346,7 @@ def doctor(
     """
     import dataclasses
 
-    from captionlab.doctor import examine
+    from captionlab.commands.doctor import examine
 
     findings = list(examine(Path.cwd(), cache=cache))
     if as_json:

@@ -12,9 +12,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from captionlab.core.files import read_yaml
+from captionlab.core.strict import build
 from captionlab.errors import CaptionlabError
-from captionlab.files import read_yaml
-from captionlab.strict import build
+from captionlab.models.params import (
+    AttentionParams,
+    BaselineParams,
+    MergeParams,
+    ModifiedParams,
+    StatesParams,
+    SystemParams,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,75 +96,18 @@ class TrainingParams:
     seed: int
     epochs: int  # at most
     patience: int  # epochs without a better validation loss before it stops
-    photos_per_step: int  # each brings all its captions
+    batch_size: int  # photos a step; each brings all its captions
     optimizer: Literal["adamw", "adam", "rmsprop"]
     learning_rate: float
     weight_decay: float
     schedule: Literal["cosine", "plateau", "constant"]
     label_smoothing: float
+    doubly_stochastic: float  # weight of the term that asks every region to be attended to; 0 for none
     scheduled_sampling: float  # the share of the words read, growing up to it, that are the system's own
     clip_norm: float
-    average: float  # decay a step of the weights' moving average, which is what is validated and kept; 0 for none
+    ema_decay: float  # of an exponential moving average of the weights, which is validated and kept; 0 for none
     precision: Literal["auto", "fp32", "bf16"]
     max_megabytes: float  # a larger system is refused
-
-
-@dataclass(frozen=True, kw_only=True)
-class SystemParams:
-    """One configuration of a system. ``input`` is the word embedding's size."""
-
-    encoder: str
-    input: int
-    hidden: int
-    layers: int
-    dropout: float
-    training: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaselineParams(SystemParams):
-    """Report A's System 1."""
-
-    image: Literal["pre-inject", "init-inject", "par-inject", "merge"] = "pre-inject"  # where the image enters
-    image_dropout: float = 0.0  # of the image vector; report A has it, and it costs dearly
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModifiedParams(SystemParams):
-    """Report A's System 1 Modified."""
-
-    kind: Literal["bilstm"] = "bilstm"
-    repeats: int  # how many time steps repeat the image
-    image_dropout: float = 0.0  # of the image vector
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeParams(SystemParams):
-    """Report B's pre-inject + merge; wants input == hidden."""
-
-    kind: Literal["merge"] = "merge"
-    dense: int  # size of the layer between LSTM and words
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionParams(SystemParams):
-    """Report A's attention."""
-
-    kind: Literal["regions"] = "regions"
-    attention: int  # size of the attention's inner layer
-    memory: int  # size each region is projected to before it is looked at; 0 keeps the encoder's channels
-    doubly_stochastic: float  # weight of the term that asks every region to be looked at
-    teacher_forcing: bool
-    tied: bool  # input and output words share one matrix; wants input == hidden
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatesParams(SystemParams):
-    """Report B's attention over the LSTM's states; wants input == hidden."""
-
-    kind: Literal["states"] = "states"
-    attention: int  # size of the attention's inner layer
-    dense: int  # size of the layer between attention and words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +116,7 @@ class RetrievalParams:
 
     encoder: str
     neighbours: tuple[int, ...]  # training photos that lend their captions; chosen on validation, as the beam is
-    agreeing: int  # how many of the candidates a caption's agreement is the mean over
+    consensus_k: int  # a caption's consensus is the mean similarity to so many of the other candidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +137,7 @@ class EnsembleParams:
 
     members: tuple[str, ...]  # such as attention.lite2 or finetune.lite2; one alone may be re-ranked
     neighbours: int = 0  # training photos whose captions re-rank what the beam found; 0 for none
-    agreement: float = 0.0  # weight of a candidate's CIDEr-D against theirs, beside its log probability
+    consensus_weight: float = 0.0  # of a candidate's CIDEr-D against their captions, beside its log probability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +228,11 @@ SYSTEMS = tuple(_SYSTEM_PARAMS)
 COMPARED = (*SYSTEMS, "finetune", "ensemble", "retrieval")  # whatever has rows in the comparison
 
 
+def system_params(system: str) -> tuple[type[SystemParams], ...]:
+    """The kinds of parameters that a system's configurations may have."""
+    return get_args(_SYSTEM_PARAMS[system]) or (_SYSTEM_PARAMS[system],)
+
+
 def build_system(system: str, values: dict[str, Any]) -> SystemParams:
     """A configuration from plain values, as a checkpoint stores it; as strict as params.yaml."""
     if system not in _SYSTEM_PARAMS:
@@ -318,7 +274,7 @@ def _check_shared(params: Params) -> None:
             raise CaptionlabError(f"evaluate.{field} must be at least 1")
     for name, retrieval in params.retrieval.items():
         _check_encoder(params, f"retrieval.{name}", retrieval.encoder)
-        if not retrieval.neighbours or min(*retrieval.neighbours, retrieval.agreeing) < 1:
+        if not retrieval.neighbours or min(*retrieval.neighbours, retrieval.consensus_k) < 1:
             raise CaptionlabError(f"retrieval.{name} must name at least one number of neighbours; all at least 1")
 
 
@@ -331,9 +287,9 @@ def _check_encoder(params: Params, key: str, encoder: str) -> None:
 def check_configuration(params: Params, key: str, config: SystemParams) -> None:
     """Refuse what the types cannot: an encoder without features, a size below one."""
     _check_encoder(params, key, config.encoder)
-    if isinstance(config, AttentionParams) and params.extract_features.encoders[config.encoder].grid < 1:
+    if config.uses_regions and params.extract_features.encoders[config.encoder].grid < 1:
         raise CaptionlabError(f"{key} needs a grid; set extract_features.encoders.{config.encoder}.grid to 7, say")
-    for field in ("input", "hidden", "layers"):
+    for field in ("embedding", "hidden", "layers"):
         if getattr(config, field) < 1:
             raise CaptionlabError(f"{key}.{field} must be at least 1")
     for field in ("dropout", "image_dropout"):
@@ -347,11 +303,11 @@ def _check_training(params: Params, key: str, config: SystemParams, further: Map
         training = params.training_of(config, further)
     except CaptionlabError as error:
         raise CaptionlabError(f"{key}: {error}") from None
-    for field in ("epochs", "patience", "photos_per_step"):
+    for field in ("epochs", "patience", "batch_size"):
         if getattr(training, field) < 1:
             raise CaptionlabError(f"{key}: training.{field} must be at least 1")
-    if not 0 <= training.average < 1:
-        raise CaptionlabError(f"{key}: training.average must be from 0 to below 1")
+    if not 0 <= training.ema_decay < 1:
+        raise CaptionlabError(f"{key}: training.ema_decay must be from 0 to below 1")
     if not 0 <= training.scheduled_sampling <= 1:
         raise CaptionlabError(f"{key}: training.scheduled_sampling must be from 0 to 1")
     if training.scheduled_sampling and isinstance(config, AttentionParams) and not config.teacher_forcing:
@@ -384,5 +340,9 @@ def _check_ensembles(params: Params) -> None:
                 raise CaptionlabError(f"ensemble.{name} has no member {member!r}; choose among {', '.join(known)}")
         if not ensemble.members:
             raise CaptionlabError(f"ensemble.{name} has no members")
-        if ensemble.neighbours < 0 or ensemble.agreement < 0 or bool(ensemble.neighbours) != bool(ensemble.agreement):
-            raise CaptionlabError(f"ensemble.{name}: neighbours and agreement are both 0, or both above it")
+        if (
+            ensemble.neighbours < 0
+            or ensemble.consensus_weight < 0
+            or bool(ensemble.neighbours) != bool(ensemble.consensus_weight)
+        ):
+            raise CaptionlabError(f"ensemble.{name}: neighbours and consensus_weight are both 0, or both above it")

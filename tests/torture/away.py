@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from functools import partial
 from pathlib import Path
 
-from test_tracking import kill, serving
+from servers import kill, serving
 from torture.kill import swap_mlflow
 from torture.project import Project, warm
 from torture.tally import Tally

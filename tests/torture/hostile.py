@@ -14,12 +14,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from captionlab import encoders, features, training
-from captionlab.checkpoint import load_checkpoint
+from captionlab.data.photos import read_photo
+from captionlab.data.store import open_store
 from captionlab.datasets import Found
 from captionlab.datasets.checks import check
+from captionlab.encoders import load
 from captionlab.errors import CaptionlabError
-from captionlab.photos import read_photo
+from captionlab.training import loop
+from captionlab.training.checkpoint import load_checkpoint
 from torture.parsers import jpeg
 from torture.tally import Tally
 
@@ -91,12 +93,12 @@ def _places(folder: Path, sprung: Path) -> dict[str, Callable[[bytes], object]]:
         path = at("pooled.npy", data)
         about = '{"encoder": "e", "pixels": 1, "preprocessing": "p", "weights": "w", "grid": 0, "images": ["a", "b"]}'
         (work / "images.json").write_text(about)
-        return features.open_store(path.parent)
+        return open_store(path.parent)
 
     def package(data: bytes) -> object:
         path = at("efficientnet_lite0.pth", data)
-        with patch.object(encoders, "lite_weights", lambda name: path):
-            return encoders.load_encoder("efficientnet_lite0")
+        with patch.object(load, "lite_weights", lambda name: path):
+            return load.load_encoder("efficientnet_lite0")
 
     def torch_cache(data: bytes) -> object:
         """Even where its name bears the right digest."""
@@ -110,8 +112,8 @@ def _places(folder: Path, sprung: Path) -> dict[str, Callable[[bytes], object]]:
         weights.get_state_dict = lambda progress, check_hash, weights_only: state(
             weights.url, str(work / "checkpoints"), progress=progress, check_hash=check_hash, weights_only=weights_only
         )
-        with patch.object(encoders, "_torchvision_weights", lambda name: (weights, work / "checkpoints" / path.name)):
-            return encoders.load_encoder("resnet18")
+        with patch.object(load, "_torchvision_weights", lambda name: (weights, work / "checkpoints" / path.name)):
+            return load.load_encoder("resnet18")
 
     def dataset_photo(data: bytes) -> object:
         """With a Ghostscript at hand, which Pillow would ask to draw the program."""
@@ -131,7 +133,7 @@ def _places(folder: Path, sprung: Path) -> dict[str, Callable[[bytes], object]]:
 
     return {
         "checkpoint": lambda data: load_checkpoint(at("checkpoint.safetensors", data)),
-        "resume file": lambda data: training._load_state(at("lite.pt", data), "key"),
+        "resume file": lambda data: loop._load_state(at("lite.pt", data), "key"),
         "feature array": store,
         "package of an encoder": package,
         "torchvision's cache": torch_cache,

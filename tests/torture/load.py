@@ -23,8 +23,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from captionlab import registry
-from captionlab.captioner import RELEASED
+from captionlab.inference.captioner import RELEASED
+from captionlab.serving import registry
 from torture.tally import Tally
 
 PART = "Load"

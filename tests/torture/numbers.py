@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from captionlab.metrics import score
-from test_metrics import coco_scores
+from captionlab.metrics.scorer import score
+from coco import coco_scores
 from torture.project import Project, warm
 from torture.tally import Tally
 

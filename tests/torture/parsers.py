@@ -19,24 +19,24 @@ from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import save
 
-from captionlab.archives import extract
-from captionlab.checkpoint import Identity, load_checkpoint, read_release, save_checkpoint
+from captionlab.commands.preset import apply_preset
+from captionlab.commands.score import score_files
 from captionlab.config import Params, build_system, load_params
+from captionlab.core.files import read_json, read_jsonl
+from captionlab.core.strict import build
+from captionlab.data.photos import FORMATS, read_photo
+from captionlab.data.store import open_store
+from captionlab.data.text import CLEANINGS, clean
+from captionlab.data.vocab import Vocabulary
+from captionlab.datasets.archives import extract
 from captionlab.datasets.checks import check
 from captionlab.datasets.flickr8k import PHOTOS_ZIP, TEXT_ZIP, Counts, flickr8k
 from captionlab.datasets.folder import folder
 from captionlab.datasets.parquet import parquet
 from captionlab.datasets.scenes import scene_words
 from captionlab.errors import CaptionlabError
-from captionlab.features import open_store
-from captionlab.files import read_json, read_jsonl
 from captionlab.models.build import build_model
-from captionlab.photos import FORMATS, read_photo
-from captionlab.presets import apply_preset
-from captionlab.scoring import score_files
-from captionlab.strict import build
-from captionlab.text import CLEANINGS, clean
-from captionlab.vocab import Vocabulary
+from captionlab.training.checkpoint import Identity, load_checkpoint, read_release, save_checkpoint
 from torture.fuzz import Parser, mutate_bytes, mutate_json
 
 ROOT = Path(__file__).parents[2]
@@ -347,11 +347,11 @@ def _checkpoints() -> tuple[list[bytes], list[bytes]]:
     vocab = Vocabulary.from_json(json.loads(_VOCABULARY), "")
     configs = {
         "baseline": {},
-        "attention": {"attention": 4, "memory": 0, "doubly_stochastic": 0.0, "teacher_forcing": True, "tied": True},
+        "attention": {"attention": 4, "memory": 0, "teacher_forcing": True, "tied": True},
     }
     with tempfile.TemporaryDirectory() as place:
         for system, own in configs.items():
-            values = {"encoder": "e", "input": 4, "hidden": 4, "layers": 1, "dropout": 0.0, **own}
+            values = {"encoder": "e", "embedding": 4, "hidden": 4, "layers": 1, "dropout": 0.0, **own}
             model = build_model(build_system(system, values), vocab=len(vocab), pooled=3, channels=5)
             identity = Identity(
                 system=system, name="tiny", config=values, encoder="e", preprocessing="square_bicubic",

@@ -20,7 +20,7 @@ from typing import IO, Any
 from ruamel.yaml import YAML
 
 from captionlab import cli
-from test_pipeline import Repository
+from repository import Repository
 
 Stage = tuple[str, ...]  # a command and its item
 

@@ -7,7 +7,7 @@ returns what it read. What is amiss is found afterwards, for all of them, in ``c
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from captionlab.records import SPLITS, CaptionedImage, Split
+from captionlab.core.records import SPLITS, CaptionedImage, Split
 
 
 @dataclass(frozen=True, kw_only=True, order=True)

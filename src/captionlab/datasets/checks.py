@@ -13,11 +13,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from captionlab.core.files import digest_of
+from captionlab.core.records import LONGEST_CAPTION, SPLITS, CaptionedImage, Split
+from captionlab.data.photos import fault_of
 from captionlab.datasets import Found, Problem
 from captionlab.errors import CaptionlabError
-from captionlab.files import digest_of
-from captionlab.photos import fault_of
-from captionlab.records import LONGEST_CAPTION, SPLITS, CaptionedImage, Split
 
 CORRUPT = "corrupt photo"
 TWIN = "duplicate photo"

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from captionlab.archives import extract
+from captionlab.core.files import sha256_of
+from captionlab.core.records import Split
 from captionlab.datasets import Found, Problem
-from captionlab.downloading import cache_folder, download
+from captionlab.datasets.archives import extract
+from captionlab.datasets.downloading import cache_folder, download
 from captionlab.errors import CaptionlabError
-from captionlab.files import sha256_of
-from captionlab.records import Split
 
 PHOTOS_ZIP = "Flickr8k_Dataset.zip"
 TEXT_ZIP = "Flickr8k_text.zip"

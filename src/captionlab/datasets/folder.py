@@ -7,9 +7,9 @@ import csv
 import shutil
 from pathlib import Path
 
+from captionlab.core.records import SPLITS, Split
 from captionlab.datasets import Found, Problem
 from captionlab.errors import CaptionlabError
-from captionlab.records import SPLITS, Split
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _CAPTION_FILES = ("captions.txt", "captions.csv", "captions.tsv")

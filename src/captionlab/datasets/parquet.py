@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from captionlab.core.records import SPLITS, Split
 from captionlab.datasets import Found
 from captionlab.errors import CaptionlabError
-from captionlab.records import SPLITS, Split
 
 _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
 _NAME_BYTES = 255  # what file systems take

@@ -14,13 +14,13 @@ from typing import Any
 from tqdm import tqdm
 
 from captionlab.config import ScenesParams
+from captionlab.core.files import read_yaml
+from captionlab.core.records import SPLITS, CaptionedImage, Split
 from captionlab.datasets.drawing import Actor, Scene, draw_scene, width_of
 from captionlab.datasets.drawing.figures import FIGURES
 from captionlab.datasets.drawing.pen import Colour
 from captionlab.datasets.drawing.places import PLACES
 from captionlab.errors import CaptionlabError
-from captionlab.files import read_yaml
-from captionlab.records import SPLITS, CaptionedImage, Split
 
 CAPTIONS = 5  # a scene
 _QUALITY = 92  # JPEG

@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from captionlab.captioner import RELEASED, Captioner, Sentence
+from captionlab.core.records import MODELS
 from captionlab.errors import CaptionlabError
+from captionlab.inference.captioner import RELEASED, Captioner, Sentence
 from captionlab.models.base import Features
-from captionlab.records import MODELS
 
 MAX_WORDS = 30
 _KEPT = 32  # photos whose features are kept, the latest used; a fifth of a megabyte for each encoder

@@ -11,9 +11,9 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-Lstm = TypeVar("Lstm", nn.LSTM, nn.LSTMCell)
+from captionlab.core.tokens import PAD
 
-PAD, START, END, UNK = range(4)  # the first four words of every vocabulary
+Lstm = TypeVar("Lstm", nn.LSTM, nn.LSTMCell)
 
 
 class Features(NamedTuple):

@@ -13,37 +13,29 @@ Shape letters as in ``base``; I size of the image vector, X of the LSTM's input.
 import torch
 from torch import Tensor, nn
 
-from captionlab.models.base import (
-    PAD,
-    Decoder,
-    Features,
-    Outputs,
-    Standardise,
-    State,
-    one_bias,
-    read_one,
-)
+from captionlab.core.tokens import PAD
+from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, one_bias, read_one
 
 
 class Baseline(Decoder):
     """Image vector through linear, ReLU and dropout, and an LSTM of any number of layers over the words."""
 
     def __init__(
-        self, *, vocab: int, pooled: int, input: int, hidden: int, layers: int, dropout: float, image: str,
+        self, *, vocab: int, pooled: int, embedding: int, hidden: int, layers: int, dropout: float, image: str,
         image_dropout: float,
     ) -> None:  # fmt: skip
         super().__init__()
         self.place = image
         self.standardise = Standardise(pooled)
-        self.image = nn.Linear(pooled, hidden if image == "init-inject" else input)
-        self.embedding = nn.Embedding(vocab, input, padding_idx=PAD)
+        self.image = nn.Linear(pooled, hidden if image == "init-inject" else embedding)
+        self.embedding = nn.Embedding(vocab, embedding, padding_idx=PAD)
         between = dropout if layers > 1 else 0.0
-        read = 2 * input if image == "par-inject" else input
+        read = 2 * embedding if image == "par-inject" else embedding
         # An image that is seen once has to outlast the caption: of a memory, 0.95 stays each step and not 0.73.
         self.lstm = one_bias(nn.LSTM(read, hidden, layers, batch_first=True, dropout=between), forget=3.0)
         self.dropout = nn.Dropout(dropout)
         self.image_dropout = nn.Dropout(image_dropout)
-        self.out = nn.Linear(hidden + input if image == "merge" else hidden, vocab)
+        self.out = nn.Linear(hidden + embedding if image == "merge" else hidden, vocab)
 
     def _image(self, features: Features) -> Tensor:
         return self.image_dropout(self.image(self.standardise(features.pooled_PD)).relu())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from captionlab import files, records
+from captionlab.core import files, records
 from captionlab.report.render import page
 from captionlab.report.results import Results, Run
 from captionlab.report.tables import ranked

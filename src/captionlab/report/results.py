@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from captionlab import files, records
 from captionlab.config import EnsembleParams, Params
+from captionlab.core import files, records
 from captionlab.errors import CaptionlabError
 
 Beside = Literal["report_a", "report_b", "literature"]
@@ -31,7 +31,7 @@ class Row:
     system: str
     configuration: str | None = None
     encoder: str | None = None
-    input: int | None = None
+    input: int | None = None  # size of the word embedding, as report A names it
     hidden: int | None = None
     layers: int | None = None
     image: str | None = None  # where it enters a baseline
@@ -156,14 +156,15 @@ def read_captions(root: Path, run: Run) -> list[dict[str, Any]]:
 
 def _trained(folder: Path, entry: dict[str, Any], intervals: Mapping[str, Sequence[float]]) -> Run:
     summary = files.read_json(folder / "summary.json")
-    shape = ("encoder", "input", "hidden", "layers", "parameters", "megabytes", "epochs")
+    shape = ("encoder", "hidden", "layers", "parameters", "megabytes", "epochs")
     history = _history(folder / "history.csv")
     if summary["best_epoch"] not in history["epoch"]:
         raise CaptionlabError(
             f"{folder / 'history.csv'} lacks epoch {summary['best_epoch']}, which summary.json calls the best; "
             "train the system again"
         )
-    sizes = {field: summary[field] for field in shape} | {"image": summary["params"].get("image")}
+    sizes = {field: summary[field] for field in shape}
+    sizes |= {"input": summary["embedding"], "image": summary["params"].get("image")}
     run = _run(entry, intervals, sizes)
     return dataclasses.replace(run, best_epoch=summary["best_epoch"], recipe=_recipe(folder), history=history)
 
@@ -215,7 +216,7 @@ def _ensemble(
     summaries = [files.read_json(folder / "summary.json") for folder in folders]
     sizes = {size: sum(summary[size] for summary in summaries) for size in ("parameters", "megabytes")}
     run = _run(entry, intervals, {"encoder": ", ".join(sorted({each["encoder"] for each in summaries})), **sizes})
-    recipe = files.digest_of([sorted(map(_recipe, folders)), params.neighbours, params.agreement])
+    recipe = files.digest_of([sorted(map(_recipe, folders)), params.neighbours, params.consensus_weight])
     return dataclasses.replace(run, recipe=recipe)
 
 

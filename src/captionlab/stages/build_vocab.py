@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from captionlab.config import Params
-from captionlab.files import read_jsonl, write_json
-from captionlab.records import CAPTIONS, SPLITS, VOCAB, Split
-from captionlab.vocab import SPECIALS, Vocabulary
+from captionlab.core.files import read_jsonl, write_json
+from captionlab.core.records import CAPTIONS, SPLITS, VOCAB, Split
+from captionlab.core.tokens import SPECIALS
+from captionlab.data.vocab import Vocabulary
 
 
 def build_vocab(params: Params, root: Path) -> list[str]:

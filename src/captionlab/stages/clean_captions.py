@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from captionlab.config import Params
-from captionlab.files import read_jsonl, write_json, write_jsonl
-from captionlab.records import CAPTIONS, DATASET, Caption
-from captionlab.text import clean
+from captionlab.core.files import read_jsonl, write_json, write_jsonl
+from captionlab.core.records import CAPTIONS, DATASET, Caption
+from captionlab.data.text import clean
 
 
 def clean_captions(params: Params, root: Path) -> list[str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from captionlab.config import DatasetParams, Params
+from captionlab.core.files import atomic_folder, write_json, write_jsonl
+from captionlab.core.records import DATASET, SPLITS
 from captionlab.datasets import Found, Problem
 from captionlab.datasets.checks import check
 from captionlab.errors import CaptionlabError
-from captionlab.files import atomic_folder, write_json, write_jsonl
-from captionlab.records import DATASET, SPLITS
 
 _NAMED_IN_SUMMARY = 3
 

@@ -13,22 +13,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from captionlab import thirds, truth
-from captionlab.batches import CaptionedFeatures
-from captionlab.candidates import Finder, name_of
-from captionlab.captioner import Captioner, Sentence
 from captionlab.config import EvaluateParams, Params, RetrievalParams
-from captionlab.devices import choose_device
-from captionlab.diagnostics import Said, diagnose
+from captionlab.core.devices import choose_device
+from captionlab.core.files import atomic_folder, read_json, read_jsonl, write_json, write_jsonl
+from captionlab.core.records import DATASET, EVALUATION, FEATURES, MODELS, REPORTS, VOCAB, Caption, Scores, Split
+from captionlab.data.store import open_store
+from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
-from captionlab.features import open_store
-from captionlab.files import atomic_folder, read_json, read_jsonl, write_json, write_jsonl
-from captionlab.metrics import Protocol, Scorer
-from captionlab.records import DATASET, EVALUATION, FEATURES, MODELS, REPORTS, VOCAB, Caption, Scores, Split
-from captionlab.reranking import Choose, as_ranked, by_neighbours
-from captionlab.retrieval import Retriever
-from captionlab.systems import read_captions
-from captionlab.vocab import Vocabulary
+from captionlab.evaluation import attributes, gallery
+from captionlab.evaluation.candidates import Finder, name_of
+from captionlab.evaluation.diagnostics import Said, diagnose
+from captionlab.evaluation.reranking import Choose, as_ranked, by_neighbours
+from captionlab.evaluation.retrieval import Retriever
+from captionlab.inference.captioner import Captioner, Sentence
+from captionlab.metrics.scorer import Protocol, Scorer
+from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.fit import read_captions
 
 PROTOCOLS: tuple[Protocol, ...] = ("strict", "report_a", "report_b")
 References = dict[str, Sequence[str]]
@@ -137,7 +137,7 @@ def _retrieve(
 ) -> Evaluated:  # fmt: skip
     """Caption the validation and test photos with captions of the training photos that look most alike."""
     store = open_store(root / FEATURES / config.encoder)
-    retriever = _retriever(root, config.encoder, captions, config.agreeing)
+    retriever = _retriever(root, config.encoder, captions, config.consensus_k)
     sentences: dict[Split, dict[str, dict[str, Sentence]]] = {}
     for split, photos in references.items():
         looks = store.pooled[store.rows(list(photos))]
@@ -156,7 +156,7 @@ def _retrieve(
 
 
 def _retriever(
-    root: Path, encoder: str, captions: Sequence[Caption], agreeing: int = 1, *, by_meaning: bool = False
+    root: Path, encoder: str, captions: Sequence[Caption], consensus_k: int = 1, *, by_meaning: bool = False
 ) -> Retriever:
     known: dict[str, list[tuple[str, ...]]] = {}
     for caption in captions:
@@ -164,7 +164,7 @@ def _retriever(
             known.setdefault(caption.image, []).append(caption.words)
     images, store = sorted(known), open_store(root / FEATURES / encoder)
     return Retriever(
-        store.pooled[store.rows(images)], [known[image] for image in images], agreeing, by_meaning=by_meaning
+        store.pooled[store.rows(images)], [known[image] for image in images], consensus_k, by_meaning=by_meaning
     )
 
 
@@ -207,10 +207,10 @@ def _diagnose(
     settings = {"shuffles": params.shuffles, "resamples": params.resamples, "seed": params.seed}
     training = [caption.words for caption in captions if caption.split == "train"]
     found = {"settings": settings, **diagnose(said, references["test"], training, **settings)}
-    if (root / DATASET / "truth.jsonl").exists():
-        rows, meaning = read_jsonl(root / DATASET / "truth.jsonl"), read_json(root / DATASET / "words.json")
+    if (root / DATASET / "attributes.jsonl").exists():
+        rows, meaning = read_jsonl(root / DATASET / "attributes.jsonl"), read_json(root / DATASET / "words.json")
         for name, own in said.items():
-            found["systems"][name]["truth"] = truth.accuracy(own.words, rows, meaning)
+            found["systems"][name]["truth"] = attributes.accuracy(own.words, rows, meaning)
     return found
 
 
@@ -227,7 +227,7 @@ def _gallery(
         "ranked": len(scores),
         "photos": [
             {"image": image, "third": third, "rank": ranks[image], "cider": round(scores[image], 6)}
-            for third, images in thirds.choose(scores, photos).items()
+            for third, images in gallery.choose(scores, photos).items()
             for image in images
         ],
     }

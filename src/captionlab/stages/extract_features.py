@@ -3,13 +3,15 @@
 import time
 from pathlib import Path
 
-from captionlab import features, ranks
 from captionlab.config import Params
-from captionlab.devices import choose_device
-from captionlab.encoders import load_encoder
+from captionlab.core import distributed
+from captionlab.core.devices import choose_device
+from captionlab.core.files import read_json, read_jsonl
+from captionlab.core.records import DATASET, FEATURES
+from captionlab.data.store import MIRRORED, describe
+from captionlab.encoders import extraction
+from captionlab.encoders.load import load_encoder
 from captionlab.errors import CaptionlabError
-from captionlab.files import read_json, read_jsonl
-from captionlab.records import DATASET, FEATURES
 
 
 def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
@@ -28,12 +30,12 @@ def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
     # DVC clears the output folder before a run, so unfinished work lives elsewhere.
     views = [(out, root / ".resume" / FEATURES.name / encoder, False)]
     if wanted[encoder].mirrored:
-        views.append((out / features.MIRRORED, root / ".resume" / FEATURES.name / f"{encoder}.mirrored", True))
+        views.append((out / MIRRORED, root / ".resume" / FEATURES.name / f"{encoder}.mirrored", True))
     for _, work, mirrored in views:
-        features.extract(network, grid, device, photos, images, work, dataset=dataset, mirrored=mirrored)
-    if not ranks.first():
+        extraction.extract(network, grid, device, photos, images, work, dataset=dataset, mirrored=mirrored)
+    if not distributed.is_main():
         return []
     rate = len(views) * len(images) / (time.perf_counter() - began)
     for folder, work, _ in views:
-        features.finish(work, folder)
-    return [f"{encoder}: {features.describe(out)}; {rate:.0f} img/s on {device}"]
+        extraction.finish(work, folder)
+    return [f"{encoder}: {describe(out)}; {rate:.0f} img/s on {device}"]

@@ -3,20 +3,20 @@
 import dataclasses
 from pathlib import Path
 
-from captionlab.captioner import Captioner
-from captionlab.checkpoint import load_checkpoint
-from captionlab.cider import Words
 from captionlab.config import Params, build_system
-from captionlab.devices import choose_device
-from captionlab.distilling import Distilling
+from captionlab.core.devices import choose_device
+from captionlab.core.files import digest_of, sha256_of
+from captionlab.core.records import MODELS, VOCAB, Split
+from captionlab.data.text import clean
 from captionlab.errors import CaptionlabError
-from captionlab.files import digest_of, sha256_of
-from captionlab.judging import CiderJudge
-from captionlab.records import MODELS, VOCAB, Split
-from captionlab.selfcritical import SelfCritical
-from captionlab.systems import Material, features_for, fit, settings_of, training_key
-from captionlab.text import clean
-from captionlab.training import Finetuning
+from captionlab.finetuning.distillation import Distilling
+from captionlab.finetuning.self_critical import SelfCritical
+from captionlab.finetuning.validation import CiderJudge
+from captionlab.inference.captioner import Captioner
+from captionlab.metrics.cider import Words
+from captionlab.training.checkpoint import load_checkpoint
+from captionlab.training.fit import Material, features_for, fit, settings_of, training_key
+from captionlab.training.loop import Finetuning
 
 
 def finetune(params: Params, root: Path, name: str) -> list[str]:

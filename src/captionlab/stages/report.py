@@ -5,8 +5,8 @@ Everything outside ``gallery/`` holds neither photos nor reference captions, so 
 
 from pathlib import Path
 
-from captionlab import files, records
 from captionlab.config import Params
+from captionlab.core import files, records
 
 
 def report(params: Params, root: Path) -> list[str]:

@@ -10,9 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from captionlab import files, records, registry, tracking
 from captionlab.config import EnsembleParams, Params
+from captionlab.core import files, records
 from captionlab.errors import CaptionlabError
+from captionlab.serving import registry
+from captionlab.tracking import runs
+from captionlab.tracking.store import TrackingError
 
 Published = TypeVar("Published")
 # What MLflow says of a row that another machine has made or removed meanwhile; of some rows its database says it.
@@ -23,7 +26,7 @@ SAMPLED_CAPTIONS = 50
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 COLUMNS = (
     *(f"metrics.{key}" for key in ("bleu_4", "bleu_1", "cider", "rouge_l", "test_loss", "parameters")),
-    *(f"params.{key}" for key in ("encoder", "input", "hidden", "layers", "decoding")),
+    *(f"params.{key}" for key in ("encoder", "embedding", "hidden", "layers", "decoding")),
 )
 
 
@@ -45,10 +48,10 @@ def track(params: Params, root: Path) -> list[str]:
         results.append(_result(params, root, scores["signature"], entries[system, config], colour))
     experiment = f"captionlab/{params.dataset.name}"
     try:
-        outcomes = Counter(_settled(lambda: tracking.publish(root, experiment, results, COLUMNS)))
+        outcomes = Counter(_settled(lambda: runs.publish(root, experiment, results, COLUMNS)))
         best = _best(root, scores, results)
         registered = _settled(lambda: registry.register(root, experiment, best))
-    except tracking.TrackingError as error:
+    except TrackingError as error:
         return [f"not everything is published: {error}", "run `captionlab track` when it is back; no result is lost"]
     return [
         f"{len(results)} runs in MLflow's experiment {experiment}: {outcomes['created']} created, "
@@ -63,13 +66,13 @@ def _settled(publish: Callable[[], Published], tries: int = 5) -> Published:
     """What ``publish`` returns; it goes on from where it stopped when another machine made the same thing just then."""
     try:
         return publish()
-    except tracking.TrackingError as error:
+    except TrackingError as error:
         if getattr(error.__cause__, "error_code", "") not in CONFLICTS or tries == 1:
             raise
         return _settled(publish, tries - 1)
 
 
-def _best(root: Path, scores: dict[str, Any], results: list[tracking.Result]) -> registry.Candidate:
+def _best(root: Path, scores: dict[str, Any], results: list[runs.Result]) -> registry.Candidate:
     """The system with the highest CIDEr-D on the validation split, which chose its decoding too.
 
     An ensemble is none: it has no checkpoint of its own.
@@ -92,9 +95,7 @@ def _validation_cider(entry: dict[str, Any]) -> float:
     return max(row["scores"]["cider"] or 0.0 for row in entry["decodings"] if row["split"] == "val")
 
 
-def _result(
-    params: Params, root: Path, signature: dict[str, Any], entry: dict[str, Any], colour: str
-) -> tracking.Result:
+def _result(params: Params, root: Path, signature: dict[str, Any], entry: dict[str, Any], colour: str) -> runs.Result:
     system, config, dataset = entry["system"], entry["config"], params.dataset.name
     folders = [root / records.MODELS / own / name for own, name in params.members(system, config)]
     if system == "ensemble":
@@ -107,7 +108,7 @@ def _result(
     best = entry["best_decoding"]
     report = root / records.REPORTS / dataset
     generated = files.read_jsonl(root / records.EVALUATION / "captions" / f"{system}.{config}.jsonl")
-    return tracking.Result(
+    return runs.Result(
         name=f"{system}.{config}",
         training_key=summary["training_key"],
         result_key=files.digest_of([signature, entry, summary, history, *weights]),
@@ -140,7 +141,7 @@ def _result(
 
 def _put_together(folders: Sequence[Path], ensemble: EnsembleParams) -> dict[str, Any]:
     """What stands for an ensemble's summary; it was never trained, and its key is its members' keys."""
-    further = {key: value for key in ("neighbours", "agreement") if (value := getattr(ensemble, key))}
+    further = {key: value for key in ("neighbours", "consensus_weight") if (value := getattr(ensemble, key))}
     summaries = [files.read_json(folder / "summary.json") for folder in folders]
     return {
         "encoder": ", ".join(sorted({summary["encoder"] for summary in summaries})),

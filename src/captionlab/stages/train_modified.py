@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from captionlab.config import Params
-from captionlab.systems import train_system
+from captionlab.training.fit import train_system
 
 
 def train_modified(params: Params, root: Path, config: str) -> list[str]:

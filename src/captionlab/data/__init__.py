@@ -1,0 +1,1 @@
+"""What the systems learn from: cleaned words, the vocabulary, photos as pixels, stored features. Imports no torch."""

@@ -1,0 +1,119 @@
+"""Vocabulary: the words a system can say, and their numbers.
+
+Knows nothing of files, tensors or photos; training, checkpoints and captioning all use it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from captionlab.core.files import digest_of
+from captionlab.core.tokens import END, SPECIALS, START, UNK
+from captionlab.data.text import CLEANINGS, Cleaning
+from captionlab.errors import CaptionlabError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """``words[number]`` is the word; the special tokens come first."""
+
+    words: tuple[str, ...]
+    cleaning: Cleaning  # how captions became these words
+    min_count: int  # in the training captions
+
+    @classmethod
+    def build(cls, captions: Iterable[Sequence[str]], *, cleaning: Cleaning, min_count: int) -> "Vocabulary":
+        """The words that occur at least ``min_count`` times: the most frequent first, equals in code point order.
+
+        Raises CaptionlabError when no word does.
+        """
+        if min_count < 1:
+            raise CaptionlabError(f"build_vocab.min_count is {min_count}; it must be at least 1")
+        counts = Counter(word for words in captions for word in words)
+        kept = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
+        if not kept:
+            raise CaptionlabError(
+                f"no word of the training captions occurs {min_count} times; lower build_vocab.min_count"
+            )
+        return cls(words=(*SPECIALS, *kept), cleaning=cleaning, min_count=min_count)
+
+    @classmethod
+    def from_json(cls, value: Any, origin: str) -> "Vocabulary":
+        """The vocabulary that ``to_json`` gave; ``origin`` names it in the CaptionlabError raised for any other."""
+        fault = _fault(value)
+        if fault:
+            raise CaptionlabError(f"{origin} holds no vocabulary: {fault}; run build_vocab again")
+        return cls(words=tuple(value["words"]), cleaning=value["cleaning"], min_count=value["min_count"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, in the order in which it is written."""
+        return {"cleaning": self.cleaning, "min_count": self.min_count, "words": list(self.words)}
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Word to number."""
+        return {word: number for number, word in enumerate(self.words)}
+
+    @cached_property
+    def digest(self) -> str:
+        """Stands for this vocabulary in checkpoints: another word, order or cleaning gives another digest."""
+        return digest_of(self.to_json())
+
+    def encode(self, words: Iterable[str]) -> list[int]:
+        """START, the words' numbers, END; a word it does not know is UNK.
+
+        With a ``min_count`` of 1 no training caption holds UNK and no system learns to say it: such words are left
+        out, as the Keras Tokenizer of report B does.
+        """
+        numbers = [self.index.get(word, UNK) for word in words]
+        return [START, *(number for number in numbers if number != UNK or self.min_count > 1), END]
+
+    def decode(self, numbers: Iterable[int]) -> str:
+        """The sentence up to the first END, without special tokens.
+
+        Raises ValueError for a number that no word has.
+        """
+        words = []
+        for number in map(int, numbers):
+            if not 0 <= number < len(self.words):
+                raise ValueError(f"no word has number {number}; the vocabulary holds {len(self.words)}")
+            if number == END:
+                break
+            if number >= len(SPECIALS):
+                words.append(self.words[number])
+        return " ".join(words)
+
+    def coverage(self, captions: Iterable[Sequence[str]]) -> float:
+        """The share (0 to 1) of the captions' running words that it knows; 1 where there are none."""
+        known = total = 0
+        for words in captions:
+            total += len(words)
+            known += sum(word in self.index for word in words)
+        return known / total if total else 1.0
+
+
+def _fault(value: Any) -> str | None:
+    """Say what keeps a JSON value from being a vocabulary."""
+    if not isinstance(value, dict) or set(value) != {"cleaning", "min_count", "words"}:
+        return "it must have exactly the keys cleaning, min_count and words"
+    words = value["words"]
+    if value["cleaning"] not in CLEANINGS:
+        return f"its cleaning is {value['cleaning']!r}, not one of {', '.join(CLEANINGS)}"
+    if type(value["min_count"]) is not int or value["min_count"] < 1:
+        return f"its min_count is {value['min_count']!r}, not a whole number from 1"
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return "its words are not a list of strings"
+    if tuple(words[: len(SPECIALS)]) != SPECIALS:
+        return f"its first words are not {' '.join(SPECIALS)}"
+    if len(set(words)) != len(words):
+        return "a word stands in it twice"
+    if any("\ud800" <= character <= "\udfff" for word in words for character in word):
+        return "a word holds half a character, which no file can"
+    if any(word.split() != [word] for word in words):
+        return "a word is empty or holds a blank"
+    return None

@@ -1,0 +1,1 @@
+"""The CNNs by name, and how they turn photos into stored features."""

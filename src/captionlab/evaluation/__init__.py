@@ -1,0 +1,1 @@
+"""Captions of every system for a split, chosen, scored and diagnosed."""

@@ -1,0 +1,127 @@
+"""The training photos most alike, in looks or in what they show: they lend a caption, or say which to prefer.
+
+A borrowed caption is the row that every trained system has to beat. Features and captions in, captions or scores out;
+knows nothing of files or systems.
+Shape letters: N training photos, Q photos to caption, D features, C candidate captions, G n-grams, M directions of
+meaning, X all by which photos are compared.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, hstack
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler, normalize
+
+from captionlab.metrics.cider import ORDERS, CiderD, Words, ngrams
+
+_SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length
+_MEANINGS = 200  # directions of latent semantic analysis
+_RIDGE = 1000.0  # weight of the penalty on the map from features to them; 300 and 3000 are no better
+
+
+class Retriever:
+    """Nearest neighbours and their consensus caption (Devlin et al. 2015, "Exploring nearest neighbor approaches").
+
+    The photos nearest by the cosine of their standardised features bring all their captions; the one chosen agrees
+    best with the others: its mean CIDEr similarity to the ``consensus_k`` candidates most like it is greatest. The idf
+    comes from the training captions.
+
+    With ``by_meaning`` a photo is as near by what it shows as by how it looks: training photos lie where latent
+    semantic analysis puts their captions, and a ridge regression says from its features where another would lie.
+    """
+
+    def __init__(
+        self, pooled_ND: NDArray[np.float32], captions: Sequence[Sequence[Words]], consensus_k: int, *,
+        by_meaning: bool = False,
+    ) -> None:  # fmt: skip
+        self._scaler = StandardScaler().fit(pooled_ND)
+        standard_ND = self._scaler.transform(pooled_ND)
+        self._ridge: Ridge | None = None
+        compared_NX = standard_ND
+        if by_meaning:
+            meaning_NM = _meanings(captions)
+            self._ridge = Ridge(_RIDGE).fit(standard_ND, meaning_NM)
+            compared_NX = np.hstack([normalize(standard_ND), normalize(meaning_NM)])
+        self._search = NearestNeighbors(metric="cosine", algorithm="brute").fit(compared_NX)
+        self._consensus_k = consensus_k
+        self._cider = CiderD(captions)
+        self._captions = [words for own in captions for words in own]
+        self._lengths_C = np.array([len(words) for words in self._captions])
+        self._first = np.cumsum([0, *map(len, captions)])  # of each photo's captions
+        self._vectors_CG = _vectors(self._captions, np.repeat(np.arange(len(captions)), list(map(len, captions))))
+        # A photo like any other has the smallest features once the mean is 0.
+        self._ordinary = np.argsort(np.square(standard_ND).sum(1), kind="stable")
+
+    def captions(self, pooled_QD: NDArray[np.float32], neighbours: int) -> list[Words]:
+        """A training caption for each photo, from those of so many neighbours, or of all if there are fewer."""
+        return [self._consensus(nearest) for nearest in self._nearest(pooled_QD, neighbours)]
+
+    def consensus(
+        self, candidates: Sequence[Sequence[Words]], pooled_QD: NDArray[np.float32], neighbours: int
+    ) -> list[NDArray[np.float64]]:
+        """CIDEr-D, 0 to 10, of each photo's candidates against all captions of its neighbours."""
+        return [
+            self._cider.against([self._captions[row] for row in self._rows(nearest)], own)
+            for own, nearest in zip(candidates, self._nearest(pooled_QD, neighbours), strict=True)
+        ]
+
+    def without_photo(self, neighbours: int) -> Words:
+        """The caption that the most ordinary training photos agree on, for when there is nothing to look at."""
+        return self._consensus(self._ordinary[:neighbours])
+
+    def _nearest(self, pooled_QD: NDArray[np.float32], neighbours: int) -> NDArray[np.intp]:
+        count = min(neighbours, len(self._ordinary))
+        compared_QX = self._scaler.transform(pooled_QD)
+        if self._ridge is not None:
+            compared_QX = np.hstack([normalize(compared_QX), normalize(self._ridge.predict(compared_QX))])
+        nearest_QK: NDArray[np.intp] = self._search.kneighbors(compared_QX, count, return_distance=False)
+        return nearest_QK
+
+    def _rows(self, photos: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Where the photos' captions are."""
+        return np.concatenate([np.arange(self._first[photo], self._first[photo + 1]) for photo in photos])
+
+    def _consensus(self, photos: NDArray[np.intp]) -> Words:
+        rows = self._rows(photos)
+        own_CG, lengths = self._vectors_CG[rows], self._lengths_C[rows]
+        alike_CC = (own_CG @ own_CG.T).toarray()
+        alike_CC *= np.exp(-((lengths[:, None] - lengths) ** 2) / (2 * _SIGMA**2))
+        np.fill_diagonal(alike_CC, -1.0)  # a candidate must not vote for itself
+        most = min(self._consensus_k, len(rows) - 1)
+        agreement_C = np.partition(alike_CC, len(rows) - most, axis=1)[:, len(rows) - most :].mean(1) if most else [0.0]
+        return self._captions[rows[int(np.argmax(agreement_C))]]  # of equals, that of the nearest photo
+
+
+def _meanings(captions: Sequence[Sequence[Words]]) -> NDArray[np.float64]:
+    """(N, M) latent semantic analysis (Deerwester et al. 1990) of each photo's captions, the mean taken off."""
+    texts = [[word for words in own for word in words] for own in captions]
+    weights_NV = TfidfVectorizer(analyzer=list, sublinear_tf=True).fit_transform(texts)
+    directions = min(_MEANINGS, *weights_NV.shape)
+    meaning_NM: NDArray[np.float64] = TruncatedSVD(directions, random_state=0).fit_transform(weights_NV)
+    return meaning_NM - meaning_NM.mean(0)
+
+
+def _vectors(captions: Sequence[Words], photo_C: NDArray[np.intp]) -> csr_matrix:
+    """(C, G) captions as CIDEr sees them: tf-idf of n-grams, each order of length 1 / sqrt(ORDERS).
+
+    The product of two rows is then the mean over the orders of their cosines.
+    """
+    counter = CountVectorizer(analyzer=_grams, dtype=np.float32)
+    counts_CG = counter.fit_transform(captions)
+    ones = np.ones(len(captions), dtype=np.float32)
+    of_photo_NC = csr_matrix((ones, (photo_C, np.arange(len(captions)))))
+    holding_G = (of_photo_NC @ counts_CG).getnnz(axis=0)  # photos with the n-gram in some caption
+    idf_G = np.log(of_photo_NC.shape[0] / holding_G).astype(np.float32)
+    weights_CG = counts_CG.multiply(idf_G).tocsc()
+    order_G = np.array([gram.count(" ") for gram in counter.get_feature_names_out()])
+    parts = [normalize(weights_CG[:, order_G == n]) for n in np.unique(order_G)]  # captions may all be short
+    return (hstack(parts) / np.sqrt(np.float32(ORDERS))).tocsr()
+
+
+def _grams(words: Words) -> list[str]:
+    return [" ".join(gram) for gram, count in ngrams(words).items() for _ in range(count)]

@@ -1,0 +1,1 @@
+"""Training a trained system further: self-critical training and knowledge distillation."""

@@ -1,0 +1,69 @@
+"""Self-critical training: captions that the system draws itself are made likelier as far as CIDEr-D praises them.
+
+Rennie et al. 2017, with the mean of a photo's other draws as the baseline (Luo 2020). Knows the decoder contract,
+words and scores; nothing of files. Shape letters as in ``models.base``; S draws a photo, N words of all draws.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from captionlab.core.tokens import END, PAD
+from captionlab.data.vocab import Vocabulary
+from captionlab.finetuning.validation import MAX_WORDS, CiderJudge
+from captionlab.inference.decoding import NEVER_SAID, draw
+from captionlab.metrics.cider import CiderD, Words
+from captionlab.models.base import Decoder
+from captionlab.training.batches import Batch, CaptionedFeatures
+from captionlab.training.loop import spoken
+
+
+class SelfCritical:
+    """What takes the place of plain cross-entropy in ``training.train``.
+
+    ``samples`` draws a photo, at least 2; ``cross_entropy`` is the share (0 to 1) of the loss that stays cross-entropy
+    of the true captions, so that the language stays fluent. ``train_references`` hold the words of each training
+    photo's captions; the reward's idf comes from them. In the reward the end counts as a word, or the system would
+    learn to stop in mid-sentence, after "in a". The ``judge`` scores without it, as the evaluation does.
+    """
+
+    def __init__(
+        self, vocab: Vocabulary, train_set: CaptionedFeatures, train_references: Mapping[str, Sequence[Words]],
+        judge: CiderJudge, *, samples: int, cross_entropy: float,
+    ) -> None:  # fmt: skip
+        self.judge = judge
+        self._words = vocab.words
+        self._references = [
+            [(*words, vocab.words[END]) for words in train_references[image]] for image in train_set.images
+        ]
+        self._reward = CiderD(self._references)
+        self._samples, self._cross_entropy = samples, cross_entropy
+
+    def rewards(self, tokens_BT: Tensor, positions: Sequence[int]) -> Tensor:
+        """CIDEr-D (0 to 10) of each drawn caption against its training photo's references, ends included: (P, S)."""
+        said = [tuple(self._words[token] for token in tokens if token != PAD) for tokens in tokens_BT[:, 1:].tolist()]
+        owners = [position for position in positions for _ in range(self._samples)]
+        scores = self._reward.scores(said, [self._references[position] for position in owners])
+        return torch.tensor(scores, dtype=torch.float32).view(len(positions), self._samples)
+
+    def loss(self, model: Decoder, batch: Batch, logits_NV: Tensor, cross_entropy: Tensor) -> tuple[Tensor, float]:
+        """The mixed loss of a batch, given its cross-entropy, and the mean reward of what was drawn.
+
+        The captions are drawn without dropout and made likelier with it.
+        """
+        model.eval()
+        tokens_BT = draw(model, batch.features, count=self._samples, max_words=MAX_WORDS)
+        model.train()
+        reward_PS = self.rewards(tokens_BT, batch.positions)
+        # A draw's reward above the mean of the others; equals S / (S - 1) times that above the mean of all.
+        advantage_PS = (reward_PS - reward_PS.mean(1, keepdim=True)) * (self._samples / (self._samples - 1))
+        advantage_B = advantage_PS.flatten().to(tokens_BT.device)
+        photo_B = torch.arange(len(reward_PS), device=tokens_BT.device).repeat_interleave(self._samples)
+        _, drawn_NV, target_N = spoken(model, batch._replace(tokens_BT=tokens_BT, photo_B=photo_B))
+        row_N = (tokens_BT[:, 1:] != PAD).nonzero()[:, 0]
+        never = torch.tensor(NEVER_SAID, device=tokens_BT.device)
+        drawn_NV = drawn_NV.float().index_fill(1, never, -torch.inf)
+        nats_N = nn.functional.cross_entropy(drawn_NV, target_N, reduction="none")
+        drawn = (advantage_B[row_N] * nats_N).mean()
+        return self._cross_entropy * cross_entropy + (1 - self._cross_entropy) * drawn, reward_PS.mean().item()

@@ -1,0 +1,210 @@
+"""Checkpoint and photo in, caption out: the one way from a trained system to sentences.
+
+Knows checkpoints, encoders and decoding; nothing of datasets or scores.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast, overload
+
+import numpy as np
+import torch
+
+from captionlab.core.devices import choose_device
+from captionlab.core.tokens import START
+from captionlab.data.photos import PREPROCESSING, Photo, Pixels, read_photo
+from captionlab.data.vocab import Vocabulary
+from captionlab.encoders.engines import Engine, OnnxEngine, TorchEngine
+from captionlab.encoders.load import Encoder, load_encoder
+from captionlab.errors import CaptionlabError
+from captionlab.inference.decoding import beam_search
+from captionlab.models.base import Decoder, Features
+from captionlab.models.ensemble import Ensemble
+from captionlab.training.checkpoint import Identity, Release, load_checkpoint, read_release
+
+RELEASED = Path(__file__).parents[1] / "released/captioner.safetensors"  # ships with the package
+BLOCK = 32  # photos that are captioned together
+COMPILE_FROM = 100  # photos from which compiling the encoder saves more time than it takes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sentence:
+    """One generated caption. ``log_prob`` is the natural logarithm of its probability, end token included; ``score``
+    is what the beam ranks by, ``log_prob`` over a power of the length.
+    """
+
+    caption: str
+    log_prob: float
+    score: float
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """A trained system, ready to describe photos or features."""
+
+    model: Decoder
+    vocab: Vocabulary
+    identity: Identity  # of an ensemble, its first member's
+    release: Release | None = None
+    members: "tuple[Captioner, ...]" = ()  # of an ensemble
+
+    @classmethod
+    def load(cls, path: Path | str | None = None) -> "Captioner":
+        """Load a checkpoint, or without a path the captioner that ships with the package.
+
+        Raises CaptionlabError when it is missing, broken or of another preprocessing.
+        """
+        if path is None and not RELEASED.exists():
+            raise CaptionlabError(
+                "this copy of captionlab brings no captioner; name a checkpoint of your own with --model"
+            )
+        path = Path(path or RELEASED)
+        model, vocab, identity = load_checkpoint(path)
+        if identity.preprocessing != PREPROCESSING:
+            raise CaptionlabError(
+                f"{path} was trained on photos prepared by {identity.preprocessing!r}, this version has "
+                f"{PREPROCESSING!r}; train it again"
+            )
+        return cls(model, vocab, identity, read_release(path))
+
+    @classmethod
+    def load_ensemble(cls, paths: Sequence[Path]) -> "Captioner":
+        """Load several checkpoints as one; raises CaptionlabError as ``load`` does, and where vocabularies differ."""
+        members = tuple(map(cls.load, paths))
+        for path, member in zip(paths, members, strict=True):
+            if member.vocab.digest != members[0].vocab.digest:
+                raise CaptionlabError(f"{path} and {paths[0]} know different words; an ensemble needs one vocabulary")
+        encoders = list(_sources(members))
+        model = Ensemble([m.model for m in members], [encoders.index(m.identity.encoder) for m in members])
+        return cls(model.eval(), members[0].vocab, members[0].identity, members=members)
+
+    @property
+    def sources(self) -> dict[str, bool]:
+        """The encoders whose features it wants, in order, and whether it looks at their grids."""
+        return _sources(self.members or (self,))
+
+    def describe(self, features: Features, *, beam: int, length_penalty: float, max_words: int) -> list[list[Sentence]]:
+        """The captions of each photo, best first, from features of the encoder the system was trained on."""
+        hypotheses = beam_search(self.model, features, beam=beam, length_penalty=length_penalty, max_words=max_words)
+        return [
+            [
+                Sentence(caption=self.vocab.decode(h.tokens), log_prob=h.log_prob, score=h.score, tokens=h.tokens)
+                for h in photo
+            ]
+            for photo in hypotheses
+        ]
+
+    @overload
+    def caption(self, photos: Photo, **decoding: Any) -> list[Sentence]: ...
+    @overload
+    def caption(self, photos: Sequence[Photo], **decoding: Any) -> list[list[Sentence]]: ...
+    def caption(self, photos: Photo | Sequence[Photo], **decoding: Any) -> list[Sentence] | list[list[Sentence]]:
+        """The captions of a photo, best first, or of each photo of a list or tuple.
+
+        A photo is a path, a file's bytes, a Pillow image or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
+        ``decoding`` is that of ``stream``. The first photo that cannot be read is a CaptionlabError.
+        """
+        many = isinstance(photos, list | tuple)
+        sentences = []
+        for said in self.stream(cast(Sequence[Photo], photos) if many else [cast(Photo, photos)], **decoding):
+            if isinstance(said, CaptionlabError):
+                raise said
+            sentences.append(said)
+        return sentences if many else sentences[0]
+
+    def stream(
+        self,
+        photos: Sequence[Photo],
+        *,
+        beam: int | None = None,
+        length_penalty: float | None = None,
+        max_words: int | None = None,
+    ) -> Iterator[list[Sentence] | CaptionlabError]:
+        """The captions of each photo in order, as they are made; for one that cannot be read, the error instead.
+
+        A released captioner decodes as it was scored, unless told otherwise; any other with beam 5, length penalty 0.7
+        and up to 30 words.
+        """
+        usual = self.release
+        beam = beam or (usual.beam if usual else 5)
+        max_words = max_words or (usual.max_words if usual else 30)
+        if length_penalty is None:
+            length_penalty = usual.length_penalty if usual else 0.7
+        engine = self._engine(len(photos))
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for i in range(0, len(photos), BLOCK):
+                read = list(pool.map(self._read, photos[i : i + BLOCK]))
+                whole = [pixels for pixels in read if not isinstance(pixels, CaptionlabError)]
+                found: list[list[Sentence]] = []
+                if whole:
+                    features = self._encode(engine, np.stack(whole), pool.map)
+                    found = self.describe(features, beam=beam, length_penalty=length_penalty, max_words=max_words)
+                said = iter(found)
+                yield from (pixels if isinstance(pixels, CaptionlabError) else next(said) for pixels in read)
+
+    def warm_up(self) -> None:
+        """Load and compile the encoder now, for a server: not with the first photo, and not only for many."""
+        _ = self._compiled if choose_device("auto") == "cpu" else self._encoder
+
+    def features(self, photos: Sequence[Photo]) -> Features:
+        """What the encoder sees on the photos: for ``describe`` and ``attention``, when both are wanted."""
+        pixels = np.stack([read_photo(photo, self._encoder.pixels) for photo in photos])
+        return self._encode(self._engine(len(photos)), pixels, map)
+
+    @torch.inference_mode()
+    def attention(self, features: Features, tokens: Sequence[int]) -> list[list[float]]:
+        """Where the one photo's regions were looked at before each word: a row of R shares a word.
+
+        R is ``identity.grid`` squared, row by row of the photo. Raises CaptionlabError for a system that does not
+        look at regions.
+        """
+        read_BT = torch.tensor([[START, *tokens]], device=features.pooled_PD.device)
+        attention_BTR = self.model.outputs(features, read_BT, torch.zeros_like(read_BT[:, 0])).attention_BTR
+        if attention_BTR is None:
+            raise CaptionlabError(f"{self.identity.system} has no attention to show")
+        return [[round(share, 5) for share in row] for row in attention_BTR[0, : len(tokens)].tolist()]
+
+    def _read(self, photo: Photo) -> Pixels | CaptionlabError:
+        try:
+            return read_photo(photo, self._encoder.pixels)
+        except CaptionlabError as error:
+            return error
+
+    def _encode(self, engine: Engine, pixels_NHW3: Pixels, run: Callable[..., Any]) -> Features:
+        chunks = [pixels_NHW3[i : i + engine.batch] for i in range(0, len(pixels_NHW3), engine.batch)]
+        pooled, grids = zip(*run(engine, chunks), strict=True)
+        grid = torch.from_numpy(np.concatenate(grids)).half() if self.identity.grid else None  # as the store keeps it
+        return Features(torch.from_numpy(np.concatenate(pooled)), grid)
+
+    def _engine(self, photos: int) -> Engine:
+        """The engine for so many photos: compiling takes as long as a hundred without."""
+        device = choose_device("auto")
+        if device == "cpu" and (photos >= COMPILE_FROM or "_compiled" in self.__dict__):
+            return self._compiled
+        return TorchEngine(self._encoder, device)
+
+    @cached_property
+    def _compiled(self) -> OnnxEngine:
+        return OnnxEngine(self._encoder, batch=1)  # filled up to four, a single photo would take four times as long
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        encoder = load_encoder(self.identity.encoder, self.identity.grid)
+        if encoder.weights_digest != self.identity.encoder_weights:
+            raise CaptionlabError(
+                f"the weights of {encoder.name} here are not those the system was trained on; train it again"
+            )
+        return encoder
+
+
+def _sources(members: Sequence[Captioner]) -> dict[str, bool]:
+    found: dict[str, bool] = {}
+    for member in members:
+        encoder = member.identity.encoder
+        found[encoder] = found.get(encoder, False) or bool(member.identity.grid)
+    return found

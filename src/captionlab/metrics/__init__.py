@@ -1,0 +1,1 @@
+"""Scores of captions against references, and how sure they are. Knows no files and no models."""

@@ -1,0 +1,255 @@
+"""Strings in, numbers out: corpus scores of generated captions under the strict protocol or a report's own.
+
+Knows nothing of files, datasets or systems. Every score runs from 0 to 1, CIDEr-D from 0 to 10.
+"""
+
+import dataclasses
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from nltk.translate.bleu_score import corpus_bleu
+
+from captionlab.core.records import Scores
+from captionlab.data.text import clean, report_b_text
+from captionlab.errors import CaptionlabError
+from captionlab.metrics.bootstrap import PerPhoto
+from captionlab.metrics.cider import ORDERS, CiderD, Words, ngrams
+from captionlab.metrics.meteor import meteor_scores
+
+Protocol = Literal["strict", "report_a", "report_b"]
+
+_REPORT_B = [(1.0, 0.0, 0.0, 0.0), (0.5, 0.5, 0.0, 0.0), (0.3, 0.3, 0.3, 0.0), (0.25, 0.25, 0.25, 0.25)]
+_BETA = 1.2  # ROUGE-L's weight of recall
+_MARKER = re.compile(r"(<\w+>)")  # <start>, <end>, <unk>
+
+
+class Scorer:
+    """Scores captions of one set of photos; the references are prepared once.
+
+    ``references`` maps a photo's id to its reference captions as written. Raises CaptionlabError when there are none
+    or a photo has none.
+
+    The protocols:
+
+    - ``strict``: lowercase, punctuation dropped, split on blanks, every reference string counts. A marker such as
+      ``<unk>`` in a hypothesis is a word that no reference holds. BLEU, ROUGE-L, CIDEr-D (idf from these references)
+      and METEOR, all of the corpus, all equal to pycocoevalcap's on the same words. Only where no n-gram of an order
+      matches is BLEU 0 and pycocoevalcap's, which guards against division by zero, a little more (2e-4 for BLEU-4 of a
+      few captions, say).
+    - ``report_a``: BLEU by torchtext's rule, with a start and an end word counted in references and hypothesis, and
+      report A's cleaning. The report prints one number, torchtext's default, which is BLEU-4 here. Three things it
+      does not show or we cannot repeat: it split with spaCy, so that a full stop was a word, which its systems could
+      say and ours cannot; rare words stood as ``<UNK>`` in its references and could be matched; and whether all five
+      references were used.
+    - ``report_b``: BLEU by nltk, ``startseq`` and ``endseq`` counted in references and hypothesis, one-letter words
+      dropped from both, BLEU-3 with weights that sum to 0.9. The references keep their punctuation inside and beside
+      words ("t-shirt", "dogs,"), the hypothesis holds the tokenizer's words ("shirt"), so these never match.
+
+    Both reports stop without an end word when a caption reaches the greatest length; here it always counts as said.
+    """
+
+    def __init__(self, references: Mapping[str, Sequence[str]], protocol: Protocol = "strict") -> None:
+        if not references:
+            raise CaptionlabError("there are no references to score against")
+        self._images = sorted(references)
+        for image in self._images:
+            if not references[image]:
+                raise CaptionlabError(f"image {image!r} has no references; give it one or leave it out")
+        self._protocol = protocol
+        self._references = [[_reference(raw, protocol) for raw in references[image]] for image in self._images]
+        self._cider = CiderD(self._references) if protocol == "strict" else None
+
+    def score(self, hypotheses: Mapping[str, str], meteor: bool = True) -> Scores:
+        """Score one caption a photo; ``meteor`` False spares the seconds that its Java takes to start.
+
+        Raises CaptionlabError, naming some, when the ids are not those of the references.
+        """
+        return self.score_all({"": hypotheses}, meteor)[""]
+
+    def score_all(self, systems: Mapping[str, Mapping[str, str]], meteor: bool = True) -> dict[str, Scores]:
+        """Score several systems, each as ``score`` would, with one start of METEOR's Java for all of them."""
+        words = {name: self._words(hypotheses) for name, hypotheses in systems.items()}
+        with ThreadPoolExecutor(1) as pool:  # Java works beside us
+            asked = meteor and words and self._cider
+            found = pool.submit(meteor_scores, self._references, list(words.values())) if asked else None
+            scores = {name: self._score(own) for name, own in words.items()}
+            meteors = found.result() if found else None
+        if meteors is None:
+            return scores
+        return {
+            name: dataclasses.replace(own, meteor=value)
+            for (name, own), value in zip(scores.items(), meteors, strict=True)
+        }
+
+    def per_photo(self, hypotheses: Mapping[str, str]) -> PerPhoto:
+        """What each photo adds to the strict scores, METEOR apart: Java gives none. In the order of the sorted ids."""
+        if self._cider is None:
+            raise ValueError("only the strict protocol is taken apart by photo")
+        return self._per_photo(self._words(hypotheses), self._cider)
+
+    def _per_photo(self, words: Sequence[Words], cider: CiderD) -> PerPhoto:
+        matched, total, closest = [], [], []
+        for own, most, references in zip(words, self._clipping, self._references, strict=True):
+            matched.append(_matched(own, most))
+            total.append([max(0, len(own) - n) for n in range(ORDERS)])
+            # of two references equally close, the shorter
+            closest.append(min((abs(len(own) - len(reference)), len(reference)) for reference in references)[1])
+        return PerPhoto(
+            matched_NO=np.array(matched, dtype=np.float64),
+            total_NO=np.array(total, dtype=np.float64),
+            words_N=np.array([len(own) for own in words], dtype=np.float64),
+            reference_words_N=np.array(closest, dtype=np.float64),
+            rouge_l_N=np.array([_rouge_l(own, refs) for own, refs in zip(words, self._references, strict=True)]),
+            cider_N=cider.scores(words, self._references),
+        )
+
+    @cached_property
+    def _clipping(self) -> list[Counter[Words]]:
+        return [_most(references) for references in self._references]
+
+    def cider_by_image(self, hypotheses: Mapping[str, str]) -> dict[str, float]:
+        """CIDEr-D of each photo's caption; ``score`` gives their mean. Strict protocol only."""
+        if self._cider is None:
+            raise ValueError(f"the protocol {self._protocol} has no CIDEr")
+        scores = self._cider.scores(self._words(hypotheses), self._references)
+        return dict(zip(self._images, scores.tolist(), strict=True))
+
+    def _words(self, hypotheses: Mapping[str, str]) -> list[Words]:
+        _check_ids(self._images, hypotheses)
+        return [_hypothesis(hypotheses[image], self._protocol) for image in self._images]
+
+    def _score(self, hypotheses: list[Words]) -> Scores:
+        if self._cider is not None:
+            return Scores(**self._per_photo(hypotheses, self._cider).corpus(), meteor=None)
+        if self._protocol == "report_a":
+            bleus = _torchtext_bleu(self._references, self._clipping, hypotheses)
+        else:
+            bleus = _report_b_bleu(self._references, hypotheses)
+        bleu_1, bleu_2, bleu_3, bleu_4 = bleus
+        return Scores(bleu_1=bleu_1, bleu_2=bleu_2, bleu_3=bleu_3, bleu_4=bleu_4, rouge_l=None, cider=None, meteor=None)
+
+
+def score(
+    references: Mapping[str, Sequence[str]],
+    hypotheses: Mapping[str, str],
+    protocol: Protocol = "strict",
+    meteor: bool = True,
+) -> Scores:
+    """Score one caption a photo against its references: ``Scorer`` in one call."""
+    return Scorer(references, protocol).score(hypotheses, meteor)
+
+
+def _check_ids(images: Sequence[str], hypotheses: Mapping[str, str]) -> None:
+    known = set(images)
+    missing = [image for image in images if image not in hypotheses]
+    unknown = sorted(image for image in hypotheses if image not in known)
+    faults = [
+        f"{len(ids)} {fault} ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
+        for ids, fault in ((missing, "without a hypothesis"), (unknown, "without references"))
+        if ids
+    ]
+    if faults:
+        raise CaptionlabError(
+            f"references and hypotheses must hold the same image ids, but there are {' and '.join(faults)}"
+        )
+
+
+def _reference(raw: str, protocol: Protocol) -> Words:
+    match protocol:
+        case "strict":
+            return clean(raw, "standard")
+        case "report_a":
+            return ("<sos>", *clean(raw, "report_a"), "<eos>")
+        case "report_b":
+            return ("startseq", *report_b_text(raw).split(), "endseq")
+
+
+def _hypothesis(caption: str, protocol: Protocol) -> Words:
+    match protocol:
+        case "strict":
+            parts: Iterable[Words] = (
+                (part,) if _MARKER.fullmatch(part) else clean(part, "standard") for part in _MARKER.split(caption)
+            )
+            return tuple(word for part in parts for word in part)
+        case "report_a":
+            return ("<sos>", *clean(caption, "report_a"), "<eos>")
+        case "report_b":
+            return ("startseq", *clean(caption, "report_b"), "endseq")
+
+
+def _report_b_bleu(references: Sequence[Sequence[Words]], hypotheses: Sequence[Words]) -> list[float]:
+    """The four calls of nltk's ``corpus_bleu`` in report B, its weights of 0.3 included."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it warns of an order without a match; that is a plain 0
+        scores = corpus_bleu(references, hypotheses, weights=_REPORT_B)
+    return [float(score) if score > 1e-50 else 0.0 for score in scores]  # nltk writes that 0 as 1e-77 or less
+
+
+def _torchtext_bleu(
+    references: Sequence[Sequence[Words]], clipping: Sequence[Counter[Words]], hypotheses: Sequence[Words]
+) -> list[float]:
+    """BLEU-1 to 4 by the rule of ``torchtext.data.metrics.bleu_score`` with ``max_n`` 1 to 4 and equal weights.
+
+    0 when any order has no match. Of two references equally close in length the first one counts, not the shortest.
+    torchtext computes in float32, this in float64.
+    """
+    matched, total = [0] * ORDERS, [0] * ORDERS
+    reference_length = hypothesis_length = 0
+    for own, most, words in zip(references, clipping, hypotheses, strict=True):
+        hypothesis_length += len(words)
+        reference_length += min((len(reference) for reference in own), key=lambda size: abs(len(words) - size))
+        for n, hits in enumerate(_matched(words, most)):
+            matched[n] += hits
+            total[n] += max(0, len(words) - n)
+    brevity = min(1 - reference_length / hypothesis_length, 0.0)
+    logs = [math.log(hits / all_) if hits else -math.inf for hits, all_ in zip(matched, total, strict=True)]
+    return [math.exp(brevity + math.fsum(logs[:n]) / n) for n in range(1, ORDERS + 1)]
+
+
+def _most(references: Sequence[Words]) -> Counter[Words]:
+    """How often each n-gram occurs in the reference that has it most."""
+    most: Counter[Words] = Counter()
+    for reference in references:
+        most |= ngrams(reference)
+    return most
+
+
+def _matched(words: Words, most: Counter[Words]) -> list[int]:
+    """How many n-grams of each order a caption shares with its references, clipped at the most of any."""
+    hits = [0] * ORDERS
+    for gram, count in ngrams(words).items():
+        hits[len(gram) - 1] += min(count, most[gram])
+    return hits
+
+
+def _rouge_l(words: Words, references: Sequence[Words]) -> float:
+    """ROUGE-L of one caption as COCO computes it: the best precision and the best recall, whichever their references.
+
+    0 for a hypothesis without words.
+    """
+    common = [_longest_common_subsequence(words, reference) for reference in references]
+    precision = max(common) / max(1, len(words))
+    recall = max(size / max(1, len(reference)) for size, reference in zip(common, references, strict=True))
+    if precision == 0:
+        return 0.0
+    return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
+
+
+def _longest_common_subsequence(a: Words, b: Words) -> int:
+    """Its length, by bits instead of a table (Hyyrö 2004): bit i is 0 once a[:i + 1] gave one word more."""
+    places: dict[str, int] = {}
+    for i, word in enumerate(a):
+        places[word] = places.get(word, 0) | 1 << i
+    everything = (1 << len(a)) - 1
+    row = everything
+    for word in b:
+        hits = row & places.get(word, 0)
+        row = (row + hits) | (row - hits)
+    return len(a) - (row & everything).bit_count()

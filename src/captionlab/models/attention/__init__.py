@@ -1,0 +1,1 @@
+"""Report A's attention over regions, and report B's over states."""

@@ -1,0 +1,1 @@
+"""The MLflow model: registered, loaded back, served."""

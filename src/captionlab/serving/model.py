@@ -1,0 +1,93 @@
+"""The captioner as an MLflow model: photos in base64 come in, captions go out.
+
+MLflow copies this file beside a checkpoint into every model it logs, and runs the copy to save, load and serve it;
+nothing is pickled. The captioner itself is that of the captionlab installed where the model runs. Knows MLflow's
+model contract and the captioner; nothing of runs or of the registry.
+"""
+
+import base64
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature, set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array, Object, Property
+
+from captionlab.errors import CaptionlabError
+
+MAX_PHOTOS = 64  # of one request
+MAX_BEAM = 50
+SIGNATURE = ModelSignature(
+    # A string column passes base64 from JSON and bytes from Python alike; MLflow would decode a binary column
+    # itself, in some of its request formats only, and skip what is no base64 in silence.
+    inputs=Schema([ColSpec(DataType.string, "image")]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.long, "image"),
+            ColSpec(DataType.string, "caption"),
+            ColSpec(DataType.double, "log_prob"),
+            ColSpec(
+                Array(Object([Property("caption", DataType.string), Property("log_prob", DataType.double)])),
+                "alternatives",
+            ),
+        ]
+    ),
+    params=ParamSchema(
+        [
+            ParamSpec("beam", DataType.long, 5),
+            ParamSpec("top", DataType.long, 5),
+            ParamSpec("length_penalty", DataType.double, 0.7),
+        ]
+    ),
+)
+
+
+class CaptionModel(PythonModel):
+    """One checkpoint behind MLflow's ``predict``."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the checkpoint and its encoder, so that no request waits for them."""
+        from captionlab.inference.captioner import Captioner  # not above: saving a model needs no torch
+
+        self.captioner = Captioner.load(Path(context.artifacts["checkpoint"]))
+        self.captioner.warm_up()
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """One row a photo: its number in the request, its caption, and what else is among the ``top`` best of the beam.
+
+        What is wrong with a request is an MlflowException that the server answers with 400.
+        """
+        assert params is not None  # MLflow fills in the defaults
+        beam, top, length_penalty = (params[name] for name in ("beam", "top", "length_penalty"))
+        if not 1 <= beam <= MAX_BEAM or top < 1 or not 0 <= length_penalty <= 10:
+            raise MlflowException.invalid_parameter_value(
+                f"beam goes from 1 to {MAX_BEAM}, top from 1, length_penalty from 0 to 10"
+            )
+        if len(model_input) > MAX_PHOTOS:
+            raise MlflowException.invalid_parameter_value(f"{len(model_input)} photos; a request takes {MAX_PHOTOS}")
+        photos = [_bytes(number, value) for number, value in enumerate(model_input["image"])]
+        rows = []
+        for number, said in enumerate(self.captioner.stream(photos, beam=beam, length_penalty=length_penalty)):
+            if isinstance(said, CaptionlabError):
+                raise MlflowException.invalid_parameter_value(f"photo {number}: {said}")
+            best, *others = (
+                {"caption": sentence.caption, "log_prob": round(sentence.log_prob, 4)} for sentence in said[:top]
+            )
+            rows.append({"image": number, **best, "alternatives": others})
+        return pd.DataFrame(rows, columns=[column.name for column in SIGNATURE.outputs])
+
+
+def _bytes(number: int, value: object) -> bytes:
+    """One photo's bytes, from bytes or base64."""
+    try:
+        return value if isinstance(value, bytes) else base64.b64decode(cast(str, value), validate=True)
+    except (ValueError, TypeError) as error:
+        raise MlflowException.invalid_parameter_value(f"photo {number} is not base64 ({error})") from error
+
+
+set_model(CaptionModel())

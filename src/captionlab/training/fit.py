@@ -1,0 +1,219 @@
+"""One configuration from artifacts to a trained system: what the training stages share.
+
+Knows where the stages leave their files; the loop itself is in ``training``.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from captionlab.config import Params, TrainingParams, build_system
+from captionlab.core import distributed
+from captionlab.core.devices import choose_device
+from captionlab.core.files import digest_of, read_json, read_jsonl, sha256_of, write_json, write_text
+from captionlab.core.records import CAPTIONS, DATASET, FEATURES, MODELS, VOCAB, Caption, Split
+from captionlab.data.store import MIRRORED, FeatureStore, open_store
+from captionlab.data.vocab import Vocabulary
+from captionlab.errors import CaptionlabError
+from captionlab.models.base import Decoder, count_parameters, megabytes
+from captionlab.models.build import build_model
+from captionlab.models.params import SystemParams
+from captionlab.tracking import runs
+from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.checkpoint import Identity, save_checkpoint
+from captionlab.training.loop import Epoch, Finetuning, Trained, train
+
+
+def read_captions(root: Path) -> list[Caption]:
+    """The cleaned captions of all splits."""
+    return [Caption(**{**row, "words": tuple(row["words"])}) for row in read_jsonl(root / CAPTIONS)]
+
+
+def features_for(
+    root: Path, sources: Mapping[str, bool], captions: Sequence[Caption], split: Split, vocab: Vocabulary
+) -> CaptionedFeatures:
+    """A split's photos as each encoder of ``sources`` saw them, with its grid where that is wanted."""
+    first, *others = (
+        CaptionedFeatures.of(open_store(root / FEATURES / encoder), use_grid, captions, split, vocab)
+        for encoder, use_grid in sources.items()
+    )
+    return dataclasses.replace(first, others=others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a training works with."""
+
+    vocab: Vocabulary
+    store: FeatureStore
+    captions: Sequence[Caption]
+    train_set: CaptionedFeatures
+    val_set: CaptionedFeatures
+
+    @classmethod
+    def of(cls, root: Path, config: SystemParams) -> "Material":
+        """Collect what a configuration learns from."""
+        vocab = Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB))
+        store, captions = open_store(root / FEATURES / config.encoder), read_captions(root)
+        use_grid = config.uses_regions
+        train_set = CaptionedFeatures.of(store, use_grid, captions, "train", vocab)
+        val_set = CaptionedFeatures.of(store, use_grid, captions, "val", vocab)
+        return cls(vocab=vocab, store=store, captions=captions, train_set=train_set, val_set=val_set)
+
+
+def train_system(params: Params, root: Path, system: str, name: str) -> list[str]:
+    """Train one configuration and write its checkpoint, history and summary; returns the closing lines.
+
+    A killed training goes on after its last whole epoch, to the same result.
+    """
+    config = params.system(system, name)
+    training = params.training_of(config)
+    material = Material.of(root, config)
+    model = fresh_model(config, training, material, f"{system}.{name}")
+    key = training_key(params, root, system, name)
+    identity = _identity(system, name, config, material.store, material.vocab, key)
+    return fit(params, root, f"{system}.{name}", model, material, training, settings_of(config, training), identity)
+
+
+def fit(
+    params: Params, root: Path, row: str, model: Decoder, material: Material, training: TrainingParams,
+    settings: dict[str, object], identity: Identity, finetuning: Finetuning | None = None,
+) -> list[str]:  # fmt: skip
+    """Train ``model`` and leave it as the comparison's ``row`` (system.configuration); returns the closing lines.
+
+    Of several ranks the first one tracks, prints and writes.
+    """
+    system, _, name = row.partition(".")
+    config = build_system(identity.system, identity.config)
+    key = identity.training_key
+    resume = root / ".resume" / MODELS.name / system / f"{name}.pt"  # DVC clears the output folder before a run
+    dataset = params.dataset.name
+    tags = {"system": system, "configuration": name, "encoder": config.encoder, "dataset": dataset}
+    with (
+        runs.open_tracker(root, f"captionlab/{dataset}", row, key, settings, tags)
+        if distributed.is_main()
+        else nullcontext(runs.NullTracker())
+    ) as tracker:
+
+        def on_epoch(epoch: Epoch) -> None:
+            if not distributed.is_main():
+                return
+            figures = rounded(epoch)
+            tracker.log_epoch(epoch.epoch, {field: value for field, value in figures.items() if field != "epoch"})
+            further = "" if epoch.train_reward is None else f", reward {epoch.train_reward:.3f}"
+            further += "" if epoch.val_cider is None else f", CIDEr {epoch.val_cider:.3f}"
+            print(
+                f"{row} epoch {epoch.epoch}/{training.epochs}: loss {epoch.train_loss:.3f}, "
+                f"validation {epoch.val_loss:.3f}, accuracy {epoch.val_accuracy:.3f}, "
+                f"perplexity {epoch.val_perplexity:.1f}{further}",
+                flush=True,
+            )
+
+        trained = train(
+            model, material.train_set, material.val_set, training,
+            device=choose_device(params.device), resume=resume, key=key, on_epoch=on_epoch, finetuning=finetuning,
+        )  # fmt: skip
+    if not distributed.is_main():
+        return []
+    out = root / MODELS / system / name
+    save_checkpoint(out / "checkpoint.safetensors", model, material.vocab, identity)
+    write_text(out / "history.csv", _history_csv(trained))
+    summary = {
+        "system": system,
+        "config": name,
+        "encoder": config.encoder,
+        "embedding": config.embedding,
+        "hidden": config.hidden,
+        "layers": config.layers,
+        "parameters": count_parameters(model),
+        "megabytes": round(megabytes(model), 3),
+        "epochs": len(trained.history),
+        "best_epoch": trained.best_epoch,
+        "training_key": key,
+        "params": settings,
+        "weights": {weight: list(tensor.shape) for weight, tensor in model.named_parameters()},
+    }
+    write_json(out / "summary.json", summary)
+    resume.unlink(missing_ok=True)
+    best = trained.history[trained.best_epoch - 1]
+    return [
+        f"{row}: {count_parameters(model):,} parameters, {megabytes(model):.1f} MB; best of "
+        f"{len(trained.history)} epochs is {trained.best_epoch}: validation loss {best.val_loss:.3f}, "
+        f"accuracy {best.val_accuracy:.3f}, perplexity {best.val_perplexity:.1f}"
+    ]
+
+
+def fresh_model(config: SystemParams, training: TrainingParams, material: Material, row: str) -> Decoder:
+    """An untrained system, its features' standardisation fitted; one that is too large is a CaptionlabError."""
+    torch.manual_seed(training.seed)
+    store = material.store
+    channels = 0 if store.grid is None else store.grid.shape[2]
+    model = build_model(config, vocab=len(material.vocab), pooled=store.pooled.shape[1], channels=channels)
+    model.standardise.fit(material.train_set.feature_blocks())
+    size = megabytes(model)
+    if size > training.max_megabytes:
+        raise CaptionlabError(
+            f"{row} has {count_parameters(model):,} parameters and takes {size:.1f} MB, more than "
+            f"training.max_megabytes ({training.max_megabytes:g}); make it smaller or raise the limit"
+        )
+    return model
+
+
+def settings_of(config: SystemParams, training: TrainingParams) -> dict[str, object]:
+    """Everything that was set, flat, for MLflow's columns."""
+    sizes = {key: value for key, value in dataclasses.asdict(config).items() if key != "training"}
+    return {**sizes, **{f"training.{key}": value for key, value in dataclasses.asdict(training).items()}}
+
+
+def training_key(params: Params, root: Path, system: str, name: str) -> str:
+    """Stands for everything that decides the training but the code: equal keys, equal results on one machine."""
+    config = params.system(system, name)
+    array = "grid.npy" if config.uses_regions else "pooled.npy"
+    store = root / FEATURES / config.encoder
+    inputs = {
+        "dataset": read_json(root / DATASET / "manifest.json")["digest"],
+        "captions": sha256_of(root / CAPTIONS),
+        "vocabulary": sha256_of(root / VOCAB),
+        "features": sha256_of(store / array),
+    }
+    if (store / MIRRORED).exists():
+        inputs["mirrored"] = sha256_of(store / MIRRORED / array)
+    return digest_of([system, name, settings_of(config, params.training_of(config)), inputs])
+
+
+def _identity(
+    system: str, name: str, config: SystemParams, store: FeatureStore, vocab: Vocabulary, key: str
+) -> Identity:
+    return Identity(
+        system=system,
+        name=name,
+        config=dataclasses.asdict(config),
+        encoder=store.encoder,
+        preprocessing=store.preprocessing,
+        encoder_weights=store.weights,
+        grid=store.side if config.uses_regions else 0,
+        pooled=store.pooled.shape[1],
+        channels=0 if store.grid is None else store.grid.shape[2],
+        cleaning=vocab.cleaning,
+        training_key=key,
+    )
+
+
+def rounded(epoch: Epoch) -> dict[str, float]:
+    """An epoch's figures as they are kept and logged."""
+    return {field: round(value, 6) for field, value in dataclasses.asdict(epoch).items() if value is not None}
+
+
+def _history_csv(trained: Trained) -> str:
+    out = io.StringIO()
+    rows = [rounded(epoch) for epoch in trained.history]
+    table = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return out.getvalue()

@@ -1,0 +1,369 @@
+"""The command ``tune``: trials of one configuration with other parameters, and the best as overrides for DVC.
+
+Optuna keeps the study, in ``tune.db``, and prunes. Trials train by the pipeline's own loop on what it extracted; what
+they leave lies in ``.resume/tune`` until they end. Nothing that the pipeline reads or writes is touched.
+
+All points of a study are drawn beforehand from a seed and wait in Optuna's queue, so workers never repeat one another
+and a search that was killed goes on to the result of an unbroken one. A trial is its worker's as long as the worker
+holds the trial's file lock, which the system frees with the process, however that ends.
+"""
+
+import dataclasses
+import multiprocessing
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import torch
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+
+from captionlab.config import SYSTEMS, Params
+from captionlab.core.devices import choose_device
+from captionlab.core.files import digest_of
+from captionlab.core.records import FEATURES
+from captionlab.data.store import open_store
+from captionlab.errors import CaptionlabError
+from captionlab.tracking import runs
+from captionlab.tracking.store import TrackingError
+from captionlab.training.fit import Material, fresh_model, rounded, settings_of, training_key
+from captionlab.training.loop import Epoch, train
+from captionlab.tuning.ranges import Space, changed, corners, draw, grid, overrides, read_ranges
+
+TRIALS = 10  # report B's, of its random search
+FACTOR = 5  # report B's, of its Hyperband
+DATABASE = "tune.db"
+TURN_SECONDS = 60  # how long a process waits for its turn at the database
+
+Sampler = Literal["grid", "random", "hyperband"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search:
+    """All that a worker needs to know."""
+
+    root: Path
+    params: Params
+    system: str
+    config: str
+    sampler: Sampler
+    space: Space
+    trials: int  # at most, those of earlier calls included
+
+    @property
+    def row(self) -> str:
+        """As the comparison names it."""
+        return f"{self.system}.{self.config}"
+
+    @property
+    def experiment(self) -> str:
+        """Where MLflow shows the trials."""
+        return f"captionlab/{self.params.dataset.name}/tune"
+
+    def study_name(self) -> str:
+        """Stands for everything that decides the trials' results; of the parameters that are tuned only the ranges."""
+        some = {keys: corners(distribution)[0] for keys, distribution in self.space.items()}
+        base = training_key(changed(self.params, self.system, self.config, some), self.root, self.system, self.config)
+        ranges = {keys: optuna.distributions.distribution_to_json(one) for keys, one in self.space.items()}
+        return f"{self.row} {self.sampler} {digest_of([base, ranges])}"
+
+    def unfinished(self, study: optuna.Study, number: int, kind: str) -> Path:
+        """Where a trial keeps its lock, or its state after each epoch."""
+        return self.root / ".resume/tune" / f"{study.study_name.replace(' ', '.')}.{number}.{kind}"
+
+    def turn(self) -> FileLock:
+        """The lock on whatever two processes must not do at once."""
+        return FileLock(self.root / f"{DATABASE}.lock", timeout=TURN_SECONDS)
+
+
+def tune(
+    params: Params, root: Path, row: str, sampler: Sampler, ranges: Sequence[str], trials: int | None, workers: int
+) -> dict[str, Any]:
+    """Run what is missing of a search, and say all that its study knows.
+
+    Returns the study's name, its trials by number, the best of them and its overrides. Raises CaptionlabError for a
+    system, a parameter or a range that is none, for features that are missing, and when no trial came to its end.
+    """
+    system, _, config = row.partition(".")
+    if system not in SYSTEMS:
+        raise CaptionlabError(f"{row!r} cannot be tuned; name a system and its configuration, such as baseline.lite0")
+    params.system(system, config)
+    space = read_ranges(ranges, row)
+    for keys, distribution in space.items():
+        for value in corners(distribution):
+            one = changed(params, system, config, {keys: value}).system(system, config)
+            open_store(root / FEATURES / one.encoder)
+    if sampler == "grid":
+        points = grid(space)[:trials]
+    else:
+        points = draw(space, params.training_of(params.system(system, config)).seed, trials or TRIALS)
+    search = Search(
+        root=root, params=params, system=system, config=config, sampler=sampler, space=space, trials=len(points)
+    )
+    study = _open(search)
+    with search.turn():
+        for point in points[len(study.get_trials(deepcopy=False)) :]:
+            study.enqueue_trial(dict(point))
+    left = sum(not trial.state.is_finished() for trial in _trials(search, study))
+    if min(workers, left) <= 1:
+        _work(search, study)
+    else:
+        _share(search, min(workers, left))
+    finished = _trials(search, study)
+    _publish(search, study, finished)
+    return _found(search, study, finished)
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """What a search found, for people: a table, best first, and the command that takes the best over."""
+    order = {"complete": 0, "pruned": 1}
+    rows = sorted(found["trials"], key=lambda t: (order.get(t["state"], 2), t["validation_loss"] or 0, t["trial"]))
+    table = [["trial", "state", "epochs", "validation loss", *found["ranges"]]]
+    for row in rows:
+        loss = "" if row["validation_loss"] is None else f"{row['validation_loss']:.4f}"
+        values = [str(row["values"].get(keys, "")) for keys in found["ranges"]]
+        table.append([str(row["trial"]), row["state"], str(row["epochs"] or ""), loss, *values])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    best = found["best"]
+    unfinished = sum(row["state"] in ("running", "waiting") for row in rows)
+    return [
+        *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table),
+        *(f"trial {row['trial']} failed: {row['error']}" for row in rows if row["error"]),
+        *([f"{unfinished} trials are another process's and still running"] if unfinished else []),
+        f"best is trial {best['trial']}: validation loss {best['validation_loss']:.4f}; to train and compare it:",
+        found["command"],
+    ]
+
+
+def _open(search: Search) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    training = search.params.training_of(search.params.system(search.system, search.config))
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if search.sampler == "hyperband":
+        pruner = optuna.pruners.HyperbandPruner(max_resource=training.epochs, reduction_factor=FACTOR)
+    with search.turn():
+        return optuna.create_study(
+            storage=_storage(search), study_name=search.study_name(), sampler=optuna.samplers.RandomSampler(),
+            pruner=pruner, load_if_exists=True,
+        )  # fmt: skip
+
+
+def _storage(search: Search) -> optuna.storages.RDBStorage:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    path = search.root / DATABASE
+    try:
+        return optuna.storages.RDBStorage(
+            f"sqlite:///{path.as_posix()}", engine_kwargs={"connect_args": {"timeout": TURN_SECONDS}}
+        )
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CaptionlabError(f"{path} cannot be used ({reason}); move it away to begin anew") from error
+
+
+def _trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False)[: search.trials]
+
+
+def _share(search: Search, workers: int) -> None:
+    """Let processes do the work; they share the cores. What a killed one leaves, the others take over."""
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, torch.get_num_threads() // workers)
+    processes = [context.Process(target=_help, args=(search, threads), daemon=True) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+
+def _help(search: Search, threads: int) -> None:
+    """What a worker process does."""
+    torch.set_num_threads(threads)
+    try:
+        _work(search, _open(search))
+    except CaptionlabError as error:
+        print(f"captionlab: a worker ended: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _work(search: Search, study: optuna.Study) -> None:
+    while claimed := _claim(search, study):
+        trial, lock = claimed
+        try:
+            _run(search, study, trial)
+        finally:
+            lock.release()
+
+
+def _claim(search: Search, study: optuna.Study) -> tuple[optuna.Trial, FileLock] | None:
+    """The first trial that is nobody's, begun ones before new ones, and the lock that makes it ours."""
+    with search.turn():
+        for begun in _trials(search, study):
+            if begun.state == TrialState.RUNNING and _is_free(search.unfinished(study, begun.number, "lock")):
+                _put_back(search, study, begun)
+        for waiting in _trials(search, study):
+            if waiting.state == TrialState.WAITING:
+                path = search.unfinished(study, waiting.number, "lock")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock = FileLock(path)
+                lock.acquire()
+                return study.ask(search.space), lock  # gives the first of those that wait
+        return None
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        with FileLock(path, timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def _put_back(search: Search, study: optuna.Study, trial: FrozenTrial) -> None:
+    """Into the queue, under its own number: Hyperband judges a trial by its number, and a new one would be another."""
+    storage = _storage(search)
+    number = storage.get_trial_id_from_study_id_trial_number(
+        storage.get_study_id_from_name(study.study_name), trial.number
+    )
+    storage.set_trial_state_values(number, TrialState.WAITING)
+
+
+def _run(search: Search, study: optuna.Study, trial: optuna.Trial) -> None:
+    """Train one trial and tell the study how it ended. A disk that is full ends the worker, not the trial."""
+    params = changed(search.params, search.system, search.config, trial.params)
+    config = params.system(search.system, search.config)
+    training = params.training_of(config)
+    said = ", ".join(f"{keys}={value}" for keys, value in trial.params.items())
+    reported = _trials(search, study)[trial.number].last_step or 0  # before it was killed
+    history: list[dict[str, float]] = []
+    resume = search.unfinished(study, trial.number, "pt")
+
+    def on_epoch(epoch: Epoch) -> None:
+        parent = multiprocessing.parent_process()
+        if parent and not parent.is_alive():
+            raise KeyboardInterrupt  # nobody waits for this worker any more
+        history.append(rounded(epoch))
+        tracker.log_epoch(epoch.epoch, {**_figures(history[-1]), "best_val_loss": _best_loss(history)})
+        print(
+            f"trial {trial.number} ({said}) epoch {epoch.epoch}/{training.epochs}: validation {epoch.val_loss:.3f}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        if epoch.epoch > reported:
+            trial.report(epoch.val_loss, epoch.epoch)
+        if epoch.epoch < training.epochs and trial.should_prune():
+            raise runs.Pruned
+
+    state, value = TrialState.COMPLETE, None
+    try:
+        with runs.open_tracker(
+            search.root, search.experiment, f"{search.row} {trial.number}", _key(study, trial.number),
+            settings_of(config, training), _tags(search, study, trial.number, config.encoder),
+        ) as tracker:  # fmt: skip
+            material = Material.of(search.root, config)
+            train(
+                fresh_model(config, training, material, f"{search.row}, trial {trial.number},"),
+                material.train_set, material.val_set, training,
+                device=choose_device(params.device), resume=resume, key=_key(study, trial.number), on_epoch=on_epoch,
+            )  # fmt: skip
+        value = _best_loss(history)
+    except runs.Pruned:
+        state = TrialState.PRUNED
+    except CaptionlabError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        state = TrialState.FAIL
+        trial.set_user_attr("error", str(error))
+    trial.set_user_attr("history", history)
+    study.tell(trial, value, state)
+    resume.unlink(missing_ok=True)
+
+
+def _figures(row: Mapping[str, float]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if key != "epoch"}
+
+
+def _best_loss(history: Sequence[Mapping[str, float]]) -> float:
+    return min(row["val_loss"] for row in history)
+
+
+def _key(study: optuna.Study, number: int) -> str:
+    """Under which MLflow and the resume file know a trial."""
+    return digest_of([study.study_name, number])
+
+
+def _tags(search: Search, study: optuna.Study, number: int, encoder: str) -> dict[str, str]:
+    return {
+        "system": search.system, "configuration": search.config, "encoder": encoder,
+        "dataset": search.params.dataset.name, "sampler": search.sampler, "study": study.study_name,
+        "trial": str(number),
+    }  # fmt: skip
+
+
+def _publish(search: Search, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
+    """Complete in MLflow what is missing there; a server that is down is a warning."""
+    results = []
+    for trial in trials:
+        history = trial.user_attrs.get("history")
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not history:
+            continue
+        params = changed(search.params, search.system, search.config, trial.params)
+        config = params.system(search.system, search.config)
+        key, pruned = _key(study, trial.number), trial.state == TrialState.PRUNED
+        results.append(
+            runs.Result(
+                name=f"{search.row} {trial.number}",
+                training_key=key,
+                result_key=digest_of([key, history]),
+                params=settings_of(config, params.training_of(config)),
+                history=history,
+                metrics={"best_val_loss": _best_loss(history), "epochs": len(history)},
+                tags={
+                    **_tags(search, study, trial.number, config.encoder),
+                    **({runs.PRUNED: "true"} if pruned else {}),
+                },
+                files=[],
+                texts={},
+                status="KILLED" if pruned else "FINISHED",
+            )
+        )
+    shown = [f"params.{key}" for keys in search.space for key in keys.split(",")]
+    try:
+        runs.publish(search.root, search.experiment, results, ["metrics.best_val_loss", "metrics.epochs", *shown])
+    except TrackingError as error:
+        print(f"warning: {error}; the same command publishes the trials when it is back", file=sys.stderr)
+
+
+def _found(search: Search, study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = [
+        {
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            "validation_loss": trial.value,
+            "epochs": len(trial.intermediate_values),
+            "values": trial.params,
+            "error": trial.user_attrs.get("error"),
+        }
+        for trial in trials
+    ]
+    left = sum(row["state"] == "waiting" for row in rows)
+    if left:
+        raise CaptionlabError(f"{left} of {len(rows)} trials are left, their workers ended; the same command goes on")
+    complete = [row for row in rows if row["state"] == "complete"]
+    if not complete:
+        errors = [row["error"] for row in rows if row["error"]]
+        raise CaptionlabError(f"no trial came to its end; the first says: {errors[0] if errors else 'still running'}")
+    best = min(complete, key=lambda row: (row["validation_loss"], row["trial"]))
+    best_overrides = overrides(search.root / "params.yaml", search.row, best["values"])
+    return {
+        "study": study.study_name,
+        "ranges": list(search.space),
+        "trials": rows,
+        "best": best,
+        "overrides": best_overrides,
+        "command": " ".join(["dvc exp run", *(f"-S {shlex.quote(override)}" for override in best_overrides)]),
+    }

@@ -1,0 +1,80 @@
+"""What the tests build: artifacts as the stages leave them, params.yaml with changes, photos."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from ruamel.yaml import YAML
+
+from captionlab.config import COMPARED, EncoderParams, ExtractFeaturesParams, Params, load_params
+from captionlab.core.files import write_json, write_jsonl
+from captionlab.core.records import CAPTIONS, DATASET, FEATURES, VOCAB
+
+if TYPE_CHECKING:
+    from conftest import World
+
+
+def write_tree(root: Path, world: "World") -> Path:
+    """What the stages before training leave."""
+    by_image: dict[str, dict[str, Any]] = {}
+    for caption in world.captions:
+        row = by_image.setdefault(caption.image, {"image": caption.image, "split": caption.split, "captions": []})
+        row["captions"].append(caption.raw)
+    write_jsonl(root / DATASET / "dataset.jsonl", by_image.values())
+    write_json(root / DATASET / "manifest.json", {"name": "tiny", "format": "folder", "digest": "abc"})
+    write_jsonl(root / CAPTIONS, map(dataclasses.asdict, world.captions))
+    write_json(root / VOCAB, world.vocab.to_json())
+    store, folder = world.store, root / FEATURES / "tiny"
+    folder.mkdir(parents=True)
+    assert store.grid is not None
+    np.save(folder / "pooled.npy", store.pooled)
+    np.save(folder / "grid.npy", store.grid)
+    write_json(folder / "images.json", {
+        "encoder": "tiny", "pixels": 8, "preprocessing": store.preprocessing, "weights": store.weights, "grid": 2,
+        "images": list(store.images),
+    })  # fmt: skip
+    return root
+
+
+def write_params(
+    root: Path, encoders: dict[str, int], training: dict[str, Any], name: str = "tiny", **systems: dict[str, Any]
+) -> Path:
+    """The repository's params.yaml with these encoders and their grids, and of all systems with these alone."""
+    yaml = YAML(typ="safe")
+    params = yaml.load(Path(__file__).parents[1] / "params.yaml")
+    params["device"] = "cpu"
+    params["dataset"] |= {"name": name, "format": "folder"}
+    params["extract_features"]["encoders"] = {encoder: {"grid": grid} for encoder, grid in encoders.items()}
+    params["training"] |= {"precision": "fp32"} | training
+    params |= {section: systems.get(section, {}) for section in COMPARED}
+    yaml.dump(params, root / "params.yaml")
+    return root
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def draw_photos(folder: Path, count: int) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    images = [f"{number:03d}.jpg" for number in range(count)]
+    for number, image in enumerate(images):
+        photo = Image.effect_noise((100 + number, 80), 40 + number).convert("RGB")
+        box = (number % 50, 10, number % 50 + 40, 60)
+        ImageDraw.Draw(photo).ellipse(box, fill=(37 * number % 256, 91 * number % 256, 90))
+        photo.save(folder / image)
+    return images
+
+
+def project(root: Path, count: int, **encoders: int) -> Params:
+    images = draw_photos(root / "artifacts/dataset/images", count)
+    rows = [{"image": image, "split": "train", "captions": ["A ."]} for image in reversed(images)]
+    write_jsonl(root / "artifacts/dataset/dataset.jsonl", rows)
+    write_json(root / "artifacts/dataset/manifest.json", {"digest": "d"})
+    params = load_params(Path(__file__).parents[1] / "params.yaml")
+    wanted = {name: EncoderParams(grid=grid) for name, grid in encoders.items()}
+    return dataclasses.replace(params, device="cpu", extract_features=ExtractFeaturesParams(encoders=wanted))

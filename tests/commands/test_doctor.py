@@ -1,0 +1,245 @@
+"""The doctor's findings: each trouble is seen and named with what to do, and looking changes nothing."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from captionlab import cli
+from captionlab.commands import doctor
+from captionlab.commands.doctor import Finding, examine
+from captionlab.core.files import write_json, write_jsonl
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """params.yaml and a whole dataset of two photos."""
+    (tmp_path / "params.yaml").write_bytes((REPOSITORY / "params.yaml").read_bytes())
+    (tmp_path / "data/scenes").mkdir(parents=True)
+    folder = tmp_path / "artifacts/dataset"
+    (folder / "images").mkdir(parents=True)
+    for name in ("a.jpg", "b.jpg"):
+        (folder / "images" / name).write_bytes(b"")
+    write_jsonl(
+        folder / "dataset.jsonl", [{"image": name, "captions": ["a dog", "dog"]} for name in ("a.jpg", "b.jpg")]
+    )
+    write_json(folder / "manifest.json", {"name": "scenes", "images": 2, "captions": 4})
+    return tmp_path
+
+
+def change(project: Path, **changes: Any) -> None:
+    yaml = YAML()
+    plain = yaml.load(project / "params.yaml")
+    for key, value in changes.items():
+        inner, last = plain, key.split("__")
+        for name in last[:-1]:
+            inner = inner[name]
+        inner[last[-1]] = value
+    yaml.dump(plain, project / "params.yaml")
+
+
+def found(root: Path) -> dict[str, Finding]:
+    return {finding.name: finding for finding in examine(root)}
+
+
+def test_a_sound_project_has_no_fail_and_nothing_is_changed(project: Path) -> None:
+    before = sorted(project.rglob("*"))
+    findings = found(project)
+    assert [finding.name for finding in findings.values() if finding.verdict == "fail"] == []
+    assert findings["torch"].found == metadata.version("torch")
+    assert findings["dataset"].found == "scenes is whole: 2 of 2 photos, 4 of 4 captions"
+    assert findings["efficientnet_lite0"].found.startswith("at hand, works offline (package ")
+    assert findings["mlflow runs"].found.startswith("none yet")
+    assert "trains in " in findings["device"].found
+    assert "GB free" in findings["disk"].found
+    assert sorted(project.rglob("*")) == before
+
+
+def test_it_works_without_a_project(tmp_path: Path) -> None:
+    findings = found(tmp_path)
+    assert findings["params.yaml"].verdict == "warn"
+    assert findings.keys() >= {"python", "device", "efficientnet_lite2", "java", "disk", "mlflow runs"}
+    assert not findings.keys() & {"dataset", "source", "artifacts"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_photo_that_is_gone_is_named(project: Path) -> None:
+    (project / "artifacts/dataset/images/b.jpg").unlink()
+    finding = found(project)["dataset"]
+    assert (finding.verdict, finding.found) == (
+        "fail", "not whole: 1 of 2 photos, 4 of 4 captions, b.jpg is missing"
+    )  # fmt: skip
+    assert "dvc checkout" in finding.advice
+    write_json(project / "artifacts/dataset/manifest.json", {"name": "scenes"})
+    assert found(project)["dataset"].found.startswith("not whole: 'images'")
+
+
+def test_another_dataset_and_a_source_that_is_not_there(project: Path) -> None:
+    change(project, dataset__name="mine", dataset__format="folder", dataset__source="data/mine")
+    findings = found(project)
+    assert findings["dataset"].found == "artifacts/dataset holds scenes, params.yaml names mine"
+    assert (findings["source"].verdict, findings["source"].found) == ("fail", "data/mine is not a folder")
+    (project / "data.dvc").write_text("outs:\n- path: data/mine\n")
+    assert found(project)["source"].found == "data/mine is not there yet; dvc repro makes it"
+
+
+def test_weights_that_are_not_at_hand(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    from captionlab.encoders.load import _torchvision_weights
+
+    change(
+        project, extract_features__encoders__resnet18={"grid": 0}, extract_features__encoders__timm_nosuch={"grid": 0}
+    )
+    findings = found(project)
+    assert findings["resnet18"].verdict == "warn"
+    assert "not at hand; comes from https://download.pytorch.org/" in findings["resnet18"].found
+    assert (findings["resnet50"].verdict, findings["resnet50"].found[:24]) == ("ok", "not at hand and not used")
+    assert findings["timm_nosuch"].verdict == "fail"
+    assert "timm knows no model 'nosuch'" in findings["timm_nosuch"].found
+    _, cached = _torchvision_weights("resnet18")
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    assert found(project)["resnet18"].verdict == "ok"
+
+
+def test_packages_that_are_old_or_missing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["torch<2", "torchvision", "dvc", "mlflow", "no-such-package>=1", "extra-only; extra == 'dev'"]
+    monkeypatch.setattr(metadata, "requires", lambda name: asked)
+    findings = found(project)
+    assert (findings["torch"].verdict, findings["torch"].advice) == ("warn", "pip install 'torch<2'")
+    assert (findings["no-such-package"].verdict, findings["no-such-package"].found[:13]) == ("fail", "not installed")
+    assert "extra-only" not in findings
+
+
+def test_commands_that_are_not_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    findings = found(project)
+    assert {name for name in findings if findings[name].verdict == "fail"} == {"git", "dvc", "captionlab"}
+    assert "source .venv/bin/activate" in findings["captionlab"].advice
+    assert (findings["java"].verdict, findings["java"].found) == ("warn", "none on the PATH")
+
+
+def test_a_wrong_params_file_and_a_device_that_is_not_there(project: Path) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        change(project, device="cuda")
+        assert found(project)["device"].verdict == "fail"
+    change(project, device="warp")
+    finding = found(project)["params.yaml"]
+    assert finding.verdict == "fail"
+    assert "device is 'warp'" in finding.found
+
+
+def test_a_full_disk(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for constant, verdict in (("TIGHT_GIGABYTES", "warn"), ("FULL_GIGABYTES", "fail")):
+        monkeypatch.setattr(doctor, constant, 1e9)
+        assert found(project)["disk"].verdict == verdict
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """Answers as a tracking server does when asked for its health."""
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Health) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_a_tracking_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{server}")
+    assert doctor._runs(tmp_path) == Finding(name="mlflow runs", verdict="ok", found=f"http://{server} answers")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    finding = doctor._runs(tmp_path)
+    assert finding.verdict == "warn"
+    assert "captionlab track publishes later" in finding.advice
+    assert "secret" not in str(finding)
+
+
+def test_the_database_is_read_and_never_made(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE runs (lifecycle_stage TEXT)")
+        database.executemany("INSERT INTO runs VALUES (?)", [("active",), ("active",), ("deleted",)])
+    assert doctor._runs(tmp_path).found == "2 in mlflow.db; captionlab ui shows them"
+    path.write_bytes(b"not a database at all")
+    finding = doctor._runs(tmp_path)
+    assert finding.verdict == "warn"
+    assert "cannot be read" in finding.found
+    assert path.read_bytes() == b"not a database at all"
+
+
+def test_a_folder_that_is_no_git_repository_cannot_run_the_pipeline(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    finding = doctor._artifacts(tmp_path)
+    assert finding.verdict == "fail"
+    assert finding.found.startswith("dvc status failed (")
+
+
+def test_a_damaged_file_in_dvcs_cache_is_named(project: Path) -> None:
+    """DVC looks at its mode alone, which no failing disk changes."""
+    for command in (["init", "-q", "--no-scm"], ["add", "-q", "artifacts/dataset"]):
+        subprocess.run([sys.executable, "-m", "dvc", *command], cwd=project, check=True)
+    assert doctor._cache(project).found == "4 files, 0.0 GB, as DVC stored them"  # a folder, three others
+    for kept in sorted((project / ".dvc/cache/files").rglob("*")):
+        if kept.is_file() and (whole := kept.read_bytes()):
+            kept.chmod(0o644)
+            kept.write_bytes(whole[:5] + bytes([whole[5] ^ 1]) + whole[6:])
+            kept.chmod(0o444)
+            finding = doctor._cache(project)
+            assert (finding.verdict, finding.found) == (
+                "fail", f"1 of 4 files are not what DVC stored: {kept}"
+            )  # fmt: skip
+            kept.chmod(0o644)
+            kept.write_bytes(whole)
+
+
+def test_the_command_aligns_its_lines_and_its_exit_code_says_whether_one_fails(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*options: str) -> tuple[object, str]:
+        monkeypatch.chdir(project)
+        monkeypatch.setattr(sys, "argv", ["captionlab", "doctor", *options])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return caught.value.code, capsys.readouterr().out
+
+    code, out = run()
+    assert code == 0
+    lines = out.splitlines()
+    width = max(len(finding.name) for finding in examine(project))
+    assert all(line[:4].strip() in ("ok", "warn") and line[4:6] == "  " for line in lines)
+    assert all(line[6 + width : 8 + width] == "  " and line[8 + width] != " " for line in lines)
+    assert "\x1b" not in out
+    (project / "artifacts/dataset/images/a.jpg").unlink()
+    code, out = run("--json")
+    assert code == 1
+    (failed,) = (entry for entry in json.loads(out) if entry["verdict"] == "fail")
+    assert (failed["name"], set(failed)) == ("dataset", {"name", "verdict", "found", "advice"})

@@ -1,0 +1,292 @@
+"""The presets: each is params.yaml as a report had it, and every row of it can be built and trained."""
+
+import dataclasses
+import hashlib
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+
+from captionlab.commands.preset import apply_preset
+from captionlab.config import COMPARED, Params, load_params
+from captionlab.core.records import Split
+from captionlab.data.store import FeatureStore, open_store
+from captionlab.encoders import load
+from captionlab.encoders.extraction import extract
+from captionlab.encoders.load import LITE_PIXELS, SIDE_BY_SIDE, TORCHVISION_WEIGHTS, load_encoder
+from captionlab.errors import CaptionlabError
+from captionlab.models.base import megabytes
+from captionlab.models.build import build_model
+from captionlab.models.params import AttentionParams, MergeParams, StatesParams, SystemParams
+from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.loop import Trained, train
+
+if TYPE_CHECKING:
+    from conftest import World
+
+REPOSITORY = Path(__file__).parents[2]
+NAMES = sorted(path.stem for path in (REPOSITORY / "presets").glob("*.yaml"))
+# The pooled vector, and the channels of the grid.
+SIZES = {
+    "resnet18": (512, 512),
+    "vgg16": (4096, 512),
+    **dict.fromkeys(LITE_PIXELS, (1280, 1280)),
+    **dict.fromkeys(SIDE_BY_SIDE, (3840, 3840)),
+}
+WORDS = {
+    "report_a": 1_666,
+    "report_b": 7_369,
+    "image_places": 3_000,
+    "flickr8k": 3_000,
+    "hour": 3_000,
+}  # Flickr8k's vocabulary, special words counted
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copytree(REPOSITORY / "presets", tmp_path / "presets")
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def preset(name: str, project: Path) -> Params:
+    apply_preset(project, name)
+    return load_params(project / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def presets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Params]:
+    """Every preset, each laid over the shipped params.yaml."""
+    folder = tmp_path_factory.mktemp("presets")
+    shutil.copytree(REPOSITORY / "presets", folder / "presets")
+    laid = {}
+    for name in NAMES:
+        shutil.copy(REPOSITORY / "params.yaml", folder)
+        laid[name] = preset(name, folder)
+    return laid
+
+
+def rows(name: str) -> Iterator[tuple[str, str]]:
+    plain = YAML(typ="safe").load((REPOSITORY / f"presets/{name}.yaml").read_text(encoding="utf-8"))
+    return ((system, config) for system in ("baseline", "modified", "attention") for config in plain[system])
+
+
+ROWS = [(name, *row) for name in NAMES for row in rows(name)]
+
+
+def test_no_preset_writes_over_the_report_of_another(presets: dict[str, Params]) -> None:
+    for name, params in presets.items():
+        assert params.dataset.name == (name if name == "flickr8k" else f"flickr8k_{name}")
+        assert params.dataset.resolved_format == "flickr8k"
+
+
+def test_the_best_of_an_hour_has_three_seeds(presets: dict[str, Params]) -> None:
+    """Each is taught by the attention it began with and by the next seed's; it chooses with the others'."""
+    params = presets["hour"]
+    seeds = ["", "_seed2", "_seed3"]
+    assert list(params.attention) == [*(f"lite012_380{seed}" for seed in seeds), "lite2_averaged"]
+    for seed, second, third in zip(seeds, [*seeds[1:], *seeds[:1]], [*seeds[2:], *seeds[:2]], strict=True):
+        taught = params.finetune[f"taught{seed}"]
+        assert taught.config == f"lite012_380{seed}"
+        assert list(taught.teachers) == [f"lite012_380{seed}", f"lite012_380{second}"]
+        assert list(params.ensemble[f"reranked{seed}"].members) == [f"finetune.taught{seed}"]
+        others = [f"attention.lite012_380{second}", f"attention.lite012_380{third}", "attention.lite2_averaged"]
+        assert list(params.ensemble[f"all{seed}"].members) == [f"finetune.taught{seed}", *others]
+        assert params.ensemble[f"all_reranked{seed}"].members == params.ensemble[f"all{seed}"].members
+
+
+def test_report_a_has_its_rows(presets: dict[str, Params]) -> None:
+    params = presets["report_a"]
+    grid = [(c.encoder, c.embedding, c.hidden, c.layers) for c in params.baseline.values()]
+    assert grid[:5] == [
+        ("resnet18", 512, 512, 1),
+        ("resnet50", 128, 256, 1),
+        ("resnet50", 512, 512, 1),
+        ("resnet152", 256, 1024, 1),
+        ("resnet152", 512, 512, 2),
+    ]
+    assert ("inception_v3", 256, 256, 5) in grid
+    assert {config.image for config in params.baseline.values()} == {"pre-inject"}
+    assert [config.encoder for config in params.modified.values()] == ["vgg16", "inception_v3"]
+    attention = params.attention["resnet18"]
+    assert isinstance(attention, AttentionParams)
+    assert (attention.attention, attention.embedding, attention.hidden, attention.memory) == (512, 512, 512, 0)
+    assert params.extract_features.encoders["resnet18"].grid == 14
+    assert params.evaluate.beams == (1, 3, 5, 7)
+
+
+def test_report_b_has_its_two_systems(presets: dict[str, Params]) -> None:
+    params = presets["report_b"]
+    assert not params.baseline
+    merge, states = params.modified["resnet50"], params.attention["resnet50"]
+    assert isinstance(merge, MergeParams)
+    assert isinstance(states, StatesParams)
+    assert (merge.embedding, merge.hidden, merge.dense, merge.dropout) == (256, 256, 128, 0.5)
+    assert (states.embedding, states.attention, states.dense) == (256, 256, 128)
+    assert (params.clean_captions.cleaning, params.build_vocab.min_count) == ("report_b", 1)
+    assert (params.training.patience, params.training.schedule, params.training.optimizer) == (5, "plateau", "adam")
+    assert 5 * params.training.batch_size == pytest.approx(64, abs=1)
+
+
+def test_the_four_places_differ_in_nothing_else(presets: dict[str, Params]) -> None:
+    configs = presets["image_places"].baseline
+    assert {c.image for c in configs.values()} == {"init-inject", "pre-inject", "par-inject", "merge"}
+    assert len({dataclasses.replace(c, image="merge", training=None) for c in configs.values()}) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["report_a", "report_b"])
+def test_the_lite_preset_differs_in_encoders_alone(presets: dict[str, Params], name: str) -> None:
+    theirs, ours = presets[name], presets[f"{name}_lite"]
+
+    def without_encoders(params: Params) -> Any:
+        configs: list[Any] = [
+            (system, dataclasses.replace(config, encoder="")) for system, _, config in params.systems()
+        ]
+        configs += [dataclasses.replace(config, encoder="") for config in params.retrieval.values()]
+        nothing = dict.fromkeys(("extract_features", *COMPARED))
+        return configs, {**vars(params), **nothing, "dataset": dataclasses.replace(params.dataset, name="")}
+
+    assert without_encoders(ours) == without_encoders(theirs)
+    assert set(ours.extract_features.encoders) <= set(LITE_PIXELS)
+    stands_for: dict[str, set[str]] = {}
+    for (_, _, their), (_, _, our) in zip(theirs.systems(), ours.systems(), strict=True):
+        stands_for.setdefault(their.encoder, set()).add(our.encoder)
+    assert all(len(lites) == 1 for lites in stands_for.values())  # always the same Lite for the same encoder
+
+
+def test_a_preset_leaves_nothing_of_another_and_keeps_the_comments(project: Path, presets: dict[str, Params]) -> None:
+    for name in [*NAMES, *NAMES[::-1]]:
+        assert preset(name, project) == presets[name]
+    text = (project / "params.yaml").read_text(encoding="utf-8")
+    assert "# auto, cpu, cuda, mps" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_names_encoders_that_there_are_and_uses_each(presets: dict[str, Params], name: str) -> None:
+    params = presets[name]
+    named = set(params.extract_features.encoders)
+    assert named <= {*LITE_PIXELS, *SIDE_BY_SIDE, *TORCHVISION_WEIGHTS}
+    assert {config.encoder for _, _, config in params.systems()} == named
+    assert f"\n{name}" in (REPOSITORY / "Makefile").read_text().replace(" ", "\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            "baseline: {a: {encoder: lite9}}",
+            r"presets/mine\.yaml: missing key baseline\.a\.embedding",
+        ),
+        ("training: {momentum: 1}", r"presets/mine\.yaml: unknown key training\.momentum"),
+        ("colour: {red: 1}", "unknown key colour"),
+        ("training: 3", r"presets/mine\.yaml must be a mapping of sections"),
+        ("- 1", "must be a mapping of sections"),
+        ("", "must be a mapping of sections"),
+        ("a: [", "is not valid YAML"),
+    ],
+)
+def test_a_preset_that_does_not_fit_changes_nothing(project: Path, content: str, words: str) -> None:
+    (project / "presets/mine.yaml").write_text(content)
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(CaptionlabError, match=words) as caught:
+        apply_preset(project, "mine")
+    assert "\n" not in str(caught.value)
+    assert (project / "params.yaml").read_bytes() == before
+    assert not list(project.glob(".*partial"))
+
+
+def test_an_unknown_preset_is_told_the_known(project: Path) -> None:
+    with pytest.raises(
+        CaptionlabError, match="no preset 'report_c' in presets/; there are flickr8k, hour, image_places, report_a, "
+    ):
+        apply_preset(project, "report_c")
+    with pytest.raises(CaptionlabError, match="there are none"):
+        apply_preset(project / "presets", "report_a")
+
+
+def test_every_row_keeps_the_limit_on_its_size(presets: dict[str, Params]) -> None:
+    for name, params in presets.items():
+        for system, config, row in params.systems():
+            pooled, channels = SIZES.get(row.encoder, (2048, 2048))
+            with torch.device("meta"):
+                model = build_model(row, vocab=WORDS[name.removesuffix("_lite")], pooled=pooled, channels=channels)
+            assert megabytes(model) <= params.training.max_megabytes, f"{name} {system}.{config}"
+
+
+def one_step(world: "World", store: FeatureStore, params: Params, row: SystemParams, resume: Path) -> Trained:
+    """One step over the world's photos with a store of the row's encoder, by the row's own training."""
+    grid = row.uses_regions
+    splits: tuple[Split, ...] = ("train", "val")
+    data = {split: CaptionedFeatures.of(store, grid, world.captions, split, world.vocab) for split in splits}
+    channels = 0 if store.grid is None else store.grid.shape[2]
+    model = build_model(row, vocab=len(world.vocab), pooled=store.pooled.shape[1], channels=channels)
+    model.standardise.fit(data["train"].feature_blocks())
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    how = dataclasses.replace(params.training_of(row), epochs=1, batch_size=100, precision="fp32")
+    trained = train(
+        model, data["train"], data["val"], how, device="cpu", resume=resume, key="key",
+        on_epoch=lambda _: None,
+    )  # fmt: skip
+    after = model.state_dict()
+    assert not torch.equal(before["embedding.weight"], after["embedding.weight"])
+    assert not torch.equal(before["out.weight"], after["out.weight"])
+    return trained
+
+
+@pytest.mark.parametrize(("name", "system", "config"), ROWS)
+def test_every_row_trains_a_step(
+    presets: dict[str, Params], world: "World", name: str, system: str, config: str, tmp_path: Path
+) -> None:
+    """Over random features of its encoder's sizes; a smaller grid serves, but for the row of the next test."""
+    params = presets[name]
+    row = params.system(system, config)
+    pooled, channels = SIZES.get(row.encoder, (2048, 2048))
+    rng = np.random.default_rng(0)
+    count = len(world.store.images)
+    store = dataclasses.replace(
+        world.store,
+        pooled=rng.normal(size=(count, pooled)).astype(np.float32),
+        grid=rng.normal(size=(count, 9, channels)).astype(np.float16),
+    )
+    trained = one_step(world, store, params, row, tmp_path / "resume.pt")
+    assert 0 < trained.history[0].val_loss < 2 * np.log(len(world.vocab))
+
+
+def test_report_as_attention_learns_from_resnet18s_grid(
+    presets: dict[str, Params], world: "World", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From photos: ResNet-18 with weights in torch's cache, 14x14 regions of 512 numbers, one step of training."""
+    load._import_torchvision()
+    from torchvision import models
+
+    torch.manual_seed(0)
+    content = io.BytesIO()
+    torch.save(models.get_model("resnet18", weights=None).state_dict(), content)
+    url = f"http://127.0.0.1:9/resnet18-{hashlib.sha256(content.getvalue()).hexdigest()[:8]}.pth"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(models.ResNet18_Weights.IMAGENET1K_V1.value, "url", url)
+    cached = tmp_path / "hub/checkpoints" / Path(url).name
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(content.getvalue())
+    params = presets["report_a"]
+    row, grid = params.attention["resnet18"], params.extract_features.encoders["resnet18"].grid
+    rng = np.random.default_rng(0)
+    for image in world.store.images:
+        Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)).save(tmp_path / image)
+    out = tmp_path / "features"
+    extract(load_encoder("resnet18", grid), grid, "cpu", tmp_path, world.store.images, out, dataset="tiny")
+    store = open_store(out)
+    assert store.grid is not None
+    assert (store.side, store.grid.shape) == (14, (12, 196, 512))
+    square = np.asarray(store.grid, dtype=np.float32).reshape(12, 14, 14, 512)
+    coarse = square.reshape(12, 7, 2, 7, 2, 512).mean((2, 4))
+    np.testing.assert_allclose(coarse.mean((1, 2)), store.pooled, rtol=1e-2, atol=1e-3)  # the map of 7x7 behind it
+    trained = one_step(world, store, params, row, tmp_path / "resume.pt")
+    assert trained.history[0].val_loss > 0

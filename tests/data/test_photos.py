@@ -1,0 +1,228 @@
+"""Any photo becomes an encoder's input, by whatever way it comes; what is none is one line."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from captionlab.data.photos import Photo, preprocess, read_photo, read_upright
+from captionlab.errors import CaptionlabError
+
+PIXELS = 64
+
+
+def reopened(photo: Image.Image, kind: str, **options: Any) -> Image.Image:
+    out = io.BytesIO()
+    photo.save(out, kind, **options)
+    return Image.open(out)
+
+
+def corners(photo: Image.Image) -> list[list[int]]:
+    """The colours near the four corners: top left, top right, bottom left, bottom right."""
+    pixels = preprocess(photo, PIXELS)
+    assert pixels.shape == (PIXELS, PIXELS, 3)
+    assert pixels.dtype == np.uint8
+    return [pixels[y, x].tolist() for y in (8, -9) for x in (8, -9)]
+
+
+def flag(mode: str = "RGB", size: tuple[int, int] = (200, 120)) -> Image.Image:
+    """Red, green / blue, white quarters."""
+    photo = Image.new("RGB", size)
+    w, h = size[0] // 2, size[1] // 2
+    for box, colour in zip([(0, 0), (w, 0), (0, h), (w, h)], ["#ff0000", "#00ff00", "#0000ff", "#ffffff"], strict=True):
+        photo.paste(Image.new("RGB", (w, h), colour), box)
+    return photo.convert(mode)
+
+
+RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
+
+
+def test_a_plain_photo_and_one_lying_on_its_side() -> None:
+    assert corners(reopened(flag(), "PNG")) == [RED, GREEN, BLUE, WHITE]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    assert corners(reopened(flag(), "PNG", exif=exif)) == [BLUE, RED, WHITE, GREEN]
+
+
+def test_greyscale_of_8_and_16_bits() -> None:
+    grey = np.tile(np.linspace(0, 255, 50).astype(np.uint8), (40, 1))
+    eight = preprocess(reopened(Image.fromarray(grey), "PNG"), PIXELS)
+    assert (eight[..., 0] == eight[..., 2]).all()
+    assert np.ptp(eight) > 240
+    sixteen = reopened(Image.fromarray(grey.astype(np.uint16) * 257), "PNG")
+    assert sixteen.mode.startswith("I;16")
+    np.testing.assert_allclose(preprocess(sixteen, PIXELS).astype(int), eight, atol=1)
+    dark = reopened(Image.fromarray(grey.astype(np.uint16)), "PNG")  # 16 bits, all but black
+    assert preprocess(dark, PIXELS).max() <= 1
+    floats = reopened(Image.fromarray(grey.astype(np.float32)), "TIFF")
+    assert floats.mode == "F"
+    np.testing.assert_allclose(preprocess(floats, PIXELS).astype(int), eight, atol=1)
+
+
+def test_other_colour_models() -> None:
+    cmyk = reopened(flag("CMYK"), "JPEG", quality=95)
+    assert cmyk.mode == "CMYK"
+    np.testing.assert_allclose(corners(cmyk), [RED, GREEN, BLUE, WHITE], atol=12)
+    np.testing.assert_array_equal(corners(reopened(flag("1"), "PNG"))[3], WHITE)
+    np.testing.assert_array_equal(corners(reopened(flag("P"), "GIF")), [RED, GREEN, BLUE, WHITE])
+
+
+def test_what_is_transparent_is_white() -> None:
+    layer = flag("RGBA")
+    layer.paste((9, 9, 9, 0), (0, 0, 100, 60))  # the red quarter, clear
+    assert corners(reopened(layer, "PNG")) == [WHITE, GREEN, BLUE, WHITE]
+    palette = flag("P")
+    red = palette.getpixel((0, 0))
+    assert corners(reopened(palette, "PNG", transparency=red)) == [WHITE, GREEN, BLUE, WHITE]
+    assert corners(reopened(flag("L"), "PNG", transparency=flag("L").getpixel((0, 0))))[0] == WHITE
+
+
+def test_a_wide_jpeg_decodes_small_to_the_same_picture() -> None:
+    wide = reopened(flag(size=(3000, 300)), "JPEG", quality=95)
+    small = preprocess(wide, PIXELS)
+    whole = preprocess(reopened(flag(size=(3000, 300)), "PNG"), PIXELS)
+    assert wide.size[1] >= 2 * PIXELS
+    assert abs(small.astype(int) - whole).mean() < 3
+    large = reopened(flag(size=(2000, 1600)), "JPEG")
+    preprocess(large, PIXELS)
+    assert large.size == (250, 200)  # an eighth: decoded at a fraction of its cost
+
+
+def test_an_ordinary_jpeg_is_decoded_small_and_squeezed_and_nothing_else() -> None:
+    """What every checkpoint was trained on: not a bit of it may change."""
+    content = jpeg(Image.effect_noise((700, 500), 90).convert("RGB"))
+    with Image.open(io.BytesIO(content)) as photo:
+        photo.draft("RGB", (2 * PIXELS, 2 * PIXELS))
+        expected = np.asarray(photo.resize((PIXELS, PIXELS), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(read_photo(content, PIXELS), expected)
+
+
+def jpeg(photo: Image.Image, **options: Any) -> bytes:
+    out = io.BytesIO()
+    photo.save(out, "JPEG", **options)
+    return out.getvalue()
+
+
+def test_every_way_to_give_a_photo_gives_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "flag.png"
+    flag().save(path)
+    opened = Image.open(path)
+    ways: list[Photo] = [path, str(path), path.read_bytes(), opened, np.asarray(flag()), np.asarray(flag("RGBA"))]
+    for way in ways:
+        np.testing.assert_array_equal(read_photo(way, PIXELS), preprocess(flag(), PIXELS))
+    grey = np.asarray(flag("L"))
+    np.testing.assert_array_equal(read_photo(grey, PIXELS), preprocess(flag("L"), PIXELS))
+    assert opened.size == (200, 120)
+
+
+def test_a_given_image_stays_as_it_is() -> None:
+    """A draft would shrink the caller's own."""
+    photo = reopened(flag(size=(2000, 1600)), "JPEG")
+    read_photo(photo, PIXELS)
+    assert photo.size == (2000, 1600)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_of_a_moving_picture_the_first_frame_counts(kind: str) -> None:
+    out = io.BytesIO()
+    flag().save(out, kind, save_all=True, append_images=[Image.new("RGB", (200, 120), "#111111")] * 2, lossless=True)
+    pixels = read_photo(out.getvalue(), PIXELS)
+    np.testing.assert_allclose([pixels[8, 8], pixels[8, -9]], [RED, GREEN], atol=2)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_stands_upright(orientation: int) -> None:
+    lying = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    photo = flag().transpose(lying[orientation]) if orientation > 1 else flag()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    out = io.BytesIO()
+    photo.save(out, "PNG", exif=exif)
+    assert corners(Image.open(out)) == [RED, GREEN, BLUE, WHITE]
+    assert read_upright(out.getvalue(), 400).size == (200, 120)
+
+
+def test_a_deep_transparent_and_a_deep_colour_photo() -> None:
+    """16 bits a channel: Pillow writes none in colour, so the PNG is written by hand."""
+    rows = b"".join(b"\0" + struct.pack(">4H", 65535, 0, 32768, 65535) * 6 for _ in range(6))
+    pixels = read_photo(png(6, 6, 6, rows), 8)
+    np.testing.assert_allclose(pixels[4, 4], [255, 0, 128], atol=1)
+    clear = b"".join(b"\0" + struct.pack(">2H", 0, 0) * 6 for _ in range(6))
+    assert (read_photo(png(6, 6, 4, clear), 8) == 255).all()
+
+
+def png(width: int, height: int, colour: int, rows: bytes) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">2I5B", width, height, 16, colour, 0, 0, 0)
+    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("side", "message"), [
+    (12_000, "the photo: it has 12000x12000 pixels; the limit is 100,000,000 in all"),
+    (20_000, "the photo: it has more than 100,000,000 pixels"),
+])  # fmt: skip
+def test_a_huge_photo_is_refused_before_it_is_decoded(side: int, message: str) -> None:
+    with pytest.raises(CaptionlabError, match=message):
+        read_photo(png(side, side, 0, b""), PIXELS)
+
+
+def test_a_photo_of_a_large_camera_is_read() -> None:
+    out = io.BytesIO()
+    flag(size=(9_000, 4_000)).save(out, "JPEG")
+    np.testing.assert_allclose(read_photo(out.getvalue(), PIXELS)[8, 8], RED, atol=3)
+
+
+@pytest.mark.parametrize(("photo", "message"), [
+    (b"", "the photo: it is no photo, or none of a known format"),
+    (b"<svg/>", "the photo: it is no photo"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "the photo: it is no photo"),  # would start Ghostscript
+    (jpeg(flag())[:900], "the photo: image file is truncated"),
+    ("no/such.jpg", "the photo no/such.jpg: No such file"),
+    (Path("."), r"the photo \.: Is a directory"),
+    (np.zeros((4, 4, 3)), r"an array \(4, 4, 3\) of float64; wanted is"),
+    (np.zeros((4, 4, 2), np.uint8), r"an array \(4, 4, 2\) of uint8"),
+    (np.zeros((0, 4, 3), np.uint8), r"an array \(0, 4, 3\)"),
+])  # fmt: skip
+def test_what_is_no_photo_is_one_line(photo: Photo, message: str) -> None:
+    with pytest.raises(CaptionlabError, match=message) as caught:
+        read_photo(photo, PIXELS)
+    assert str(caught.value).startswith("cannot read the photo")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tiff_whose_pixels_begin_at_a_fraction_is_one_line() -> None:
+    out = io.BytesIO()
+    flag().save(out, "TIFF")
+    offset, long, double = 273, 4, 12  # the tag of where the pixels begin, and types of numbers
+    odd = out.getvalue().replace(struct.pack("<HH", offset, long), struct.pack("<HH", offset, double), 1)
+    assert odd != out.getvalue()
+    with pytest.raises(
+        CaptionlabError, match=r"^cannot read the photo: 'float' object cannot be interpreted as an int"
+    ):
+        read_photo(odd, PIXELS)
+
+
+def test_a_photo_that_a_decoder_gives_up_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AVIF's raises RuntimeError."""
+
+    def give_up(image: ImageFile.ImageFile) -> None:
+        raise RuntimeError("Failed to decode frame 0:\nDecoding of color planes failed")
+
+    out = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(out, "PNG")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", give_up)
+    with pytest.raises(CaptionlabError, match=r"^cannot read the photo: Failed to decode frame 0: Decoding of color"):
+        read_photo(out.getvalue(), 16)

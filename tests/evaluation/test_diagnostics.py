@@ -1,0 +1,135 @@
+"""Language bias, complaints and their tables of pairs, on captions whose faults are known."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from captionlab.evaluation.diagnostics import (
+    COLOURS,
+    COUNTS,
+    Said,
+    agreement,
+    complaints,
+    diagnose,
+    language_bias,
+    repeats,
+)
+from captionlab.inference.decoding import beam_search
+from captionlab.metrics.scorer import Scorer
+from captionlab.models.build import build_model
+from captionlab.models.params import SystemParams
+
+if TYPE_CHECKING:
+    from conftest import World
+
+REFERENCES = {
+    "a": ["a black dog runs over the grass", "a dog runs on the grass", "the black dog runs"],
+    "b": ["two red boats on the water", "two boats sail on a lake", "red boats on a lake"],
+    "c": ["a woman in a white dress sits", "a woman sits on a green bench", "a lady on a bench"],
+    "d": ["three boys play with a ball", "boys play football in the snow", "three boys in the snow"],
+}
+RIGHT = {image: own[0] for image, own in REFERENCES.items()}
+
+
+@pytest.mark.parametrize("system", ["baseline", "modified", "attention"])
+def test_a_model_that_ignores_its_photo_earns_nothing_by_it(
+    system: str, world: "World", tiny: Callable[..., SystemParams]
+) -> None:
+    torch.manual_seed(1)
+    model = build_model(tiny(system), vocab=len(world.vocab), pooled=10, channels=7).eval()
+    model.standardise.scale.zero_()  # every photo is the mean photo now
+    test = world.split("test", grid=system == "attention")
+    features = test.features(range(3))
+    found_P = beam_search(model, features, beam=3, length_penalty=0.7, max_words=6)
+    said = [world.vocab.decode(found[0].tokens) for found in found_P]
+    references = {image: [caption.raw for caption in world.captions if caption.image == image] for image in test.images}
+    captions = dict(zip(test.images, said, strict=True))
+    # its words are noise; a word of the references makes the score one that could be lost
+    found = language_bias(
+        Said(
+            captions={image: f"{caption} black dog" for image, caption in captions.items()},
+            without_photo=f"{said[0]} black dog",
+        ),
+        Scorer(references), shuffles=3, seed=1,
+    )  # fmt: skip
+    assert found["right"]["cider"]
+    assert found["right"] == found["wrong"] == found["without"]
+    assert found["earned"]["cider"] == 0.0
+
+
+def test_the_photo_earns_all_of_a_perfect_score() -> None:
+    found = language_bias(Said(captions=RIGHT, without_photo="a"), Scorer(REFERENCES), shuffles=4, seed=1)
+    assert found["right"]["bleu_4"] == 1.0
+    assert found["wrong"]["bleu_4"] == 0.0
+    assert found["earned"]["bleu_4"] == 1.0
+    assert 0.9 < (found["earned"]["cider"] or 0) <= 1.0
+
+
+def test_wrong_photos_are_never_the_right_one() -> None:
+    """With two photos there is one wrong order only, so the wrong score is known."""
+    references = {"a": ["a dog runs over grass"], "b": ["a boat sails over water"]}
+    said = {"a": "a boat sails over water", "b": "a dog runs over grass"}
+    scorer = Scorer(references)
+    found = language_bias(Said(captions=said, without_photo="a"), scorer, shuffles=3, seed=9)
+    assert found["wrong"]["bleu_4"] == 1.0
+    assert found["right"]["cider"] == pytest.approx(scorer.score(said, meteor=False).cider, abs=1e-6)
+
+
+def test_a_score_of_0_earns_nothing_that_could_be_said() -> None:
+    said = Said(captions=dict.fromkeys(REFERENCES, "zebra"), without_photo="zebra")
+    assert language_bias(said, Scorer(REFERENCES), shuffles=1, seed=1)["earned"] == {"bleu_4": None, "cider": None}
+
+
+@pytest.mark.parametrize(("caption", "expected"), [
+    ("a dog dog runs", True), ("a dog and a dog", False), ("in the in the snow", True), ("a b a c a b", False),
+    ("", False), ("dog", False), ("the the", True),
+])  # fmt: skip
+def test_repeats(caption: str, expected: bool) -> None:
+    assert repeats(tuple(caption.split())) is expected
+
+
+def test_complaints_are_counted() -> None:
+    captions = {
+        "a": ("a", "dog", "runs"), "b": ("a", "dog", "runs"), "c": ("a", "a", "woman", "sits"), "d": ("boys",)
+    }  # fmt: skip
+    references = {image: [tuple(raw.split()) for raw in own] for image, own in REFERENCES.items()}
+    found = complaints(captions, references, frozenset({("a", "dog", "runs"), ("dog",)}))
+    assert {key: found[key] for key in ("distinct", "repeated", "copied", "words", "length")} == {
+        "distinct": 0.75, "repeated": 0.25, "copied": 0.5, "words": 6, "length": 2.75
+    }  # fmt: skip
+
+
+def test_colours_and_counts_against_the_references() -> None:
+    references = {image: [tuple(raw.split()) for raw in own] for image, own in REFERENCES.items()}
+    captions = {
+        "a": ("a", "black", "black", "dog", "and", "a", "white", "cat"),  # black right, white wrong
+        "b": ("three", "boats"),  # red missed, two missed
+        "c": ("a", "woman", "on", "a", "green", "bench"),  # right, though one reference only says it
+        "d": ("three", "boys"),
+    }
+    assert agreement(captions, references, COLOURS) == {
+        "said": 3, "precision": pytest.approx(2 / 3, abs=1e-6), "expected": 2, "recall": 0.5
+    }  # fmt: skip
+    assert agreement(captions, references, COUNTS) == {"said": 2, "precision": 0.5, "expected": 2, "recall": 0.5}
+    assert agreement({"a": ()}, {"a": [()]}, COLOURS) == {
+        "said": 0, "precision": None, "expected": 0, "recall": None
+    }  # fmt: skip
+    grey = agreement({"a": ("grey",)}, {"a": [("gray",)]}, COLOURS)
+    assert grey["precision"] == 1.0
+
+
+def test_every_pair_is_compared_and_every_score_has_an_interval() -> None:
+    systems = {
+        "baseline.x": Said(captions=RIGHT, without_photo="a"),
+        "attention.y": Said(captions=RIGHT, without_photo="a"),
+        "modified.z": Said(captions=dict.fromkeys(REFERENCES, "a dog"), without_photo="a dog"),
+    }
+    found = diagnose(systems, REFERENCES, [("a", "dog")], shuffles=2, resamples=99, seed=1)
+    assert found["pairs"]["baseline.x"]["attention.y"] == {key: {"wins": 0.5, "p": 1.0} for key in ("bleu_4", "cider")}
+    assert found["pairs"]["baseline.x"]["modified.z"]["bleu_4"] == {"wins": 1.0, "p": 0.02}
+    assert set(found["intervals"]["modified.z"]) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"}
+    assert all(low <= high for own in found["intervals"].values() for low, high in own.values())
+    assert found["systems"]["modified.z"]["complaints"]["copied"] == 1.0
+    assert found == diagnose(systems, REFERENCES, [("a", "dog")], shuffles=2, resamples=99, seed=1)

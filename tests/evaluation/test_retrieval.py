@@ -1,0 +1,88 @@
+"""Borrowed captions: the right neighbours, and the candidate that the others agree with."""
+
+import numpy as np
+import pytest
+
+from captionlab.evaluation.retrieval import Retriever, _vectors
+from captionlab.metrics.cider import CiderD
+from retrieval_world import BOATS, CAPTIONS, DOGS, ODD, TRAINING, photos, words
+
+
+def test_the_caption_is_of_the_photos_that_look_alike_and_agrees_with_theirs() -> None:
+    retriever = Retriever(TRAINING, CAPTIONS, consensus_k=2)
+    dog, boat = retriever.captions(photos((2, 2), (-3, -2.9)), neighbours=3)
+    assert " ".join(dog) in DOGS[:2]  # not the odd caption, which agrees with none
+    assert " ".join(boat) in BOATS[:2]
+
+
+def test_the_one_nearest_photo_lends_its_only_caption() -> None:
+    retriever = Retriever(TRAINING, CAPTIONS, consensus_k=125)
+    assert retriever.captions(TRAINING[[1, 5]], neighbours=1) == words(ODD[0], BOATS[2])
+
+
+def test_more_neighbours_than_photos_are_all_photos() -> None:
+    retriever = Retriever(TRAINING, CAPTIONS, consensus_k=125)
+    assert retriever.captions(photos((2, 2)), neighbours=60) == retriever.captions(photos((2, 2)), neighbours=6)
+    assert retriever.without_photo(60) in [own for photo in CAPTIONS for own in photo]
+
+
+def test_short_captions_and_a_single_photo_do() -> None:
+    retriever = Retriever(TRAINING[:2], [words("dog"), words("dog")], consensus_k=3)
+    assert retriever.captions(TRAINING[:1], neighbours=2) == [("dog",)]
+
+
+def test_by_meaning_photos_are_near_that_show_the_same() -> None:
+    """One feature tells dogs from boats, and forty others, which mean nothing, hide it from those who only look."""
+    random = np.random.default_rng(0)
+    shows_boat = np.arange(220) % 2
+    looks = random.normal(size=(220, 41)).astype(np.float32)
+    looks[:, 0] += 3 * shows_boat
+    captions = [words(BOATS[i % 3] if boat else DOGS[i % 3]) for i, boat in enumerate(shows_boat)]
+    shares = []
+    for by_meaning in (False, True):
+        retriever = Retriever(looks[:200], captions[:200], consensus_k=1, by_meaning=by_meaning)
+        dogs_and_boats = np.array(retriever.consensus([words(DOGS[1], BOATS[1])] * 20, looks[200:], 5))
+        shares.append((dogs_and_boats.argmax(1) == shows_boat[200:]).mean())
+    assert shares[1] > shares[0]
+    assert shares[1] >= 0.8
+
+
+def test_a_few_photos_have_a_meaning_too() -> None:
+    retriever = Retriever(TRAINING[:2], [words("dog"), words("boat")], consensus_k=1, by_meaning=True)
+    dog, boat = np.array(retriever.consensus([words("dog", "boat")] * 2, TRAINING[:2], 1))
+    assert dog.argmax() == 0
+    assert boat.argmax() == 1
+
+
+def test_vectors_multiply_to_ciders_cosines() -> None:
+    """Of captions equally long without repeated words, where CIDEr-D's penalty and clipping change nothing."""
+    captions = words(
+        "a dog runs over green grass", "a dog sits on green grass", "the boats sail over blue water",
+        "two boats sit over blue water",
+    )  # fmt: skip
+    vectors = _vectors(captions, np.arange(4))
+    product = (vectors @ vectors.T).toarray()
+    cider = CiderD([[own] for own in captions])
+    expected = [[cider.scores([one], [[other]])[0] / 10 for other in captions] for one in captions]
+    # CIDEr-D clips a weight to the reference's own, which is the same where each n-gram occurs once
+    np.testing.assert_allclose(product, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("agreeing", [1, 2, 125])
+def test_agreement_is_the_mean_over_the_most_alike(agreeing: int) -> None:
+    """Against the plain definition, candidate by candidate."""
+    retriever = Retriever(TRAINING, CAPTIONS, consensus_k=agreeing)
+    (found,) = retriever.captions(photos((2, 2)), neighbours=6)
+    candidates = [own for photo in CAPTIONS for own in photo]
+    vectors = _vectors(candidates, np.repeat(np.arange(6), [2, 1, 1, 2, 1, 1])).toarray()
+
+    def agreement(place: int) -> float:
+        alike = [
+            float(vectors[place] @ vectors[other]) * np.exp(-((len(words) - len(candidates[place])) ** 2) / 72)
+            for other, words in enumerate(candidates)
+            if other != place
+        ]
+        return float(np.mean(sorted(alike, reverse=True)[:agreeing]))
+
+    best = max(map(agreement, range(len(candidates))))
+    assert max(agreement(i) for i, own in enumerate(candidates) if own == found) == pytest.approx(best, abs=1e-6)

@@ -1,0 +1,113 @@
+"""Distillation: the teacher's words are learnt, it is asked once, and a system has nothing to learn of itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor
+
+from captionlab.config import TrainingParams
+from captionlab.finetuning import distillation
+from captionlab.finetuning.distillation import Distilling
+from captionlab.finetuning.validation import CiderJudge
+from captionlab.models.base import Decoder
+from captionlab.models.build import build_model
+from captionlab.models.ensemble import Ensemble
+from captionlab.models.params import SystemParams
+from captionlab.training.batches import Batch
+from captionlab.training.loop import spoken, train
+
+if TYPE_CHECKING:
+    from conftest import World
+
+
+class School:
+    """Systems that know the same words, and the photos they talk about."""
+
+    def __init__(self, world: "World", tiny: Callable[..., SystemParams]) -> None:
+        self.train_set, self.val_set = world.split("train", grid=True), world.split("val", grid=True)
+        self._world, self._config = world, tiny("attention")
+
+    def model(self, seed: int) -> Decoder:
+        torch.manual_seed(seed)
+        model = build_model(self._config, vocab=len(self._world.vocab), pooled=10, channels=7)
+        model.standardise.fit(self.train_set.feature_blocks())
+        return model.eval()
+
+    def distilling(self, teacher: Decoder, cross_entropy: float = 0.0) -> Distilling:
+        references = {c.image: [c.words] for c in self._world.captions if c.split == "val"}
+        judge = CiderJudge(self._world.vocab, self.val_set, references)
+        return Distilling(teacher, self.train_set, judge, cross_entropy=cross_entropy)
+
+
+@pytest.fixture
+def school(world: "World", tiny: Callable[..., SystemParams]) -> School:
+    return School(world, tiny)
+
+
+def taught(distilling: Distilling, model: Decoder, batch: Batch) -> Tensor:
+    _, logits_NV, _ = spoken(model, batch)
+    loss, reward = distilling.loss(model, batch, logits_NV, torch.tensor(8.0))
+    assert reward is None
+    return loss
+
+
+def test_the_loss_is_the_cross_entropy_of_the_teachers_words(school: School) -> None:
+    """In a vocabulary so small that all its words are among the likeliest."""
+    model, teacher = school.model(1), Ensemble([school.model(2), school.model(3)], [0, 0])
+    (batch,) = school.train_set.batches(100)
+    _, ours_NV, _ = spoken(model, batch)
+    _, theirs_NV, _ = spoken(teacher, batch)
+    expected = -(theirs_NV.softmax(-1) * ours_NV.log_softmax(-1)).sum(1).mean()
+    torch.testing.assert_close(taught(school.distilling(teacher), model, batch), expected, rtol=1e-3, atol=0)
+    mixed = taught(school.distilling(teacher, cross_entropy=0.25), model, batch)
+    torch.testing.assert_close(mixed, 0.25 * 8 + 0.75 * expected, rtol=1e-3, atol=0)
+
+
+def test_a_system_has_nothing_to_learn_of_itself(school: School) -> None:
+    model = school.model(1)
+    (batch,) = school.train_set.batches(100)
+    slopes = []
+    for teacher in (school.model(1), school.model(2)):
+        model.zero_grad()
+        taught(school.distilling(teacher), model, batch).backward()
+        slopes.append(sum(p.grad.abs().sum().item() for p in model.parameters() if p.grad is not None))
+    assert slopes[0] < 0.01 * slopes[1]
+
+
+def test_the_teacher_is_asked_once_about_each_caption(school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever batches its photos stand, and from its own features of them."""
+    model, teacher = school.model(1), school.model(2)
+    once, asked = school.distilling(teacher), 0
+
+    def count(decoder: Decoder, batch: Batch) -> object:
+        nonlocal asked
+        asked += 1
+        return spoken(decoder, batch)
+
+    monkeypatch.setattr(distillation, "spoken", count)
+    for batch in school.train_set.batches(2, 5):
+        taught(once, model, batch)
+    assert asked == 3
+    for batch in school.train_set.batches(4, 7):
+        blind = batch._replace(features=batch.features._replace(grid_PRC=torch.zeros_like(batch.features.grid_PRC)))  # type: ignore[arg-type]
+        torch.testing.assert_close(taught(once, model, blind), taught(school.distilling(teacher), model, blind))
+    assert asked == 3 + 2
+
+
+def test_the_system_comes_to_say_what_the_teacher_says(
+    school: School, settings: Callable[..., TrainingParams], tmp_path: Path
+) -> None:
+    model, teacher = school.model(1), school.model(2)
+    (batch,) = school.train_set.batches(100)
+    before = taught(school.distilling(teacher), model, batch)
+    trained = train(
+        model, school.train_set, school.val_set, settings(epochs=15, patience=15, learning_rate=0.02),
+        device="cpu", resume=tmp_path / "resume.pt", key="key", on_epoch=lambda _: None,
+        finetuning=school.distilling(teacher),
+    )  # fmt: skip
+    assert all(epoch.val_cider is not None and epoch.train_reward is None for epoch in trained.history)
+    itself = taught(school.distilling(teacher), teacher, batch)  # as low as it gets
+    assert taught(school.distilling(teacher), model.eval(), batch) - itself < 0.5 * (before - itself)

@@ -1,0 +1,196 @@
+"""The captioner as people use it: on photos of any kind, from the command line and from Python."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import captionlab
+from captionlab import Captioner, CaptionlabError
+from captionlab.commands.attention_map import TILE, attention_map
+from captionlab.inference import captioner
+
+if TYPE_CHECKING:
+    from conftest import Run
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def shipped(released: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder with three photos, one of them in a folder in it, and a file that is none; ``released`` ships."""
+    monkeypatch.setattr(captioner, "RELEASED", released)
+    monkeypatch.chdir(tmp_path)
+    for place, name in enumerate(["holiday.jpg", "beach.png", "more/house.webp"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        noise = np.random.default_rng(place).normal(128, 60 + 40 * place, (90, 120 + place))  # Pillow's has no seed
+        Image.fromarray(noise.clip(0, 255).astype(np.uint8)).convert("RGB").save(tmp_path / name)
+    (tmp_path / ".hidden.jpg").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no photo")
+    return tmp_path
+
+
+def test_the_code_of_the_page_runs(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (REPOSITORY / "docs/api.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 2 + 2 + 1
+    assert lines[1] == lines[3]
+    assert lines[4] == "sorry:"
+    assert lines[5].endswith(" words, 9 regions")
+
+
+def test_the_names_are_at_hand_without_torch() -> None:
+    script = "import captionlab, sys; captionlab.CaptionlabError; assert not {'torch', 'numpy'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="module 'captionlab' has no attribute 'Nothing'"):
+        _ = captionlab.Nothing
+
+
+def test_a_photo_is_captioned_alike_alone_among_others_and_compiled(shipped: Path) -> None:
+    system = Captioner.load()
+    photos = ["holiday.jpg", "beach.png", "more/house.webp"]
+    together = system.caption(photos)
+    assert [len(sentences) for sentences in together] == [3, 3, 3]  # the release's beam
+    assert len({sentences[0].log_prob for sentences in together}) == 3  # it looks at them
+    ways = [
+        system.caption(photos[1]),
+        system.caption(Path(photos[1]).read_bytes()),
+        system.caption(Image.open(photos[1])),
+    ]
+    assert system.caption(np.asarray(Image.open(photos[1])))[0].caption == together[1][0].caption
+    assert system.caption([]) == []
+    system.warm_up()
+    for other in [*ways, system.caption(photos[1])]:
+        assert [each.tokens for each in other] == [each.tokens for each in together[1]]
+        np.testing.assert_allclose(
+            [each.log_prob for each in other], [each.log_prob for each in together[1]], atol=1e-3
+        )
+    with pytest.raises(CaptionlabError, match=r"no\.jpg: No such file"):
+        system.caption(["holiday.jpg", "no.jpg"])
+
+
+def test_many_photos_are_compiled_for(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captioner, "COMPILE_FROM", 3)
+    monkeypatch.setattr(captioner, "BLOCK", 2)
+    one, many = Captioner.load(), Captioner.load()
+    photos = ["holiday.jpg", "no.jpg", "beach.png", "more/house.webp"]
+    found = list(many.stream(photos))
+    assert "_compiled" in many.__dict__
+    assert isinstance(found[1], CaptionlabError)
+    expected = one.caption([photos[0], photos[2]])
+    assert "_compiled" not in one.__dict__
+    for ours, theirs in zip((found[0], found[2]), expected, strict=True):
+        assert not isinstance(ours, CaptionlabError)
+        assert ours[0].log_prob == pytest.approx(theirs[0].log_prob, rel=0.01)
+
+
+def test_a_caption_a_line(shipped: Path, run: Run) -> None:
+    code, out, err = run("caption", "holiday.jpg")
+    assert (code, err) == (0, "")
+    alone = out.removesuffix("\n")
+    assert "\n" not in alone
+    code, out, err = run("caption", ".", "holiday.jpg")
+    assert (code, err) == (0, "")
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert [name for name, _ in lines] == ["beach.png", "holiday.jpg", "more/house.webp", "holiday.jpg"]
+    assert lines[1][1] == lines[3][1] == alone
+    code, out, _ = run("caption", "holiday.jpg", "--beam", "2", "--top", "2")
+    assert len(set(out.splitlines())) == 2
+
+
+def test_json_lines(shipped: Path, run: Run) -> None:
+    code, out, err = run("caption", "holiday.jpg", "beach.png", "--json")
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [list(row) for row in rows] == [["image", "caption", "log_prob", "alternatives"]] * 2
+    assert [row["image"] for row in rows] == ["holiday.jpg", "beach.png"]
+    assert [len(row["alternatives"]) for row in rows] == [2, 2]
+    assert list(rows[0]["alternatives"][0]) == ["caption", "log_prob"]
+    assert rows[0]["log_prob"] < 0
+    _, out, _ = run("caption", "holiday.jpg", "--json", "--top", "1")
+    assert json.loads(out)["alternatives"] == []
+
+
+def test_a_bad_photo_does_not_stop_the_rest(shipped: Path, run: Run) -> None:
+    (shipped / "bad.jpg").write_bytes(b"no photo")
+    (shipped / "empty").mkdir()
+    code, out, err = run("caption", ".", "empty", "missing.jpg")
+    assert code == 1
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["beach.png", "holiday.jpg", "more/house.webp"]
+    assert [line.split(":")[:2] for line in err.splitlines()] == [
+        ["captionlab", " no photos in empty; known are .avif, .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp"],
+        ["captionlab", " cannot read the photo bad.jpg"],
+        ["captionlab", " cannot read the photo missing.jpg"],
+    ]
+
+
+def test_a_photo_on_standard_input(shipped: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, expected, _ = run("caption", "holiday.jpg")
+    for content, code in ((Path("holiday.jpg").read_bytes(), 0), (b"", 1)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        got, out, err = run("caption", "-")
+        assert (got, out) == (code, "" if code else expected)
+        assert err.startswith("captionlab: -: cannot read the photo: it is no photo") if code else not err
+
+
+def test_a_name_that_is_no_text_is_printed(shipped: Path, run: Run) -> None:
+    odd = Path("f\udcff.jpg")
+    try:
+        odd.write_bytes((shipped / "holiday.jpg").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    code, out, _ = run("caption", str(odd), "holiday.jpg")
+    assert code == 0
+    assert out.startswith("f\\xff.jpg\t")
+
+
+def test_attention_is_drawn(shipped: Path, run: Run) -> None:
+    code, out, err = run("caption", "holiday.jpg", "--attention", "looks/map.png")
+    assert (code, err) == (0, "")
+    with Image.open("looks/map.png") as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.width > min(5, 1 + len(out.split())) * TILE
+    for photos in (["holiday.jpg", "beach.png"], ["more"]):
+        code, out, err = run("caption", *photos, "--attention", "other.png")
+        assert (code, out) == (2, "")
+        assert "wants one photo" in err
+
+
+def test_the_map_is_bright_where_a_word_looked() -> None:
+    looked = [[0.0] * 8 + [1.0], [1.0] + [0.0] * 8]
+    sheet = np.asarray(attention_map(Image.new("RGB", (240, 120), "white"), ["a", "dog"], looked)).astype(int)
+    tiles = [sheet[42:162, 12 + 252 * place :][:, :240, 0] for place in range(3)]
+    assert (tiles[0] == 255).all()
+    assert (tiles[1][0, 0], tiles[1][-1, -1]) == pytest.approx((46, 255), abs=2)
+    assert (tiles[2][0, 0], tiles[2][-1, -1]) == pytest.approx((255, 46), abs=2)
+
+
+def test_a_copy_without_a_captioner_says_so(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(captioner, "RELEASED", tmp_path / "none")
+    assert run("caption", "photo.jpg") == (
+        1, "", "captionlab: this copy of captionlab brings no captioner; name a checkpoint of your own with --model\n"
+    )  # fmt: skip
+
+
+def test_the_released_captioner_describes_a_photo() -> None:
+    if not captioner.RELEASED.exists():
+        pytest.skip("no captioner is released in this copy")
+    from sklearn.datasets import load_sample_images
+
+    system = Captioner.load()
+    assert system.release is not None
+    assert captioner.RELEASED.stat().st_size <= 25e6
+    said = system.caption([Image.fromarray(photo) for photo in load_sample_images().images])
+    assert all(len(sentences[0].caption.split()) > 2 for sentences in said)
+    assert said[0][0].caption != said[1][0].caption

@@ -1,0 +1,176 @@
+"""Beam search with hand-made models whose best captions are known."""
+
+import math
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as given_settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from captionlab.core.tokens import END, PAD, START, UNK
+from captionlab.inference.decoding import Hypothesis, beam_search
+from captionlab.models.base import Decoder, Features, State
+
+A, B = 4, 5
+Probabilities = dict[int, float]
+Table = Callable[[int, tuple[int, ...]], Probabilities]  # photo and words so far to the next word's probabilities
+
+
+class Mock(Decoder):
+    """Says what a table says; it remembers every word it was fed."""
+
+    def __init__(self, table: Table, vocab: int = 6) -> None:
+        super().__init__()
+        self.table, self.vocab = table, vocab
+
+    def start(self, features: Features) -> State:
+        return State((features.pooled_PD[:, 0].long(),), (torch.empty(len(features.pooled_PD), 0, dtype=torch.long),))
+
+    def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
+        fed_BT = torch.cat([state.hidden[0], tokens_B.unsqueeze(1)], 1)
+        photo_B = state.memory[0].repeat_interleave(len(tokens_B) // len(state.memory[0]))
+        rows = torch.zeros(len(tokens_B), self.vocab)
+        for b, (photo, (start, *said)) in enumerate(zip(photo_B.tolist(), fed_BT.tolist(), strict=True)):
+            assert start == START
+            for word, probability in self.table(photo, tuple(said)).items():
+                rows[b, word] = probability
+        return rows.log(), State(state.memory, (fed_BT,))
+
+
+def search(
+    table: Table, beam: int, penalty: float = 0.0, max_words: int = 6, photos: tuple[int, ...] = (0,), vocab: int = 6
+) -> list[list[Hypothesis]]:
+    features = Features(torch.tensor(photos, dtype=torch.float32).unsqueeze(1))
+    return beam_search(Mock(table, vocab), features, beam=beam, length_penalty=penalty, max_words=max_words)
+
+
+def lasting(known: dict[tuple[int, ...], Probabilities]) -> Table:
+    return lambda _, said: known.get(said, {END: 1.0})
+
+
+GARDEN = lasting({(): {A: 0.6, B: 0.4}, (A,): {A: 0.4, B: 0.3, END: 0.3}, (B,): {END: 0.9, A: 0.1}})
+
+
+def test_greedy_walks_into_the_trap_that_a_beam_avoids() -> None:
+    greedy, wide = (search(GARDEN, beam)[0][0] for beam in (1, 2))
+    assert greedy.tokens == (A, A)
+    assert greedy.log_prob == pytest.approx(math.log(0.6 * 0.4), rel=1e-5)
+    assert wide.tokens == (B,)
+    assert wide.log_prob == pytest.approx(math.log(0.4 * 0.9), rel=1e-5)
+
+
+def test_a_length_penalty_changes_the_winner() -> None:
+    table = lasting({
+        (): {A: 0.4, B: 0.6}, (A,): {END: 0.9, A: 0.1}, (B,): {B: 0.7, END: 0.3}, (B, B): {B: 0.7, END: 0.3},
+        (B, B, B): {END: 0.85, A: 0.15},
+    })  # fmt: skip
+    short, long = math.log(0.4 * 0.9), math.log(0.6 * 0.7 * 0.7 * 0.85)
+    assert short > long
+    assert short / 2 < long / 4
+    for penalty, tokens, log_prob, length in ((0.0, (A,), short, 2), (1.0, (B, B, B), long, 4)):
+        best = search(table, 5, penalty)[0][0]
+        assert best.tokens == tokens
+        assert best.log_prob == pytest.approx(log_prob, rel=1e-5)
+        assert best.score == pytest.approx(log_prob / length**penalty, rel=1e-5)
+
+
+def test_a_caption_that_ends_gives_its_place_to_another() -> None:
+    table = lasting({(): {A: 0.5, END: 0.3, B: 0.2}, (A,): {A: 0.34, B: 0.33, END: 0.33}, (B,): {END: 1.0}})
+    ranked = search(table, 2, 1.0)[0]  # A and B go on, though the empty caption was more likely than B
+    assert [hypothesis.tokens for hypothesis in ranked] == [(B,), ()]
+    assert [hypothesis.score for hypothesis in ranked] == pytest.approx([math.log(0.2) / 2, math.log(0.3)], rel=1e-5)
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_model_that_never_ends_still_gives_a_caption(beam: int) -> None:
+    ranked = search(lambda _, said: {A: 0.7, B: 0.3}, beam, 1.0, max_words=5)[0]
+    assert len(ranked) == beam
+    assert ranked[0].tokens == (A,) * 5
+    assert ranked[0].log_prob == pytest.approx(5 * math.log(0.7), rel=1e-5)
+    assert ranked[0].score == pytest.approx(math.log(0.7), rel=1e-5)
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_special_words_are_never_said(beam: int) -> None:
+    table: Table = lambda _, said: {PAD: 0.4, START: 0.3, UNK: 0.2, A: 0.06, END: 0.04}  # noqa: E731
+    ranked = search(table, beam, 0.0, max_words=3)[0]
+    assert {word for hypothesis in ranked for word in hypothesis.tokens} <= {A}
+    assert all(hypothesis.log_prob > -100 for hypothesis in ranked)
+
+
+def test_an_empty_caption_is_a_caption() -> None:
+    assert search(lambda _, said: {END: 1.0}, 3)[0] == [Hypothesis((), 0.0, 0.0)]
+
+
+def test_more_hypotheses_than_the_vocabulary_allows() -> None:
+    ranked = search(lambda _, said: {A: 0.5, END: 0.5}, 7, max_words=3, vocab=5)[0]
+    assert [hypothesis.tokens for hypothesis in ranked[:2]] == [(), (A,)]
+    assert sorted(hypothesis.tokens for hypothesis in ranked) == [(), (A,), (A, A), (A, A, A)]
+
+
+def test_a_photo_that_is_done_waits_for_the_others() -> None:
+    table: Table = lambda photo, said: {END: 0.9, A: 0.1} if photo == 0 or len(said) == 4 else {B: 0.9, A: 0.1}  # noqa: E731
+    first, second = search(table, 1, photos=(0, 1))
+    assert first[0].tokens == ()
+    assert second[0].tokens == (B,) * 4
+
+
+def random_table(seed: int, words: int) -> Table:
+    def table(photo: int, said: tuple[int, ...]) -> Probabilities:
+        random = torch.Generator().manual_seed(hash((seed, photo, said)) % 2**40)
+        logits = torch.randn(words + 2, generator=random) * 2
+        return dict(zip((END, UNK, *range(4, 4 + words)), logits.softmax(-1).tolist(), strict=True))
+
+    return table
+
+
+def everything(table: Table, words: int, max_words: int, penalty: float) -> list[tuple[float, tuple[int, ...]]]:
+    """Every caption there is, with its score, best first."""
+    found = []
+    for length in range(max_words + 1):
+        for said in product(range(4, 4 + words), repeat=length):
+            whole = (*said, END) if length < max_words else said
+            log_prob = sum(math.log(table(0, whole[:t])[word]) for t, word in enumerate(whole))
+            found.append((log_prob / len(whole) ** penalty, said))
+    return sorted(found, reverse=True)
+
+
+@given_settings(max_examples=25, deadline=None, database=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    words=st.integers(1, 3),
+    max_words=st.integers(1, 3),
+    penalty=st.sampled_from([0, 0.7, 1]),
+)
+def test_a_beam_wide_enough_is_an_exhaustive_search(seed: int, words: int, max_words: int, penalty: float) -> None:
+    table = random_table(seed, words)
+    expected = everything(table, words, max_words, penalty)
+    ranked = search(table, len(expected), penalty, max_words, vocab=4 + words)[0]
+    assert [hypothesis.tokens for hypothesis in ranked] == [said for _, said in expected]
+    assert [hypothesis.score for hypothesis in ranked] == pytest.approx([score for score, _ in expected], abs=1e-4)
+
+
+@given_settings(max_examples=15, deadline=None, database=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), beam=st.integers(1, 5))
+def test_photos_together_get_the_captions_they_get_alone(seed: int, beam: int) -> None:
+    table = random_table(seed, 3)
+    together = search(table, beam, 0.7, 4, photos=(0, 1, 2), vocab=7)
+    assert together == [search(table, beam, 0.7, 4, photos=(photo,), vocab=7)[0] for photo in range(3)]
+
+
+@given_settings(max_examples=15, deadline=None, database=None, derandomize=True)
+@given(seed=st.integers(0, 10**6))
+def test_a_beam_of_one_is_greedy(seed: int) -> None:
+    table = random_table(seed, 3)
+    said: list[int] = []
+    while len(said) < 5:
+        probabilities = table(0, tuple(said))
+        word = max((END, *range(4, 7)), key=lambda word: probabilities[word])
+        if word == END:
+            break
+        said.append(word)
+    assert [hypothesis.tokens for hypothesis in search(table, 1, 0.7, 5, vocab=7)[0]] == [tuple(said)]

@@ -1,0 +1,399 @@
+"""The scores: equal to pycocoevalcap's under the strict protocol, and to the reports' own code under theirs."""
+
+import json
+import math
+import random
+import shutil
+import time
+import warnings
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nltk.translate.bleu_score import corpus_bleu
+
+from captionlab.commands.score import score_files
+from captionlab.errors import CaptionlabError
+from captionlab.metrics import meteor
+from captionlab.metrics.cider import CiderD
+from captionlab.metrics.scorer import Scorer, _longest_common_subsequence, _most, _torchtext_bleu, score
+from coco import coco_scores
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "assets/metrics_golden.json").read_text(encoding="utf-8"))
+REFERENCES: dict[str, list[str]] = GOLDEN["references"]
+HYPOTHESES: dict[str, str] = GOLDEN["hypotheses"]
+
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs a Java")
+
+WORDS = ["a", "the", "dog", "cat", "man", "runs", "sits", "on", "in", "snow", "grass", "red"]
+captions = st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join)
+long_captions = st.lists(st.sampled_from(WORDS), min_size=4, max_size=9).map(" ".join)
+photos = st.dictionaries(st.text("xyz", min_size=1, max_size=3), st.lists(long_captions, min_size=1, max_size=4))
+
+
+# ---- the strict protocol against pycocoevalcap
+
+
+def test_golden_scores() -> None:
+    ours = score(REFERENCES, HYPOTHESES, meteor=False)
+    for name, expected in GOLDEN["scores"].items():
+        if name != "meteor":
+            assert getattr(ours, name) == pytest.approx(expected, abs=1e-9), name
+
+
+def test_golden_file_holds_what_pycocoevalcap_says_now() -> None:
+    references = {image: [" ".join(words) for words in own] for image, own in _strict_words(REFERENCES).items()}
+    hypotheses = {
+        image: " ".join(own[0]) for image, own in _strict_words({i: [c] for i, c in HYPOTHESES.items()}).items()
+    }
+    bleus, rouge_l, cider = coco_scores(references, hypotheses)
+    assert [*bleus, rouge_l, cider] == pytest.approx(list(GOLDEN["scores"].values())[:6], abs=1e-12)
+
+
+def _strict_words(texts: dict[str, list[str]]) -> dict[str, list[list[str]]]:
+    """The standard cleaning in other words than the package's: letters, digits and blanks stay."""
+    return {
+        image: ["".join(c for c in text.lower() if c.isalnum() or c == " ").split() for text in own]
+        for image, own in texts.items()
+    }
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_captions_score_as_pycocoevalcap_says(seed: int) -> None:
+    generator = random.Random(seed)
+    words = WORDS[: generator.randint(3, len(WORDS))]
+
+    def caption(least: int) -> str:
+        return " ".join(generator.choices(words, k=generator.randint(least, 12)))
+
+    images = [f"{number}.jpg" for number in range(generator.randint(1, 25))]
+    references = {image: [caption(1) for _ in range(generator.randint(1, 6))] for image in images}
+    hypotheses = {image: caption(0) for image in images}
+    references["match"] = [caption(6)]
+    hypotheses["match"] = references["match"][0]  # gives every order a match: see the test of a BLEU without one
+    bleus, rouge_l, cider = coco_scores(references, hypotheses)
+    ours = score(references, hypotheses, meteor=False)
+    assert astuple(ours)[:6] == pytest.approx([*bleus, rouge_l, cider], abs=1e-9)
+
+
+def test_bleu_without_a_match_of_an_order_is_zero_and_says_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = score({"a": ["two red dogs run"]}, {"a": "red dogs sleep"}, meteor=False)
+    assert ours.bleu_2 > 0
+    assert (ours.bleu_3, ours.bleu_4) == (0.0, 0.0)
+
+
+def test_nothing_said_scores_zero() -> None:
+    assert astuple(score({"a": ["a dog"], "b": ["a cat"]}, {"a": "", "b": " . "}, meteor=False))[:6] == (0.0,) * 6
+
+
+def test_a_reference_that_cleans_to_nothing_is_no_error() -> None:
+    ours = score({"a": ["...", "a dog runs fast"], "b": ["!"]}, {"a": "a dog runs fast", "b": "a cat"}, meteor=False)
+    assert all(math.isfinite(value) for value in astuple(ours)[:6])
+    assert ours.rouge_l == pytest.approx(0.5)
+
+
+def test_without_short_captions_bleu_is_plain_nltk() -> None:
+    references = {"a": ["a dog runs in the snow", "the dog plays"], "b": ["a man sits on the red grass"]}
+    hypotheses = {"a": "a dog runs in snow", "b": "a man sits on the grass"}
+    expected = corpus_bleu([[r.split() for r in references[i]] for i in "ab"], [hypotheses[i].split() for i in "ab"])
+    assert score(references, hypotheses, meteor=False).bleu_4 == pytest.approx(expected, abs=1e-15)
+
+
+def test_case_and_punctuation_do_not_count() -> None:
+    ours = score({"a": ["A dog's T-shirt , wet ."]}, {"a": "a DOGS tshirt wet"}, meteor=False)
+    assert (ours.bleu_1, ours.bleu_4, ours.rouge_l) == pytest.approx((1, 1, 1))
+
+
+def test_markers_earn_nothing() -> None:
+    references = {"a": ["an unk dog at the start of the end"]}
+    plain = score(references, {"a": "dog"}, meteor=False)
+    marked = score(references, {"a": "<start> dog <unk> <end>"}, meteor=False)
+    assert plain.bleu_1 == pytest.approx(math.exp(1 - 9 / 1))
+    assert marked.bleu_1 == pytest.approx(0.25 * math.exp(1 - 9 / 4))  # one word of four, and longer
+
+
+# ---- properties
+
+
+@given(photos.filter(bool))
+@settings(max_examples=60, deadline=None)
+def test_perfect_captions(references: dict[str, list[str]]) -> None:
+    ours = score(references, {image: own[0] for image, own in references.items()}, meteor=False)
+    assert (ours.bleu_1, ours.bleu_2, ours.bleu_3, ours.bleu_4) == pytest.approx((1, 1, 1, 1))
+    assert ours.rouge_l == pytest.approx(1)
+    for protocol in ("report_a", "report_b"):
+        assert score(references, {i: own[0] for i, own in references.items()}, protocol).bleu_1 == pytest.approx(1)
+
+
+@given(photos.filter(bool), st.data())
+@settings(max_examples=60, deadline=None)
+def test_order_does_not_matter_and_scores_stay_in_range(references: dict[str, list[str]], data: st.DataObject) -> None:
+    hypotheses = {image: data.draw(captions) for image in references}
+    shuffled = {image: references[image][::-1] for image in data.draw(st.permutations(list(references)))}
+    ours = score(references, hypotheses, meteor=False)
+    again = score(shuffled, dict(reversed(hypotheses.items())), meteor=False)
+    assert astuple(again)[:6] == pytest.approx(astuple(ours)[:6], abs=1e-12)
+    assert all(0 <= value <= 1 + 1e-12 for value in astuple(ours)[:5])
+    assert 0 <= (ours.cider or 0) <= 10 + 1e-9
+
+
+@given(photos.filter(bool))
+@settings(max_examples=60, deadline=None)
+def test_a_start_word_never_raises_a_strict_score(references: dict[str, list[str]]) -> None:
+    plain = score(references, {image: own[0] for image, own in references.items()}, meteor=False)
+    started = score(references, {image: f"<start> {own[0]}" for image, own in references.items()}, meteor=False)
+    assert all(
+        with_start < without for with_start, without in zip(astuple(started)[:5], astuple(plain)[:5], strict=True)
+    )
+    assert (started.cider or 0) <= (plain.cider or 0)
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abcd"), max_size=12))
+def test_longest_common_subsequence_against_the_table(a: list[str], b: list[str]) -> None:
+    table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            table[i + 1][j + 1] = table[i][j] + 1 if x == y else max(table[i][j + 1], table[i + 1][j])
+    assert _longest_common_subsequence(tuple(a), tuple(b)) == table[-1][-1]
+
+
+# ---- CIDEr-D as a reward
+
+
+def test_cider_of_each_caption() -> None:
+    words = _strict_words(REFERENCES)
+    references = [[tuple(caption) for caption in words[image]] for image in sorted(words)]
+    spoken = _strict_words({image: [caption] for image, caption in HYPOTHESES.items()})
+    hypotheses = [tuple(spoken[image][0]) for image in sorted(spoken)]
+    ours = CiderD(references).scores(hypotheses, references)
+    assert ours.shape == (len(REFERENCES),)
+    np.testing.assert_allclose(ours, list(GOLDEN["cider_of_each"][image] for image in sorted(words)), atol=1e-9)
+
+
+def test_cider_weighs_words_by_the_documents_it_was_given() -> None:
+    own = [[("a", "dog")]]
+    dogs = CiderD([[("a", "dog")], [("the", "dog")], [("a", "cat")]])
+    cats = CiderD([[("a", "cat")], [("the", "cat")], [("a", "dog")]])
+    assert dogs.scores([("dog",)], own)[0] < cats.scores([("dog",)], own)[0]  # "dog" is rarer among the cats
+    assert CiderD(own).scores([("a", "dog")], own)[0] == 0  # one document: no word is rarer than another
+
+
+def test_cider_scores_several_samples_of_one_photo() -> None:
+    documents: list[list[tuple[str, ...]]] = [
+        [("a", "red", "dog", "runs"), ("dog", "runs")],
+        [("a", "cat")],
+        [("the", "snow")],
+    ]
+    samples: list[tuple[str, ...]] = [("a", "red", "dog", "runs"), ("a", "cat"), ()]
+    cider = CiderD(documents)
+    together = cider.scores(samples, [documents[0]] * 3)
+    assert together[0] > together[1] > together[2] == 0
+    assert [cider.scores([sample], [documents[0]])[0] for sample in samples] == pytest.approx(list(together))
+
+
+# ---- the reports' protocols
+
+
+def report_b_as_printed(references: dict[str, list[str]], hypotheses: dict[str, str]) -> list[float]:
+    """Report B's `preprocess_captions` and `evaluate_model`, line by line, with the model's words given."""
+
+    def preprocess_captions(captions: list[str]) -> list[str]:
+        captions = [caption.lower() for caption in captions]
+        captions = [caption.replace("[^A-Za-z]", "") for caption in captions]
+        captions = [caption.replace(r"\s+", " ") for caption in captions]
+        captions = [" ".join(word for word in caption.split() if len(word) > 1) for caption in captions]
+        return ["startseq " + caption + " endseq" for caption in captions]
+
+    actual, predicted = [], []
+    for image, captions in references.items():
+        actual.append([caption.split() for caption in preprocess_captions(captions)])
+        yhat = "startseq " + hypotheses[image] + " endseq"
+        predicted.append(yhat.split())
+    return [
+        corpus_bleu(actual, predicted, weights=weights)
+        for weights in [(1.0, 0, 0, 0), (0.5, 0.5, 0, 0), (0.3, 0.3, 0.3, 0), (0.25, 0.25, 0.25, 0.25)]
+    ]
+
+
+def test_report_b() -> None:
+    references = {
+        "a": ["A black dog's ball , wet .", "Two t-shirts hang on a line in the sun"],
+        "b": ["The man is sitting on a bench .", "An old man sits"],
+        "c": ["Children play .", "A child"],
+    }
+    said = {"a": "black dog's ball", "b": "man is sitting on the bench", "c": "play"}  # as its tokenizer would say
+    ours = score(references, said, "report_b")
+    bleus = [ours.bleu_1, ours.bleu_2, ours.bleu_3, ours.bleu_4]
+    assert bleus == pytest.approx(report_b_as_printed(references, said), abs=1e-15)
+    assert (ours.rouge_l, ours.cider, ours.meteor) == (None, None, None)
+    with_articles = {"a": "a black dog's ball", "b": "a man is sitting on the bench", "c": "play"}
+    assert score(references, with_articles, "report_b") == ours  # one-letter words are dropped
+
+
+def test_report_b_keeps_punctuation_in_references_only() -> None:
+    ours = score({"a": ["Dogs, running"]}, {"a": "dogs, running"}, "report_b")
+    assert ours.bleu_1 == pytest.approx(3 / 4)  # startseq, running and endseq match; "dogs" is not "dogs,"
+
+
+def test_report_b_bleu_3_weights_sum_to_less_than_one() -> None:
+    ours = score({"a": ["one two three four five"]}, {"a": "one two six four five"}, "report_b")
+    assert ours.bleu_3 == pytest.approx((6 / 7 * 4 / 6 * 2 / 5) ** 0.3)
+
+
+def test_torchtext_rule() -> None:
+    """The example in torchtext's documentation, and its tie rule."""
+    candidates: list[tuple[str, ...]] = [("My", "full", "pytorch", "test"), ("Another", "Sentence")]
+    references: list[list[tuple[str, ...]]] = [
+        [("My", "full", "pytorch", "test"), ("Completely", "Different")],
+        [("No", "Match")],
+    ]
+
+    def bleu(references: list[list[tuple[str, ...]]], said: list[tuple[str, ...]]) -> list[float]:
+        return _torchtext_bleu(references, [_most(own) for own in references], said)
+
+    assert bleu(references, candidates)[3] == pytest.approx(0.8408964276313782, abs=1e-7)
+    long_first: list[list[tuple[str, ...]]] = [
+        [("a", "b", "c"), ("a",)]
+    ]  # both are one word away: torchtext takes the first, others the shortest
+    assert bleu(long_first, [("a", "b")])[0] == pytest.approx(math.exp(1 - 3 / 2))
+    assert bleu([long_first[0][::-1]], [("a", "b")])[0] == 1
+
+
+def test_report_a_counts_start_and_end() -> None:
+    ours = score({"a": ["It's a dog , running ."]}, {"a": "a cat"}, "report_a")
+    # references: <sos> it is a dog running <eos> (7), said: <sos> a cat <eos> (4), three words of which match
+    assert ours.bleu_1 == pytest.approx(3 / 4 * math.exp(1 - 7 / 4))
+    assert (ours.bleu_2, ours.bleu_3, ours.bleu_4) == (0.0, 0.0, 0.0)
+    assert (ours.rouge_l, ours.cider, ours.meteor) == (None, None, None)
+
+
+# ---- METEOR
+
+
+@needs_java
+def test_meteor_for_real_and_for_several_systems_at_once() -> None:
+    perfect = {image: own[0] for image, own in REFERENCES.items()}
+    mixed = {image: (HYPOTHESES if number % 2 else perfect)[image] for number, image in enumerate(perfect)}
+    found = Scorer(REFERENCES).score_all(
+        {"golden": HYPOTHESES, "perfect": perfect, "silent": dict.fromkeys(perfect, ""), "mixed": mixed}
+    )
+    assert found["golden"].meteor == pytest.approx(GOLDEN["scores"]["meteor"], abs=1e-9)
+    assert found["perfect"].meteor is not None
+    assert found["perfect"].meteor > 0.9
+    assert found["silent"].meteor == 0
+    assert found["mixed"] == score(REFERENCES, mixed)  # though all its captions were heard before
+    alone = score(REFERENCES, HYPOTHESES, meteor=False)
+    assert replace(found["golden"], meteor=None) == alone
+
+
+@pytest.mark.parametrize("behaviour", ["exit 3", "exec /bin/sleep 30", "while read line; do echo Error; done"])
+def test_meteor_survives_a_java_that_fails(behaviour: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    java = tmp_path / "java"
+    java.write_text(f"#!/bin/sh\n{behaviour}\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(meteor, "_STARTUP_SECONDS", 0.5)
+    began = time.monotonic()
+    with pytest.warns(RuntimeWarning, match="METEOR is left out"):
+        ours = score({"a": ["a dog runs"]}, {"a": "a dog"})
+    assert time.monotonic() - began < 10
+    assert ours.meteor is None
+    assert ours.bleu_1 > 0
+
+
+def test_meteor_is_left_out_quietly_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert score({"a": ["a dog runs"]}, {"a": "a dog"}).meteor is None
+
+
+# ---- bad input
+
+
+def test_ids_must_match() -> None:
+    scorer = Scorer({"a": ["x"], "b": ["x"], "c": ["x"], "d": ["x"], "e": ["x"]})
+    with pytest.raises(
+        CaptionlabError, match=r"4 without a hypothesis \(b, c, d, \.\.\.\) and 1 without references \(z\)"
+    ):
+        scorer.score({"a": "x", "z": "x"}, meteor=False)
+
+
+@pytest.mark.parametrize("references", [{}, {"a": []}])
+def test_references_must_be_there(references: dict[str, list[str]]) -> None:
+    with pytest.raises(CaptionlabError, match="no references"):
+        Scorer(references)
+
+
+def test_score_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no Java
+    (tmp_path / "r.json").write_text(json.dumps(REFERENCES), encoding="utf-8")
+    (tmp_path / "h.json").write_text(json.dumps(HYPOTHESES), encoding="utf-8-sig")
+    ours = score_files(tmp_path / "r.json", tmp_path / "h.json")
+    assert ours == score(REFERENCES, HYPOTHESES, meteor=False)
+
+
+GOOD_REFERENCES = '{"a": ["a dog"]}'
+GOOD_HYPOTHESES = '{"a": "a dog"}'
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("1" * 5000, "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[]", "must be a JSON object"),
+        ("{}", "at least one image"),
+        ('{"a": ["x"], "a": ["y"]}', "'a' occurs more than once"),
+        ('{"a": "a dog"}', "must have a list"),
+        ('{"a": []}', "at least one reference"),
+        ('{"a": ["a dog", 3]}', "no text or blank"),
+        ('{"a": [" "]}', "no text or blank"),
+        ('{"b": ["a dog"]}', r"1 without a hypothesis \(b\)"),
+        (b'{"a": ["caf\xe9"]}', "not UTF-8"),
+        (None, "cannot read"),
+    ],
+)
+def test_bad_references_file(content: str | bytes | None, message: str, tmp_path: Path) -> None:
+    _expect_error(tmp_path, content, GOOD_HYPOTHESES, message, "r.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": ["a dog"]}', "must have one string"),
+        ('{"a": null}', "must have one string"),
+        ('{"a": "x", "a": "x"}', "more than once"),
+        ('{"a": "x", "b": "x"}', r"1 without references \(b\)"),
+        ("nonsense", "not valid JSON"),
+    ],
+)
+def test_bad_hypotheses_file(content: str, message: str, tmp_path: Path) -> None:
+    _expect_error(tmp_path, GOOD_REFERENCES, content, message, "h.json")
+
+
+def _expect_error(folder: Path, references: Any, hypotheses: Any, message: str, culprit: str) -> None:
+    for name, content in (("r.json", references), ("h.json", hypotheses)):
+        if content is not None:
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(CaptionlabError, match=message) as caught:
+        score_files(folder / "r.json", folder / "h.json")
+    assert culprit in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_caption_of_a_megabyte_is_refused(tmp_path: Path) -> None:
+    files = tmp_path / "refs.json", tmp_path / "hyps.json"
+    long = "a " * 500_000
+    for references, hypotheses in (({"a": ["x", long]}, {"a": "x"}), ({"a": ["x"]}, {"a": long})):
+        files[0].write_text(json.dumps(references))
+        files[1].write_text(json.dumps(hypotheses))
+        with pytest.raises(CaptionlabError, match=r"image 'a' has a caption of 1,000,000 characters; at most 10,000"):
+            score_files(*files)

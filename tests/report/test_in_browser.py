@@ -1,0 +1,212 @@
+"""The report's pages as a reader uses them: in headless Chromium, from disk, by mouse and by keyboard."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("selenium", reason="selenium is not installed; pip install -e '.[dev]'")
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
+
+from captionlab.stages.report import report
+from report_artifacts import build_artifacts, toys
+
+CIDER = 7  # its column
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    build_artifacts(toys(), root)
+    report(toys(), root)
+    return root / "reports/toys"
+
+
+@pytest.fixture
+def comparison(browser: Chrome, folder: Path) -> Iterator[Chrome]:
+    yield from opened(browser, folder / "comparison.html")
+
+
+@pytest.fixture
+def gallery(browser: Chrome, folder: Path) -> Iterator[Chrome]:
+    yield from opened(browser, folder / "gallery/index.html")
+
+
+def opened(chrome: Chrome, page: Path) -> Iterator[Chrome]:
+    """The page, 1200 pixels wide and in light; afterwards nothing was complained of and nothing left the disk."""
+    show_as(chrome, 1200)
+    chrome.get_log("browser")
+    chrome.get_log("performance")
+    chrome.get(page.as_uri())
+    yield chrome
+    assert chrome.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert page.as_uri() in asked
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
+
+
+def show_as(chrome: Chrome, width: int, scheme: str = "light") -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def shown_rows(chrome: Chrome, table: str = "section") -> list[list[str]]:
+    """The cells of the rows that a reader sees, as text."""
+    script = """return [...document.querySelectorAll(arguments[0] + " tbody tr")].filter(row => row.offsetParent)
+                .map(row => [...row.cells].map(cell => cell.innerText.trim()))"""
+    rows: list[list[str]] = chrome.execute_script(script, table)
+    return rows
+
+
+def press(chrome: Chrome, *keys: str) -> None:
+    ActionChains(chrome).send_keys(*keys).perform()
+
+
+def test_sorting_by_keyboard(comparison: Chrome) -> None:
+    names = ["attention.lite2", "baseline.lite2_wide", "baseline.lite0", "modified.lite2", "retrieval.lite2"]
+    assert [row[0] for row in shown_rows(comparison)] == names
+    comparison.find_element(By.ID, "all").send_keys("")
+    for _ in range(20):
+        press(comparison, Keys.TAB)
+        if comparison.switch_to.active_element.text == "CIDEr":
+            break
+    head = comparison.switch_to.active_element.find_element(By.XPATH, "..")
+    assert head.get_attribute("aria-sort") == "descending"  # as the page comes
+    press(comparison, Keys.ENTER)
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert [row[0] for row in shown_rows(comparison)] == names[::-1]
+    press(comparison, Keys.SPACE)
+    assert head.get_attribute("aria-sort") == "descending"
+    assert [row[0] for row in shown_rows(comparison)] == names
+    first = comparison.find_element(By.CSS_SELECTOR, "section thead button")
+    first.click()
+    assert [row[0] for row in shown_rows(comparison)] == sorted(names)
+    assert [th.text for th in comparison.find_elements(By.CSS_SELECTOR, "[aria-sort]")] == ["Configuration"]
+
+
+def test_every_decoding_on_demand(comparison: Chrome) -> None:
+    assert comparison.find_element(By.CSS_SELECTOR, "section .count").text == "5 of 15 rows"
+    comparison.find_element(By.ID, "all").click()
+    rows = shown_rows(comparison)
+    assert len(rows) == 15
+    assert [float(row[CIDER]) for row in rows] == sorted((float(row[CIDER]) for row in rows), reverse=True)
+
+
+def test_filters_by_system_source_and_text(comparison: Chrome) -> None:
+    box = comparison.find_element(By.CSS_SELECTOR, "[value=attention]")
+    box.send_keys(Keys.SPACE)
+    assert [row[0] for row in shown_rows(comparison)] == [
+        "baseline.lite2_wide",
+        "baseline.lite0",
+        "modified.lite2",
+        "retrieval.lite2",
+    ]
+    box.send_keys(Keys.SPACE)
+    search = comparison.find_element(By.ID, "search")
+    search.send_keys("WIDE base", Keys.ENTER)
+    assert [row[0] for row in shown_rows(comparison)] == ["baseline.lite2_wide"]
+    search.clear()
+    search.send_keys(" ")
+    source = Select(comparison.find_element(By.ID, "source"))
+    source.select_by_value("stated")
+    assert shown_rows(comparison) == []
+    stated = shown_rows(comparison, "details")
+    assert len(stated) == 10 + 2 + 7
+    assert all("words" in row[-2] or "tokenisation" in row[-2] for row in stated)  # each with its protocol
+    source.select_by_value("measured")
+    rows = shown_rows(comparison, "details")
+    assert [row[-1] for row in rows].count("measured") == 2 * 5  # under either report's protocol
+    assert not [row for row in rows if row in stated]
+
+
+def test_without_scripts_the_page_is_whole(browser: Chrome, folder: Path) -> None:
+    page, scripts = re.subn(r"<script>.*?</script>", "", (folder / "comparison.html").read_text("utf-8"), flags=re.S)
+    assert scripts == 1
+    (folder / "plain.html").write_text(page, "utf-8")
+    for _ in opened(browser, folder / "plain.html"):
+        assert len(shown_rows(browser)) == 15
+        assert not browser.find_element(By.CLASS_NAME, "controls").is_displayed()
+        assert not browser.find_elements(By.TAG_NAME, "button")
+
+
+def test_the_head_stays_in_sight(comparison: Chrome) -> None:
+    comparison.find_element(By.ID, "all").click()
+    box = comparison.find_element(By.CSS_SELECTOR, "section .box")
+    comparison.execute_script("arguments[0].style.maxHeight = '150px'; arguments[0].scrollTop = 100", box)
+    head = comparison.find_element(By.CSS_SELECTOR, "section thead th")
+    assert comparison.execute_script("return arguments[0].scrollTop", box) == 100
+    assert abs(head.rect["y"] - box.rect["y"]) < 3
+
+
+@pytest.mark.parametrize("page", ["comparison", "gallery"])
+def test_a_phones_width_and_the_dark(page: str, request: pytest.FixtureRequest) -> None:
+    chrome: Chrome = request.getfixturevalue(page)
+    body = chrome.find_element(By.TAG_NAME, "body")
+    light = body.value_of_css_property("background-color"), body.value_of_css_property("color")
+    show_as(chrome, 360, "dark")
+    assert chrome.execute_script("return document.documentElement.scrollWidth") <= 360
+    dark = body.value_of_css_property("background-color"), body.value_of_css_property("color")
+    assert [brightness(colour) > 150 for colour in (*light, *dark)] == [True, False, False, True]
+
+
+def brightness(colour: str) -> float:
+    """The mean of the channels of ``rgba(r, g, b, a)``."""
+    return sum(int(channel) for channel in colour.partition("(")[2].split(",")[:3]) / 3
+
+
+def visible_veils(chrome: Chrome) -> list[WebElement]:
+    veils = chrome.find_elements(By.CLASS_NAME, "veil")
+    return [veil for veil in veils if veil.value_of_css_property("visibility") == "visible"]
+
+
+@pytest.mark.parametrize("width", [1200, 360])
+def test_pointing_at_a_word_lays_its_map_over_the_photo(gallery: Chrome, width: int) -> None:
+    show_as(gallery, width)
+    assert visible_veils(gallery) == []
+    card = gallery.find_elements(By.CLASS_NAME, "card")[1]
+    word = card.find_elements(By.CLASS_NAME, "word")[2]
+    ActionChains(gallery).scroll_to_element(word).move_to_element(word).perform()
+    (veil,) = visible_veils(gallery)
+    assert veil == word.find_element(By.TAG_NAME, "img")
+    photo = card.find_element(By.CSS_SELECTOR, "figure img")
+    for side in ("x", "y", "width", "height"):
+        assert abs(veil.rect[side] - photo.rect[side]) < 1.5, side
+    assert photo.get_property("naturalWidth") == 224
+    ActionChains(gallery).move_to_element(gallery.find_element(By.TAG_NAME, "h1")).perform()
+    assert visible_veils(gallery) == []
+
+
+def test_words_are_reached_by_keyboard(gallery: Chrome) -> None:
+    for _ in range(10):
+        press(gallery, Keys.TAB)
+        if gallery.switch_to.active_element.get_attribute("class") == "word":
+            break
+    first = gallery.switch_to.active_element
+    (veil,) = visible_veils(gallery)
+    assert veil == first.find_element(By.TAG_NAME, "img")
+    press(gallery, Keys.ARROW_RIGHT)
+    second = gallery.switch_to.active_element
+    assert second != first
+    (veil,) = visible_veils(gallery)
+    assert veil == second.find_element(By.TAG_NAME, "img")
+    press(gallery, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert gallery.switch_to.active_element == first
+    press(gallery, Keys.TAB)  # one stop a caption
+    assert gallery.switch_to.active_element.get_attribute("class") != "word"
+
+
+def test_the_pages_link_to_one_another(gallery: Chrome, folder: Path) -> None:
+    gallery.find_element(By.LINK_TEXT, "comparison.html").click()
+    assert gallery.current_url == (folder / "comparison.html").as_uri()
+    gallery.find_element(By.LINK_TEXT, "gallery/index.html").click()
+    assert gallery.current_url == (folder / "gallery/index.html").as_uri()

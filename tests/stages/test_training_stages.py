@@ -1,0 +1,576 @@
+"""From artifacts to trained and scored systems: the training stages and evaluate on a tiny tree, run for real."""
+
+import csv
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from builders import digests, write_tree
+from captionlab.commands import release as releasing
+from captionlab.commands.release import CARD, CHECKPOINT, release
+from captionlab.config import (
+    SYSTEMS,
+    EncoderParams,
+    EnsembleParams,
+    ExtractFeaturesParams,
+    FinetuneParams,
+    Params,
+    RetrievalParams,
+    TrainingParams,
+)
+from captionlab.core.devices import choose_device, uses_bf16
+from captionlab.core.files import read_json, read_jsonl, write_json, write_jsonl
+from captionlab.core.records import CAPTIONS, DATASET, EVALUATION, FEATURES, MODELS, VOCAB, Split
+from captionlab.data.store import open_store
+from captionlab.errors import CaptionlabError
+from captionlab.evaluation.candidates import _mean_photo
+from captionlab.inference.captioner import Captioner, Sentence
+from captionlab.metrics.scorer import Scorer, score
+from captionlab.models.params import SystemParams
+from captionlab.report import figures, results
+from captionlab.stages.evaluate import Evaluated, _best_scores, _score, evaluate
+from captionlab.stages.finetune import finetune
+from captionlab.stages.track import track
+from captionlab.stages.train_attention import train_attention
+from captionlab.stages.train_baseline import train_baseline
+from captionlab.stages.train_modified import train_modified
+from captionlab.training import fit, loop
+from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
+from captionlab.training.fit import read_captions, train_system
+from captionlab.training.loop import measure
+
+if TYPE_CHECKING:
+    from conftest import World
+
+NAMES = ("baseline", "modified", "attention")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[None]:
+    """MLflow in a database of our own; METEOR, which tests/metrics/test_scorer.py tests, without its slow Java."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_database, folder)}")
+        git = shutil.which("git")
+        bare = folder / "bin"
+        bare.mkdir()
+        if git:
+            (bare / "git").symlink_to(git)
+        patch.setenv("PATH", str(bare))
+        yield
+
+
+@pytest.fixture(scope="module")
+def params(
+    project_params: Params, tiny: Callable[..., SystemParams], settings: Callable[..., TrainingParams]
+) -> Params:
+    return dataclasses.replace(
+        project_params,
+        device="cpu",
+        dataset=dataclasses.replace(project_params.dataset, name="tiny"),
+        extract_features=ExtractFeaturesParams(encoders={"tiny": EncoderParams(grid=2)}),
+        training=settings(epochs=12, patience=4, learning_rate=0.03),
+        evaluate=dataclasses.replace(project_params.evaluate, beams=(1, 3), max_words=7),
+        report=dataclasses.replace(project_params.report, gallery=2),
+        **{name: {"tiny": tiny(name)} if name in NAMES else {} for name in SYSTEMS},  # type: ignore[arg-type]
+        retrieval={"tiny": RetrievalParams(encoder="tiny", neighbours=(1, 3), consensus_k=2)},
+    )
+
+
+@pytest.fixture
+def root(tmp_path: Path, world: "World") -> Path:
+    return write_tree(tmp_path, world)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, world: "World", params: Params) -> Path:
+    """A tree with its three systems trained."""
+    root = write_tree(tmp_path_factory.mktemp("trained"), world)
+    for stage in (train_baseline, train_modified, train_attention):
+        (line,) = stage(params, root, "tiny")
+        assert "parameters" in line
+    return root
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Path, params: Params) -> Path:
+    (line,) = evaluate(params, trained)
+    assert line.startswith("evaluate: 4 systems on 3 test photos; best is ")
+    return trained
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_what_a_training_leaves(trained: Path, system: str) -> None:
+    folder = trained / MODELS / system / "tiny"
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.safetensors", "history.csv", "summary.json"]
+    assert not list((trained / ".resume").rglob("*.pt"))
+    summary = read_json(folder / "summary.json")
+    with (folder / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in history] == list(range(1, summary["epochs"] + 1))
+    best = min(history, key=lambda row: float(row["val_loss"]))
+    assert int(best["epoch"]) == summary["best_epoch"]
+    identity = Captioner.load(folder / "checkpoint.safetensors").identity
+    assert (identity.system, identity.training_key) == (system, summary["training_key"])
+    assert identity.grid == (2 if system == "attention" else 0)
+    assert summary["params"]["training.learning_rate"] == 0.03
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_a_reloaded_checkpoint_measures_what_training_reported(trained: Path, world: "World", system: str) -> None:
+    folder = trained / MODELS / system / "tiny"
+    with (folder / "history.csv").open() as file:
+        best = list(csv.DictReader(file))[read_json(folder / "summary.json")["best_epoch"] - 1]
+    model = Captioner.load(folder / "checkpoint.safetensors").model
+    val = measure(model, world.split("val", system == "attention"), 2, "cpu")
+    assert val.loss == pytest.approx(float(best["val_loss"]), abs=1e-6)
+    assert val.accuracy == pytest.approx(float(best["val_accuracy"]), abs=1e-6)
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_trained_twice_gives_the_same_bytes(trained: Path, root: Path, params: Params, system: str) -> None:
+    train_system(params, root, system, "tiny")
+    assert digests(root / MODELS / system) == digests(trained / MODELS / system)
+
+
+def test_a_killed_stage_goes_on_to_the_same_bytes(
+    trained: Path, root: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, saved = loop._save_state, []
+
+    def killed(*given: Any) -> None:
+        save(*given)
+        saved.append(1)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_save_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_system(params, root, "baseline", "tiny")
+    assert not (root / MODELS / "baseline").exists()
+    assert (root / ".resume/models/baseline/tiny.pt").exists()
+    train_system(params, root, "baseline", "tiny")
+    assert digests(root / MODELS / "baseline") == digests(trained / MODELS / "baseline")
+
+
+def test_the_key_changes_with_what_decides_the_training(root: Path, params: Params, tiny: Any) -> None:
+    def key(changed: Params = params) -> str:
+        return fit.training_key(changed, root, "baseline", "tiny")
+
+    before = key()
+    assert before == key()
+    assert before != key(dataclasses.replace(params, baseline={"tiny": tiny("baseline", hidden=9)}))
+    assert before != key(dataclasses.replace(params, training=dataclasses.replace(params.training, seed=2)))
+    pooled = np.load(root / FEATURES / "tiny/pooled.npy")
+    np.save(root / FEATURES / "tiny/pooled.npy", pooled + 1)
+    assert before != key()
+
+
+def test_a_system_that_is_too_large_is_refused(root: Path, params: Params, tiny: Any) -> None:
+    large = dataclasses.replace(params, baseline={"large": tiny("baseline", hidden=300)})
+    with pytest.raises(CaptionlabError, match=r"baseline\.large has .* takes 1\.\d MB.*max_megabytes \(1\)"):
+        train_system(large, root, "baseline", "large")
+    assert not (root / MODELS).exists()
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_scores_are_those_of_the_saved_captions(evaluated: Path, params: Params, system: str) -> None:
+    rows = read_jsonl(evaluated / EVALUATION / f"captions/{system}.tiny.jsonl")
+    assert [row["image"] for row in rows] == ["test0.jpg", "test1.jpg", "test2.jpg"]
+    references = {row["image"]: row["references"] for row in rows}
+    (entry,) = (row for row in read_json(evaluated / EVALUATION / "scores.json")["systems"] if row["system"] == system)
+    of_test = [each for each in entry["decodings"] if each["split"] == "test"]
+    assert [(each["decoding"], each["beam"]) for each in of_test[:2]] == [("greedy", 1), ("beam 3", 3)]
+    assert len(of_test) == 6
+    for each in of_test:
+        captions = {row["image"]: row["captions"][each["decoding"]]["caption"] for row in rows}
+        expected = dataclasses.asdict(score(references, captions, each["protocol"]))
+        assert each["scores"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_the_decoding_is_chosen_on_validation(evaluated: Path, params: Params, world: "World", system: str) -> None:
+    captioner = Captioner.load(evaluated / MODELS / system / "tiny/checkpoint.safetensors")
+    data = world.split("val", system == "attention")
+    references = {image: [caption.raw for caption in world.captions if caption.image == image] for image in data.images}
+    ciders = {}
+    for beam, name in ((1, "greedy"), (3, "beam 3")):
+        said = captioner.describe(data.features(range(3)), beam=beam, length_penalty=0.7, max_words=7)
+        captions = {image: photo[0].caption for image, photo in zip(data.images, said, strict=True)}
+        ciders[name] = score(references, captions).cider or 0.0
+    (entry,) = (row for row in read_json(evaluated / EVALUATION / "scores.json")["systems"] if row["system"] == system)
+    assert ciders[entry["best_decoding"]] == max(ciders.values())
+    val = {each["decoding"]: each["scores"]["cider"] for each in entry["decodings"] if each["split"] == "val"}
+    assert val == pytest.approx(ciders, abs=1e-6)
+    metrics = read_json(evaluated / "reports/tiny/metrics.json")[f"{system}.tiny"]
+    (best,) = (
+        each["scores"] for each in entry["decodings"]
+        if (each["split"], each["protocol"], each["decoding"]) == ("test", "strict", entry["best_decoding"])
+    )  # fmt: skip
+    assert metrics == {"bleu_4": best["bleu_4"], "cider": best["cider"]}
+    test = measure(captioner.model, world.split("test", system == "attention"), 50, "cpu")
+    assert entry["test"] == pytest.approx({"loss": test.loss, "accuracy": test.accuracy}, abs=1e-5)
+
+
+def test_the_test_split_has_no_say_in_the_decoding() -> None:
+    references: dict[Split, dict[str, Sequence[str]]] = {
+        split: {f"{split}0": ["a black dog runs over the grass"], f"{split}1": ["the white cat sleeps in a box"]}
+        for split in ("val", "test")
+    }
+    wrong = Sentence(caption="a horse", log_prob=-1.0, score=-0.5, tokens=())
+    right: dict[Split, str] = {"val": "beam 3", "test": "greedy"}
+    sentences = {
+        split: {
+            decoding: {
+                image: dataclasses.replace(wrong, caption=texts[0]) if decoding == right[split] else wrong
+                for image, texts in references[split].items()
+            }
+            for decoding in ("greedy", "beam 3")
+        }
+        for split in references
+    }
+    system = Evaluated(system="baseline", config="tiny", loss=1.0, accuracy=0.5, sentences=sentences, without_photo={})
+    (row,) = _score([system], references)
+    assert row["best_decoding"] == "beam 3"
+    assert _best_scores(row)["cider"] == 0.0  # what it then gets on test, not the best there
+
+
+def test_the_gallery_holds_photos_of_each_third_by_the_leaders_score(evaluated: Path, params: Params) -> None:
+    shown = read_json(evaluated / EVALUATION / "gallery.json")
+    metrics = read_json(evaluated / "reports/tiny/metrics.json")
+    assert shown["judge"] == max(metrics, key=lambda name: metrics[name]["cider"])
+    assert shown["ranked"] == 3
+    assert [photo["third"] for photo in shown["photos"]] == ["good", "middling"]  # two photos for three thirds
+    assert [photo["rank"] for photo in shown["photos"]] == [1, 2]
+    rows = read_jsonl(evaluated / EVALUATION / f"captions/{shown['judge']}.jsonl")
+    captions = {row["image"]: row["captions"][shown["decoding"]]["caption"] for row in rows}
+    scores = Scorer({row["image"]: row["references"] for row in rows}).cider_by_image(captions)
+    assert [photo["cider"] for photo in shown["photos"]] == pytest.approx(
+        sorted(scores.values(), reverse=True)[:2], abs=1e-6
+    )
+    assert sum(scores.values()) / 3 == pytest.approx(metrics[shown["judge"]]["cider"], abs=1e-6)
+
+
+def test_attention_maps_fit_their_captions(evaluated: Path) -> None:
+    folder = evaluated / EVALUATION / "attention"
+    assert [path.name for path in folder.iterdir()] == ["attention.tiny.json"]
+    maps = read_json(folder / "attention.tiny.json")
+    shown = read_json(evaluated / EVALUATION / "gallery.json")["photos"]
+    assert [entry["image"] for entry in maps] == [photo["image"] for photo in shown]
+    (scored,) = (
+        row for row in read_json(evaluated / EVALUATION / "scores.json")["systems"] if row["system"] == "attention"
+    )
+    rows = {row["image"]: row for row in read_jsonl(evaluated / EVALUATION / "captions/attention.tiny.jsonl")}
+    for entry in maps:
+        assert " ".join(entry["words"]) == rows[entry["image"]]["captions"][scored["best_decoding"]]["caption"]
+        assert len(entry["maps"]) == len(entry["words"])
+        assert [sum(shares) for shares in entry["maps"]] == pytest.approx([1] * len(entry["maps"]), abs=1e-4)
+
+
+def test_the_retrieval_row_borrows_training_captions(evaluated: Path, params: Params, world: "World") -> None:
+    (entry,) = (
+        row for row in read_json(evaluated / EVALUATION / "scores.json")["systems"] if row["system"] == "retrieval"
+    )
+    assert entry["test"] == {"loss": None, "accuracy": None}
+    val = {each["decoding"]: each["scores"]["cider"] for each in entry["decodings"] if each["split"] == "val"}
+    assert list(val) == ["1 neighbour", "3 neighbours"]
+    assert val[entry["best_decoding"]] == max(val.values())
+    learnt = {" ".join(caption.words) for caption in world.captions if caption.split == "train"}
+    rows = read_jsonl(evaluated / EVALUATION / "captions/retrieval.tiny.jsonl")
+    assert [row["image"] for row in rows] == ["test0.jpg", "test1.jpg", "test2.jpg"]
+    assert {said["caption"] for row in rows for said in row["captions"].values()} <= learnt
+    diagnostics = read_json(evaluated / EVALUATION / "diagnostics.json")
+    assert diagnostics["systems"]["retrieval.tiny"]["complaints"]["copied"] == 1.0
+
+
+@pytest.mark.parametrize("system", [*NAMES, "retrieval"])
+def test_diagnostics_are_of_the_best_decoding(evaluated: Path, system: str) -> None:
+    found = read_json(evaluated / EVALUATION / "diagnostics.json")
+    own = found["systems"][f"{system}.tiny"]
+    metrics = read_json(evaluated / "reports/tiny/metrics.json")[f"{system}.tiny"]
+    assert own["language_bias"]["right"] == pytest.approx(metrics, abs=1e-6)
+    for key, value in metrics.items():
+        low, high = found["intervals"][f"{system}.tiny"][key]
+        assert low <= value <= high
+    assert "truth" not in own  # which only drawn scenes know
+    assert set(found["pairs"][f"{system}.tiny"]) == {f"{name}.tiny" for name in (*NAMES, "retrieval")} - {
+        f"{system}.tiny"
+    }
+
+
+@pytest.mark.parametrize("grid", [False, True])
+def test_no_photo_is_the_mean_of_the_training_photos(world: "World", grid: bool) -> None:
+    train = world.split("train", grid)
+    mean, every = _mean_photo(train, photos_per_block=4), train.features(range(6))
+    torch.testing.assert_close(mean.pooled_PD, every.pooled_PD.mean(0, keepdim=True))
+    assert (mean.grid_PRC is not None) == grid
+    if mean.grid_PRC is not None and every.grid_PRC is not None:
+        expected_PRC = every.grid_PRC.float().mean(0, keepdim=True)
+        torch.testing.assert_close(mean.grid_PRC.float(), expected_PRC, atol=5e-3, rtol=1e-3)
+
+
+def test_the_signature_says_what_was_compared(evaluated: Path) -> None:
+    assert read_json(evaluated / EVALUATION / "scores.json")["signature"] == {
+        "dataset": "abc", "name": "tiny", "length_penalty": 0.7, "max_words": 7,
+        "idf": "references of the scored split",
+    }  # fmt: skip
+
+
+def test_evaluated_twice_gives_the_same_bytes(evaluated: Path, params: Params) -> None:
+    before = digests(evaluated / EVALUATION)
+    evaluate(params, evaluated)
+    assert digests(evaluated / EVALUATION) == before
+
+
+@pytest.fixture
+def shop(evaluated: Path, tmp_path: Path) -> Path:
+    """A copy of the tree to release from."""
+    shutil.copytree(evaluated / "artifacts", tmp_path / "shop/artifacts")
+    manifest = read_json(evaluated / DATASET / "manifest.json")
+    write_json(tmp_path / "shop" / DATASET / "manifest.json", manifest | {"splits": {"train": 6, "val": 3, "test": 3}})
+    return tmp_path / "shop"
+
+
+def best_of(root: Path, name: str) -> dict[str, Any]:
+    """The strict test scores of a system's best decoding, and its beam."""
+    entries = read_json(root / EVALUATION / "scores.json")["systems"]
+    (entry,) = (entry for entry in entries if f"{entry['system']}.{entry['config']}" == name)
+    (decoded,) = (
+        each for each in entry["decodings"]
+        if (each["decoding"], each["split"], each["protocol"]) == (entry["best_decoding"], "test", "strict")
+    )  # fmt: skip
+    return {"beam": decoded["beam"], "scores": decoded["scores"]}
+
+
+@pytest.mark.parametrize("name", [f"{system}.tiny" for system in NAMES])
+def test_a_released_system_says_the_same_and_carries_its_scores(shop: Path, world: "World", name: str) -> None:
+    (line,) = release(shop, name)
+    assert line.startswith(f"{name} is released as src/captionlab/released/captioner.safetensors (0.0 MB, 16 bits; ")
+    system = name.split(".")[0]
+    ours = Captioner.load(shop / CHECKPOINT)
+    theirs = Captioner.load(shop / MODELS / system / "tiny/checkpoint.safetensors")
+    assert theirs.release is None
+    assert ours.release is not None
+    expected = best_of(shop, name)
+    assert (ours.release.beam, ours.release.scores) == (expected["beam"], expected["scores"])
+    assert (ours.release.dataset_digest, ours.release.length_penalty, ours.release.max_words) == ("abc", 0.7, 7)
+    assert ours.vocab == theirs.vocab
+    assert ours.identity == theirs.identity
+    assert (shop / CHECKPOINT).stat().st_size < (shop / MODELS / system / "tiny/checkpoint.safetensors").stat().st_size
+    features = world.split("test", system == "attention").features(range(3))
+    said = [each.describe(features, beam=3, length_penalty=0.7, max_words=7) for each in (ours, theirs)]
+    assert [photo[0].tokens for photo in said[0]] == [photo[0].tokens for photo in said[1]]
+    card = (shop / CARD).read_text(encoding="utf-8")
+    assert f"| CIDEr-D | {expected['scores']['cider']:.3f} |" in card
+    assert "n/a (needs Java)" in card
+    assert "## Language bias" in card
+
+
+def test_the_best_on_validation_is_released_with_what_evaluate_found(shop: Path) -> None:
+    scores = read_json(shop / EVALUATION / "scores.json")
+    for entry in scores["systems"]:
+        for each in entry["decodings"]:
+            # what is best on test has no say
+            if each["protocol"] == "strict":
+                each["scores"]["cider"] = 9.0 if (each["split"] == "val") == (entry["system"] == "modified") else 1.0
+    write_json(shop / EVALUATION / "scores.json", scores)
+    name = "modified.tiny"
+    per_score = {"bleu_4": 0.5, "cider": 1.0}
+    write_json(shop / EVALUATION / "diagnostics.json", {
+        "intervals": {name: {"cider": [0.25, 1.75]}},
+        "systems": {name: {
+            "language_bias": {way: per_score for way in ("right", "wrong", "without", "earned")},
+            "complaints": {
+                "distinct": 0.5, "repeated": 0.25, "copied": 0.125, "words": 7, "length": 4.5,
+                "colours": {"precision": 0.75}, "counts": {"precision": None},
+            },
+        }},
+    })  # fmt: skip
+    (line,) = release(shop)
+    assert line.startswith("modified.tiny ")
+    card = (shop / CARD).read_text(encoding="utf-8")
+    assert "| CIDEr-D | 1.000 [0.250, 1.750] |" in card
+    assert "| CIDEr-D | 1.000 | 1.000 | 1.000 | 1.000 |" in card
+    assert "50 % of the captions are different" in card
+    assert "Of the colours it names, 75 %" in card
+    assert "Of the counts" not in card
+    before = digests(shop / "src") | digests(shop / "docs")
+    release(shop)
+    assert digests(shop / "src") | digests(shop / "docs") == before
+
+
+def test_weights_that_16_bits_would_change_stay_in_32(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releasing, "MIN_UNCHANGED", 1.1)
+    (line,) = release(shop, "baseline.tiny")
+    assert "32 bits" in line
+    loaded = Captioner.load(shop / CHECKPOINT)
+    assert loaded.release is not None
+    assert (loaded.release.bits, loaded.release.unchanged) == (32, 1.0)
+    original = Captioner.load(shop / MODELS / "baseline/tiny/checkpoint.safetensors").model.state_dict()
+    assert all(value.equal(original[key]) for key, value in loaded.model.state_dict().items())
+
+
+def test_what_cannot_be_released_is_refused(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CaptionlabError, match=r"'oracle' is not trained and scored; there are attention\.tiny, base"):
+        release(shop, "oracle")
+    monkeypatch.setattr(releasing, "MAX_MEGABYTES", 0.001)
+    with pytest.raises(CaptionlabError, match=r"baseline\.tiny takes 0\.0 MB, more than the 0\.001 of a release"):
+        release(shop, "baseline.tiny")
+    assert not (shop / "src").exists()
+    shutil.rmtree(shop / MODELS)
+    with pytest.raises(CaptionlabError, match="no trained and scored system to release; run dvc repro"):
+        release(shop)
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained / "artifacts", tmp_path / "copy/artifacts", ignore=shutil.ignore_patterns("evaluation"))
+    return tmp_path / "copy"
+
+
+def test_another_vocabulary_is_refused(copy: Path, params: Params, world: "World") -> None:
+    size = len(world.vocab)
+    write_json(copy / VOCAB, dataclasses.replace(world.vocab, words=(*world.vocab.words, "zebra")).to_json())
+    with pytest.raises(CaptionlabError, match=f"vocabulary of {size} words.* another of {size + 1}; train it again"):
+        evaluate(params, copy)
+
+
+def test_a_missing_checkpoint_is_refused_and_old_scores_stay(copy: Path, params: Params) -> None:
+    write_json(copy / EVALUATION / "scores.json", {})
+    (copy / MODELS / "attention/tiny/checkpoint.safetensors").unlink()
+    with pytest.raises(CaptionlabError, match="does not exist; train the system first"):
+        evaluate(params, copy)
+    assert [path.name for path in (copy / EVALUATION).iterdir()] == ["scores.json"]
+
+
+def test_a_test_photo_without_words_is_refused(copy: Path, params: Params) -> None:
+    rows = [row | {"words": []} if row["image"] == "test1.jpg" else row for row in read_jsonl(copy / CAPTIONS)]
+    write_jsonl(copy / CAPTIONS, rows)
+    with pytest.raises(CaptionlabError, match="some photos of split test have no caption"):
+        evaluate(params, copy)
+
+
+def test_the_tree_is_read_back(root: Path, world: "World") -> None:
+    assert read_captions(root) == world.captions
+    assert open_store(root / FEATURES / "tiny").images == world.store.images
+
+
+def test_the_runs_are_in_mlflow(trained: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name("captionlab/tiny")
+    assert experiment is not None
+    names = {run.data.tags["mlflow.runName"] for run in client.search_runs([experiment.experiment_id])}
+    assert {f"{system}.tiny" for system in NAMES} <= names
+    assert not (trained / "mlflow.db").exists()
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") in ("cpu", "cuda", "mps")
+    assert not uses_bf16("fp32", "cpu")
+    for device in ("cuda", "mps"):
+        assert not uses_bf16("auto", device)
+        with pytest.raises(CaptionlabError, match=f"bf16, which is for CPUs; on {device} use auto or fp32"):
+            uses_bf16("bf16", device)
+
+    if not torch.cuda.is_available():
+        with pytest.raises(CaptionlabError, match=r"device is cuda.*use auto"):
+            choose_device("cuda")
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert uses_bf16("bf16", "cpu")
+    else:
+        assert not uses_bf16("auto", "cpu")
+        with pytest.raises(CaptionlabError, match="bf16, which this CPU cannot compute; use auto or fp32"):
+            uses_bf16("bf16", "cpu")
+
+
+def test_no_output_names_this_machine(evaluated: Path) -> None:
+    for path in (path for folder in (MODELS, EVALUATION) for path in (evaluated / folder).rglob("*.*")):
+        assert str(evaluated).encode() not in path.read_bytes(), path
+
+
+def test_finetuned_systems_and_ensembles_are_rows_of_the_comparison(
+    trained: Path, params: Params, tmp_path: Path
+) -> None:
+    root = tmp_path / "tree"
+    shutil.copytree(trained, root)
+    params = dataclasses.replace(
+        params,
+        dataset=dataclasses.replace(params.dataset, name="rows"),  # an experiment of its own, in this tree
+        finetune={
+            "rewarded": FinetuneParams(
+                system="attention", config="tiny", samples=2, cross_entropy=0.5, training={"epochs": 2, "patience": 1}
+            ),
+            "taught": FinetuneParams(
+                system="attention", config="tiny", teachers=("tiny",), cross_entropy=0.5, training={"epochs": 2}
+            ),
+        },
+        ensemble={
+            "one": EnsembleParams(members=("attention.tiny",)),
+            "three": EnsembleParams(members=("attention.tiny", "finetune.rewarded", "baseline.tiny")),
+            "reranked": EnsembleParams(members=("attention.tiny",), neighbours=2, consensus_weight=100.0),
+        },
+    )
+    before = digests(root / MODELS / "attention")
+    finetune(params, root, "rewarded")
+    (line,) = finetune(params, root, "taught")
+    assert line.startswith("finetune.taught: ")
+    assert digests(root / MODELS / "attention") == before
+    first = digests(root / MODELS / "finetune")
+    assert {Path(name).name for name in first} == {"checkpoint.safetensors", "history.csv", "summary.json"}
+    with (root / MODELS / "finetune/rewarded/history.csv").open(newline="") as table:
+        assert all(float(row["val_cider"]) >= 0 and float(row["train_reward"]) >= 0 for row in csv.DictReader(table))
+    finetune(params, root, "rewarded")
+    finetune(params, root, "taught")
+    assert digests(root / MODELS / "finetune") == first
+
+    evaluate(params, root)
+    rows = {f"{row['system']}.{row['config']}": row for row in read_json(root / EVALUATION / "scores.json")["systems"]}
+    assert list(rows) == [*(f"{system}.{name}" for system, name in params.rows()), "retrieval.tiny"]
+    assert rows["ensemble.one"]["decodings"] == rows["attention.tiny"]["decodings"]
+    assert rows["ensemble.one"]["test"] == pytest.approx(rows["attention.tiny"]["test"], abs=2e-6)
+    greedy = [
+        [entry for entry in rows[name]["decodings"] if entry["decoding"] == "greedy"]
+        for name in ("ensemble.one", "ensemble.reranked")
+    ]
+    assert greedy[0] == greedy[1]  # a single candidate is not ranked
+    runs = {run.name: run for run in results.load(params, root).runs}
+    members = [runs[name].row().parameters or 0 for name in ("attention.tiny", "finetune.rewarded", "baseline.tiny")]
+    assert runs["ensemble.three"].row().parameters == sum(members)
+    assert figures.png(figures.curves, list(runs.values()))
+    assert "8 runs in MLflow" in track(params, root)[0]
+    assert "8 already there" in track(params, root)[0]
+
+
+def test_an_ensemble_wants_one_vocabulary(trained: Path, tmp_path: Path) -> None:
+    paths = [trained / MODELS / system / "tiny/checkpoint.safetensors" for system in ("attention", "baseline")]
+    model, vocab, identity = load_checkpoint(paths[1])
+    other = dataclasses.replace(vocab, words=(*vocab.words[:-1], "zebra"))
+    save_checkpoint(tmp_path / "other.safetensors", model, other, identity)
+    Captioner.load_ensemble(paths)
+    with pytest.raises(CaptionlabError, match="know different words; an ensemble needs one vocabulary"):
+        Captioner.load_ensemble([paths[0], tmp_path / "other.safetensors"])
+
+
+def test_a_checkpoint_of_other_sizes_is_not_finetuned(
+    trained: Path, params: Params, tiny: Callable[..., SystemParams]
+) -> None:
+    params = dataclasses.replace(
+        params,
+        attention={"tiny": tiny("attention", dropout=0.5)},  # type: ignore[dict-item]
+        finetune={"x": FinetuneParams(system="attention", config="tiny", samples=2, cross_entropy=0.5)},
+    )
+    with pytest.raises(CaptionlabError, match=r"is of another configuration than params\.yaml"):
+        finetune(params, trained, "x")
+    with pytest.raises(CaptionlabError, match=r"finetune has no entry 'y'; params\.yaml has x"):
+        finetune(params, trained, "y")

@@ -1,0 +1,111 @@
+"""Batches: every caption once, beside its own photo."""
+
+import dataclasses
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from captionlab.core.records import Caption
+from captionlab.core.tokens import PAD
+from captionlab.errors import CaptionlabError
+from captionlab.training.batches import Batch, CaptionedFeatures
+
+if TYPE_CHECKING:
+    from conftest import World
+
+
+def spoken(world: "World", batches: list[Batch]) -> Counter[tuple[str, str]]:
+    """(image, caption) of every row, the image told by its features alone."""
+    found: Counter[tuple[str, str]] = Counter()
+    for batch in batches:
+        for tokens, photo in zip(batch.tokens_BT.tolist(), batch.photo_B.tolist(), strict=True):
+            pooled = batch.features.pooled_PD[photo].numpy()
+            (row,) = np.flatnonzero((world.store.pooled == pooled).all(1))
+            found[world.store.images[row], world.vocab.decode(tokens[1:])] += 1
+    return found
+
+
+@pytest.mark.parametrize("shuffle", [None, 7])
+@pytest.mark.parametrize("photos", [1, 4, 100])
+def test_every_caption_stands_once_beside_its_photo(world: "World", photos: int, shuffle: int | None) -> None:
+    batches = list(world.split("train").batches(photos, shuffle))
+    assert len(batches) == -(-6 // photos)
+    expected = Counter((c.image, " ".join(c.words)) for c in world.captions if c.split == "train")
+    assert spoken(world, batches) == expected
+    assert all(batch.tokens_BT[:, -1].ne(PAD).any() for batch in batches)  # no wider than its longest caption
+
+
+def test_the_seed_decides_the_order(world: "World") -> None:
+    def order(seed: int | None) -> list[list[float]]:
+        return [batch.features.pooled_PD[:, 0].tolist() for batch in world.split("train").batches(2, seed)]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    in_order = world.store.pooled[world.store.rows([f"train{i}.jpg" for i in range(6)]), 0]
+    assert [value for batch in order(None) for value in batch] == in_order.tolist()
+
+
+def test_the_grid_is_read_only_where_it_is_used(world: "World") -> None:
+    with_grid, without = (world.split("val", grid).features([2, 0]) for grid in (True, False))
+    assert world.store.grid is not None
+    assert with_grid.grid_PRC is not None
+    expected = world.store.grid[world.store.rows(["val2.jpg", "val0.jpg"])]
+    assert torch.equal(with_grid.grid_PRC, torch.from_numpy(expected))
+    assert without.grid_PRC is None
+
+
+def test_training_sees_a_photo_or_its_mirror_image_by_chance(world: "World") -> None:
+    assert world.store.grid is not None
+    mirror = dataclasses.replace(world.store, pooled=world.store.pooled + 100, grid=world.store.grid + 100)
+    data = dataclasses.replace(world.split("train", True), store=dataclasses.replace(world.store, mirrored=mirror))
+
+    def turned(seed: int | None) -> list[bool]:
+        found: list[bool] = []
+        for batch in data.batches(4, seed):
+            plain = data.features(batch.positions)
+            assert batch.features.grid_PRC is not None
+            assert plain.grid_PRC is not None
+            by_pooled, by_grid = (
+                [(ours - theirs).amax() > 50 for ours, theirs in zip(seen, true, strict=True)]
+                for seen, true in (
+                    (batch.features.pooled_PD, plain.pooled_PD),
+                    (batch.features.grid_PRC, plain.grid_PRC),
+                )
+            )
+            assert by_pooled == by_grid
+            found += map(bool, by_pooled)
+        return found
+
+    chances = [turned(seed) for seed in range(20)]
+    assert 30 < sum(map(sum, chances)) < 90  # of 120
+    assert turned(3) == chances[3]
+    assert not any(turned(None))
+
+
+def test_blocks_hold_every_photo_once(world: "World") -> None:
+    for grid in (False, True):
+        data = world.split("train", grid)
+        whole = data.features(range(6))
+        blocks = torch.cat(list(data.feature_blocks(4)))
+        assert torch.equal(blocks, whole.pooled_PD if whole.grid_PRC is None else whole.grid_PRC)
+
+
+def test_captions_without_words_are_left_out(world: "World") -> None:
+    captions = [*world.captions, Caption(image="train9.jpg", split="train", raw="...", words=())]
+    data = CaptionedFeatures.of(world.store, False, captions, "train", world.vocab)
+    assert "train9.jpg" not in data.images
+
+
+def test_a_split_without_captions_is_refused(world: "World") -> None:
+    empty = dataclasses.replace(world, captions=[c for c in world.captions if c.split != "val"])
+    with pytest.raises(CaptionlabError, match="split val has no captions"):
+        empty.split("val")
+
+
+def test_a_photo_without_features_is_refused(world: "World") -> None:
+    stranger = Caption(image="stranger.jpg", split="val", raw="a dog", words=("a", "dog"))
+    with pytest.raises(CaptionlabError, match=r"no features of stranger\.jpg"):
+        CaptionedFeatures.of(world.store, False, [*world.captions, stranger], "val", world.vocab)

@@ -1,0 +1,223 @@
+"""Checkpoints: one safe file that says the same captions again, and one line for every file that is none."""
+
+import dataclasses
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from captionlab.errors import CaptionlabError
+from captionlab.inference.captioner import Captioner
+from captionlab.models.attention.regions import Attention
+from captionlab.models.base import Decoder
+from captionlab.models.build import build_model
+from captionlab.models.params import AttentionParams, SystemParams
+from captionlab.training.checkpoint import Identity, load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from conftest import World
+
+Tiny = Callable[..., SystemParams]
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("baseline", {"layers": 2}), ("baseline", {"image": "par-inject"}), ("modified", {}), ("attention", {}),
+    ("attention", {"tied": True}), ("modified", {"kind": "merge"}), ("attention", {"kind": "states"}),
+]  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "models" / "checkpoint.safetensors"
+
+
+def save(path: Path, world: "World", config: SystemParams, system: str) -> Decoder:
+    torch.manual_seed(4)
+    model = build_model(config, vocab=len(world.vocab), pooled=10, channels=7).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.7)
+    model.standardise.fit(world.split("train", isinstance(config, AttentionParams)).feature_blocks())
+    save_checkpoint(path, model, world.vocab, Identity(
+        system=system, name="tiny", config=dataclasses.asdict(config), encoder="tiny", preprocessing="square_bicubic",
+        encoder_weights="0" * 16, grid=2, pooled=10, channels=7, cleaning="standard", training_key="key",
+    ))  # fmt: skip
+    return model
+
+
+def change(path: Path, **about: Any) -> None:
+    """Write the file again with some of its description changed."""
+    with safe_open(path, framework="pt") as file:
+        now = json.loads(file.metadata()["captionlab"])
+    save_file(load_file(path), path, metadata={"captionlab": json.dumps(now | about)})
+
+
+def resize(path: Path, **sizes: int) -> None:
+    """Have it claim other sizes than its weights have."""
+    with safe_open(path, framework="pt") as file:
+        config = json.loads(file.metadata()["captionlab"])["config"]
+    change(path, config=config | sizes)
+
+
+@pytest.mark.parametrize(("system", "key"), [("baseline", "image"), ("modified", "kind"), ("attention", "kind")])
+def test_a_checkpoint_from_before_there_were_kinds_is_report_as(
+    world: "World", tiny: Tiny, path: Path, system: str, key: str
+) -> None:
+    model = save(path, world, tiny(system), system)
+    config = dataclasses.asdict(tiny(system))
+    del config[key]
+    change(path, config=config)
+    loaded, _, _ = load_checkpoint(path)
+    assert type(loaded) is type(model)
+
+
+@pytest.mark.parametrize(("system", "changes"), VARIANTS)
+def test_a_reloaded_system_says_the_same(
+    world: "World", tiny: Tiny, path: Path, system: str, changes: dict[str, Any]
+) -> None:
+    model = save(path, world, tiny(system, **changes), system)
+    loaded, vocab, identity = load_checkpoint(path)
+    assert vocab == world.vocab
+    assert (identity.system, identity.config) == (system, dataclasses.asdict(tiny(system, **changes)))
+    features = world.split("test", isinstance(model, Attention)).features(range(3))
+    said = [
+        Captioner(each, vocab, identity).describe(features, beam=3, length_penalty=0.7, max_words=6)
+        for each in (model, loaded)
+    ]
+    assert said[0] == said[1]
+    assert any(sentence.caption for photo in said[0] for sentence in photo)
+    assert not loaded.training
+
+
+@pytest.mark.parametrize(("system", "changes"), VARIANTS)
+def test_the_same_system_gives_the_same_bytes(
+    world: "World", tiny: Tiny, path: Path, system: str, changes: dict[str, Any]
+) -> None:
+    files = []
+    for _ in range(2):
+        save(path, world, tiny(system, **changes), system)
+        files.append(path.read_bytes())
+    assert files[0] == files[1]
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_tied_words_are_stored_once(world: "World", tiny: Tiny, path: Path) -> None:
+    save(path, world, tiny("attention", tied=True), "attention")
+    tensors = load_file(path)
+    assert "out.weight" not in tensors
+    model: Any = load_checkpoint(path)[0]
+    assert model.out.weight is model.embedding.weight
+    assert torch.equal(model.out.weight, tensors["embedding.weight"])
+
+
+def test_a_vocabulary_of_another_size_is_refused(world: "World", tiny: Tiny, path: Path) -> None:
+    save(path, world, tiny("baseline"), "baseline")
+    shorter = dataclasses.replace(world.vocab, words=world.vocab.words[:-2])
+    change(path, vocabulary=shorter.to_json())
+    with pytest.raises(CaptionlabError, match=f"know {len(world.vocab)} words, the vocabulary {len(shorter)}"):
+        load_checkpoint(path)
+
+
+def describe_as(path: Path, about: str) -> None:
+    save_file(load_file(path), path, metadata={"captionlab": about})
+
+
+def drop(path: Path, key: str) -> None:
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["captionlab"])
+    del about[key]
+    describe_as(path, json.dumps(about))
+
+
+def spoil_other_sizes(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        config = json.loads(file.metadata()["captionlab"])["config"]
+    change(path, config=config | {"hidden": 9})
+
+
+class Trap:
+    """Unpickled, it would leave a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.unlink(), "does not exist; train the system first"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is not a checkpoint of captionlab"),
+        (lambda path: path.write_bytes(b""), "is not a checkpoint of captionlab"),
+        (lambda path: path.write_bytes(pickle.dumps(Trap(path.parent / "sprung"))), "is not a checkpoint"),
+        (lambda path: save_file(load_file(path), path), "is not a checkpoint of captionlab"),
+        (lambda path: change(path, format=99), "another version of captionlab"),
+        (lambda path: change(path, surprise=1), "is not a checkpoint of captionlab"),
+        (lambda path: change(path, system="oracle"), "unknown system 'oracle'"),
+        (lambda path: change(path, vocabulary={"words": []}), "holds no vocabulary"),
+        (spoil_other_sizes, "sizes differ from its configuration"),
+        (lambda path: resize(path, hidden=10**6), "sizes differ from its configuration"),
+        (lambda path: resize(path, layers=10**9), "says more layers than the 11 arrays it holds"),
+        (lambda path: describe_as(path, '"a string"'), "what it says of itself is no JSON object"),
+        (lambda path: describe_as(path, "[" * 100_000), "is not a checkpoint of captionlab"),
+        (lambda path: describe_as(path, "{"), "is not a checkpoint of captionlab"),
+        (lambda path: describe_as(path, "{}"), "another version of captionlab"),
+        (lambda path: change(path, vocabulary="words"), "holds no vocabulary"),
+        (lambda path: change(path, config="none"), "its config is 'none', not of type dict"),
+        (lambda path: change(path, config={}), "missing key baseline.encoder"),
+        (lambda path: change(path, grid="2"), "its grid is '2', not of type int"),
+        (lambda path: change(path, grid=-1), "its grid is -1, not of type int"),
+        (lambda path: change(path, pooled=10**12), "sizes differ from its configuration"),
+        (lambda path: change(path, pooled=10**30), "is not a checkpoint of captionlab"),
+        (lambda path: change(path, release="none"), "its release is no JSON object"),
+        (lambda path: change(path, release={"beam": 3}), "too much or too little: bits, dataset, "),
+        (lambda path: drop(path, "encoder"), "too much or too little: encoder"),
+        (lambda path: drop(path, "vocabulary"), "holds no vocabulary"),
+        (lambda path: path.unlink() or path.mkdir(), "is not a checkpoint of captionlab"),
+    ],
+)  # fmt: skip
+def test_what_is_no_checkpoint_is_refused_in_one_line(
+    world: "World", tiny: Tiny, path: Path, spoil: Callable[[Path], object], words: str
+) -> None:
+    save(path, world, tiny("baseline"), "baseline")
+    spoil(path)
+    with pytest.raises(CaptionlabError, match=words) as caught:
+        Captioner.load(path)
+    assert "\n" not in str(caught.value)
+    assert not (path.parent / "sprung").exists()
+
+
+def test_layers_that_the_configuration_lacks_are_refused(world: "World", tiny: Tiny, path: Path) -> None:
+    save(path, world, tiny("baseline", layers=2), "baseline")
+    change(path, config=dataclasses.asdict(tiny("baseline")))
+    with pytest.raises(CaptionlabError, match="holds other layers"):
+        load_checkpoint(path)
+
+
+def test_other_preprocessing_is_refused(world: "World", tiny: Tiny, path: Path) -> None:
+    save(path, world, tiny("baseline"), "baseline")
+    change(path, preprocessing="centre_crop")
+    with pytest.raises(CaptionlabError, match=r"centre_crop.*train it again"):
+        Captioner.load(path)
+
+
+def test_attention_is_shown_for_every_word(world: "World", tiny: Tiny, path: Path) -> None:
+    save(path, world, tiny("attention"), "attention")
+    captioner = Captioner.load(path)
+    features = world.split("test", grid=True).features([1])
+    maps = captioner.attention(features, (4, 5, 6))
+    assert [len(shares) for shares in maps] == [4, 4, 4]
+    assert [sum(shares) for shares in maps] == pytest.approx([1] * 3, abs=1e-4)
+    assert captioner.attention(features, ()) == []  # a caption may be empty
+
+
+def test_a_system_without_attention_has_none_to_show(world: "World", tiny: Tiny, path: Path) -> None:
+    save(path, world, tiny("baseline"), "baseline")
+    with pytest.raises(CaptionlabError, match="baseline has no attention"):
+        Captioner.load(path).attention(world.split("test").features([0]), (4,))

@@ -1,0 +1,340 @@
+"""The training loop: it learns, stops, resumes to the same bits, and says so when the loss is no number."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from captionlab.config import TrainingParams
+from captionlab.core.tokens import PAD
+from captionlab.errors import CaptionlabError
+from captionlab.inference.decoding import beam_search
+from captionlab.models.attention.regions import Attention
+from captionlab.models.base import Decoder, Features, Outputs
+from captionlab.models.build import build_model
+from captionlab.models.params import SystemParams
+from captionlab.training import loop
+from captionlab.training.loop import Epoch, Trained, measure, spoken, train
+
+if TYPE_CHECKING:
+    from conftest import World
+
+Tiny = Callable[..., SystemParams]
+Settings = Callable[..., TrainingParams]
+SYSTEMS = ("baseline", "modified", "attention")
+
+
+class Lab:
+    """One small training after another."""
+
+    def __init__(self, world: "World", tiny: Tiny, settings: Settings, resume: Path) -> None:
+        self.world, self.tiny, self.settings, self.resume = world, tiny, settings, resume
+        self.heard: list[Epoch] = []
+
+    def model(self, system: str = "baseline", **changes: Any) -> Decoder:
+        torch.manual_seed(1)
+        model = build_model(self.tiny(system, **changes), vocab=len(self.world.vocab), pooled=10, channels=7)
+        grid = isinstance(model, Attention)
+        model.standardise.fit(self.world.split("train", grid).feature_blocks())
+        return model
+
+    def train(
+        self, model: Decoder, *, val: str = "val", grid: bool = False, key: str = "key",
+        on_epoch: Callable[[Epoch], None] | None = None, **changes: Any,
+    ) -> Trained:  # fmt: skip
+        self.heard = []
+        return train(
+            model, self.world.split("train", grid), self.world.split(val, grid),  # type: ignore[arg-type]
+            self.settings(**changes), device="cpu", resume=self.resume, key=key,
+            on_epoch=on_epoch or self.heard.append,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def lab(world: "World", tiny: Tiny, settings: Settings, tmp_path: Path) -> Lab:
+    return Lab(world, tiny, settings, tmp_path / "resume" / "tiny.pt")
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {key: tensor.clone() for key, tensor in model.state_dict().items()}
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def one_hot(hidden_XH: Tensor, words: int, favourite: int) -> Tensor:
+    """Logits that leave no doubt."""
+    logits_XV = torch.full((*hidden_XH.shape[:-1], words), -100.0)
+    logits_XV[..., favourite] = 0.0
+    return logits_XV
+
+
+def stop_after(number: int) -> Callable[[Epoch], None]:
+    def on_epoch(epoch: Epoch) -> None:
+        if epoch.epoch == number:
+            raise KeyboardInterrupt
+
+    return on_epoch
+
+
+@pytest.mark.parametrize(
+    ("system", "changes"),
+    [
+        *((system, {}) for system in SYSTEMS),
+        *(("baseline", {"image": image}) for image in ("init-inject", "par-inject", "merge")),
+        ("modified", {"kind": "merge", "dense": 16}),
+        ("attention", {"kind": "states", "dense": 16, "attention": 16}),
+    ],
+)
+def test_a_tiny_set_is_learnt_by_heart(lab: Lab, system: str, changes: dict[str, Any]) -> None:
+    lab.world, grid = lab.world.one_caption_each(), system == "attention" and not changes
+    model = lab.model(system, embedding=16, hidden=16, **changes)
+    trained = lab.train(model, val="train", grid=grid, epochs=90, learning_rate=0.02)
+    assert trained.history[0].train_loss > 1.5
+    assert trained.history[-1].train_loss < 0.1
+    assert trained.history[-1].val_accuracy == 1.0
+    data = lab.world.split("train", grid)
+    said = beam_search(model, data.features(range(6)), beam=1, length_penalty=0.0, max_words=10)
+    assert [[*photo[0].tokens] for photo in said] == [captions[0][1:-1] for captions in data.captions]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_best_epoch_is_given_back(lab: Lab, system: str) -> None:
+    grid = system == "attention"
+    model = lab.model(system)
+    trained = lab.train(model, grid=grid, epochs=40, patience=3, learning_rate=0.05)
+    losses = [epoch.val_loss for epoch in trained.history]
+    assert losses.index(min(losses)) == trained.best_epoch - 1
+    assert len(losses) == trained.best_epoch + 3  # patience
+    val = measure(model, lab.world.split("val", grid), 2, "cpu")
+    best = trained.history[trained.best_epoch - 1]
+    assert (val.loss, val.accuracy) == (best.val_loss, best.val_accuracy)
+    assert best.val_perplexity == pytest.approx(math.exp(best.val_loss))
+    assert [epoch.epoch for epoch in lab.heard] == list(range(1, len(losses) + 1))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("killed_after", [1, 3])
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}, {"scheduled_sampling": 0.9}])
+def test_a_killed_training_goes_on_to_the_same_bits(
+    lab: Lab, system: str, killed_after: int, changes: dict[str, float]
+) -> None:
+    how: dict[str, Any] = {"grid": system == "attention", "epochs": 3, "schedule": "cosine", **changes}
+    unbroken = lab.model(system, dropout=0.3)
+    expected = lab.train(unbroken, **how)
+    lab.resume.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(lab.model(system, dropout=0.3), on_epoch=stop_after(killed_after), **how)
+    torch.manual_seed(99)  # another process has another generator
+    resumed = lab.model(system, dropout=0.3)
+    assert lab.train(resumed, **how) == expected
+    assert same(weights(resumed), weights(unbroken))
+    assert lab.heard == list(expected.history)
+
+
+def test_the_moving_average_is_what_is_validated_and_kept(lab: Lab) -> None:
+    """Against the average computed by hand from the weights after every step: two epochs of one step each."""
+    steps: list[dict[str, Tensor]] = []
+    for epochs in (1, 2):  # the same first step, then one more
+        lab.resume.unlink(missing_ok=True)
+        model = lab.model()
+        lab.train(model, val="train", epochs=epochs, batch_size=100)
+        steps.append(weights(model))
+    lab.resume.unlink()
+    model = lab.model()
+    trained = lab.train(model, val="train", epochs=2, batch_size=100, ema_decay=0.9)
+    assert trained.best_epoch == 2
+    keep = min(0.9, 2 / 11)  # the second update
+    expected = {key: keep * first + (1 - keep) * steps[1][key] for key, first in steps[0].items()}
+    for key, tensor in weights(model).items():
+        torch.testing.assert_close(tensor, expected[key], msg=key)
+    assert not same(weights(model), steps[1])
+    measured = measure(model, lab.world.split("train"), 100, "cpu")
+    assert measured.loss == trained.history[1].val_loss
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize(("share", "least", "most"), [(1.0, 1.0, 1.0), (0.5, 0.1, 0.9)])
+def test_scheduled_sampling_reads_what_the_system_says(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, system: str, share: float, least: float, most: float
+) -> None:
+    """A system that would only ever say one word reads it instead of the true ones, and is asked for the true ones."""
+    model, favourite = lab.model(system), len(lab.world.vocab) - 1
+    batch = next(iter(lab.world.split("train", system == "attention").batches(100, None)))
+    monkeypatch.setattr(model, "words", lambda hidden: one_hot(hidden, len(lab.world.vocab), favourite))
+    heard, outputs = list[Tensor](), model.outputs
+
+    def listen(features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
+        heard.append(tokens_BT)
+        return outputs(features, tokens_BT, photo_B)
+
+    monkeypatch.setattr(model, "outputs", listen)
+    _, logits_NV, target_N = spoken(model, batch, share)
+    true_BT, read_BT = heard
+    assert torch.equal(target_N, batch.tokens_BT[:, 1:][batch.tokens_BT[:, 1:] != PAD])
+    assert len(logits_NV) == len(target_N)
+    assert torch.equal(read_BT[:, 0], true_BT[:, 0])
+    assert torch.equal(read_BT == PAD, true_BT == PAD)
+    own_BT = read_BT != true_BT
+    assert set(read_BT[own_BT].tolist()) == {favourite}
+    candidates_BT = (true_BT != PAD) & (true_BT != favourite)
+    assert least <= float(own_BT[:, 1:].sum() / candidates_BT[:, 1:].sum()) <= most
+
+
+def test_a_killed_training_is_not_begun_anew(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(lab.model(), on_epoch=stop_after(2))
+    batches = []
+    clip = nn.utils.clip_grad_norm_
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *given: batches.append(clip(*given)))
+    lab.train(lab.model())
+    assert len(batches) == 3  # one epoch of the three
+
+
+def test_a_resumed_training_keeps_its_patience_and_its_best_epoch(lab: Lab) -> None:
+    how: dict[str, Any] = {"epochs": 40, "patience": 3, "learning_rate": 0.05}
+    unbroken = lab.model()
+    expected = lab.train(unbroken, **how)
+    lab.resume.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(lab.model(), on_epoch=stop_after(expected.best_epoch + 2), **how)
+    resumed = lab.model()
+    assert lab.train(resumed, **how) == expected
+    assert same(weights(resumed), weights(unbroken))
+
+
+@pytest.mark.parametrize("leftover", ["another key", "broken", "a list"])
+def test_a_resume_file_of_no_use_is_ignored(lab: Lab, leftover: str) -> None:
+    fresh = lab.model()
+    expected = lab.train(fresh)
+    if leftover == "another key":
+        lab.resume.unlink()
+        lab.train(lab.model(), key="another", learning_rate=0.5)
+    elif leftover == "broken":
+        lab.resume.write_bytes(lab.resume.read_bytes()[:1000])
+    else:
+        torch.save([1, 2], lab.resume)
+    model = lab.model()
+    assert lab.train(model) == expected
+    assert same(weights(model), weights(fresh))
+
+
+def test_the_seed_decides_everything(lab: Lab) -> None:
+    models = [lab.model(dropout=0.3) for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        lab.resume.unlink(missing_ok=True)
+        lab.train(model, seed=seed)
+    assert same(weights(models[0]), weights(models[1]))
+    assert not same(weights(models[0]), weights(models[2]))
+
+
+def test_a_loss_that_is_no_number_is_one_line_and_keeps_the_last_good_state(lab: Lab) -> None:
+    unbroken = lab.model()
+    expected = lab.train(unbroken)
+    lab.resume.unlink()
+    model = lab.model()
+
+    def poison(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            next(model.parameters()).data.fill_(math.nan)
+
+    with pytest.raises(CaptionlabError, match=r"the loss is nan in epoch 3, step 1; lower training\.") as caught:
+        lab.train(model, on_epoch=poison)
+    assert "\n" not in str(caught.value)
+    again = lab.model()
+    assert lab.train(again) == expected
+    assert same(weights(again), weights(unbroken))
+
+
+def test_weights_lost_in_an_epochs_last_step_do_not_reach_the_resume_file(lab: Lab) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(lab.model(), on_epoch=stop_after(1))
+    good = lab.resume.read_bytes()
+    with pytest.raises(CaptionlabError, match="in the validation of epoch 2; lower"):
+        lab.train(lab.model(), learning_rate=1e38, batch_size=100)
+    assert lab.resume.read_bytes() == good
+
+
+def test_cosine_schedule(lab: Lab) -> None:
+    history = lab.train(lab.model(), schedule="cosine", epochs=4, learning_rate=0.1).history
+    # 3 steps an epoch, 12 in all; an epoch reports its last step's rate
+    expected = [0.05 * (1 + math.cos(math.pi * step / 12)) for step in (2, 5, 8, 11)]
+    assert [epoch.learning_rate for epoch in history] == pytest.approx(expected)
+
+
+def test_plateau_schedule(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([5.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 4.0, 6.0])
+    monkeypatch.setattr(loop, "measure", lambda *_: SimpleNamespace(loss=next(losses), accuracy=0.0))
+    trained = lab.train(lab.model(), schedule="plateau", epochs=9, patience=20, learning_rate=1e-3)
+    rates = [1e-3] * 4 + [2e-4] * 3 + [4e-5] * 2  # a fifth after every third epoch that was no better
+    assert [epoch.learning_rate for epoch in trained.history] == pytest.approx(rates)
+    assert trained.best_epoch == 8
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "rmsprop"])
+def test_every_optimizer_learns(lab: Lab, optimizer: str) -> None:
+    history = lab.train(lab.model(), optimizer=optimizer, epochs=4).history
+    assert history[-1].train_loss < history[0].train_loss
+    assert {epoch.learning_rate for epoch in history} == {0.01}
+
+
+def step_loss(lab: Lab, model: Decoder, padding: int = 0, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The loss of one batch as trained on, and as PyTorch computes it from the whole logits."""
+    (batch,) = lab.world.split("train").batches(100)
+    tokens_BT = torch.nn.functional.pad(batch.tokens_BT, (0, padding), value=PAD)
+    loss, _ = loop._step_loss(
+        model, batch._replace(tokens_BT=tokens_BT), lab.settings(label_smoothing=smoothing), loop._Meter()
+    )
+    logits_BTV = model(batch.features, batch.tokens_BT[:, :-1], batch.photo_B)
+    said_BT = batch.tokens_BT[:, 1:]
+    return loss, nn.functional.cross_entropy(
+        logits_BTV.flatten(0, 1), said_BT.flatten(), ignore_index=PAD, label_smoothing=smoothing
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("padding", [0, 7])
+@pytest.mark.parametrize("system", ["baseline", "modified"])
+def test_the_loss_counts_real_words_only(lab: Lab, system: str, padding: int, smoothing: float) -> None:
+    loss, expected = step_loss(lab, lab.model(system), padding, smoothing)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_reported_losses_are_without_smoothing(lab: Lab) -> None:
+    history = lab.train(lab.model(), label_smoothing=0.5, learning_rate=0.0, batch_size=100, epochs=1).history
+    loss, _ = step_loss(lab, lab.model())
+    assert history[0].train_loss == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_measure_does_not_depend_on_the_batch(lab: Lab) -> None:
+    one, many = (measure(lab.model(), lab.world.split("train"), photos, "cpu") for photos in (1, 100))
+    assert one.loss == pytest.approx(many.loss, rel=1e-5)
+    assert one.accuracy == many.accuracy
+
+
+def test_the_doubly_stochastic_term(lab: Lab) -> None:
+    model = lab.model("attention")
+    (batch,) = lab.world.split("train", grid=True).batches(100)
+    plain, with_term = (
+        loop._step_loss(model, batch, lab.settings(doubly_stochastic=weight), loop._Meter())[0] for weight in (0.0, 0.7)
+    )
+    term = 0.0
+    for b in range(len(batch.tokens_BT)):
+        words = int((batch.tokens_BT[b] != PAD).sum()) - 1
+        read_1T = batch.tokens_BT[b : b + 1, :words]
+        attention_BTR = model.outputs(batch.features, read_1T, batch.photo_B[b : b + 1]).attention_BTR
+        assert attention_BTR is not None
+        term += (1 - attention_BTR[0].sum(0)).square().mean().item() / len(batch.tokens_BT)
+    assert term > 0.01
+    assert (with_term - plain).item() == pytest.approx(0.7 * term, rel=1e-4)
+
+
+def test_free_running_trains(lab: Lab) -> None:
+    history = lab.train(lab.model("attention", teacher_forcing=False), grid=True, epochs=6).history
+    assert history[-1].train_loss < history[0].train_loss
