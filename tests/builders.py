@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
-from captionlab.config import COMPARED, EncoderParams, ExtractFeaturesParams, Params, load_params
+from captionlab.config import SECTIONS, EncoderParams, ExtractFeaturesParams, Params, load_params
 from captionlab.core.files import write_json, write_jsonl
 from captionlab.core.records import CAPTIONS, DATASET, FEATURES, VOCAB
 
@@ -49,7 +49,7 @@ def write_params(
     params["dataset"] |= {"name": name, "format": "folder"}
     params["extract_features"]["encoders"] = {encoder: {"grid": grid} for encoder, grid in encoders.items()}
     params["training"] |= {"precision": "fp32"} | training
-    params |= {section: systems.get(section, {}) for section in COMPARED}
+    params |= {section: systems.get(section, {}) for section in SECTIONS}
     yaml.dump(params, root / "params.yaml")
     return root
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from captionlab.config import COMPARED, ScenesParams
+from captionlab.config import SECTIONS, ScenesParams
 from captionlab.datasets.scenes import scenes
 from captionlab.encoders import load
 from repository import ROOT, Repository
@@ -54,7 +54,7 @@ class Reader(Repository):
         params["training"] |= {"epochs": 1, "batch_size": 4}
         for name in [name for name in params["baseline"] if name != "lite0"]:
             del params["baseline"][name]
-        for system in set(COMPARED) - {"baseline"}:
+        for system in set(SECTIONS) - {"baseline"}:
             params[system] = {}
             params.ca.items.pop(system)  # the comment behind the key, which would part it from its value
         params["baseline"]["lite0"] |= {"embedding": 16, "hidden": 16}

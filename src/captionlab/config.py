@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from captionlab.core.files import read_yaml
+from captionlab.core.records import Decoding
 from captionlab.core.strict import build
 from captionlab.errors import CaptionlabError
 from captionlab.models.params import (
@@ -151,6 +152,13 @@ class EvaluateParams:
     resamples: int  # of the photos, for intervals and significance
     seed: int  # of both
 
+    @property
+    def decodings(self) -> list[Decoding]:
+        """Every decoding that is tried; validation chooses one for each configuration."""
+        return [
+            Decoding(beam=beam, length_penalty=self.length_penalty, max_words=self.max_words) for beam in self.beams
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportParams:
@@ -197,10 +205,16 @@ class Params:
             )
         return self.finetune[name]
 
-    def rows(self) -> list[tuple[str, str]]:
-        """Every (system, configuration name) of the comparison: trained, finetuned, ensembles."""
+    def configurations(self) -> list[tuple[str, str]]:
+        """Every (system, configuration name) of the comparison but retrieval: trained, fine-tuned, ensembles."""
         trained = [(system, name) for system, name, _ in self.systems()]
         return [*trained, *(("finetune", name) for name in self.finetune), *(("ensemble", n) for n in self.ensemble)]
+
+    def uses_regions(self, system: str, name: str) -> bool:
+        """Whether a trained or fine-tuned configuration attends to regions."""
+        if system == "finetune":
+            return self.uses_regions(self.finetune[name].system, self.finetune[name].config)
+        return system in SYSTEMS and self.system(system, name).uses_regions
 
     def members(self, system: str, name: str) -> tuple[tuple[str, str], ...]:
         """Whose checkpoints make up a row of the comparison: its own, or an ensemble's members'."""
@@ -225,7 +239,7 @@ _SYSTEM_PARAMS: dict[str, Any] = {
     name: get_args(kind)[1] for name, kind in get_type_hints(Params).items() if _is_system(kind)
 }
 SYSTEMS = tuple(_SYSTEM_PARAMS)
-COMPARED = (*SYSTEMS, "finetune", "ensemble", "retrieval")  # whatever has rows in the comparison
+SECTIONS = (*SYSTEMS, "finetune", "ensemble", "retrieval")  # those whose configurations are compared
 
 
 def system_params(system: str) -> tuple[type[SystemParams], ...]:
@@ -261,7 +275,7 @@ def load_params(path: Path) -> Params:
 
 def _check_shared(params: Params) -> None:
     """Refuse what the types cannot: names that are no folder's, and a decoding of nothing."""
-    names = [params.dataset.name, *params.extract_features.encoders, *(name for _, name in params.rows())]
+    names = [params.dataset.name, *params.extract_features.encoders, *(name for _, name in params.configurations())]
     for name in [*names, *params.retrieval]:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise CaptionlabError(f"the name {name!r} would be a folder; use letters, digits, '_', '-' and '.'")
@@ -333,7 +347,7 @@ def _check_finetune(params: Params, key: str, finetuned: FinetuneParams) -> None
 
 
 def _check_ensembles(params: Params) -> None:
-    known = [f"{system}.{name}" for system, name in params.rows() if system != "ensemble"]
+    known = [f"{system}.{name}" for system, name in params.configurations() if system != "ensemble"]
     for name, ensemble in params.ensemble.items():
         for member in ensemble.members:
             if member not in known:

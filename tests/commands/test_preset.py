@@ -15,7 +15,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from captionlab.commands.preset import apply_preset
-from captionlab.config import COMPARED, Params, load_params
+from captionlab.config import SECTIONS, Params, load_params
 from captionlab.core.records import Split
 from captionlab.data.store import FeatureStore, open_store
 from captionlab.encoders import load
@@ -150,7 +150,7 @@ def test_the_lite_preset_differs_in_encoders_alone(presets: dict[str, Params], n
             (system, dataclasses.replace(config, encoder="")) for system, _, config in params.systems()
         ]
         configs += [dataclasses.replace(config, encoder="") for config in params.retrieval.values()]
-        nothing = dict.fromkeys(("extract_features", *COMPARED))
+        nothing = dict.fromkeys(("extract_features", *SECTIONS))
         return configs, {**vars(params), **nothing, "dataset": dataclasses.replace(params.dataset, name="")}
 
     assert without_encoders(ours) == without_encoders(theirs)

@@ -77,7 +77,7 @@ def test_rows_of_the_same_members_are_searched_once_and_kept_no_longer_than_aske
 
     monkeypatch.setattr(Finder, "_search", search)
     finder = Finder(params, Path(), None, ())  # type: ignore[arg-type]  # a search would need the vocabulary
-    found = [finder.candidates(params.members(*row)) for row in params.rows()]
+    found = [finder.candidates(params.members(*row)) for row in params.configurations()]
     assert len(searched) == len(found) - 1
     assert found[-1] is found[-2]
     assert not finder._found

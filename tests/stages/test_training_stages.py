@@ -536,7 +536,7 @@ def test_finetuned_systems_and_ensembles_are_rows_of_the_comparison(
 
     evaluate(params, root)
     rows = {f"{row['system']}.{row['config']}": row for row in read_json(root / EVALUATION / "scores.json")["systems"]}
-    assert list(rows) == [*(f"{system}.{name}" for system, name in params.rows()), "retrieval.tiny"]
+    assert list(rows) == [*(f"{system}.{name}" for system, name in params.configurations()), "retrieval.tiny"]
     assert rows["ensemble.one"]["decodings"] == rows["attention.tiny"]["decodings"]
     assert rows["ensemble.one"]["test"] == pytest.approx(rows["attention.tiny"]["test"], abs=2e-6)
     greedy = [

@@ -6,7 +6,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from captionlab.config import COMPARED, load_params
+from captionlab.config import SECTIONS, load_params
 from captionlab.core.files import atomic_file, read_yaml
 from captionlab.errors import CaptionlabError
 
@@ -34,7 +34,7 @@ def apply_preset(root: Path, name: str) -> list[str]:
         raise CaptionlabError(f"{PRESETS / name}.yaml is not valid YAML: {' '.join(str(error).split())}") from error
     params["finetune"], params["ensemble"] = {}, {}  # they name configurations, which the preset replaces
     for section, values in _sections(preset, name):
-        if section in COMPARED:
+        if section in SECTIONS:
             params[section] = values
         else:
             params.setdefault(section, {}).update(values)

@@ -4,24 +4,32 @@ Knows where the stages leave their files. Everything the card says of the system
 """
 
 import copy
+import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import torch
 
 from captionlab import __version__
-from captionlab.core.files import read_json, write_text
-from captionlab.core.records import DATASET, EVALUATION, FEATURES, MODELS
+from captionlab.core.files import write_text
+from captionlab.core.records import FEATURES, Decoding
+from captionlab.core.results import (
+    ConfigurationScores,
+    Evaluation,
+    checkpoint_of,
+    read_diagnostics,
+    read_evaluation,
+    read_manifest,
+)
 from captionlab.data.store import open_store
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
 from captionlab.models.base import Decoder, count_parameters
 from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.checkpoint import Release, save_checkpoint
+from captionlab.training.checkpoint import Checkpoint, Release, save_checkpoint
 from captionlab.training.fit import read_captions
 
-CHECKPOINT = Path("src/captionlab/released/captioner.safetensors")
+RELEASED = Path("src/captionlab/released/captioner.safetensors")
 CARD = Path("docs/model-card.md")
 MAX_MEGABYTES = 25.0
 MIN_UNCHANGED = 0.99  # of the validation captions that 16 bits must leave as they are
@@ -33,27 +41,42 @@ def release(root: Path, name: str | None = None) -> list[str]:
 
     Raises CaptionlabError when the system is not trained and scored, or does not fit into ``MAX_MEGABYTES``.
     """
-    scored = read_json(root / EVALUATION / "scores.json")
-    entry = _choose(root, scored["systems"], name)
-    name = f"{entry['system']}.{entry['config']}"
-    captioner = Captioner.load(_checkpoint(root, entry))
-    facts = _facts(root, name, entry, scored["signature"])
+    evaluation = read_evaluation(root)
+    scores = _choose(root, evaluation, name)
+    path = checkpoint_of(root, scores.system, scores.name)
+    captioner = Captioner.load(path)
+    decoding = scores.best.decoding
+    assert isinstance(decoding, Decoding), "a system with a checkpoint is decoded by beam search"
     halved = _halved(captioner.model)
-    facts["unchanged"] = round(_same_captions(root, captioner, halved, facts), 4)
-    half = facts["unchanged"] >= MIN_UNCHANGED
-    facts["bits"], facts["unchanged"] = (16, facts["unchanged"]) if half else (32, 1.0)
-    made = Release(**facts)
-    model = halved if half else captioner.model
-    size = sum(_bytes(tensor, half) for tensor in {*model.parameters(), *model.buffers()}) / 1e6
+    unchanged = round(_same_captions(root, captioner, halved, decoding), 4)
+    half = unchanged >= MIN_UNCHANGED
+    diagnostics = read_diagnostics(root)
+    made = Checkpoint(
+        model=halved if half else captioner.model,
+        vocab=captioner.vocab,
+        identity=captioner.identity,
+        decoding=decoding,
+        release=Release(
+            dataset_digest=evaluation.dataset_digest,
+            photos={str(split): count for split, count in read_manifest(root).splits.items()},
+            scores=scores.best.test["strict"],
+            intervals=diagnostics.intervals[scores.key],
+            diagnostics=diagnostics.configurations[scores.key],
+            bits=16 if half else 32,
+            unchanged=unchanged if half else 1.0,
+        ),
+    )
+    size = sum(_bytes(tensor, half) for tensor in {*made.model.parameters(), *made.model.buffers()}) / 1e6
     if size > MAX_MEGABYTES:
         raise CaptionlabError(
-            f"{name} takes {size:.1f} MB, more than the {MAX_MEGABYTES:g} of a release; choose another"
+            f"{scores.key} takes {size:.1f} MB, more than the {MAX_MEGABYTES:g} of a release; choose another"
         )
-    save_checkpoint(root / CHECKPOINT, model, captioner.vocab, captioner.identity, made, half=half)
-    write_text(root / CARD, card(Captioner.load(root / CHECKPOINT), (root / CHECKPOINT).stat().st_size / 1e6))
+    save_checkpoint(root / RELEASED, made, half=half)
+    write_text(root / CARD, card(Captioner.load(root / RELEASED), (root / RELEASED).stat().st_size / 1e6))
     return [
-        f"{name} is released as {CHECKPOINT} ({size:.1f} MB, {made.bits} bits; {made.unchanged:.2%} of its validation "
-        f"captions unchanged), CIDEr {made.scores['cider']:.3f}; its card is {CARD}"
+        f"{scores.key} is released as {RELEASED} ({size:.1f} MB, {16 if half else 32} bits; {unchanged:.2%} of its "
+        f"validation captions unchanged), CIDEr {scores.best.test['strict'].cider:.3f}; its card is {CARD}",
+        f"to go back: git restore {RELEASED} {CARD}",
     ]
 
 
@@ -64,7 +87,9 @@ def card(captioner: Captioner, megabytes: float) -> str:
     return environment.from_string(template).render(
         version=__version__,
         identity=captioner.identity,
+        decoding=captioner.decoding,
         release=captioner.release,
+        scores=dataclasses.asdict(captioner.release.scores) if captioner.release else {},
         words=len(captioner.vocab),
         min_count=captioner.vocab.min_count,
         parameters=count_parameters(captioner.model),
@@ -72,44 +97,18 @@ def card(captioner: Captioner, megabytes: float) -> str:
     ) + "\n"  # fmt: skip
 
 
-def _choose(root: Path, entries: list[dict[str, Any]], name: str | None) -> dict[str, Any]:
-    """The entry of this name, or that of the highest CIDEr-D on validation."""
-    trained = {f"{entry['system']}.{entry['config']}": entry for entry in entries if _checkpoint(root, entry).exists()}
+def _choose(root: Path, evaluation: Evaluation, name: str | None) -> ConfigurationScores:
+    """The configuration of this name, or the one with the highest CIDEr-D on validation."""
+    trained = {
+        scores.key: scores
+        for scores in evaluation.configurations
+        if checkpoint_of(root, scores.system, scores.name).exists()
+    }
     if not trained:
         raise CaptionlabError("there is no trained and scored system to release; run dvc repro")
     if name is not None and name not in trained:
         raise CaptionlabError(f"{name!r} is not trained and scored; there are {', '.join(sorted(trained))}")
-    return trained[name] if name else max(trained.values(), key=lambda entry: _scores(entry, "val")["cider"])
-
-
-def _checkpoint(root: Path, entry: dict[str, Any]) -> Path:
-    return root / MODELS / entry["system"] / entry["config"] / "checkpoint.safetensors"
-
-
-def _decoded(entry: dict[str, Any], split: str) -> dict[str, Any]:
-    """What the decoding that was chosen on validation did on a split."""
-    wanted = (entry["best_decoding"], split, "strict")
-    return next(each for each in entry["decodings"] if (each["decoding"], each["split"], each["protocol"]) == wanted)
-
-
-def _scores(entry: dict[str, Any], split: str) -> dict[str, Any]:
-    scores: dict[str, Any] = _decoded(entry, split)["scores"]
-    return scores
-
-
-def _facts(root: Path, name: str, entry: dict[str, Any], signature: dict[str, Any]) -> dict[str, Any]:
-    found = read_json(root / EVALUATION / "diagnostics.json")
-    return {
-        "dataset": signature["name"],
-        "dataset_digest": signature["dataset"],
-        "photos": read_json(root / DATASET / "manifest.json")["splits"],
-        "beam": _decoded(entry, "test")["beam"],
-        "length_penalty": float(signature["length_penalty"]),
-        "max_words": signature["max_words"],
-        "scores": _scores(entry, "test"),
-        "intervals": found["intervals"][name],
-        "diagnostics": found["systems"][name],
-    }
+    return trained[name] if name else max(trained.values(), key=lambda scores: scores.val_cider)
 
 
 def _halved(model: Decoder) -> Decoder:
@@ -126,18 +125,14 @@ def _bytes(tensor: torch.Tensor, half: bool) -> int:
     return tensor.numel() * (2 if half and tensor.ndim > 1 else tensor.element_size())
 
 
-def _same_captions(root: Path, captioner: Captioner, halved: Decoder, facts: dict[str, Any]) -> float:
+def _same_captions(root: Path, captioner: Captioner, halved: Decoder, decoding: Decoding) -> float:
     """The share of the validation photos that both models caption alike."""
-    identity = captioner.identity
-    store = open_store(root / FEATURES / identity.encoder)
-    data = CaptionedFeatures.of(store, bool(identity.grid), read_captions(root), "val", captioner.vocab)
-    decoding = {key: facts[key] for key in ("beam", "length_penalty", "max_words")}
-    other = Captioner(halved, captioner.vocab, identity)
+    store = open_store(root / FEATURES / captioner.identity.encoder)
+    data = CaptionedFeatures.of(store, captioner.uses_regions, read_captions(root), "val", captioner.vocab)
+    other = dataclasses.replace(captioner, model=halved.to(captioner.device))
     same = 0
     for i in range(0, len(data.images), PHOTOS_AT_ONCE):
         features = data.features(range(i, min(i + PHOTOS_AT_ONCE, len(data.images))))
-        for ours, theirs in zip(
-            captioner.describe(features, **decoding), other.describe(features, **decoding), strict=True
-        ):
-            same += ours[0].tokens == theirs[0].tokens
+        found = zip(captioner.describe(features, decoding), other.describe(features, decoding), strict=True)
+        same += sum(ours[0].tokens == theirs[0].tokens for ours, theirs in found)
     return same / len(data.images)

@@ -6,6 +6,8 @@ from typing import Literal
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Protocol = Literal["strict", "report_a", "report_b"]
+PROTOCOLS: tuple[Protocol, ...] = ("strict", "report_a", "report_b")
 
 DATASET = Path("artifacts/dataset")
 CAPTIONS = Path("artifacts/captions/captions.jsonl")
@@ -15,8 +17,9 @@ MODELS = Path("artifacts/models")
 EVALUATION = Path("artifacts/evaluation")
 TIMINGS = Path("artifacts/timings")
 REPORTS = Path("reports")
+CHECKPOINT = "checkpoint.safetensors"  # in the folder of a trained system
 
-LONGEST_CAPTION = 10_000  # characters; what is longer is no caption, and takes hours to learn and to score
+LONGEST_CAPTION = 10_000  # characters; longer captions are refused: they take hours to learn and to score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +42,40 @@ class Caption:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
-    """Corpus scores, all from 0 to 1 except CIDEr-D, which runs from 0 to 10. None where it could not be had.
+class Decoding:
+    """How captions are searched and ranked. The defaults are for a system whose decoding was never chosen."""
 
-    The protocols of the two reports know BLEU only; METEOR needs a Java.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read by pydantic, which tells the kinds of decoding apart
+
+    beam: int = 5  # hypotheses kept; 1 is greedy search
+    length_penalty: float = 0.7  # score = log probability / length ** length_penalty, the end token counted
+    max_words: int = 30
+
+    @property
+    def label(self) -> str:
+        """As tables and files name it."""
+        return "greedy" if self.beam == 1 else f"beam {self.beam}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbours:
+    """How a retrieved caption is chosen: from the captions of so many nearest training photos."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    neighbours: int
+
+    @property
+    def label(self) -> str:
+        """As tables and files name it."""
+        return f"{self.neighbours} neighbour{'s' if self.neighbours > 1 else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Corpus scores, all from 0 to 1 except CIDEr-D, which runs from 0 to 10. None where it could not be computed.
+
+    The protocols of the two reports have BLEU only; METEOR needs Java.
     """
 
     bleu_1: float

@@ -3,6 +3,7 @@
 Knows captioners; nothing of the page or the network. Not for several threads at once: the server lets one in at a time.
 """
 
+import dataclasses
 import hashlib
 import math
 from collections import OrderedDict
@@ -17,7 +18,6 @@ from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import RELEASED, Captioner, Sentence
 from captionlab.models.base import Features
 
-MAX_WORDS = 30
 _KEPT = 32  # photos whose features are kept, the latest used; a fifth of a megabyte for each encoder
 
 
@@ -47,7 +47,7 @@ class Lineup:
         return [
             {
                 "system": one.identity.system,
-                "name": f"released, trained on {one.release.dataset}" if one.release else one.identity.name,
+                "name": f"released, trained on {one.identity.dataset}" if one.release else one.identity.name,
                 "encoder": one.identity.encoder,
             }
             for one in self._captioners
@@ -73,10 +73,12 @@ class Lineup:
                 self._seen.popitem(last=False)
         return digest
 
-    def captions(self, digest: str, *, beam: int, length_penalty: float) -> list[dict[str, Any]]:
-        """What each system says of a photo seen before, best first, or why it cannot.
+    def captions(
+        self, digest: str, *, beam: int | None = None, length_penalty: float | None = None
+    ) -> list[dict[str, Any]]:
+        """The captions of each system for a photo seen before, best first, or why there are none.
 
-        Raises KeyError for a photo that is not kept.
+        What is not given is each system's own, as validation chose it. Raises KeyError for a photo that is not kept.
         """
         features = self._seen[digest]
         self._seen.move_to_end(digest)
@@ -86,9 +88,13 @@ class Lineup:
             if isinstance(seen, CaptionlabError):
                 answers.append({**about, "error": str(seen)})
                 continue
-            own = seen if captioner.identity.grid else Features(seen.pooled_PD)
-            [sentences] = captioner.describe(own, beam=beam, length_penalty=length_penalty, max_words=MAX_WORDS)
-            answers.append({**about, "captions": [_said(captioner, own, sentence) for sentence in sentences]})
+            own = seen if captioner.uses_regions else Features(seen.pooled_PD)
+            given = {"beam": beam, "length_penalty": length_penalty}
+            changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+            decoding = dataclasses.replace(captioner.decoding, **changes)
+            [sentences] = captioner.describe(own, decoding)
+            said = [_said(captioner, own, sentence) for sentence in sentences]
+            answers.append({**about, "decoding": decoding.label, "captions": said})
         return answers
 
     def _eye(self, captioner: Captioner) -> int:

@@ -117,8 +117,9 @@ def application(lineup: Lineup, names: set[str]) -> Starlette:
 
     async def caption(request: Request) -> Response:
         """Captions of the photo in the body, or of one sent before, named by ``photo``."""
-        beam = int(_number(request, "beam", 1, MAX_BEAM))
-        penalty = _number(request, "length_penalty", 0, MAX_PENALTY)
+        beam = int(_number(request, "beam", 1, MAX_BEAM)) if "beam" in request.query_params else None
+        given = "length_penalty" in request.query_params
+        penalty = _number(request, "length_penalty", 0, MAX_PENALTY) if given else None
         known = request.query_params.get("photo")
         photo = b"" if known else await _body(request)
 

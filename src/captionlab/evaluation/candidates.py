@@ -1,4 +1,4 @@
-"""What every beam finds of a dataset's photos, before one caption a photo is chosen.
+"""What every decoding finds for a dataset's photos, before one caption per photo is chosen.
 
 Knows checkpoints, features and decoding; nothing of scores. Shape letters as in ``models.base``.
 """
@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from captionlab.config import Params
-from captionlab.core.devices import choose_device
-from captionlab.core.records import MODELS, VOCAB, Caption, Split
+from captionlab.core.records import VOCAB, Caption, Split
+from captionlab.core.results import checkpoint_of
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
 from captionlab.evaluation.reranking import Choose, Pooled, Ranked, as_ranked
-from captionlab.inference.captioner import Captioner, Sentence
+from captionlab.inference.captioner import Captioner, EnsembleCaptioner, Sentence
 from captionlab.models.base import Features
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.fit import features_for
@@ -25,6 +25,7 @@ from captionlab.training.loop import measure
 PHOTOS_AT_ONCE = 100
 
 Members = tuple[tuple[str, str], ...]  # systems and configurations
+AnyCaptioner = Captioner | EnsembleCaptioner
 Sources = tuple[tuple[str, bool], ...]  # encoders, and whether a system looks at their grids
 
 
@@ -36,89 +37,76 @@ class Candidates:
     pooled: Mapping[Split, Pooled]  # the photos' features by the first encoder; no grids, which are large
     encoder: str  # the first one
     ranked: Mapping[Split, Sequence[Ranked]]  # block by block of photos
-    without_photo: Mapping[str, str]  # by decoding: the caption of nothing in particular
-    loss: float  # nats a word on the test split
+    without_photo: Sequence[str]  # by decoding: the caption of the mean training photo
+    loss: float  # nats per word on the test split
     accuracy: float
-    looks: bool  # at regions
 
-    def chosen(self, split: Split, decodings: Sequence[str], choose: Choose) -> dict[str, dict[str, Sentence]]:
-        """One sentence for each image, by decoding."""
+    def chosen(self, split: Split, choose: Choose) -> list[dict[str, Sentence]]:
+        """By decoding: one sentence for each image."""
         images, pooled_PD = self.images[split], self.pooled[split]
-        found: dict[str, dict[str, Sentence]] = {decoding: {} for decoding in decodings}
-        for block, ranked in zip(_blocks(len(images)), self.ranked[split], strict=True):
-            for best, sentences in zip(found.values(), choose(pooled_PD[block], ranked), strict=True):
-                best.update(zip(images[block], sentences, strict=True))
-        return found
-
-
-def name_of(beam: int) -> str:
-    """The decoding as tables and files spell it."""
-    return "greedy" if beam == 1 else f"beam {beam}"
+        blocks = [
+            [dict(zip(images[block], sentences, strict=True)) for sentences in choose(pooled_PD[block], ranked)]
+            for block, ranked in zip(_blocks(len(images)), self.ranked[split], strict=True)
+        ]
+        return [{image: said for part in parts for image, said in part.items()} for parts in zip(*blocks, strict=True)]
 
 
 class Finder:
-    """Finds candidates, and keeps them for further rows of the same members that choose among them in another way."""
+    """Finds candidates, and keeps them for further configurations of the same members that choose in another way."""
 
     def __init__(self, params: Params, root: Path, vocab: Vocabulary, captions: Sequence[Caption]) -> None:
         self._params, self._root, self._vocab, self._captions = params, root, vocab, captions
-        self._device = choose_device(params.device)
         self._found: dict[Members, Candidates] = {}
-        self._rows = Counter(params.members(*row) for row in params.rows())  # still to ask
+        self._uses = Counter(params.members(*row) for row in params.configurations())  # still to come
         self._means: dict[Sources, Features] = {}
 
     def candidates(self, members: Members) -> Candidates:
         """What the members find together; raises CaptionlabError where their words or photos are others."""
         found = self._found.pop(members, None) or self._search(members)
-        self._rows[members] -= 1
-        if self._rows[members] > 0:
+        self._uses[members] -= 1
+        if self._uses[members] > 0:
             self._found[members] = found
         return found
 
     def _search(self, members: Members) -> Candidates:
-        paths = [self._root / MODELS / system / config / "checkpoint.safetensors" for system, config in members]
-        captioner = Captioner.load_ensemble(paths) if len(paths) > 1 else Captioner.load(paths[0])
+        paths = [checkpoint_of(self._root, system, config) for system, config in members]
+        device = self._params.device
+        captioner = Captioner.load(paths[0], device) if len(paths) == 1 else EnsembleCaptioner.load(paths, device)
         if captioner.vocab.digest != self._vocab.digest:
             raise CaptionlabError(
                 f"{'.'.join(members[0])} was trained with a vocabulary of {len(captioner.vocab)} words, {VOCAB} holds "
                 f"another of {len(self._vocab)}; train it again (dvc repro)"
             )
-        captioner.model.to(self._device)
         data: dict[Split, CaptionedFeatures] = {split: self._features(captioner, split) for split in ("val", "test")}
-        test = measure(captioner.model, data["test"], PHOTOS_AT_ONCE // 2, self._device)
+        test = measure(captioner.model, data["test"], PHOTOS_AT_ONCE // 2, captioner.device)
         mean = self._mean(captioner)
-        decodings = map(name_of, self._params.evaluate.beams)
         of_nothing = as_ranked(mean.pooled_PD.numpy(), self._ranked(captioner, mean))
         return Candidates(
             images={split: own.images for split, own in data.items()},
             pooled={split: own.store.pooled[own.rows] for split, own in data.items()},
             encoder=data["test"].store.encoder,
             ranked={split: self._by_block(captioner, own) for split, own in data.items()},
-            without_photo={decoding: photos[0].caption for decoding, photos in zip(decodings, of_nothing, strict=True)},
+            without_photo=[photos[0].caption for photos in of_nothing],
             loss=test.loss,
             accuracy=test.accuracy,
-            looks=bool(captioner.identity.grid),
         )
 
-    def _features(self, captioner: Captioner, split: Split) -> CaptionedFeatures:
+    def _features(self, captioner: AnyCaptioner, split: Split) -> CaptionedFeatures:
         return features_for(self._root, captioner.sources, self._captions, split, self._vocab)
 
-    def _mean(self, captioner: Captioner) -> Features:
+    def _mean(self, captioner: AnyCaptioner) -> Features:
         sources = tuple(captioner.sources.items())
         if sources not in self._means:
             self._means[sources] = _mean_photo(self._features(captioner, "train"))
         return self._means[sources]
 
-    def _by_block(self, captioner: Captioner, data: CaptionedFeatures) -> list[Ranked]:
+    def _by_block(self, captioner: AnyCaptioner, data: CaptionedFeatures) -> list[Ranked]:
         photos = range(len(data.images))
         return [self._ranked(captioner, data.features(photos[block])) for block in _blocks(len(photos))]
 
-    def _ranked(self, captioner: Captioner, features: Features) -> Ranked:
-        how = self._params.evaluate
-        features = features.to(self._device)
-        return [
-            captioner.describe(features, beam=beam, length_penalty=how.length_penalty, max_words=how.max_words)
-            for beam in how.beams
-        ]
+    def _ranked(self, captioner: AnyCaptioner, features: Features) -> Ranked:
+        features = features.to(captioner.device)
+        return [captioner.describe(features, decoding) for decoding in self._params.evaluate.decodings]
 
 
 def _blocks(photos: int) -> list[slice]:

@@ -4,19 +4,19 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-Third = Literal["good", "middling", "failed"]
+Tercile = Literal["best", "middle", "worst"]
+TERCILES: tuple[Tercile, ...] = ("best", "middle", "worst")
 
 
-def choose(scores: Mapping[str, float], photos: int) -> dict[Third, list[str]]:
+def select(scores: Mapping[str, float], photos: int) -> dict[Tercile, list[str]]:
     """About ``photos`` photos: as many from each third of the ranking, at even steps, best first.
 
     Photos of equal score stand in the order of ``scores``.
     """
     ranking = sorted(scores, key=lambda image: -scores[image])
-    names: tuple[Third, ...] = ("good", "middling", "failed")
-    chosen: dict[Third, list[str]] = {}
-    for number, name in enumerate(names):
+    selected: dict[Tercile, list[str]] = {}
+    for number, name in enumerate(TERCILES):
         third = ranking[math.ceil(number * len(ranking) / 3) : math.ceil((number + 1) * len(ranking) / 3)]
         count = min(photos // 3 + (number < photos % 3), len(third))
-        chosen[name] = [third[int((step + 0.5) * len(third) / count)] for step in range(count)]
-    return chosen
+        selected[name] = [third[int((step + 0.5) * len(third) / count)] for step in range(count)]
+    return selected

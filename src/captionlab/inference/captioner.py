@@ -3,18 +3,21 @@
 Knows checkpoints, encoders and decoding; nothing of datasets or scores.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 import torch
 
 from captionlab.core.devices import choose_device
+from captionlab.core.records import Decoding
+from captionlab.core.results import chosen_decoding
 from captionlab.core.tokens import START
 from captionlab.data.photos import PREPROCESSING, Photo, Pixels, read_photo
 from captionlab.data.vocab import Vocabulary
@@ -24,11 +27,14 @@ from captionlab.errors import CaptionlabError
 from captionlab.inference.decoding import beam_search
 from captionlab.models.base import Decoder, Features
 from captionlab.models.ensemble import Ensemble
-from captionlab.training.checkpoint import Identity, Release, load_checkpoint, read_release
+from captionlab.training.checkpoint import Identity, Release, load_checkpoint
 
 RELEASED = Path(__file__).parents[1] / "released/captioner.safetensors"  # ships with the package
-BLOCK = 32  # photos that are captioned together
+BLOCK = {"cpu": 32}  # photos that are captioned together, by device
+ACCELERATOR_BLOCK = 256
 COMPILE_FROM = 100  # photos from which compiling the encoder saves more time than it takes
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,59 +51,52 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Captioner:
-    """A trained system, ready to describe photos or features."""
+    """A trained system, ready to describe photos or features on its ``device``.
+
+    ``decoding`` is the one that validation chose for it; every call may change parts of it.
+    """
 
     model: Decoder
     vocab: Vocabulary
-    identity: Identity  # of an ensemble, its first member's
+    identity: Identity
+    decoding: Decoding
+    device: str
     release: Release | None = None
-    members: "tuple[Captioner, ...]" = ()  # of an ensemble
 
     @classmethod
-    def load(cls, path: Path | str | None = None) -> "Captioner":
+    def load(cls, path: Path | str | None = None, device: Device = "auto") -> "Captioner":
         """Load a checkpoint, or without a path the captioner that ships with the package.
 
-        Raises CaptionlabError when it is missing, broken or of another preprocessing.
+        Raises CaptionlabError when it is missing, damaged or of another preprocessing.
         """
         if path is None and not RELEASED.exists():
-            raise CaptionlabError(
-                "this copy of captionlab brings no captioner; name a checkpoint of your own with --model"
-            )
+            raise CaptionlabError("this copy of captionlab ships no captioner; name a checkpoint with --model")
         path = Path(path or RELEASED)
-        model, vocab, identity = load_checkpoint(path)
+        checkpoint = load_checkpoint(path)
+        identity = checkpoint.identity
         if identity.preprocessing != PREPROCESSING:
             raise CaptionlabError(
                 f"{path} was trained on photos prepared by {identity.preprocessing!r}, this version has "
                 f"{PREPROCESSING!r}; train it again"
             )
-        return cls(model, vocab, identity, read_release(path))
+        chosen = choose_device(device)
+        decoding = checkpoint.decoding or chosen_decoding(path) or Decoding()
+        model = checkpoint.model.to(chosen)
+        return cls(model, checkpoint.vocab, identity, decoding, chosen, checkpoint.release)
 
-    @classmethod
-    def load_ensemble(cls, paths: Sequence[Path]) -> "Captioner":
-        """Load several checkpoints as one; raises CaptionlabError as ``load`` does, and where vocabularies differ."""
-        members = tuple(map(cls.load, paths))
-        for path, member in zip(paths, members, strict=True):
-            if member.vocab.digest != members[0].vocab.digest:
-                raise CaptionlabError(f"{path} and {paths[0]} know different words; an ensemble needs one vocabulary")
-        encoders = list(_sources(members))
-        model = Ensemble([m.model for m in members], [encoders.index(m.identity.encoder) for m in members])
-        return cls(model.eval(), members[0].vocab, members[0].identity, members=members)
+    @property
+    def uses_regions(self) -> bool:
+        """Whether it attends to the regions of the photo, so that there is attention to show."""
+        return self.identity.grid > 0
 
     @property
     def sources(self) -> dict[str, bool]:
-        """The encoders whose features it wants, in order, and whether it looks at their grids."""
-        return _sources(self.members or (self,))
+        """The encoder whose features it reads, and whether it reads their grid."""
+        return {self.identity.encoder: self.uses_regions}
 
-    def describe(self, features: Features, *, beam: int, length_penalty: float, max_words: int) -> list[list[Sentence]]:
+    def describe(self, features: Features, decoding: Decoding | None = None) -> list[list[Sentence]]:
         """The captions of each photo, best first, from features of the encoder the system was trained on."""
-        hypotheses = beam_search(self.model, features, beam=beam, length_penalty=length_penalty, max_words=max_words)
-        return [
-            [
-                Sentence(caption=self.vocab.decode(h.tokens), log_prob=h.log_prob, score=h.score, tokens=h.tokens)
-                for h in photo
-            ]
-            for photo in hypotheses
-        ]
+        return _describe(self.model, self.vocab, features.to(self.device), decoding or self.decoding)
 
     @overload
     def caption(self, photos: Photo, **decoding: Any) -> list[Sentence]: ...
@@ -127,29 +126,26 @@ class Captioner:
     ) -> Iterator[list[Sentence] | CaptionlabError]:
         """The captions of each photo in order, as they are made; for one that cannot be read, the error instead.
 
-        A released captioner decodes as it was scored, unless told otherwise; any other with beam 5, length penalty 0.7
-        and up to 30 words.
+        Whatever of ``beam``, ``length_penalty`` and ``max_words`` is not given is that of ``decoding``.
         """
-        usual = self.release
-        beam = beam or (usual.beam if usual else 5)
-        max_words = max_words or (usual.max_words if usual else 30)
-        if length_penalty is None:
-            length_penalty = usual.length_penalty if usual else 0.7
+        given = {"beam": beam, "length_penalty": length_penalty, "max_words": max_words}
+        changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        decoding = dataclasses.replace(self.decoding, **changes)
         engine = self._engine(len(photos))
+        block = BLOCK.get(self.device, ACCELERATOR_BLOCK)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for i in range(0, len(photos), BLOCK):
-                read = list(pool.map(self._read, photos[i : i + BLOCK]))
+            for i in range(0, len(photos), block):
+                read = list(pool.map(self._read, photos[i : i + block]))
                 whole = [pixels for pixels in read if not isinstance(pixels, CaptionlabError)]
                 found: list[list[Sentence]] = []
                 if whole:
-                    features = self._encode(engine, np.stack(whole), pool.map)
-                    found = self.describe(features, beam=beam, length_penalty=length_penalty, max_words=max_words)
+                    found = self.describe(self._encode(engine, np.stack(whole), pool.map), decoding)
                 said = iter(found)
                 yield from (pixels if isinstance(pixels, CaptionlabError) else next(said) for pixels in read)
 
     def warm_up(self) -> None:
         """Load and compile the encoder now, for a server: not with the first photo, and not only for many."""
-        _ = self._compiled if choose_device("auto") == "cpu" else self._encoder
+        _ = self._compiled if self.device == "cpu" else self._encoder
 
     def features(self, photos: Sequence[Photo]) -> Features:
         """What the encoder sees on the photos: for ``describe`` and ``attention``, when both are wanted."""
@@ -163,8 +159,10 @@ class Captioner:
         R is ``identity.grid`` squared, row by row of the photo. Raises CaptionlabError for a system that does not
         look at regions.
         """
-        read_BT = torch.tensor([[START, *tokens]], device=features.pooled_PD.device)
-        attention_BTR = self.model.outputs(features, read_BT, torch.zeros_like(read_BT[:, 0])).attention_BTR
+        read_BT = torch.tensor([[START, *tokens]], device=self.device)
+        attention_BTR = self.model.outputs(
+            features.to(self.device), read_BT, torch.zeros_like(read_BT[:, 0])
+        ).attention_BTR
         if attention_BTR is None:
             raise CaptionlabError(f"{self.identity.system} has no attention to show")
         return [[round(share, 5) for share in row] for row in attention_BTR[0, : len(tokens)].tolist()]
@@ -183,10 +181,9 @@ class Captioner:
 
     def _engine(self, photos: int) -> Engine:
         """The engine for so many photos: compiling takes as long as a hundred without."""
-        device = choose_device("auto")
-        if device == "cpu" and (photos >= COMPILE_FROM or "_compiled" in self.__dict__):
+        if self.device == "cpu" and (photos >= COMPILE_FROM or "_compiled" in self.__dict__):
             return self._compiled
-        return TorchEngine(self._encoder, device)
+        return TorchEngine(self._encoder, self.device)
 
     @cached_property
     def _compiled(self) -> OnnxEngine:
@@ -202,9 +199,42 @@ class Captioner:
         return encoder
 
 
-def _sources(members: Sequence[Captioner]) -> dict[str, bool]:
-    found: dict[str, bool] = {}
-    for member in members:
-        encoder = member.identity.encoder
-        found[encoder] = found.get(encoder, False) or bool(member.identity.grid)
-    return found
+@dataclass(frozen=True)
+class EnsembleCaptioner:
+    """Several trained systems that choose each word together."""
+
+    model: Ensemble
+    vocab: Vocabulary
+    members: tuple[Captioner, ...]
+    device: str
+
+    @classmethod
+    def load(cls, paths: Sequence[Path], device: Device = "auto") -> "EnsembleCaptioner":
+        """Load several checkpoints. Raises CaptionlabError as ``Captioner.load`` does, and where vocabularies differ."""
+        members = tuple(Captioner.load(path, device) for path in paths)
+        for path, member in zip(paths, members, strict=True):
+            if member.vocab.digest != members[0].vocab.digest:
+                raise CaptionlabError(f"{path} and {paths[0]} know different words; an ensemble needs one vocabulary")
+        encoders = list(dict.fromkeys(member.identity.encoder for member in members))
+        model = Ensemble([m.model for m in members], [encoders.index(m.identity.encoder) for m in members])
+        return cls(model.eval(), members[0].vocab, members, members[0].device)
+
+    @property
+    def sources(self) -> dict[str, bool]:
+        """The encoders whose features its members read, in order, and whether one of them reads the grid."""
+        found: dict[str, bool] = {}
+        for member in self.members:
+            found[member.identity.encoder] = found.get(member.identity.encoder, False) or member.uses_regions
+        return found
+
+    def describe(self, features: Features, decoding: Decoding) -> list[list[Sentence]]:
+        """The captions of each photo, best first, from features of the encoders in ``sources``."""
+        return _describe(self.model, self.vocab, features.to(self.device), decoding)
+
+
+def _describe(model: Decoder, vocab: Vocabulary, features: Features, decoding: Decoding) -> list[list[Sentence]]:
+    hypotheses = beam_search(model, features, **dataclasses.asdict(decoding))
+    return [
+        [Sentence(caption=vocab.decode(h.tokens), log_prob=h.log_prob, score=h.score, tokens=h.tokens) for h in photo]
+        for photo in hypotheses
+    ]

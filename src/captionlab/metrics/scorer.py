@@ -11,19 +11,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from nltk.translate.bleu_score import corpus_bleu
 
-from captionlab.core.records import Scores
+from captionlab.core.records import Protocol, Scores
 from captionlab.data.text import clean, report_b_text
 from captionlab.errors import CaptionlabError
 from captionlab.metrics.bootstrap import PerPhoto
 from captionlab.metrics.cider import ORDERS, CiderD, Words, ngrams
 from captionlab.metrics.meteor import meteor_scores
-
-Protocol = Literal["strict", "report_a", "report_b"]
 
 _REPORT_B = [(1.0, 0.0, 0.0, 0.0), (0.5, 0.5, 0.0, 0.0), (0.3, 0.3, 0.3, 0.0), (0.25, 0.25, 0.25, 0.25)]
 _BETA = 1.2  # ROUGE-L's weight of recall

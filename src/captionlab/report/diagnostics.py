@@ -18,7 +18,7 @@ def tables(results: Results) -> list[Table]:
     runs = ranked(results.runs)
     found = [_intervals(results, runs), _differences(results, runs), _language_bias(results, runs)]
     found.append(_complaints(results, runs))
-    if all("truth" in results.diagnostics["systems"][run.name] for run in runs):
+    if all(results.diagnostics.configurations[run.name].attributes for run in runs):
         found.append(_truth(results, runs))
     return found
 
@@ -26,12 +26,12 @@ def tables(results: Results) -> list[Table]:
 def _intervals(results: Results, runs: Sequence[Run]) -> Table:
     columns: dict[str, Kind] = {"Configuration": "text", "Decoding": "text"}
     columns |= {f"{label}, 95 %": "text" for label in _SCORES.values()}
-    count = results.diagnostics["settings"]["resamples"]
+    count = results.diagnostics.settings["resamples"]
     return table(
         "How sure the scores are",
         columns,
         [
-            [run.name, run.best_decoding, *(span(*results.diagnostics["intervals"][run.name][key]) for key in _SCORES)]
+            [run.name, run.best_decoding, *(span(*results.diagnostics.intervals[run.name][key]) for key in _SCORES)]
             for run in runs
         ],
         notes=(
@@ -73,13 +73,13 @@ def _language_bias(results: Results, runs: Sequence[Run]) -> Table:
         columns |= {f"{label}, earned by the photo": "score"}
     rows = []
     for run in runs:
-        found = results.diagnostics["systems"][run.name]["language_bias"]
+        found = results.diagnostics.configurations[run.name].language_bias
         row: list[Value] = [run.name]
         for score in _COMPARED:
-            row += [found["right"][score], round(found["wrong"][score], 3), round(found["without"][score], 3)]
-            row.append(found["earned"][score])
+            row += [found.right[score], _three(found.wrong[score]), _three(found.without[score])]
+            row.append(found.image_contribution[score])
         rows.append(row)
-    shuffles = results.diagnostics["settings"]["shuffles"]
+    shuffles = results.diagnostics.settings["shuffles"]
     return table(
         "Language bias: how much of the score the photo earns",
         columns,
@@ -101,11 +101,11 @@ def _complaints(results: Results, runs: Sequence[Run]) -> Table:
     }  # fmt: skip
     rows = []
     for run in runs:
-        found = results.diagnostics["systems"][run.name]["complaints"]
-        row: list[Value] = [run.name, found["distinct"], found["repeated"], found["copied"], found["words"]]
-        row.append(round(found["length"], 1))
+        found = results.diagnostics.configurations[run.name].caption_statistics
+        row: list[Value] = [run.name, found.distinct, found.repeated, found.copied, found.words]
+        row.append(round(found.length, 1))
         rows.append(
-            [*row, *(found[sort][share] for sort in ("colours", "counts") for share in ("precision", "recall"))]
+            [*row, *(share for sort in (found.colours, found.counts) for share in (sort.precision, sort.recall))]
         )
     return table(
         "What is wrong with the captions",
@@ -127,7 +127,7 @@ def _truth(results: Results, runs: Sequence[Run]) -> Table:
     columns["Said"] = "count"
     rows = []
     for run in runs:
-        for part, found in results.diagnostics["systems"][run.name]["truth"].items():
+        for part, found in (results.diagnostics.configurations[run.name].attributes or {}).items():
             row: list[Value] = [run.name, part, found["scenes"]]
             rows.append([*row, *(found[attribute]["right"] for attribute in _ATTRIBUTES), _said(found)])
     return table(
@@ -146,3 +146,7 @@ def _truth(results: Results, runs: Sequence[Run]) -> Table:
 def _said(found: dict[str, Any]) -> float | None:
     shares = [found[attribute]["said"] for attribute in _ATTRIBUTES]
     return None if None in shares else round(sum(shares) / len(shares), 3)
+
+
+def _three(score: float | None) -> float | None:
+    return None if score is None else round(score, 3)

@@ -16,13 +16,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from captionlab.config import COMPARED
+from captionlab.config import SECTIONS
 from captionlab.report.results import Row, Run
 from captionlab.report.tables import headline
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; further systems get the last colour
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
-COLOURS = {system: _PALETTE[min(i, len(_PALETTE) - 1)] for i, system in enumerate(COMPARED)}
+COLOURS = {system: _PALETTE[min(i, len(_PALETTE) - 1)] for i, system in enumerate(SECTIONS)}
 _INK, _FAINT = "#1f2430", "#c9cdd6"
 _CSS = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 _STYLE: dict[Any, Any] = {

@@ -7,34 +7,34 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from captionlab.core import files, records
+from captionlab.core import records
+from captionlab.core.photo_results import PhotoCaptions, SaidCaption, read_attention, read_gallery
 from captionlab.report.render import page
 from captionlab.report.results import Results, Run
 from captionlab.report.tables import ranked
 
 _PIXELS = 224  # the longer side of a photo in the page
 _SYSTEMS = 6  # whose captions are open to view; the others fold away
-_VEIL = 0.82  # how dark the regions are that a word did not look at, from 0 to 1
-_THIRDS = {
-    "good": "Good: from the best third",
-    "middling": "Middling: from the middle third",
-    "failed": "Failed: from the worst third",
+_OPACITY = 0.82  # how dark the regions are that a word did not look at, from 0 to 1
+_TERCILES = {
+    "best": "From the best third",
+    "middle": "From the middle third",
+    "worst": "From the worst third",
 }
 
-Captions = Sequence[tuple[Run, Sequence[Mapping[str, Any]]]]
-Veils = Mapping[tuple[str, str], tuple[str, ...]]  # by configuration and photo: a data URI a word
+Captions = Sequence[tuple[Run, Sequence[PhotoCaptions]]]
+Overlays = Mapping[tuple[str, str], tuple[str, ...]]  # by configuration and photo: a data URI a word
 
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What one configuration said of a photo: the best decoding's words, and the others as (decoding, caption).
+    """One configuration's captions of a photo: the chosen decoding's words, and the others as (decoding, caption).
 
-    ``words`` are (word, veil): a veil is a picture to lay over the photo, dark where attention did not look, or None.
+    ``words`` are (word, overlay). An overlay is a picture to lay over the photo, dark where attention was low, or None.
     """
 
     system: str
@@ -60,57 +60,54 @@ class Shown:
 
 def gallery_html(results: Results, captions: Captions, root: Path) -> str:
     """The gallery as one page that needs no other file and no network."""
-    gallery = files.read_json(root / records.EVALUATION / "gallery.json")
-    said = {run.name: {entry["image"]: entry for entry in own} for run, own in captions}
+    gallery = read_gallery(root)
+    said = {run.name: {entry.image: entry for entry in own} for run, own in captions}
     runs = ranked(results.runs)
-    veils = {key: own for run in runs for key, own in _veils(root, run).items()}
-    judged = said[gallery["judge"]]
-    thirds: dict[str, list[Shown]] = {title: [] for title in _THIRDS.values()}
-    for chosen in gallery["photos"]:
-        image = chosen["image"]
+    overlays = {key: own for run in runs for key, own in _overlays(root, run).items()}
+    selected_by = said[gallery.selected_by]
+    terciles: dict[str, list[Shown]] = {title: [] for title in _TERCILES.values()}
+    for chosen in gallery.photos:
+        image = chosen.image
         photo = _photo(root, image)
-        thirds[_THIRDS[chosen["third"]]].append(
+        terciles[_TERCILES[chosen.tercile]].append(
             Shown(
                 image=image,
                 photo=_jpeg(photo),
                 width=photo.width,
                 height=photo.height,
-                references=tuple(judged[image]["references"]),
-                said=tuple(_said(run, image, said[run.name][image]["captions"], veils) for run in runs),
-                cider=chosen["cider"],
-                rank=chosen["rank"],
+                references=selected_by[image].references,
+                said=tuple(_said(run, image, said[run.name][image].captions, overlays) for run in runs),
+                cider=chosen.cider,
+                rank=chosen.rank,
             )
         )
     return page(
         "gallery.html.j2",
-        name=results.manifest["name"],
+        name=results.manifest.name,
         gallery=gallery,
         most=_SYSTEMS,
-        thirds=thirds,
-        looks=list(dict.fromkeys(name for name, _ in veils)),
+        terciles=terciles,
+        with_attention=list(dict.fromkeys(name for name, _ in overlays)),
     )
 
 
-def _said(run: Run, image: str, captions: Mapping[str, Mapping[str, Any]], veils: Veils) -> Said:
-    words = captions[run.best_decoding]["caption"].split()
-    own: Sequence[str | None] = veils.get((run.name, image)) or [None] * len(words)
+def _said(run: Run, image: str, captions: Mapping[str, SaidCaption], overlays: Overlays) -> Said:
+    words = captions[run.best_decoding].caption.split()
+    own: Sequence[str | None] = overlays.get((run.name, image)) or [None] * len(words)
     return Said(
         system=run.system,
         name=run.name,
         decoding=run.best_decoding,
         words=tuple(zip(words, own, strict=True)),
-        others=tuple((name, said["caption"]) for name, said in captions.items() if name != run.best_decoding),
+        others=tuple((name, said.caption) for name, said in captions.items() if name != run.best_decoding),
     )
 
 
-def _veils(root: Path, run: Run) -> Veils:
-    """What evaluate drew for one configuration; nothing for one without attention."""
-    path = root / records.EVALUATION / "attention" / f"{run.name}.json"
-    if not path.exists():
-        return {}
+def _overlays(root: Path, run: Run) -> Overlays:
+    """What evaluate kept of one configuration's attention; nothing for one without attention."""
     return {
-        (run.name, entry["image"]): tuple(_veil(weights, entry["grid"]) for weights in entry["maps"])
-        for entry in files.read_json(path)
+        (run.name, entry.image): tuple(_overlay(weights, entry.grid) for weights in entry.maps)
+        for entry in read_attention(root, run.name)
     }
 
 
@@ -128,12 +125,12 @@ def _jpeg(photo: Image.Image) -> str:
     return _data_uri(out.getvalue(), "jpeg")
 
 
-def _veil(weights: Sequence[float], side: int) -> str:
+def _overlay(weights: Sequence[float], side: int) -> str:
     """A black PNG of side x side pixels, clear where the weight is greatest; the browser stretches it smoothly."""
     looked = np.asarray(weights, dtype=np.float64).reshape(side, side)
     looked = looked / max(float(looked.max()), 1e-12)
     pixels = np.zeros((side, side, 2), dtype=np.uint8)  # grey and opacity
-    pixels[..., 1] = np.round(255 * _VEIL * (1 - looked))
+    pixels[..., 1] = np.round(255 * _OPACITY * (1 - looked))
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format="PNG", optimize=True)
     return _data_uri(out.getvalue(), "png")

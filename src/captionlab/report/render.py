@@ -8,13 +8,14 @@ import csv
 import dataclasses
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from captionlab.core.photo_results import PhotoCaptions
 from captionlab.report import diagnostics, figures
 from captionlab.report.results import Results, Row, Run
 from captionlab.report.tables import (
@@ -62,16 +63,16 @@ def comparison_csv(results: Results) -> str:
     return _csv(columns, ([_plain(getattr(row, column)) for column in columns] for row in all_rows(results)))
 
 
-def captions_csv(results: Results, captions: Sequence[tuple[Run, Sequence[Mapping[str, Any]]]]) -> str:
+def captions_csv(results: Results, captions: Sequence[tuple[Run, Sequence[PhotoCaptions]]]) -> str:
     """What every configuration's best decoding said of each test photo; no reference is among it.
 
     Nor is a quoted training caption, unless the captions are the project's own.
     """
-    own = results.manifest["format"] == "scenes"
+    own = results.manifest.format == "scenes"
     return _csv(
         ["image", "configuration", "decoding", "caption"],
         (
-            [entry["image"], run.name, run.best_decoding, entry["captions"][run.best_decoding]["caption"]]
+            [entry.image, run.name, run.best_decoding, entry.captions[run.best_decoding].caption]
             for run, entries in captions
             if own or not run.quotes
             for entry in entries
@@ -83,7 +84,7 @@ def comparison_markdown(results: Results) -> str:
     """The comparison for a reader of the repository: the best, the figures, and where the rest stands."""
     linked = [f"- [{table.title}]({ALL}#{_anchor(table.title)})" for table in _linked(results)]
     parts = [
-        f"# {_escaped(results.manifest['name'])}: the systems compared",
+        f"# {_escaped(results.manifest.name)}: the systems compared",
         _facts(results),
         *_markdown_table(main_table(results)),
         "![BLEU-1 to 4 of the best configurations](bleu.png)",
@@ -99,7 +100,7 @@ def comparison_markdown(results: Results) -> str:
 
 def further_markdown(results: Results) -> str:
     """The tables that the comparison links to."""
-    title = f"# {_escaped(results.manifest['name'])}: all tables"
+    title = f"# {_escaped(results.manifest.name)}: all tables"
     parts = [title, _facts(results), "The best in short: [comparison.md](comparison.md)."]
     return "\n\n".join([*parts, *(part for table in _linked(results) for part in _markdown_table(table))]) + "\n"
 
@@ -108,7 +109,7 @@ def comparison_html(results: Results) -> str:
     """The comparison as one page that needs no other file and no network."""
     return page(
         "comparison.html.j2",
-        name=results.manifest["name"],
+        name=results.manifest.name,
         head=head(results),
         main=decodings_table(results),
         further=_further(results),

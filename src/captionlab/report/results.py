@@ -1,23 +1,33 @@
-"""What the report shows, read from the stages' files. Knows their shapes, not how anything is displayed.
+"""What the report shows, read from the stages' records. Knows their shapes, not how anything is displayed.
 
 The parameters say which configurations there are; files of a configuration that was dropped are never looked for.
 """
 
-import csv
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from captionlab.config import EnsembleParams, Params
-from captionlab.core import files, records
+from captionlab.config import Params
+from captionlab.core.files import digest_of, read_json
+from captionlab.core.records import MODELS, PROTOCOLS, Decoding, Protocol
+from captionlab.core.results import (
+    ConfigurationScores,
+    Diagnostics,
+    Manifest,
+    read_diagnostics,
+    read_evaluation,
+    read_manifest,
+    read_members,
+    read_training,
+    recipe,
+)
 from captionlab.errors import CaptionlabError
 
 Beside = Literal["report_a", "report_b", "literature"]
 
 _REFERENCES = Path(__file__).parent / "reference_rows.json"
-_PROTOCOLS = {"strict": 0, "report_a": 1, "report_b": 2}
+_SHAPE = ("encoder", "hidden", "layers", "parameters", "megabytes", "epochs")
 _CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
 
@@ -50,6 +60,7 @@ class Row:
     loss: float | None = None
     accuracy: float | None = None
     source: str
+    val_cider: float | None = None  # CIDEr-D on the validation split, which chooses decodings and ranks configurations
     bleu_4_low: float | None = None  # the 95 % interval, of best decodings under the strict protocol
     bleu_4_high: float | None = None
     cider_low: float | None = None
@@ -82,11 +93,11 @@ class Run:
 
     system: str
     config: str
-    best_decoding: str  # chosen on the validation split
+    scores: ConfigurationScores
     best_epoch: int | None  # None of what was not trained
     recipe: str  # equal where configurations differ in their seed alone
     rows: tuple[Row, ...]  # test split, every decoding and protocol
-    history: Mapping[str, tuple[float, ...]]  # epoch and the curves, one value an epoch; empty if not trained
+    history: Mapping[str, tuple[float, ...]]  # epoch and the curves, one value per epoch; empty if not trained
 
     @property
     def name(self) -> str:
@@ -94,12 +105,17 @@ class Run:
         return f"{self.system}.{self.config}"
 
     @property
+    def best_decoding(self) -> str:
+        """The decoding that validation chose."""
+        return self.scores.best.decoding.label
+
+    @property
     def quotes(self) -> bool:
         """Whether its captions are people's: only the project's own may be published."""
         return self.system == "retrieval"
 
-    def row(self, protocol: str = "strict") -> Row:
-        """The row of the best decoding."""
+    def row(self, protocol: Protocol = "strict") -> Row:
+        """The row of the chosen decoding."""
         return next(row for row in self.rows if (row.decoding, row.protocol) == (self.best_decoding, protocol))
 
 
@@ -107,125 +123,78 @@ class Run:
 class Results:
     """Everything but the photos and the captions."""
 
-    manifest: dict[str, Any]
-    signature: dict[str, Any]
-    diagnostics: dict[str, Any]
+    manifest: Manifest
+    idf: str
+    decoding: Decoding  # its length penalty and greatest length, which all beams share
+    diagnostics: Diagnostics
     runs: tuple[Run, ...]  # in the order of params.yaml
     references: dict[Beside, tuple[Row, ...]]  # by what they stand beside
 
 
 def load(params: Params, root: Path) -> Results:
     """Read what the report needs. Raises CaptionlabError when a file is missing or a configuration has no scores."""
-    scores = files.read_json(root / records.EVALUATION / "scores.json")
-    diagnostics = files.read_json(root / records.EVALUATION / "diagnostics.json")
-    entries = {(entry["system"], entry["config"]): entry for entry in scores["systems"]}
-    runs = []
-    for system, config in [*params.rows(), *(("retrieval", name) for name in params.retrieval)]:
-        if (system, config) not in entries:
-            raise CaptionlabError(f"{system}.{config} has no scores; run dvc repro, or captionlab evaluate")
-        entry, intervals = entries[system, config], diagnostics["intervals"][f"{system}.{config}"]
-        if system == "retrieval":
-            shape = {"encoder": params.retrieval[config].encoder, "parameters": 0, "megabytes": 0.0}
-            runs.append(_run(entry, intervals, shape))
-            continue
-        folders = [root / records.MODELS / own / name for own, name in params.members(system, config)]
-        if system == "ensemble":
-            runs.append(_ensemble(folders, params.ensemble[config], entry, intervals))
-        else:
-            runs.append(_trained(folders[0], entry, intervals))
-    if not params.rows():
+    if not params.configurations():
         raise CaptionlabError("params.yaml names no configuration of any system; add one to baseline, say")
+    evaluation, diagnostics = read_evaluation(root), read_diagnostics(root)
+    names = [*params.configurations(), *(("retrieval", name) for name in params.retrieval)]
     return Results(
-        manifest=files.read_json(root / records.DATASET / "manifest.json"),
-        signature=scores["signature"],
+        manifest=read_manifest(root),
+        idf=evaluation.idf,
+        decoding=params.evaluate.decodings[0],
         diagnostics=diagnostics,
-        runs=tuple(runs),
+        runs=tuple(_run(params, root, evaluation[f"{system}.{name}"], diagnostics) for system, name in names),
         references=reference_rows(),
     )
 
 
 def reference_rows() -> dict[Beside, tuple[Row, ...]]:
     """The two reports' and the literature's numbers, each with the place that states it."""
-    return {beside: tuple(Row(**fields) for fields in rows) for beside, rows in files.read_json(_REFERENCES).items()}
+    return {beside: tuple(Row(**fields) for fields in rows) for beside, rows in read_json(_REFERENCES).items()}
 
 
-def read_captions(root: Path, run: Run) -> list[dict[str, Any]]:
-    """What one configuration said of each test photo, every decoding, beside the references."""
-    return files.read_jsonl(root / records.EVALUATION / "captions" / f"{run.name}.jsonl")
+def _run(params: Params, root: Path, scores: ConfigurationScores, diagnostics: Diagnostics) -> Run:
+    system, name = scores.system, scores.name
+    best_epoch, history = None, dict[str, tuple[float, ...]]()
+    shape: dict[str, Any]
+    if system == "retrieval":
+        shape = {"encoder": params.retrieval[name].encoder, "parameters": 0, "megabytes": 0.0}
+        own_recipe = scores.key
+    elif system == "ensemble":
+        members, ensemble = params.members(system, name), params.ensemble[name]
+        shape = asdict(read_members(root, members))
+        reranking = [ensemble.neighbours, ensemble.consensus_weight]
+        own_recipe = digest_of([sorted(recipe(root, *member) for member in members), *reranking])
+    else:
+        training = read_training(root / MODELS / system / name)
+        summary, best_epoch, own_recipe = training.summary, training.summary.best_epoch, recipe(root, system, name)
+        shape = {key: getattr(summary, key) for key in _SHAPE}
+        shape |= {"input": summary.embedding, "image": summary.params.get("image")}
+        history = {key: tuple(getattr(epoch, key) for epoch in training.history) for key in ("epoch", *_CURVES)}
+    return Run(
+        system=system, config=name, scores=scores, best_epoch=best_epoch, recipe=own_recipe,
+        rows=_rows(scores, shape, diagnostics.intervals[scores.key]), history=history,
+    )  # fmt: skip
 
 
-def _trained(folder: Path, entry: dict[str, Any], intervals: Mapping[str, Sequence[float]]) -> Run:
-    summary = files.read_json(folder / "summary.json")
-    shape = ("encoder", "hidden", "layers", "parameters", "megabytes", "epochs")
-    history = _history(folder / "history.csv")
-    if summary["best_epoch"] not in history["epoch"]:
-        raise CaptionlabError(
-            f"{folder / 'history.csv'} lacks epoch {summary['best_epoch']}, which summary.json calls the best; "
-            "train the system again"
-        )
-    sizes = {field: summary[field] for field in shape}
-    sizes |= {"input": summary["embedding"], "image": summary["params"].get("image")}
-    run = _run(entry, intervals, sizes)
-    return dataclasses.replace(run, best_epoch=summary["best_epoch"], recipe=_recipe(folder), history=history)
-
-
-def _recipe(folder: Path) -> str:
-    """Everything that was set but the seed; what a finetuning began with and its teachers by their own recipes."""
-    summary = files.read_json(folder / "summary.json")
-    told = {key: value for key, value in summary["params"].items() if key != "training.seed"}
-    if summary["system"] == "finetune":
-        models = folder.parents[1] / told["finetune.system"]
-        told["finetune.config"] = _recipe(models / told["finetune.config"])
-        told["finetune.teachers"] = sorted(_recipe(models / teacher) for teacher in told["finetune.teachers"])
-    return files.digest_of([summary["system"], told])
-
-
-def _run(entry: dict[str, Any], intervals: Mapping[str, Sequence[float]], shape: Mapping[str, Any]) -> Run:
-    common = {"system": entry["system"], "configuration": entry["config"], "source": "measured"}
-    common |= {**shape, **entry["test"]}
-    tested = [decoded for decoded in entry["decodings"] if decoded["split"] == "test"]
-    tested.sort(key=lambda decoded: (_PROTOCOLS[decoded["protocol"]], decoded["beam"] or 0))
-    ends: dict[str, Any] = {
+def _rows(
+    scores: ConfigurationScores, shape: Mapping[str, Any], intervals: Mapping[str, tuple[float, float]]
+) -> tuple[Row, ...]:
+    """Every protocol and decoding on the test split; the 95 % intervals are those of the chosen decoding."""
+    ends = {
         f"{score}_{end}": value
         for score in ("bleu_4", "cider")
         for end, value in zip(("low", "high"), intervals[score], strict=True)
     }
-    return Run(
-        system=entry["system"],
-        config=entry["config"],
-        best_decoding=entry["best_decoding"],
-        best_epoch=None,
-        recipe=f"{entry['system']}.{entry['config']}",  # shared with no other, until one is known
-        rows=tuple(
-            Row(
-                **common,
-                **{key: decoded[key] for key in ("decoding", "protocol")},
-                **decoded["scores"],
-                **(ends if (decoded["decoding"], decoded["protocol"]) == (entry["best_decoding"], "strict") else {}),
-            )
-            for decoded in tested
-        ),
-        history={},
-    )
-
-
-def _ensemble(
-    folders: Sequence[Path], params: EnsembleParams, entry: dict[str, Any], intervals: Mapping[str, Sequence[float]]
-) -> Run:
-    """What was put together, not trained: it has its members' sizes and no history."""
-    summaries = [files.read_json(folder / "summary.json") for folder in folders]
-    sizes = {size: sum(summary[size] for summary in summaries) for size in ("parameters", "megabytes")}
-    run = _run(entry, intervals, {"encoder": ", ".join(sorted({each["encoder"] for each in summaries})), **sizes})
-    recipe = files.digest_of([sorted(map(_recipe, folders)), params.neighbours, params.consensus_weight])
-    return dataclasses.replace(run, recipe=recipe)
-
-
-def _history(path: Path) -> dict[str, tuple[float, ...]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as source:
-            epochs = list(csv.DictReader(source))
-        return {column: tuple(float(epoch[column]) for epoch in epochs) for column in ("epoch", *_CURVES)}
-    except FileNotFoundError:
-        raise CaptionlabError(f"{path} does not exist; run the stage that writes it (dvc repro)") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise CaptionlabError(f"{path} is not a training history ({error!r}); train the system again") from error
+    rows = []
+    for protocol in PROTOCOLS:
+        for place, decoded in enumerate(scores.decodings):
+            strict: dict[str, Any] = {"val_cider": decoded.val.cider} if protocol == "strict" else {}
+            strict |= ends if protocol == "strict" and place == scores.chosen else {}
+            rows.append(
+                Row(
+                    system=scores.system, configuration=scores.name, source="measured", loss=scores.loss,
+                    accuracy=scores.accuracy, decoding=decoded.decoding.label, protocol=protocol,
+                    **shape, **asdict(decoded.test[protocol]), **strict,
+                )
+            )  # fmt: skip
+    return tuple(rows)

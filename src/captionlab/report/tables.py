@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Literal
 
-from captionlab.config import COMPARED
+from captionlab.config import SECTIONS
 from captionlab.report.results import Results, Row, Run
 
-SYSTEM_NAMES = {system: system.replace("_", " ").capitalize() for system in COMPARED}
+SYSTEM_NAMES = {system: system.replace("_", " ").capitalize() for system in SECTIONS}
 MAIN_ROWS = 20  # that one table or figure holds and a reader takes in
 
 Value = str | int | float | None
@@ -114,6 +114,7 @@ _COLUMNS = {  # by field of Row; "name" is system and configuration together
     **{f"bleu_{n}": Column(label=f"BLEU-{n}", kind="score") for n in (1, 2, 3, 4)},
     "rouge_l": Column(label="ROUGE-L", kind="score"),
     "cider": Column(label="CIDEr", kind="score"),
+    "val_cider": Column(label="CIDEr, val", kind="score"),
     "meteor": Column(label="METEOR", kind="score"),
     "bleu_4_interval": Column(label="BLEU-4, 95 %"),
     "cider_interval": Column(label="CIDEr, 95 %"),
@@ -134,7 +135,19 @@ _BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
 _SCORES = (*_BLEU, "rouge_l", "cider", "meteor")
 _SHAPE = ("encoder", "input", "hidden", "layers")
 _INTERVALS = ("bleu_4_interval", "cider_interval")
-_MAIN = ("name", "decoding", *_SCORES, *_INTERVALS, "loss", "accuracy", *_SHAPE, "parameters", "megabytes", "epochs")
+_MAIN = (
+    "name",
+    "decoding",
+    "val_cider",
+    *_SCORES,
+    *_INTERVALS,
+    "loss",
+    "accuracy",
+    *_SHAPE,
+    "parameters",
+    "megabytes",
+    "epochs",
+)
 _PROTOCOLS = {
     "report_a": "torchtext's BLEU, start and end words counted",
     "report_b": "nltk's BLEU, startseq and endseq counted, one-letter words dropped",
@@ -161,26 +174,26 @@ _SEEDS = (
 
 def head(results: Results) -> list[tuple[str, str]]:
     """What was scored, and how: label and value."""
-    manifest, signature = results.manifest, results.signature
-    splits = ", ".join(f"{name} {count:,}" for name, count in manifest["splits"].items())
+    manifest = results.manifest
+    splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
     return [
-        ("Dataset", manifest["name"]),
-        ("Photos", f"{manifest['images']:,} with {manifest['captions']:,} captions"),
-        ("Digest", manifest["digest"]),
+        ("Dataset", manifest.name),
+        ("Photos", f"{manifest.images:,} with {manifest.captions:,} captions"),
+        ("Digest", manifest.digest),
         ("Splits", splits),
-        ("Scored", f"test split, strict protocol, at most {signature['max_words']} words"),
-        ("Beam search", f"by log probability / words ^ {signature['length_penalty']}"),
-        ("CIDEr idf", signature["idf"]),
+        ("Scored", f"test split, strict protocol, at most {results.decoding.max_words} words"),
+        ("Beam search", f"by log probability / words ^ {results.decoding.length_penalty}"),
+        ("CIDEr idf", results.idf),
     ]
 
 
 def ranked(runs: Sequence[Run]) -> list[Run]:
-    """Best CIDEr first, by each configuration's best decoding."""
-    return sorted(runs, key=lambda run: -_number(run.row().cider))
+    """Best first: by CIDEr-D on the validation split, never on the test split."""
+    return sorted(runs, key=lambda run: -run.scores.val_cider)
 
 
 def headline(runs: Sequence[Run]) -> list[Run]:
-    """The best configurations, best CIDEr first; of those that differ in their seed alone the first, not the best."""
+    """The best configurations, best on validation first; of those that differ in their seed alone the first one."""
     return ranked([seeds[0] for seeds in _by_recipe(runs).values()])[:MAIN_ROWS]
 
 
@@ -228,17 +241,17 @@ def _inserted(
 
 def against(results: Results, one: Run, other: Run, score: str) -> tuple[str, str]:
     """How one configuration stands against another: the share of resamples that it wins, and p, in words."""
-    found = results.diagnostics["pairs"][one.name][other.name][score]
-    return f"{found['wins']:.0%}", f"{found['p']:.3f}{' *' if found['p'] < _SIGNIFICANT else ''}"
+    found = results.diagnostics.pairs[one.name][other.name][score]
+    return f"{found.wins:.0%}", f"{found.p:.3f}{' *' if found.p < _SIGNIFICANT else ''}"
 
 
 def decodings_table(results: Results) -> Table:
-    """Every decoding of every configuration, best CIDEr first; those chosen on validation compete for the best."""
+    """Every decoding of every configuration, best on validation first; the chosen ones compete for the best score."""
     rows = [row for run in results.runs for row in run.rows if row.protocol == "strict"]
-    rows.sort(key=lambda row: -_number(row.cider))
+    rows.sort(key=lambda row: -_number(row.val_cider))
     chosen = [run.row() for run in results.runs]
     made = _of_rows("Every decoding of every configuration", _MAIN, rows, notes=_STRICT, rivals=chosen)
-    return dataclasses.replace(made, sorted_by="CIDEr")
+    return dataclasses.replace(made, sorted_by="CIDEr, val")
 
 
 def further_tables(results: Results) -> list[Table]:

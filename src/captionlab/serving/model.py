@@ -16,33 +16,41 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 
+from captionlab.core.records import Decoding
 from captionlab.errors import CaptionlabError
 
 MAX_PHOTOS = 64  # of one request
 MAX_BEAM = 50
-SIGNATURE = ModelSignature(
-    # A string column passes base64 from JSON and bytes from Python alike; MLflow would decode a binary column
-    # itself, in some of its request formats only, and skip what is no base64 in silence.
-    inputs=Schema([ColSpec(DataType.string, "image")]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.long, "image"),
-            ColSpec(DataType.string, "caption"),
-            ColSpec(DataType.double, "log_prob"),
-            ColSpec(
-                Array(Object([Property("caption", DataType.string), Property("log_prob", DataType.double)])),
-                "alternatives",
-            ),
-        ]
-    ),
-    params=ParamSchema(
-        [
-            ParamSpec("beam", DataType.long, 5),
-            ParamSpec("top", DataType.long, 5),
-            ParamSpec("length_penalty", DataType.double, 0.7),
-        ]
-    ),
+MAX_WORDS = 100
+OUTPUTS = Schema(
+    [
+        ColSpec(DataType.long, "image"),
+        ColSpec(DataType.string, "caption"),
+        ColSpec(DataType.double, "log_prob"),
+        ColSpec(
+            Array(Object([Property("caption", DataType.string), Property("log_prob", DataType.double)])),
+            "alternatives",
+        ),
+    ]
 )
+
+
+def signature(decoding: Decoding) -> ModelSignature:
+    """What the model takes and gives; a request that names no decoding gets the one that validation chose."""
+    return ModelSignature(
+        # A string column passes base64 from JSON and bytes from Python alike; MLflow would decode a binary column
+        # itself, in some of its request formats only, and skip what is not base64 without an error.
+        inputs=Schema([ColSpec(DataType.string, "image")]),
+        outputs=OUTPUTS,
+        params=ParamSchema(
+            [
+                ParamSpec("beam", DataType.long, decoding.beam),
+                ParamSpec("top", DataType.long, 5),
+                ParamSpec("length_penalty", DataType.double, decoding.length_penalty),
+                ParamSpec("max_words", DataType.long, decoding.max_words),
+            ]
+        ),
+    )
 
 
 class CaptionModel(PythonModel):
@@ -50,7 +58,7 @@ class CaptionModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the checkpoint and its encoder, so that no request waits for them."""
-        from captionlab.inference.captioner import Captioner  # not above: saving a model needs no torch
+        from captionlab import Captioner  # not above: saving a model needs no torch
 
         self.captioner = Captioner.load(Path(context.artifacts["checkpoint"]))
         self.captioner.warm_up()
@@ -63,23 +71,24 @@ class CaptionModel(PythonModel):
         What is wrong with a request is an MlflowException that the server answers with 400.
         """
         assert params is not None  # MLflow fills in the defaults
-        beam, top, length_penalty = (params[name] for name in ("beam", "top", "length_penalty"))
-        if not 1 <= beam <= MAX_BEAM or top < 1 or not 0 <= length_penalty <= 10:
+        beam, top, length_penalty, max_words = (params[p] for p in ("beam", "top", "length_penalty", "max_words"))
+        if not (1 <= beam <= MAX_BEAM and top >= 1 and 0 <= length_penalty <= 10 and 1 <= max_words <= MAX_WORDS):
             raise MlflowException.invalid_parameter_value(
-                f"beam goes from 1 to {MAX_BEAM}, top from 1, length_penalty from 0 to 10"
+                f"beam is from 1 to {MAX_BEAM}, top from 1, length_penalty from 0 to 10, max_words from 1 to {MAX_WORDS}"
             )
         if len(model_input) > MAX_PHOTOS:
             raise MlflowException.invalid_parameter_value(f"{len(model_input)} photos; a request takes {MAX_PHOTOS}")
         photos = [_bytes(number, value) for number, value in enumerate(model_input["image"])]
         rows = []
-        for number, said in enumerate(self.captioner.stream(photos, beam=beam, length_penalty=length_penalty)):
+        decoding = {"beam": beam, "length_penalty": length_penalty, "max_words": max_words}
+        for number, said in enumerate(self.captioner.stream(photos, **decoding)):
             if isinstance(said, CaptionlabError):
                 raise MlflowException.invalid_parameter_value(f"photo {number}: {said}")
             best, *others = (
                 {"caption": sentence.caption, "log_prob": round(sentence.log_prob, 4)} for sentence in said[:top]
             )
             rows.append({"image": number, **best, "alternatives": others})
-        return pd.DataFrame(rows, columns=[column.name for column in SIGNATURE.outputs])
+        return pd.DataFrame(rows, columns=[column.name for column in OUTPUTS])
 
 
 def _bytes(number: int, value: object) -> bytes:

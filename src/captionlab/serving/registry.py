@@ -10,12 +10,14 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from captionlab.core.files import digest_of, sha256_of
+from captionlab.core.records import CHECKPOINT, Decoding
+from captionlab.core.results import checkpoint_of
 from captionlab.errors import CaptionlabError
 from captionlab.tracking.runs import RESULT_KEY
 from captionlab.tracking.store import Store, configure_mlflow, tracking_uri, translated
@@ -28,7 +30,6 @@ MODEL, ALIAS = "captionlab", "best"
 BEST_MODEL = f"models:/{MODEL}@{ALIAS}"
 MODEL_KEY = "captionlab.model_key"
 SCORE = "validation_cider"
-CHECKPOINT = "checkpoint.safetensors"
 CODE = Path(__file__).with_name("model.py")
 # What the captioner runs on; given, because MLflow's own search takes seconds. captionlab itself is left out: what a
 # registry holds under its name need not be ours.
@@ -45,6 +46,7 @@ class Candidate:
 
     name: str
     checkpoint: Path
+    decoding: Decoding  # chosen on validation
     result_key: str  # of the run that shows it
     dataset: str  # digest
     score: float  # on the validation split
@@ -72,7 +74,7 @@ def register(root: Path, experiment: str, candidate: Candidate) -> Registered:
     the alias away. Raises TrackingError when the server or the database cannot be used.
     """
     store = Store(root, experiment)
-    key = digest_of([sha256_of(candidate.checkpoint), sha256_of(CODE), candidate.dataset])
+    key = digest_of([sha256_of(candidate.checkpoint), sha256_of(CODE), candidate.dataset, asdict(candidate.decoding)])
     outcome: Literal["created", "present"] = "present"
     with store.session() as client:
         missing = _version(client, key) is None
@@ -80,7 +82,7 @@ def register(root: Path, experiment: str, candidate: Candidate) -> Registered:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             model = Path(folder) / "model"
             with translated(store.uri):
-                _save(candidate.checkpoint, model)  # takes seconds in which other processes may have their turn
+                _save(candidate, model)  # takes seconds in which other processes may have their turn
             with store.session() as client, _default_uri(store.uri):
                 if _version(client, key) is None:
                     made = _add_version(client, store, candidate, key, model)
@@ -101,26 +103,37 @@ def register(root: Path, experiment: str, candidate: Candidate) -> Registered:
 
 
 @contextmanager
-def local_checkpoint(root: Path, uri: str) -> Iterator[Path]:
-    """The checkpoint of a model in MLflow (``models:/captionlab@best``), as a file that lasts as long as the block.
+def local_checkpoint(root: Path, name: str) -> Iterator[Path]:
+    """The checkpoint that ``name`` stands for, as a file that lasts as long as the block.
 
-    What is no address of MLflow's is taken for the path of a checkpoint, and given back as it is.
-    Raises CaptionlabError when there is no such model, or no checkpoint in it.
+    A name is a model in MLflow (``models:/captionlab@best``), a trained system of the project (``attention.lite2``),
+    or the path of a checkpoint or of the folder that holds one. Raises CaptionlabError when there is none.
     """
-    if not uri.startswith(("models:/", "runs:/")):
-        yield Path(uri)
+    if not name.startswith(("models:/", "runs:/")):
+        yield _trained(root, name) or _file(Path(name))
         return
     configure_mlflow()
     where = tracking_uri(root)
     database = Path(where.removeprefix("sqlite:///"))
     if where.startswith("sqlite:///") and not database.exists():  # looking must not make one
-        raise CaptionlabError(f"{uri}: no MLflow database at {database}; run dvc repro, or set MLFLOW_TRACKING_URI")
+        raise CaptionlabError(f"{name}: no MLflow database at {database}; run dvc repro, or set MLFLOW_TRACKING_URI")
     from mlflow.artifacts import download_artifacts
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         with translated(where), _default_uri(where):
-            path = download_artifacts(f"{uri}/artifacts/{CHECKPOINT}", dst_path=folder, tracking_uri=where)
+            path = download_artifacts(f"{name}/artifacts/{CHECKPOINT}", dst_path=folder, tracking_uri=where)
         yield Path(path)
+
+
+def _trained(root: Path, name: str) -> Path | None:
+    """The checkpoint of a trained system of the project, by the name that the comparison gives it."""
+    system, _, configuration = name.partition(".")
+    path = checkpoint_of(root, system, configuration)
+    return path if configuration and path.exists() else None
+
+
+def _file(path: Path) -> Path:
+    return path / CHECKPOINT if (path / CHECKPOINT).exists() else path
 
 
 def _versions(client: "MlflowClient") -> "list[ModelVersion]":
@@ -131,20 +144,23 @@ def _version(client: "MlflowClient", key: str) -> "ModelVersion | None":
     return next((there for there in _versions(client) if there.tags.get(MODEL_KEY) == key), None)
 
 
-def _save(checkpoint: Path, folder: Path) -> None:
+def _save(candidate: Candidate, folder: Path) -> None:
+    """Write the model as MLflow keeps it; its checkpoint carries the decoding, which is its default in requests too."""
     from mlflow.pyfunc import save_model
 
-    from captionlab.serving.model import SIGNATURE
+    from captionlab.serving.model import signature
+    from captionlab.training.checkpoint import add_decoding
 
+    checkpoint = folder.with_name(CHECKPOINT)
+    add_decoding(candidate.checkpoint, candidate.decoding, checkpoint)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", ".*input example", UserWarning
-        )  # it would be captioned to check the signature
+        # MLflow would caption an example to check the signature
+        warnings.filterwarnings("ignore", ".*input example", UserWarning)
         save_model(
             folder,
             python_model=str(CODE),
             artifacts={"checkpoint": str(checkpoint.resolve())},
-            signature=SIGNATURE,
+            signature=signature(candidate.decoding),
             pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
         )
 

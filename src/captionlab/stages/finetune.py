@@ -1,58 +1,67 @@
-"""Stage finetune: a trained configuration goes on by self-critical training or distillation, to its own checkpoint."""
+"""Stage finetune: a trained configuration is trained further by self-critical training or knowledge distillation."""
 
 import dataclasses
 from pathlib import Path
 
-from captionlab.config import Params, build_system
-from captionlab.core.devices import choose_device
+from captionlab.config import FinetuneParams, Params, build_system
 from captionlab.core.files import digest_of, sha256_of
-from captionlab.core.records import MODELS, VOCAB, Split
+from captionlab.core.records import VOCAB, Split
+from captionlab.core.results import checkpoint_of
 from captionlab.data.text import clean
 from captionlab.errors import CaptionlabError
 from captionlab.finetuning.distillation import Distilling
 from captionlab.finetuning.self_critical import SelfCritical
 from captionlab.finetuning.validation import CiderJudge
-from captionlab.inference.captioner import Captioner
+from captionlab.inference.captioner import EnsembleCaptioner
 from captionlab.metrics.cider import Words
 from captionlab.training.checkpoint import load_checkpoint
-from captionlab.training.fit import Material, features_for, fit, settings_of, training_key
+from captionlab.training.fit import Experiment, Material, features_for, fit, settings_of, training_key
 from captionlab.training.loop import Finetuning
 
 
 def finetune(params: Params, root: Path, name: str) -> list[str]:
-    """Write ``artifacts/models/finetune/<name>/``; what it began with stays as it is."""
+    """Write ``artifacts/models/finetune/<name>/``; the checkpoint that it starts from stays as it is."""
     finetuned = params.finetuned(name)
     config = params.system(finetuned.system, finetuned.config)
     training = params.training_of(config, finetuned.training)
-    began_with = root / MODELS / finetuned.system / finetuned.config / "checkpoint.safetensors"
-    model, vocab, identity = load_checkpoint(began_with)
-    if build_system(identity.system, identity.config) != config:
-        raise CaptionlabError(f"{began_with} is of another configuration than params.yaml; train it again (dvc repro)")
+    start = checkpoint_of(root, finetuned.system, finetuned.config)
+    checkpoint = load_checkpoint(start)
+    if build_system(checkpoint.identity.system, checkpoint.identity.config) != config:
+        raise CaptionlabError(f"{start} is of another configuration than params.yaml; train it again (dvc repro)")
     material = Material.of(root, config)
-    if vocab.digest != material.vocab.digest:
-        raise CaptionlabError(f"{began_with} has another vocabulary than {VOCAB}; train it again (dvc repro)")
+    if checkpoint.vocab.digest != material.vocab.digest:
+        raise CaptionlabError(f"{start} has another vocabulary than {VOCAB}; train it again (dvc repro)")
+    teachers = [checkpoint_of(root, finetuned.system, teacher) for teacher in finetuned.teachers]
+    own = {key: value for key, value in dataclasses.asdict(finetuned).items() if key != "training"}
+    settings = {**settings_of(config, training), **{f"finetune.{key}": value for key, value in own.items()}}
+    base = training_key(params, root, finetuned.system, finetuned.config)
+    key = digest_of([name, settings, base, *map(sha256_of, [start, *teachers])])
+    experiment = Experiment(
+        key=f"finetune.{name}",
+        model=checkpoint.model,
+        identity=dataclasses.replace(checkpoint.identity, name=name, training_key=key),
+        training=training,
+        settings=settings,
+        finetuning=_finetuning(params, root, finetuned, material),
+    )
+    return fit(params, root, experiment, material)
+
+
+def _finetuning(params: Params, root: Path, finetuned: FinetuneParams, material: Material) -> Finetuning:
+    """The loss of the fine-tuning, and the CIDEr-D of the validation captions by which it stops."""
     references: dict[Split, dict[str, list[Words]]] = {"train": {}, "val": {}}
     for caption in material.captions:
         if caption.split in references:
             references[caption.split].setdefault(caption.image, []).append(clean(caption.raw, "standard"))
-    judge = CiderJudge(vocab, material.val_set, references["val"])
-    teachers = [root / MODELS / finetuned.system / name / "checkpoint.safetensors" for name in finetuned.teachers]
-    finetuning: Finetuning
-    if teachers:
-        captioner = Captioner.load_ensemble(teachers)
-        if captioner.vocab.digest != vocab.digest:
-            raise CaptionlabError(f"{began_with} and its teachers know different words; train them again (dvc repro)")
-        captioner.model.to(choose_device(params.device))
-        lessons = features_for(root, captioner.sources, material.captions, "train", vocab)
-        finetuning = Distilling(captioner.model, lessons, judge, cross_entropy=finetuned.cross_entropy)
-    else:
-        finetuning = SelfCritical(
-            vocab, material.train_set, references["train"], judge,
+    judge = CiderJudge(material.vocab, material.val_set, references["val"])
+    if not finetuned.teachers:
+        return SelfCritical(
+            material.vocab, material.train_set, references["train"], judge,
             samples=finetuned.samples, cross_entropy=finetuned.cross_entropy,
         )  # fmt: skip
-    own = {key: value for key, value in dataclasses.asdict(finetuned).items() if key != "training"}
-    settings = {**settings_of(config, training), **{f"finetune.{key}": value for key, value in own.items()}}
-    base = training_key(params, root, finetuned.system, finetuned.config)
-    key = digest_of([name, settings, base, *map(sha256_of, [began_with, *teachers])])
-    identity = dataclasses.replace(identity, name=name, training_key=key)
-    return fit(params, root, f"finetune.{name}", model, material, training, settings, identity, finetuning)
+    paths = [checkpoint_of(root, finetuned.system, teacher) for teacher in finetuned.teachers]
+    teachers = EnsembleCaptioner.load(paths, params.device)
+    if teachers.vocab.digest != material.vocab.digest:
+        raise CaptionlabError(f"{paths[0]} has another vocabulary than {VOCAB}; train it again (dvc repro)")
+    lessons = features_for(root, teachers.sources, material.captions, "train", material.vocab)
+    return Distilling(teachers.model, lessons, judge, cross_entropy=finetuned.cross_entropy)

@@ -7,15 +7,16 @@ from pathlib import Path
 
 from captionlab.config import Params
 from captionlab.core import files, records
+from captionlab.core.photo_results import read_captions
 
 
 def report(params: Params, root: Path) -> list[str]:
     """Write ``reports/<dataset>/``. Raises CaptionlabError when a configuration was not trained or evaluated."""
-    from captionlab.report import figures, render, results  # matplotlib takes a second to import
+    from captionlab.report import figures, render, results, tables  # matplotlib takes a second to import
     from captionlab.report.gallery import gallery_html
 
     found = results.load(params, root)
-    captions = [(run, results.read_captions(root, run)) for run in found.runs]
+    captions = [(run, read_captions(root, run.name)) for run in found.runs]
     folder = root / records.REPORTS / params.dataset.name
     files.write_text(folder / "comparison.csv", render.comparison_csv(found))
     files.write_text(folder / "comparison.md", render.comparison_markdown(found))
@@ -28,10 +29,11 @@ def report(params: Params, root: Path) -> list[str]:
     with files.atomic_folder(folder / "gallery") as gallery:
         page = gallery_html(found, captions, root)
         (gallery / "index.html").write_text(page, encoding="utf-8", newline="\n")
-    best = max((run.row() for run in found.runs), key=lambda row: row.cider or 0.0)
+    run = tables.ranked(found.runs)[0]
+    best = run.row()
     shown = records.REPORTS / params.dataset.name
     return [
-        f"{len(found.runs)} configurations compared; best: {best.system}.{best.configuration}, {best.decoding}, "
-        f"BLEU-4 {best.bleu_4 or 0:.3f}, CIDEr {best.cider or 0:.3f}",
+        f"{len(found.runs)} configurations compared; best on validation: {run.name}, {best.decoding}; on test BLEU-4 "
+        f"{best.bleu_4 or 0:.3f}, CIDEr {best.cider or 0:.3f}",
         f"look at {shown}/comparison.html and {shown}/gallery/index.html",
     ]

@@ -4,15 +4,26 @@ Reads every file that the other stages leave; trains, scores and renders nothing
 """
 
 import csv
+import dataclasses
 import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from captionlab.config import EnsembleParams, Params
+from captionlab.config import Params
 from captionlab.core import files, records
-from captionlab.errors import CaptionlabError
+from captionlab.core.photo_results import PhotoCaptions, read_captions
+from captionlab.core.records import MODELS, Decoding, Scores
+from captionlab.core.results import (
+    ConfigurationScores,
+    Evaluation,
+    checkpoint_of,
+    read_evaluation,
+    read_members,
+    read_summary,
+    read_training,
+)
 from captionlab.serving import registry
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
@@ -38,18 +49,15 @@ def track(params: Params, root: Path) -> list[str]:
     Raises CaptionlabError when a stage has not run.
     """
     _write_timings(params, root)
-    scores = files.read_json(root / records.EVALUATION / "scores.json")
-    entries = {(entry["system"], entry["config"]): entry for entry in scores["systems"]}
-    results = []
-    for number, (system, config) in enumerate(params.rows()):
-        if (system, config) not in entries:
-            raise CaptionlabError(f"{system}.{config} has not been evaluated; run dvc repro")
-        colour = COLOURS[number % len(COLOURS)]
-        results.append(_result(params, root, scores["signature"], entries[system, config], colour))
+    evaluation = read_evaluation(root)
+    results = [
+        _result(params, root, evaluation, f"{system}.{name}", COLOURS[number % len(COLOURS)])
+        for number, (system, name) in enumerate(params.configurations())
+    ]
     experiment = f"captionlab/{params.dataset.name}"
     try:
         outcomes = Counter(_settled(lambda: runs.publish(root, experiment, results, COLUMNS)))
-        best = _best(root, scores, results)
+        best = _best(root, evaluation, results)
         registered = _settled(lambda: registry.register(root, experiment, best))
     except TrackingError as error:
         return [f"not everything is published: {error}", "run `captionlab track` when it is back; no result is lost"]
@@ -72,124 +80,109 @@ def _settled(publish: Callable[[], Published], tries: int = 5) -> Published:
         return _settled(publish, tries - 1)
 
 
-def _best(root: Path, scores: dict[str, Any], results: list[runs.Result]) -> registry.Candidate:
+def _best(root: Path, evaluation: Evaluation, results: list[runs.Result]) -> registry.Candidate:
     """The system with the highest CIDEr-D on the validation split, which chose its decoding too.
 
-    An ensemble is none: it has no checkpoint of its own.
+    An ensemble has no checkpoint of its own, so it is not registered.
     """
-    entries = {f"{entry['system']}.{entry['config']}": entry for entry in scores["systems"]}
     systems = [result for result in results if result.tags["system"] != "ensemble"]
-    best = max(systems, key=lambda result: _validation_cider(entries[result.name]))
-    entry = entries[best.name]
+    best = max(systems, key=lambda result: evaluation[result.name].val_cider)
+    scores = evaluation[best.name]
+    decoding = scores.best.decoding
+    assert isinstance(decoding, Decoding), "a trained system is decoded by beam search"
     return registry.Candidate(
         name=best.name,
-        checkpoint=root / records.MODELS / entry["system"] / entry["config"] / "checkpoint.safetensors",
+        checkpoint=checkpoint_of(root, scores.system, scores.name),
+        decoding=decoding,
         result_key=best.result_key,
-        dataset=scores["signature"]["dataset"],
-        score=_validation_cider(entry),
+        dataset=evaluation.dataset_digest,
+        score=scores.val_cider,
         tags={key: best.tags[key] for key in ("system", "configuration", "encoder", "dataset", "decoding")},
     )
 
 
-def _validation_cider(entry: dict[str, Any]) -> float:
-    return max(row["scores"]["cider"] or 0.0 for row in entry["decodings"] if row["split"] == "val")
-
-
-def _result(params: Params, root: Path, signature: dict[str, Any], entry: dict[str, Any], colour: str) -> runs.Result:
-    system, config, dataset = entry["system"], entry["config"], params.dataset.name
-    folders = [root / records.MODELS / own / name for own, name in params.members(system, config)]
-    if system == "ensemble":
-        summary, history, kept = _put_together(folders, params.ensemble[config]), [], []
+def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour: str) -> runs.Result:
+    scores, dataset = evaluation[key], params.dataset.name
+    members = params.members(scores.system, scores.name)
+    sizes: dict[str, Any]
+    if scores.system == "ensemble":
+        ensemble = params.ensemble[scores.name]
+        sizes, history, kept = dataclasses.asdict(read_members(root, members)), [], []
+        reranking = {key: value for key in ("neighbours", "consensus_weight") if (value := getattr(ensemble, key))}
+        settings: dict[str, Any] = {"members": ", ".join(ensemble.members), **reranking}
+        member_keys = [read_summary(root / MODELS / system / name).training_key for system, name in members]
+        training_key = files.digest_of([*member_keys, *reranking.items()])
     else:
-        (folder,) = folders
-        kept = [folder / "summary.json", folder / "history.csv"]
-        summary, history = files.read_json(kept[0]), _read_history(kept[1])
-    weights = [files.sha256_of(folder / "checkpoint.safetensors") for folder in folders]
-    best = entry["best_decoding"]
+        folder = root / MODELS / scores.system / scores.name
+        training = read_training(folder)
+        summary, settings, training_key = training.summary, training.summary.params, training.summary.training_key
+        sizes = {key: getattr(summary, key) for key in ("encoder", "parameters", "megabytes", "epochs")}
+        history, kept = (
+            [epoch.rounded() for epoch in training.history],
+            [folder / "summary.json", folder / "history.csv"],
+        )
+    weights = [files.sha256_of(checkpoint_of(root, system, name)) for system, name in members]
     report = root / records.REPORTS / dataset
-    generated = files.read_jsonl(root / records.EVALUATION / "captions" / f"{system}.{config}.jsonl")
+    label = scores.best.decoding.label
+    content = [dataclasses.asdict(scores), evaluation.dataset_digest, evaluation.idf, settings, sizes, history, weights]
     return runs.Result(
-        name=f"{system}.{config}",
-        training_key=summary["training_key"],
-        result_key=files.digest_of([signature, entry, summary, history, *weights]),
+        name=key,
+        training_key=training_key,
+        result_key=files.digest_of(content),
         params={
-            **summary["params"],
-            "decoding": best,
-            **{f"evaluate.{key}": signature[key] for key in ("length_penalty", "max_words")},
+            **settings,
+            "decoding": label,
+            "evaluate.length_penalty": params.evaluate.length_penalty,
+            "evaluate.max_words": params.evaluate.max_words,
         },
         history=history,
-        metrics={
-            **{key: summary[key] for key in ("parameters", "megabytes", "epochs") if key in summary},
-            **_metrics(entry),
-        },
+        metrics={**{key: value for key, value in sizes.items() if key != "encoder"}, **_metrics(scores)},
         tags={
-            "system": system,
-            "configuration": config,
-            "encoder": summary["encoder"],
+            "system": scores.system,
+            "configuration": scores.name,
+            "encoder": sizes["encoder"],
             "dataset": dataset,
-            "dataset_digest": signature["dataset"],
-            "decoding": best,
+            "dataset_digest": evaluation.dataset_digest,
+            "decoding": label,
             "mlflow.runColor": colour,
         },
-        files=[
-            *kept,
-            *(path for name in REPORT_FILES if (path := report / name).exists()),
-        ],
-        texts={"captions.csv": _sample(generated[:SAMPLED_CAPTIONS], best)},
+        files=[*kept, *(path for name in REPORT_FILES if (path := report / name).exists())],
+        texts={"captions.csv": _sample(read_captions(root, key)[:SAMPLED_CAPTIONS], label)},
     )
 
 
-def _put_together(folders: Sequence[Path], ensemble: EnsembleParams) -> dict[str, Any]:
-    """What stands for an ensemble's summary; it was never trained, and its key is its members' keys."""
-    further = {key: value for key in ("neighbours", "consensus_weight") if (value := getattr(ensemble, key))}
-    summaries = [files.read_json(folder / "summary.json") for folder in folders]
-    return {
-        "encoder": ", ".join(sorted({summary["encoder"] for summary in summaries})),
-        "parameters": sum(summary["parameters"] for summary in summaries),
-        "megabytes": sum(summary["megabytes"] for summary in summaries),
-        "training_key": files.digest_of([*(summary["training_key"] for summary in summaries), *further.items()]),
-        "params": {"members": ", ".join(ensemble.members), **further},
-    }
-
-
-def _metrics(entry: dict[str, Any]) -> dict[str, float]:
-    """The test split's scores: of the best decoding under plain names, of every decoding under a prefix.
+def _metrics(scores: ConfigurationScores) -> dict[str, float]:
+    """The test split's scores: of the chosen decoding under plain names, of every decoding under a prefix.
 
     MLflow's pages make a section of each prefix, and cut long numbers off; the exact ones are in scores.json.
     """
-    metrics = {f"test_{key}": round(entry["test"][key], 4) for key in ("loss", "accuracy")}
-    for row in entry["decodings"]:
-        is_best = row["decoding"] == entry["best_decoding"]
+    metrics = {
+        f"test_{key}": round(value, 4)
+        for key, value in (("loss", scores.loss), ("accuracy", scores.accuracy))
+        if value is not None
+    }
+    best = scores.best
+    metrics |= _scores(best.test["strict"], "") | _scores(best.val, "val/")
+    for decoded in scores.decodings:
         # MLflow's compare view sorts by name: a `beam_3/` would stand before all plain names.
-        prefix = f"with_{row['decoding'].replace(' ', '_')}/"
-        if row["split"] == "val" or row["protocol"] != "strict":
-            if not is_best:
-                continue
-            prefix = "val/" if row["split"] == "val" else f"{row['protocol']}/"
-        elif is_best:
-            metrics.update(_scores(row, ""))
-        metrics.update(_scores(row, prefix))
+        metrics |= _scores(decoded.test["strict"], f"with_{decoded.decoding.label.replace(' ', '_')}/")
+    for protocol, found in best.test.items():
+        if protocol != "strict":
+            metrics |= _scores(found, f"{protocol}/")
     return metrics
 
 
-def _scores(row: dict[str, Any], prefix: str) -> dict[str, float]:
-    return {f"{prefix}{key}": round(value, 4) for key, value in row["scores"].items() if value is not None}
+def _scores(scores: Scores, prefix: str) -> dict[str, float]:
+    values = dataclasses.asdict(scores)
+    return {f"{prefix}{key}": round(value, 4) for key, value in values.items() if value is not None}
 
 
-def _read_history(path: Path) -> list[dict[str, float]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as lines:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
-    except (OSError, ValueError, TypeError) as error:
-        raise CaptionlabError(f"{path} cannot be read ({error}); run the stage that writes it (dvc repro)") from error
-
-
-def _sample(generated: list[dict[str, Any]], decoding: str) -> str:
+def _sample(generated: Sequence[PhotoCaptions], decoding: str) -> str:
     """Captions only: the photos' references may not be ours to pass on."""
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["image", "caption"])
-    table.writerows([row["image"], row["captions"][decoding]["caption"]] for row in generated)
+    table.writerows([row.image, row.captions[decoding].caption] for row in generated)
     return out.getvalue()
 
 

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -15,80 +15,106 @@ from torch.overrides import TorchFunctionMode
 
 from captionlab.config import build_system
 from captionlab.core.files import atomic_file
+from captionlab.core.records import Decoding, Scores
+from captionlab.core.results import ConfigurationDiagnostics
+from captionlab.core.typed import first_fault
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 
-FORMAT = 1
+FORMAT = 2
+
+
+Size = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
     """What a system is besides its weights: enough to rebuild it and to feed it a photo."""
 
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read by pydantic
+
     system: str
     name: str
+    dataset: str  # name of the data that it was trained on
     config: dict[str, Any]
     encoder: str
     preprocessing: str
     encoder_weights: str  # digest
-    grid: int  # regions a side, 0 for pooled features
-    pooled: int
-    channels: int
+    grid: Size  # regions a side, 0 for pooled features
+    pooled: Size
+    channels: Size
     cleaning: str
     training_key: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What a released system is known for: its data, the decoding chosen on validation, and its scores on test."""
+    """What a released system was trained and scored on."""
 
-    dataset: str
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
     dataset_digest: str
-    photos: dict[str, Any]  # by split
-    beam: int
-    length_penalty: float
-    max_words: int
-    scores: dict[str, Any]  # strict protocol, 0 to 1, CIDEr-D 0 to 10; None where it could not be had
-    intervals: dict[str, Any]  # 95 %, [low, high] by score
-    diagnostics: dict[str, Any]  # what evaluate found besides
-    bits: int  # of a stored weight
+    photos: dict[str, Size]  # by split
+    scores: Scores  # test split, strict protocol
+    intervals: dict[str, tuple[float, float]]  # 95 %, by score
+    diagnostics: ConfigurationDiagnostics
+    bits: Size  # per stored weight
     unchanged: float  # share of the validation captions that are those of the 32-bit weights
 
 
-def save_checkpoint(
-    path: Path, model: Decoder, vocab: Vocabulary, identity: Identity, release: Release | None = None, *,
-    half: bool = False,
-) -> None:  # fmt: skip
-    """Write weights and identity atomically; the same model gives the same bytes.
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A system as its file holds it. ``decoding`` is the one that validation chose, where it is known."""
+
+    model: Decoder
+    vocab: Vocabulary
+    identity: Identity
+    decoding: Decoding | None = None
+    release: Release | None = None
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
+    """Write weights and identity atomically; the same system gives the same bytes.
 
     With ``half`` the matrices are stored in 16 bits; biases and the features' means and deviations stay as they are.
     """
-    about = {"format": FORMAT, **dataclasses.asdict(identity), "vocabulary": vocab.to_json()}
-    if release:
-        about["release"] = dataclasses.asdict(release)
-    tensors = unique_tensors(model)
+    about = {"format": FORMAT, **dataclasses.asdict(checkpoint.identity), "vocabulary": checkpoint.vocab.to_json()}
+    for part in ("decoding", "release"):
+        if (value := getattr(checkpoint, part)) is not None:
+            about[part] = dataclasses.asdict(value)
+    tensors = unique_tensors(checkpoint.model)
     if half:
         tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+    _write(path, tensors, about)
+
+
+def add_decoding(checkpoint: Path, decoding: Decoding, target: Path) -> None:
+    """Copy a checkpoint file to ``target`` with the decoding that was chosen for it."""
+    _write(
+        target,
+        _tensors(checkpoint),
+        {**_read_about(checkpoint), "format": FORMAT, "decoding": dataclasses.asdict(decoding)},
+    )
+
+
+def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     with atomic_file(path) as temporary:
         save_file(tensors, temporary, metadata={"captionlab": json.dumps(about, ensure_ascii=False)})
 
 
-def load_checkpoint(path: Path) -> tuple[Decoder, Vocabulary, Identity]:
-    """Rebuild a system in eval mode.
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Rebuild a system on the CPU, in eval mode.
 
-    Raises CaptionlabError when the file is missing, broken, of another format, or when its vocabulary and weights
+    Raises CaptionlabError when the file is missing, damaged, of another format, or when its vocabulary and weights
     do not belong together (both sizes are named).
     """
     about = _read_about(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise _no_checkpoint(path, error) from error
+    tensors = _tensors(path)
     vocab = Vocabulary.from_json(about.pop("vocabulary", None), str(path))
-    about.pop("release", None)
+    decoding = _build(Decoding, about.pop("decoding"), path) if "decoding" in about else None
+    release = _build(Release, about.pop("release"), path) if "release" in about else None
     identity = _build(Identity, about, path)
     words = tensors["embedding.weight"].shape[:1] if "embedding.weight" in tensors else ()
     if words != (len(vocab),):
@@ -106,13 +132,15 @@ def load_checkpoint(path: Path) -> tuple[Decoder, Vocabulary, Identity]:
     except (RuntimeError, TypeError, OverflowError) as error:  # a negative size, or one that no memory or number holds
         raise _no_checkpoint(path, error) from error
     restore(model, tensors, str(path))
-    return model.eval(), vocab, identity
+    return Checkpoint(model=model.eval(), vocab=vocab, identity=identity, decoding=decoding, release=release)
 
 
-def read_release(path: Path) -> Release | None:
-    """What a checkpoint says of its release; None where it is not a released one. Reads no weights."""
-    release = _read_about(path).get("release")
-    return None if release is None else _build(Release, release, path)
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise _no_checkpoint(path, error) from error
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -132,20 +160,15 @@ def _read_about(path: Path) -> dict[str, Any]:
     return about
 
 
-Described = TypeVar("Described", Identity, Release)
+Described = TypeVar("Described")
 
 
 def _build(kind: type[Described], value: Any, path: Path) -> Described:
-    """Build a description from JSON; a key that is missing, unknown or of another type is named."""
-    if not isinstance(value, dict):
-        raise _no_checkpoint(path, f"its {kind.__name__.lower()} is no JSON object")
-    types = {name: typing.get_origin(hint) or hint for name, hint in typing.get_type_hints(kind).items()}
-    if odd := sorted(types.keys() ^ value.keys()):
-        raise _no_checkpoint(path, f"it says too much or too little: {', '.join(odd)}")
-    for name, wanted in types.items():
-        if type(value[name]) is not wanted or (wanted is int and value[name] < 0):
-            raise _no_checkpoint(path, f"its {name} is {value[name]!r}, not of type {wanted.__name__}")
-    return kind(**value)
+    """Build a description from JSON, strictly."""
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise _no_checkpoint(path, first_fault(error)) from None
 
 
 def _no_checkpoint(path: Path, reason: object) -> CaptionlabError:

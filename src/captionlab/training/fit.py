@@ -1,11 +1,9 @@
 """One configuration from artifacts to a trained system: what the training stages share.
 
-Knows where the stages leave their files; the loop itself is in ``training``.
+Knows where the stages leave their files; the loop itself is in ``loop``.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,8 +14,9 @@ import torch
 from captionlab.config import Params, TrainingParams, build_system
 from captionlab.core import distributed
 from captionlab.core.devices import choose_device
-from captionlab.core.files import digest_of, read_json, read_jsonl, sha256_of, write_json, write_text
-from captionlab.core.records import CAPTIONS, DATASET, FEATURES, MODELS, VOCAB, Caption, Split
+from captionlab.core.files import digest_of, read_json, read_jsonl, sha256_of
+from captionlab.core.records import CAPTIONS, CHECKPOINT, FEATURES, MODELS, VOCAB, Caption, Split
+from captionlab.core.results import Epoch, Summary, Training, read_manifest, write_training
 from captionlab.data.store import MIRRORED, FeatureStore, open_store
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
@@ -26,8 +25,8 @@ from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.tracking import runs
 from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.checkpoint import Identity, save_checkpoint
-from captionlab.training.loop import Epoch, Finetuning, Trained, train
+from captionlab.training.checkpoint import Checkpoint, Identity, save_checkpoint
+from captionlab.training.loop import Finetuning, train
 
 
 def read_captions(root: Path) -> list[Caption]:
@@ -50,6 +49,7 @@ def features_for(
 class Material:
     """What a training works with."""
 
+    dataset: str  # its name
     vocab: Vocabulary
     store: FeatureStore
     captions: Sequence[Caption]
@@ -64,39 +64,55 @@ class Material:
         use_grid = config.uses_regions
         train_set = CaptionedFeatures.of(store, use_grid, captions, "train", vocab)
         val_set = CaptionedFeatures.of(store, use_grid, captions, "val", vocab)
-        return cls(vocab=vocab, store=store, captions=captions, train_set=train_set, val_set=val_set)
+        name = read_manifest(root).name
+        return cls(dataset=name, vocab=vocab, store=store, captions=captions, train_set=train_set, val_set=val_set)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One training: a model, what it is trained with, and what identifies the result."""
+
+    key: str  # system.configuration, as the comparison names it
+    model: Decoder
+    identity: Identity
+    training: TrainingParams
+    settings: dict[str, object]
+    finetuning: Finetuning | None = None
 
 
 def train_system(params: Params, root: Path, system: str, name: str) -> list[str]:
     """Train one configuration and write its checkpoint, history and summary; returns the closing lines.
 
-    A killed training goes on after its last whole epoch, to the same result.
+    A killed training resumes after its last whole epoch, to the same result.
     """
     config = params.system(system, name)
     training = params.training_of(config)
     material = Material.of(root, config)
-    model = fresh_model(config, training, material, f"{system}.{name}")
     key = training_key(params, root, system, name)
-    identity = _identity(system, name, config, material.store, material.vocab, key)
-    return fit(params, root, f"{system}.{name}", model, material, training, settings_of(config, training), identity)
+    experiment = Experiment(
+        key=f"{system}.{name}",
+        model=fresh_model(config, training, material, f"{system}.{name}"),
+        identity=_identity(system, name, config, material, key),
+        training=training,
+        settings=settings_of(config, training),
+    )
+    return fit(params, root, experiment, material)
 
 
-def fit(
-    params: Params, root: Path, row: str, model: Decoder, material: Material, training: TrainingParams,
-    settings: dict[str, object], identity: Identity, finetuning: Finetuning | None = None,
-) -> list[str]:  # fmt: skip
-    """Train ``model`` and leave it as the comparison's ``row`` (system.configuration); returns the closing lines.
+def fit(params: Params, root: Path, experiment: Experiment, material: Material) -> list[str]:
+    """Train a model and write what the comparison reads of it; returns the closing lines.
 
     Of several ranks the first one tracks, prints and writes.
     """
-    system, _, name = row.partition(".")
+    system, _, name = experiment.key.partition(".")
+    identity, training, model = experiment.identity, experiment.training, experiment.model
     config = build_system(identity.system, identity.config)
     key = identity.training_key
     resume = root / ".resume" / MODELS.name / system / f"{name}.pt"  # DVC clears the output folder before a run
     dataset = params.dataset.name
     tags = {"system": system, "configuration": name, "encoder": config.encoder, "dataset": dataset}
     with (
-        runs.open_tracker(root, f"captionlab/{dataset}", row, key, settings, tags)
+        runs.open_tracker(root, f"captionlab/{dataset}", experiment.key, key, experiment.settings, tags)
         if distributed.is_main()
         else nullcontext(runs.NullTracker())
     ) as tracker:
@@ -104,49 +120,52 @@ def fit(
         def on_epoch(epoch: Epoch) -> None:
             if not distributed.is_main():
                 return
-            figures = rounded(epoch)
-            tracker.log_epoch(epoch.epoch, {field: value for field, value in figures.items() if field != "epoch"})
-            further = "" if epoch.train_reward is None else f", reward {epoch.train_reward:.3f}"
-            further += "" if epoch.val_cider is None else f", CIDEr {epoch.val_cider:.3f}"
-            print(
-                f"{row} epoch {epoch.epoch}/{training.epochs}: loss {epoch.train_loss:.3f}, "
-                f"validation {epoch.val_loss:.3f}, accuracy {epoch.val_accuracy:.3f}, "
-                f"perplexity {epoch.val_perplexity:.1f}{further}",
-                flush=True,
+            tracker.log_epoch(
+                epoch.epoch, {field: value for field, value in epoch.rounded().items() if field != "epoch"}
             )
+            print(f"{experiment.key} {_progress(epoch, training.epochs)}", flush=True)
 
         trained = train(
-            model, material.train_set, material.val_set, training,
-            device=choose_device(params.device), resume=resume, key=key, on_epoch=on_epoch, finetuning=finetuning,
+            model, material.train_set, material.val_set, training, device=choose_device(params.device),
+            resume=resume, key=key, on_epoch=on_epoch, finetuning=experiment.finetuning,
         )  # fmt: skip
     if not distributed.is_main():
         return []
     out = root / MODELS / system / name
-    save_checkpoint(out / "checkpoint.safetensors", model, material.vocab, identity)
-    write_text(out / "history.csv", _history_csv(trained))
-    summary = {
-        "system": system,
-        "config": name,
-        "encoder": config.encoder,
-        "embedding": config.embedding,
-        "hidden": config.hidden,
-        "layers": config.layers,
-        "parameters": count_parameters(model),
-        "megabytes": round(megabytes(model), 3),
-        "epochs": len(trained.history),
-        "best_epoch": trained.best_epoch,
-        "training_key": key,
-        "params": settings,
-        "weights": {weight: list(tensor.shape) for weight, tensor in model.named_parameters()},
-    }
-    write_json(out / "summary.json", summary)
+    save_checkpoint(out / CHECKPOINT, Checkpoint(model=model, vocab=material.vocab, identity=identity))
+    summary = Summary(
+        system=system,
+        name=name,
+        encoder=config.encoder,
+        embedding=config.embedding,
+        hidden=config.hidden,
+        layers=config.layers,
+        parameters=count_parameters(model),
+        megabytes=round(megabytes(model), 3),
+        epochs=len(trained.history),
+        best_epoch=trained.best_epoch,
+        training_key=key,
+        params=experiment.settings,
+        weights={weight: list(tensor.shape) for weight, tensor in model.named_parameters()},
+    )
+    write_training(out, Training(summary=summary, history=trained.history))
     resume.unlink(missing_ok=True)
     best = trained.history[trained.best_epoch - 1]
     return [
-        f"{row}: {count_parameters(model):,} parameters, {megabytes(model):.1f} MB; best of "
+        f"{experiment.key}: {summary.parameters:,} parameters, {megabytes(model):.1f} MB; best of "
         f"{len(trained.history)} epochs is {trained.best_epoch}: validation loss {best.val_loss:.3f}, "
         f"accuracy {best.val_accuracy:.3f}, perplexity {best.val_perplexity:.1f}"
     ]
+
+
+def _progress(epoch: Epoch, epochs: int) -> str:
+    """The line that is printed after an epoch."""
+    further = "" if epoch.train_reward is None else f", reward {epoch.train_reward:.3f}"
+    further += "" if epoch.val_cider is None else f", CIDEr {epoch.val_cider:.3f}"
+    return (
+        f"epoch {epoch.epoch}/{epochs}: loss {epoch.train_loss:.3f}, validation {epoch.val_loss:.3f}, "
+        f"accuracy {epoch.val_accuracy:.3f}, perplexity {epoch.val_perplexity:.1f}{further}"
+    )
 
 
 def fresh_model(config: SystemParams, training: TrainingParams, material: Material, row: str) -> Decoder:
@@ -177,7 +196,7 @@ def training_key(params: Params, root: Path, system: str, name: str) -> str:
     array = "grid.npy" if config.uses_regions else "pooled.npy"
     store = root / FEATURES / config.encoder
     inputs = {
-        "dataset": read_json(root / DATASET / "manifest.json")["digest"],
+        "dataset": read_manifest(root).digest,
         "captions": sha256_of(root / CAPTIONS),
         "vocabulary": sha256_of(root / VOCAB),
         "features": sha256_of(store / array),
@@ -187,12 +206,12 @@ def training_key(params: Params, root: Path, system: str, name: str) -> str:
     return digest_of([system, name, settings_of(config, params.training_of(config)), inputs])
 
 
-def _identity(
-    system: str, name: str, config: SystemParams, store: FeatureStore, vocab: Vocabulary, key: str
-) -> Identity:
+def _identity(system: str, name: str, config: SystemParams, material: Material, key: str) -> Identity:
+    store = material.store
     return Identity(
         system=system,
         name=name,
+        dataset=material.dataset,
         config=dataclasses.asdict(config),
         encoder=store.encoder,
         preprocessing=store.preprocessing,
@@ -200,20 +219,6 @@ def _identity(
         grid=store.side if config.uses_regions else 0,
         pooled=store.pooled.shape[1],
         channels=0 if store.grid is None else store.grid.shape[2],
-        cleaning=vocab.cleaning,
+        cleaning=material.vocab.cleaning,
         training_key=key,
     )
-
-
-def rounded(epoch: Epoch) -> dict[str, float]:
-    """An epoch's figures as they are kept and logged."""
-    return {field: round(value, 6) for field, value in dataclasses.asdict(epoch).items() if value is not None}
-
-
-def _history_csv(trained: Trained) -> str:
-    out = io.StringIO()
-    rows = [rounded(epoch) for epoch in trained.history]
-    table = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return out.getvalue()

@@ -20,6 +20,7 @@ from captionlab.config import TrainingParams
 from captionlab.core import distributed
 from captionlab.core.devices import fp32_products, uses_bf16
 from captionlab.core.files import atomic_file
+from captionlab.core.results import Epoch
 from captionlab.core.tokens import END, PAD, START
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder, Outputs
@@ -27,22 +28,6 @@ from captionlab.training.batches import Batch, CaptionedFeatures
 from captionlab.training.losses import SmoothedCrossEntropy
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """One row of a training's history. Losses are nats a word without smoothing; accuracies are shares of words."""
-
-    epoch: int
-    train_loss: float
-    val_loss: float
-    train_accuracy: float
-    val_accuracy: float
-    train_perplexity: float
-    val_perplexity: float
-    learning_rate: float
-    train_reward: float | None = None  # mean CIDEr-D of what was drawn, ends counted; in self-critical training only
-    val_cider: float | None = None  # in finetuning only
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,12 +25,13 @@ from captionlab.config import SYSTEMS, Params
 from captionlab.core.devices import choose_device
 from captionlab.core.files import digest_of
 from captionlab.core.records import FEATURES
+from captionlab.core.results import Epoch
 from captionlab.data.store import open_store
 from captionlab.errors import CaptionlabError
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
-from captionlab.training.fit import Material, fresh_model, rounded, settings_of, training_key
-from captionlab.training.loop import Epoch, train
+from captionlab.training.fit import Material, fresh_model, settings_of, training_key
+from captionlab.training.loop import train
 from captionlab.tuning.ranges import Space, changed, corners, draw, grid, overrides, read_ranges
 
 TRIALS = 10  # report B's, of its random search
@@ -247,7 +248,7 @@ def _run(search: Search, study: optuna.Study, trial: optuna.Trial) -> None:
         parent = multiprocessing.parent_process()
         if parent and not parent.is_alive():
             raise KeyboardInterrupt  # nobody waits for this worker any more
-        history.append(rounded(epoch))
+        history.append(epoch.rounded())
         tracker.log_epoch(epoch.epoch, {**_figures(history[-1]), "best_val_loss": _best_loss(history)})
         print(
             f"trial {trial.number} ({said}) epoch {epoch.epoch}/{training.epochs}: validation {epoch.val_loss:.3f}",
