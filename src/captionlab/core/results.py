@@ -188,7 +188,7 @@ class DecodedScores:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigurationScores:
-    """One evaluated configuration. Loss (nats per word) and accuracy are of the test split; None for retrieved captions."""
+    """One evaluated configuration. Loss (nats per word) and accuracy are of the test split."""
 
     system: str
     name: str

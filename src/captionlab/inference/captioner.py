@@ -210,7 +210,7 @@ class EnsembleCaptioner:
 
     @classmethod
     def load(cls, paths: Sequence[Path], device: Device = "auto") -> "EnsembleCaptioner":
-        """Load several checkpoints. Raises CaptionlabError as ``Captioner.load`` does, and where vocabularies differ."""
+        """Load several checkpoints. Raises CaptionlabError as ``Captioner.load`` does, or if vocabularies differ."""
         members = tuple(Captioner.load(path, device) for path in paths)
         for path, member in zip(paths, members, strict=True):
             if member.vocab.digest != members[0].vocab.digest:

@@ -74,7 +74,7 @@ class CaptionModel(PythonModel):
         beam, top, length_penalty, max_words = (params[p] for p in ("beam", "top", "length_penalty", "max_words"))
         if not (1 <= beam <= MAX_BEAM and top >= 1 and 0 <= length_penalty <= 10 and 1 <= max_words <= MAX_WORDS):
             raise MlflowException.invalid_parameter_value(
-                f"beam is from 1 to {MAX_BEAM}, top from 1, length_penalty from 0 to 10, max_words from 1 to {MAX_WORDS}"
+                f"beam must be 1 to {MAX_BEAM}, top 1 or more, length_penalty 0 to 10, max_words 1 to {MAX_WORDS}"
             )
         if len(model_input) > MAX_PHOTOS:
             raise MlflowException.invalid_parameter_value(f"{len(model_input)} photos; a request takes {MAX_PHOTOS}")
