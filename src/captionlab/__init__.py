@@ -1,20 +1,26 @@
 """captionlab: train, compare and use image-captioning systems."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from captionlab.core.records import Decoding
     from captionlab.errors import CaptionlabError
     from captionlab.inference.captioner import Captioner, Sentence
 
 __version__ = "0.1.0"
-__all__ = ["Captioner", "CaptionlabError", "Sentence"]
+__all__ = ["Captioner", "CaptionlabError", "Decoding", "Sentence"]
+
+_MODULES = {
+    "Captioner": "inference.captioner",
+    "CaptionlabError": "errors",
+    "Decoding": "core.records",
+    "Sentence": "inference.captioner",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, when it is asked for: the command line must not wait for torch."""
-    from importlib import import_module
-
-    if name not in __all__:
+    """Import a public name when it is used: the command line must not wait for torch."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'captionlab' has no attribute {name!r}")
-    module = "errors" if name == "CaptionlabError" else "inference.captioner"
-    return getattr(import_module(f"captionlab.{module}"), name)
+    return getattr(import_module(f"captionlab.{_MODULES[name]}"), name)

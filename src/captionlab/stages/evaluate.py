@@ -53,7 +53,8 @@ from captionlab.data.store import open_store
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
 from captionlab.evaluation import attributes, gallery
-from captionlab.evaluation.candidates import Finder
+from captionlab.evaluation.candidate_store import CandidateStore
+from captionlab.evaluation.candidates import Candidates, Finder, Members
 from captionlab.evaluation.diagnostics import Generated, Settings, diagnose
 from captionlab.evaluation.reranking import Choose, as_ranked, by_neighbours
 from captionlab.evaluation.retrieval import Retriever
@@ -111,14 +112,14 @@ def evaluate(params: Params, root: Path) -> list[str]:
     for record in read_jsonl(root / DATASET / "dataset.jsonl"):
         if record["split"] in data.references:
             data.references[record["split"]][record["image"]] = record["captions"]
-    finder = Finder(params, root, Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB)), data.captions)
+    search = _search(params, root, data)
 
     @cache  # configurations of the same encoder share it
     def by_meaning(encoder: str) -> Retriever:
         return _retriever(root, encoder, data.captions, by_meaning=True)
 
     configurations = tqdm(params.configurations(), desc="evaluate", unit="configuration", disable=None)
-    captioned = [_caption(params, system, name, data, finder, by_meaning) for system, name in configurations]
+    captioned = [_caption(params, root, (system, name), data, search, by_meaning) for system, name in configurations]
     captioned += [_retrieve(root, name, config, data) for name, config in params.retrieval.items()]
     evaluation = Evaluation(
         dataset=manifest.name, dataset_digest=manifest.digest, idf="references of the scored split",
@@ -146,11 +147,28 @@ def evaluate(params: Params, root: Path) -> list[str]:
     ]
 
 
+def _search(params: Params, root: Path, data: _Dataset) -> Callable[[Members], Candidates]:
+    """Decoding, for configurations that an earlier evaluation has not decoded already."""
+    finder = Finder(params, root, Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB)), data.captions)
+    store = CandidateStore(params, root)
+
+    def search(members: Members) -> Candidates:
+        found = store.load(members)
+        if found is None:
+            found = finder.search(members)
+            store.save(members, found)
+        return found
+
+    return search
+
+
 def _caption(
-    params: Params, system: str, name: str, data: _Dataset, finder: Finder, by_meaning: Callable[[str], Retriever]
-) -> Captioned:
+    params: Params, root: Path, configuration: tuple[str, str], data: _Dataset,
+    search: Callable[[Members], Candidates], by_meaning: Callable[[str], Retriever],
+) -> Captioned:  # fmt: skip
     """Caption the validation and test photos with every decoding."""
-    found = finder.candidates(params.members(system, name))
+    system, name = configuration
+    found = search(params.members(system, name))
     for split, photos in data.references.items():
         if missing := sorted(set(photos) - set(found.images[split])):
             raise CaptionlabError(
@@ -160,9 +178,12 @@ def _caption(
     choose: Choose = as_ranked
     if system == "ensemble" and params.ensemble[name].neighbours:
         choose = by_neighbours(by_meaning(found.encoder), params.ensemble[name])
+    store = open_store(root / FEATURES / found.encoder)
+    pooled = {split: store.pooled[store.rows(found.images[split])] for split in data.references}
     return Captioned(
         system=system, name=name, loss=found.loss, accuracy=found.accuracy, decodings=params.evaluate.decodings,
-        sentences={split: found.chosen(split, choose) for split in data.references}, without_photo=found.without_photo,
+        sentences={split: found.chosen(split, pooled[split], choose) for split in data.references},
+        without_photo=found.without_photo,
     )  # fmt: skip
 
 
