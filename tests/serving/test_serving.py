@@ -103,7 +103,7 @@ def test_a_model_is_registered_once_and_holds_no_pickle(root: Path, checkpoint: 
     code = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "serving.py"}
     assert files == {*code, "artifacts/checkpoint.safetensors"}
     assert not list((root / "elsewhere").iterdir())
-    with registry.local_checkpoint(root, registry.BEST_MODEL) as path:
+    with registry.local_checkpoint(root, registry.best_model("scenes")) as path:
         assert path.read_bytes() == checkpoint.read_bytes()
     assert not path.exists()
 
@@ -159,14 +159,17 @@ def test_photos_are_described_by_a_registered_model(
     registry.register(root, EXPERIMENT, candidate(checkpoint))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
     Path("holiday.jpg").write_bytes(photo("green"))
-    model = Path(registry.BEST_MODEL)
+    model = Path(registry.best_model("scenes"))
     assert describe(["holiday.jpg"], model=model, beam=3, top=None, as_json=False, attention=None)
     said = Captioner.load(checkpoint).caption(photo("green"), beam=3)
     assert capsys.readouterr().out == f"{said[0].caption}\n"
 
 
 def test_looking_for_a_model_makes_no_database(tmp_path: Path) -> None:
-    with pytest.raises(CaptionlabError, match="dvc repro"), registry.local_checkpoint(tmp_path, registry.BEST_MODEL):
+    with (
+        pytest.raises(CaptionlabError, match="dvc repro"),
+        registry.local_checkpoint(tmp_path, registry.best_model("scenes")),
+    ):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -187,7 +190,7 @@ def server(root: Path, checkpoint: Path) -> Iterator[str]:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
-    command += ["--model-uri", registry.BEST_MODEL, "--port", str(port)]
+    command += ["--model-uri", registry.best_model("scenes"), "--port", str(port)]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}", "PATH": PATH}
     with (root / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -272,7 +275,7 @@ def test_a_server_of_the_registered_model_captions_photos(server: str, root: Pat
     # The same without a server; in this test, because it shares what is registered.
     (root / "request.json").write_text(json.dumps({"dataframe_records": records, "params": params}))
     command = [sys.executable, "-m", "mlflow", "models", "predict", "--env-manager", "local"]
-    command += ["--model-uri", registry.BEST_MODEL, "--content-type", "json"]
+    command += ["--model-uri", registry.best_model("scenes"), "--content-type", "json"]
     command += ["--input-path", str(root / "request.json"), "--output-path", str(root / "answer.json")]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}", "PATH": PATH}
     subprocess.run(command, env=environment, check=True, capture_output=True)

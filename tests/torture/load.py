@@ -74,7 +74,7 @@ DEMO = Service(
 )
 MLFLOW = Service(
     name="mlflow models serve",
-    command=("mlflow", "models", "serve", "--env-manager", "local", "--model-uri", registry.BEST_MODEL),
+    command=("mlflow", "models", "serve", "--env-manager", "local", "--model-uri", registry.best_model("scenes")),
     path="/invocations",
     alive="/ping",
     body=lambda photo: json.dumps({

@@ -553,7 +553,7 @@ def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
 
     best = client.get_model_version_by_alias("captionlab", "best")
     assert best.run_id == found["baseline.lite0"][0].info.run_id
-    with registry.local_checkpoint(root, registry.BEST_MODEL) as path:
+    with registry.local_checkpoint(root, registry.best_model("scenes")) as path:
         assert path.read_bytes() == b"weights of lite0"
 
     write_pipeline(root, bleu=0.3, training="again")

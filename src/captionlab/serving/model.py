@@ -6,6 +6,7 @@ model contract and the captioner; nothing of runs or of the registry.
 """
 
 import base64
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,6 +62,8 @@ class CaptionModel(PythonModel):
 
         self.captioner = Captioner.load(Path(context.artifacts["checkpoint"]))
         self.captioner.warm_up()
+        about, decoding = self.captioner.identity, self.captioner.decoding.label
+        print(f"captionlab: {about.system}.{about.name}, trained on {about.dataset}, {decoding}", file=sys.stderr)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

