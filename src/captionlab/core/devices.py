@@ -1,7 +1,6 @@
 """Which device computes, and in which precision. Knows hardware only."""
 
 import os
-import time
 from typing import Literal
 
 import torch
@@ -46,15 +45,9 @@ def fp32_products(device: str) -> None:
 
 
 def _cpu_multiplies_bf16_faster() -> bool:
-    """Ask the CPU itself: with the units bf16 is several times faster, without them many times slower."""
+    """Whether the CPU says that it has bf16 units; without them bf16 is many times slower.
 
-    def best_of(dtype: torch.dtype) -> float:
-        a = torch.ones(256, 256, dtype=dtype)
-        times = []
-        for _ in range(3):
-            began = time.perf_counter()
-            a @ a
-            times.append(time.perf_counter() - began)
-        return min(times)
-
-    return best_of(torch.bfloat16) < best_of(torch.float32)
+    Asked and not measured: a measurement depends on what else the machine does, and the bytes of a training on it.
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.10 does not have it
+    return any(capabilities.get(unit, False) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
