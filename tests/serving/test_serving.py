@@ -35,7 +35,7 @@ from captionlab.serving import registry
 from captionlab.training.checkpoint import Identity, save_checkpoint
 
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # MLflow calls uvicorn by its name
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/serving.md"
 EXPERIMENT = "captionlab/scenes"
 CONFIG = {"encoder": "efficientnet_lite0", "embedding": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
 TAGS = {"system": "baseline", "configuration": "lite0"}
@@ -249,7 +249,7 @@ def test_a_server_of_the_registered_model_captions_photos(server: str, root: Pat
     assert [len(row["alternatives"]) for row in by_default["predictions"]] == [4, 4]
 
     (root / "holiday.jpg").write_bytes(photos[0])
-    (shown,) = re.findall(r"^(echo .*\n +curl .*)$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    (shown,) = re.findall(r"^(echo .*\n +curl .*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     shown = shown.replace("http://127.0.0.1:5001/invocations", server)
     answer = subprocess.run(["bash", "-c", shown], cwd=root, check=True, capture_output=True, text=True).stdout
     (row,) = json.loads(answer)["predictions"]
