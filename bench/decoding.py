@@ -101,9 +101,10 @@ def main() -> None:
     chosen = {system: trained(arguments.root, system) for system in ("baseline", "attention")}
     for system, (config, path) in chosen.items():
         name = f"{system}.{config}"
-        model, vocab, identity = load_checkpoint(path)
+        checkpoint = load_checkpoint(path)
+        model, identity = checkpoint.model, checkpoint.identity
         store = open_store(arguments.root / FEATURES / identity.encoder)
-        data = CaptionedFeatures.of(store, bool(identity.grid), captions, "test", vocab)
+        data = CaptionedFeatures.of(store, bool(identity.grid), captions, "test", checkpoint.vocab)
         photos = min(photos, len(data.images))
         fast = partial(batched, model, data, penalty=penalty, max_words=max_words)
         slow = partial(one_by_one, model, data, few, penalty=penalty, max_words=max_words)

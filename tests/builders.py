@@ -1,4 +1,7 @@
-"""What the tests build: artifacts as the stages leave them, params.yaml with changes, photos."""
+"""What the tests build: a dataset as the stages before training leave it, params.yaml with changes, photos.
+
+What training and evaluation leave is in ``results_tree``.
+"""
 
 import dataclasses
 import hashlib
@@ -9,12 +12,55 @@ import numpy as np
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
-from captionlab.config import SECTIONS, EncoderParams, ExtractFeaturesParams, Params, load_params
+from captionlab.config import SECTIONS, EncoderParams, ExtractFeaturesParams, Params, build_system, load_params
 from captionlab.core.files import write_json, write_jsonl
 from captionlab.core.records import CAPTIONS, DATASET, FEATURES, VOCAB
+from captionlab.core.results import Manifest
+from captionlab.data.photos import PREPROCESSING
+from captionlab.models.params import SystemParams
+from captionlab.training.checkpoint import Identity
 
 if TYPE_CHECKING:
     from conftest import World
+
+
+def manifest(**changes: Any) -> Manifest:
+    """The manifest of a made-up dataset, with changes."""
+    values: dict[str, Any] = {
+        "name": "tiny", "format": "folder", "digest": "abc", "images": 12, "captions": 24,
+        "splits": {"train": 6, "val": 3, "test": 3}, "set_aside": 0, "problems": [],
+    }  # fmt: skip
+    return Manifest(**values | changes)
+
+
+def write_manifest(root: Path, **changes: Any) -> None:
+    """Write the manifest of a made-up dataset, with changes."""
+    write_json(root / DATASET / "manifest.json", dataclasses.asdict(manifest(**changes)))
+
+
+_OWN: dict[str, dict[str, Any]] = {  # by system, or by kind where it is not the system's first
+    "baseline": {},
+    "modified": {"repeats": 3},
+    "merge": {"dense": 6},
+    "attention": {"attention": 6, "memory": 5, "teacher_forcing": True, "tied": False},
+    "states": {"attention": 6, "dense": 5},
+}
+
+
+def tiny_system(system: str, **changes: Any) -> SystemParams:
+    """A small configuration of a system, with changes."""
+    values: dict[str, Any] = {"encoder": "tiny", "embedding": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
+    return build_system(system, values | _OWN.get(changes.get("kind", system), {}) | changes)
+
+
+def identity(system: str, config: SystemParams, **changes: Any) -> Identity:
+    """A tiny system over the encoder of the made-up world, with changes."""
+    values: dict[str, Any] = {
+        "system": system, "name": "tiny", "dataset": "tiny", "config": dataclasses.asdict(config), "encoder": "tiny",
+        "preprocessing": PREPROCESSING, "encoder_weights": "0" * 16, "grid": 2, "pooled": 10, "channels": 7,
+        "cleaning": "standard", "training_key": "key",
+    }  # fmt: skip
+    return Identity(**values | changes)
 
 
 def write_tree(root: Path, world: "World") -> Path:
@@ -24,7 +70,7 @@ def write_tree(root: Path, world: "World") -> Path:
         row = by_image.setdefault(caption.image, {"image": caption.image, "split": caption.split, "captions": []})
         row["captions"].append(caption.raw)
     write_jsonl(root / DATASET / "dataset.jsonl", by_image.values())
-    write_json(root / DATASET / "manifest.json", {"name": "tiny", "format": "folder", "digest": "abc"})
+    write_manifest(root)
     write_jsonl(root / CAPTIONS, map(dataclasses.asdict, world.captions))
     write_json(root / VOCAB, world.vocab.to_json())
     store, folder = world.store, root / FEATURES / "tiny"
@@ -74,7 +120,7 @@ def project(root: Path, count: int, **encoders: int) -> Params:
     images = draw_photos(root / "artifacts/dataset/images", count)
     rows = [{"image": image, "split": "train", "captions": ["A ."]} for image in reversed(images)]
     write_jsonl(root / "artifacts/dataset/dataset.jsonl", rows)
-    write_json(root / "artifacts/dataset/manifest.json", {"digest": "d"})
+    write_manifest(root, digest="d")
     params = load_params(Path(__file__).parents[1] / "params.yaml")
     wanted = {name: EncoderParams(grid=grid) for name, grid in encoders.items()}
     return dataclasses.replace(params, device="cpu", extract_features=ExtractFeaturesParams(encoders=wanted))

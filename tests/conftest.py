@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 import torch
 
+from builders import identity, tiny_system
 from captionlab import cli
-from captionlab.config import Params, TrainingParams, build_system, load_params
-from captionlab.core.records import Caption, Split
+from captionlab.config import Params, TrainingParams, load_params
+from captionlab.core.records import Caption, Decoding, Scores, Split
+from captionlab.core.results import CaptionStatistics, ConfigurationDiagnostics, LanguageBias, WordAgreement
 from captionlab.data.store import FeatureStore
 from captionlab.data.vocab import Vocabulary
 from captionlab.encoders.engines import TorchEngine
@@ -28,19 +30,12 @@ from captionlab.encoders.load import load_encoder
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.checkpoint import Identity, Release, save_checkpoint
+from captionlab.training.checkpoint import Checkpoint, Release, save_checkpoint
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 SPLITS: dict[Split, int] = {"train": 6, "val": 3, "test": 3}
-OWN: dict[str, dict[str, Any]] = {  # by system, or by kind where it is not the system's first
-    "baseline": {},
-    "modified": {"repeats": 3},
-    "merge": {"dense": 6},
-    "attention": {"attention": 6, "memory": 5, "teacher_forcing": True, "tied": False},
-    "states": {"attention": 6, "dense": 5},
-}
 # The folders and files that take longest.
 LONGEST = ("test_docs.py", "test_pipeline.py", "test_torture.py", "core", "tuning", "serving", "tracking")
 
@@ -99,11 +94,7 @@ def world() -> World:
 def tiny() -> Callable[..., SystemParams]:
     """A small configuration of a system, with changes."""
 
-    def config(system: str, **changes: Any) -> SystemParams:
-        values: dict[str, Any] = {"encoder": "tiny", "embedding": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
-        return build_system(system, values | OWN.get(changes.get("kind", system), {}) | changes)
-
-    return config
+    return tiny_system
 
 
 @pytest.fixture(scope="session")
@@ -175,15 +166,29 @@ def browser() -> Iterator["Chrome"]:
 
 
 RELEASE = Release(
-    dataset="tiny", dataset_digest="d", photos={"train": 6, "val": 3, "test": 3}, beam=3, length_penalty=0.5,
-    max_words=6, scores={"bleu_4": 0.2, "cider": 0.5, "meteor": None}, intervals={"cider": [0.4, 0.6]}, diagnostics={},
-    bits=16, unchanged=0.999,
+    dataset_digest="d", photos={"train": 6, "val": 3, "test": 3}, bits=16, unchanged=0.999,
+    scores=Scores(bleu_1=0.5, bleu_2=0.4, bleu_3=0.3, bleu_4=0.2, rouge_l=0.4, cider=0.5, meteor=None),
+    intervals={"cider": (0.4, 0.6)},
+    diagnostics=ConfigurationDiagnostics(
+        language_bias=LanguageBias(
+            right={"bleu_4": 0.2, "cider": 0.5}, wrong={"bleu_4": 0.1, "cider": 0.1},
+            without={"bleu_4": 0.1, "cider": 0.2}, image_contribution={"bleu_4": 0.5, "cider": 0.8},
+        ),
+        caption_statistics=CaptionStatistics(
+            distinct=0.5, repeated=0.0, copied=0.25, words=7, length=4.5,
+            colours=WordAgreement(said=4, precision=0.75, expected=2, recall=0.5),
+            counts=WordAgreement(said=0, precision=None, expected=0, recall=None),
+        ),
+    ),
 )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def released(tmp_path_factory: pytest.TempPathFactory, world: World, tiny: Callable[..., SystemParams]) -> Path:
-    """A tiny attention system over a real encoder, with random weights that make it say several things."""
+    """A tiny attention system over a real encoder, with random weights that make it say several things.
+
+    Validation chose beam 3 for it.
+    """
     path = tmp_path_factory.mktemp("released") / "captioner.safetensors"
     encoder = load_encoder("efficientnet_lite0", 3)
     torch.manual_seed(5)
@@ -193,12 +198,13 @@ def released(tmp_path_factory: pytest.TempPathFactory, world: World, tiny: Calla
             torch.nn.init.normal_(parameter, std=0.5)
     noise = np.random.default_rng(0).integers(0, 256, (2, encoder.pixels, encoder.pixels, 3), dtype=np.uint8)
     model.standardise.fit([torch.from_numpy(TorchEngine(encoder, "cpu")(noise)[1])])
-    identity = Identity(
-        system="attention", name="tiny", config=dataclasses.asdict(tiny("attention")), encoder=encoder.name,
-        preprocessing="square_bicubic", encoder_weights=encoder.weights_digest, grid=3, pooled=1280, channels=1280,
-        cleaning="standard", training_key="key",
+    about = identity(
+        "attention", tiny("attention"), encoder=encoder.name, encoder_weights=encoder.weights_digest, grid=3,
+        pooled=1280, channels=1280,
     )  # fmt: skip
-    save_checkpoint(path, model, world.vocab, identity, RELEASE, half=True)
+    decoding = Decoding(beam=3, length_penalty=0.5, max_words=6)
+    made = Checkpoint(model=model, vocab=world.vocab, identity=about, decoding=decoding, release=RELEASE)
+    save_checkpoint(path, made, half=True)
     return path
 
 

@@ -40,7 +40,7 @@ ALLOWED = {
     "finetuning": "core data.vocab inference.decoding metrics.cider models training",
     "evaluation": "config core data errors inference metrics models training",
     "report": "config core errors",
-    "serving": "core errors inference tracking",
+    "serving": "core errors tracking training.checkpoint",
     "tuning": "config core data errors training tracking",
     "demo": "core datasets.drawing errors inference models",
     "commands": "config core data encoders errors inference metrics models serving tracking training",

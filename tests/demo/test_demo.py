@@ -1,6 +1,5 @@
 """The demo page: the real server on loopback, over systems trained in a second, with HTTP by hand and in Chromium."""
 
-import dataclasses
 import http.client
 import json
 import os
@@ -18,6 +17,9 @@ import pytest
 import torch
 import uvicorn
 
+from builders import identity
+from captionlab.core.records import Decoding
+from captionlab.core.results import checkpoint_of
 from captionlab.core.tokens import PAD
 from captionlab.data.vocab import Vocabulary
 from captionlab.demo import lineup, server
@@ -28,7 +30,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
-from captionlab.training.checkpoint import Identity, save_checkpoint
+from captionlab.training.checkpoint import Checkpoint, save_checkpoint
 
 pytest.importorskip("selenium", reason="selenium is not installed; pip install -e '.[dev]'")
 from selenium.webdriver import Chrome, Keys
@@ -52,11 +54,10 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., SystemPar
         torch.manual_seed(1)
         config = tiny(system, encoder="efficientnet_lite0", hidden=32, embedding=32)
         model = build_model(config, vocab=len(vocab), pooled=1280, channels=1280)
-        captioner = Captioner(model, vocab, Identity(
-            system=system, name="tiny", config=dataclasses.asdict(config), encoder="efficientnet_lite0",
-            preprocessing="square_bicubic", encoder_weights=weights, grid=grid, pooled=1280, channels=1280,
-            cleaning="standard", training_key="key",
-        ))  # fmt: skip
+        about = identity(
+            system, config, encoder="efficientnet_lite0", encoder_weights=weights, grid=grid, pooled=1280, channels=1280
+        )
+        captioner = Captioner(model, vocab, about, Decoding(), "cpu")
         features = captioner.features([example_photo(example.name) or b"" for example in KNOWN])
         model.standardise.fit([features.pooled_PD if features.grid_PRC is None else features.grid_PRC])
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
@@ -68,8 +69,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., SystemPar
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        save_checkpoint(folder / f"artifacts/models/{system}/tiny/checkpoint.safetensors", model, vocab,
-                        captioner.identity)  # fmt: skip
+        save_checkpoint(checkpoint_of(folder, system, "tiny"), Checkpoint(model=model, vocab=vocab, identity=about))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Language bias, complaints and their tables of pairs, on captions whose faults are known."""
+"""Language bias, caption statistics and paired comparisons, on captions whose faults are known."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from captionlab.core.results import Compared, WordAgreement
 from captionlab.evaluation.diagnostics import (
     COLOURS,
     COUNTS,
-    Said,
+    Generated,
+    Settings,
     agreement,
-    complaints,
+    caption_statistics,
     diagnose,
     language_bias,
     repeats,
@@ -48,23 +50,23 @@ def test_a_model_that_ignores_its_photo_earns_nothing_by_it(
     captions = dict(zip(test.images, said, strict=True))
     # its words are noise; a word of the references makes the score one that could be lost
     found = language_bias(
-        Said(
+        Generated(
             captions={image: f"{caption} black dog" for image, caption in captions.items()},
             without_photo=f"{said[0]} black dog",
         ),
         Scorer(references), shuffles=3, seed=1,
     )  # fmt: skip
-    assert found["right"]["cider"]
-    assert found["right"] == found["wrong"] == found["without"]
-    assert found["earned"]["cider"] == 0.0
+    assert found.right["cider"]
+    assert found.right == found.wrong == found.without
+    assert found.image_contribution["cider"] == 0.0
 
 
 def test_the_photo_earns_all_of_a_perfect_score() -> None:
-    found = language_bias(Said(captions=RIGHT, without_photo="a"), Scorer(REFERENCES), shuffles=4, seed=1)
-    assert found["right"]["bleu_4"] == 1.0
-    assert found["wrong"]["bleu_4"] == 0.0
-    assert found["earned"]["bleu_4"] == 1.0
-    assert 0.9 < (found["earned"]["cider"] or 0) <= 1.0
+    found = language_bias(Generated(captions=RIGHT, without_photo="a"), Scorer(REFERENCES), shuffles=4, seed=1)
+    assert found.right["bleu_4"] == 1.0
+    assert found.wrong["bleu_4"] == 0.0
+    assert found.image_contribution["bleu_4"] == 1.0
+    assert 0.9 < (found.image_contribution["cider"] or 0) <= 1.0
 
 
 def test_wrong_photos_are_never_the_right_one() -> None:
@@ -72,14 +74,15 @@ def test_wrong_photos_are_never_the_right_one() -> None:
     references = {"a": ["a dog runs over grass"], "b": ["a boat sails over water"]}
     said = {"a": "a boat sails over water", "b": "a dog runs over grass"}
     scorer = Scorer(references)
-    found = language_bias(Said(captions=said, without_photo="a"), scorer, shuffles=3, seed=9)
-    assert found["wrong"]["bleu_4"] == 1.0
-    assert found["right"]["cider"] == pytest.approx(scorer.score(said, meteor=False).cider, abs=1e-6)
+    found = language_bias(Generated(captions=said, without_photo="a"), scorer, shuffles=3, seed=9)
+    assert found.wrong["bleu_4"] == 1.0
+    assert found.right["cider"] == pytest.approx(scorer.score(said, meteor=False).cider, abs=1e-6)
 
 
 def test_a_score_of_0_earns_nothing_that_could_be_said() -> None:
-    said = Said(captions=dict.fromkeys(REFERENCES, "zebra"), without_photo="zebra")
-    assert language_bias(said, Scorer(REFERENCES), shuffles=1, seed=1)["earned"] == {"bleu_4": None, "cider": None}
+    said = Generated(captions=dict.fromkeys(REFERENCES, "zebra"), without_photo="zebra")
+    found = language_bias(said, Scorer(REFERENCES), shuffles=1, seed=1)
+    assert found.image_contribution == {"bleu_4": None, "cider": None}
 
 
 @pytest.mark.parametrize(("caption", "expected"), [
@@ -90,15 +93,13 @@ def test_repeats(caption: str, expected: bool) -> None:
     assert repeats(tuple(caption.split())) is expected
 
 
-def test_complaints_are_counted() -> None:
+def test_caption_statistics_are_counted() -> None:
     captions = {
         "a": ("a", "dog", "runs"), "b": ("a", "dog", "runs"), "c": ("a", "a", "woman", "sits"), "d": ("boys",)
     }  # fmt: skip
     references = {image: [tuple(raw.split()) for raw in own] for image, own in REFERENCES.items()}
-    found = complaints(captions, references, frozenset({("a", "dog", "runs"), ("dog",)}))
-    assert {key: found[key] for key in ("distinct", "repeated", "copied", "words", "length")} == {
-        "distinct": 0.75, "repeated": 0.25, "copied": 0.5, "words": 6, "length": 2.75
-    }  # fmt: skip
+    found = caption_statistics(captions, references, frozenset({("a", "dog", "runs"), ("dog",)}))
+    assert (found.distinct, found.repeated, found.copied, found.words, found.length) == (0.75, 0.25, 0.5, 6, 2.75)
 
 
 def test_colours_and_counts_against_the_references() -> None:
@@ -109,27 +110,25 @@ def test_colours_and_counts_against_the_references() -> None:
         "c": ("a", "woman", "on", "a", "green", "bench"),  # right, though one reference only says it
         "d": ("three", "boys"),
     }
-    assert agreement(captions, references, COLOURS) == {
-        "said": 3, "precision": pytest.approx(2 / 3, abs=1e-6), "expected": 2, "recall": 0.5
-    }  # fmt: skip
-    assert agreement(captions, references, COUNTS) == {"said": 2, "precision": 0.5, "expected": 2, "recall": 0.5}
-    assert agreement({"a": ()}, {"a": [()]}, COLOURS) == {
-        "said": 0, "precision": None, "expected": 0, "recall": None
-    }  # fmt: skip
+    assert agreement(captions, references, COLOURS) == WordAgreement(said=3, precision=0.666667, expected=2, recall=0.5)
+    assert agreement(captions, references, COUNTS) == WordAgreement(said=2, precision=0.5, expected=2, recall=0.5)
+    assert agreement({"a": ()}, {"a": [()]}, COLOURS) == WordAgreement(said=0, precision=None, expected=0, recall=None)
     grey = agreement({"a": ("grey",)}, {"a": [("gray",)]}, COLOURS)
-    assert grey["precision"] == 1.0
+    assert grey.precision == 1.0
 
 
 def test_every_pair_is_compared_and_every_score_has_an_interval() -> None:
     systems = {
-        "baseline.x": Said(captions=RIGHT, without_photo="a"),
-        "attention.y": Said(captions=RIGHT, without_photo="a"),
-        "modified.z": Said(captions=dict.fromkeys(REFERENCES, "a dog"), without_photo="a dog"),
+        "baseline.x": Generated(captions=RIGHT, without_photo="a"),
+        "attention.y": Generated(captions=RIGHT, without_photo="a"),
+        "modified.z": Generated(captions=dict.fromkeys(REFERENCES, "a dog"), without_photo="a dog"),
     }
-    found = diagnose(systems, REFERENCES, [("a", "dog")], shuffles=2, resamples=99, seed=1)
-    assert found["pairs"]["baseline.x"]["attention.y"] == {key: {"wins": 0.5, "p": 1.0} for key in ("bleu_4", "cider")}
-    assert found["pairs"]["baseline.x"]["modified.z"]["bleu_4"] == {"wins": 1.0, "p": 0.02}
-    assert set(found["intervals"]["modified.z"]) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"}
-    assert all(low <= high for own in found["intervals"].values() for low, high in own.values())
-    assert found["systems"]["modified.z"]["complaints"]["copied"] == 1.0
-    assert found == diagnose(systems, REFERENCES, [("a", "dog")], shuffles=2, resamples=99, seed=1)
+    settings = Settings(shuffles=2, resamples=99, seed=1)
+    found = diagnose(systems, REFERENCES, [("a", "dog")], settings)
+    alike = Compared(wins=0.5, p=1.0)
+    assert found.pairs["baseline.x"]["attention.y"] == {"bleu_4": alike, "cider": alike}
+    assert found.pairs["baseline.x"]["modified.z"]["bleu_4"] == Compared(wins=1.0, p=0.02)
+    assert set(found.intervals["modified.z"]) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"}
+    assert all(low <= high for own in found.intervals.values() for low, high in own.values())
+    assert found.configurations["modified.z"].caption_statistics.copied == 1.0
+    assert found == diagnose(systems, REFERENCES, [("a", "dog")], settings)

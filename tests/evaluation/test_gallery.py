@@ -2,13 +2,13 @@
 
 import pytest
 
-from captionlab.evaluation.gallery import choose
+from captionlab.evaluation.gallery import select
 
 
 def test_photos_span_the_ranking() -> None:
     scores = dict(zip("abcdefghi", (0.5, 0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6), strict=True))
-    chosen = choose(scores, 4)
-    assert {name: len(images) for name, images in chosen.items()} == {"good": 2, "middling": 1, "failed": 1}
+    chosen = select(scores, 4)
+    assert {name: len(images) for name, images in chosen.items()} == {"best": 2, "middle": 1, "worst": 1}
     values = [scores[image] for images in chosen.values() for image in images]
     assert values == sorted(values, reverse=True)
     assert values[0] >= 0.7
@@ -18,10 +18,10 @@ def test_photos_span_the_ranking() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 10])
 def test_more_photos_than_there_are_is_all_of_them_best_first(count: int) -> None:
     scores = {f"{i}.jpg": float(i % 4) for i in range(count)}
-    shown = [image for images in choose(scores, 99).values() for image in images]
+    shown = [image for images in select(scores, 99).values() for image in images]
     assert sorted(shown) == sorted(scores)
     assert [scores[image] for image in shown] == sorted(scores.values(), reverse=True)
 
 
 def test_equal_scores_keep_their_order() -> None:
-    assert choose(dict.fromkeys("abc", 0.0), 3) == {"good": ["a"], "middling": ["b"], "failed": ["c"]}
+    assert select(dict.fromkeys("abc", 0.0), 3) == {"best": ["a"], "middle": ["b"], "worst": ["c"]}

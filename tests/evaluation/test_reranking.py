@@ -1,13 +1,9 @@
 """Candidates ranked again: by the neighbours' captions, by log probability, and by both."""
 
-import dataclasses
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from captionlab.config import EnsembleParams, Params
-from captionlab.evaluation.candidates import Finder, Members
+from captionlab.config import EnsembleParams
 from captionlab.evaluation.reranking import as_ranked, by_neighbours
 from captionlab.evaluation.retrieval import Retriever
 from captionlab.inference.captioner import Sentence
@@ -59,25 +55,3 @@ def test_the_log_probability_counts_beside_the_neighbours() -> None:
 
 def test_one_candidate_is_the_choice() -> None:
     assert chosen(2.0, ranked((BOATS[0], -1.0)), ranked((DOGS[0], -1.0))) == [BOATS[0], DOGS[0]]
-
-
-def test_rows_of_the_same_members_are_searched_once_and_kept_no_longer_than_asked_for(
-    project_params: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ensemble = {
-        "both": EnsembleParams(members=("baseline.lite0", "baseline.lite1")),
-        "reranked": EnsembleParams(members=("baseline.lite0", "baseline.lite1"), neighbours=3, consensus_weight=1.0),
-    }
-    params = dataclasses.replace(project_params, ensemble=ensemble)
-    searched: list[Members] = []
-
-    def search(self: Finder, members: Members) -> object:
-        searched.append(members)
-        return object()
-
-    monkeypatch.setattr(Finder, "_search", search)
-    finder = Finder(params, Path(), None, ())  # type: ignore[arg-type]  # a search would need the vocabulary
-    found = [finder.candidates(params.members(*row)) for row in params.configurations()]
-    assert len(searched) == len(found) - 1
-    assert found[-1] is found[-2]
-    assert not finder._found

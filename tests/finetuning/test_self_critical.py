@@ -11,6 +11,7 @@ from torch import Tensor
 
 from captionlab.config import TrainingParams
 from captionlab.core.records import Split
+from captionlab.core.results import Epoch
 from captionlab.core.tokens import END, PAD, START
 from captionlab.finetuning.self_critical import SelfCritical
 from captionlab.finetuning.validation import BEAM, LENGTH_PENALTY, MAX_WORDS, CiderJudge
@@ -20,7 +21,7 @@ from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.training.batches import Batch
-from captionlab.training.loop import Epoch, Trained, train
+from captionlab.training.loop import Trained, train
 
 if TYPE_CHECKING:
     from conftest import World

@@ -1,5 +1,6 @@
 """The captioner as people use it: on photos of any kind, from the command line and from Python."""
 
+import dataclasses
 import io
 import json
 import re
@@ -15,7 +16,10 @@ from PIL import Image
 import captionlab
 from captionlab import Captioner, CaptionlabError
 from captionlab.commands.attention_map import TILE, attention_map
+from captionlab.core.records import EVALUATION, Decoding
+from captionlab.core.results import ConfigurationScores, DecodedScores, Evaluation, checkpoint_of, write_evaluation
 from captionlab.inference import captioner
+from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -82,7 +86,7 @@ def test_a_photo_is_captioned_alike_alone_among_others_and_compiled(shipped: Pat
 
 def test_many_photos_are_compiled_for(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captioner, "COMPILE_FROM", 3)
-    monkeypatch.setattr(captioner, "BLOCK", 2)
+    monkeypatch.setattr(captioner, "BLOCK", {"cpu": 2})
     one, many = Captioner.load(), Captioner.load()
     photos = ["holiday.jpg", "no.jpg", "beach.png", "more/house.webp"]
     found = list(many.stream(photos))
@@ -107,6 +111,73 @@ def test_a_caption_a_line(shipped: Path, run: "Run") -> None:
     assert lines[1][1] == lines[3][1] == alone
     code, out, _ = run("caption", "holiday.jpg", "--beam", "2", "--top", "2")
     assert len(set(out.splitlines())) == 2
+
+
+@pytest.fixture
+def project(shipped: Path, released: Path) -> Path:
+    """A project in which validation chose beam 2 for ``attention.tiny``; its checkpoint does not say so."""
+    made = load_checkpoint(released)
+    save_checkpoint(checkpoint_of(shipped, "attention", "tiny"), dataclasses.replace(made, decoding=None, release=None))
+    decoded = [
+        DecodedScores(decoding=decoding, val=made.release.scores, test={"strict": made.release.scores})
+        for decoding in (Decoding(beam=1), Decoding(beam=2, length_penalty=0.0, max_words=4))
+        if made.release
+    ]
+    scores = ConfigurationScores(
+        system="attention", name="tiny", loss=1.0, accuracy=0.5, chosen=1, decodings=tuple(decoded)
+    )
+    evaluation = Evaluation(dataset="tiny", dataset_digest="d", idf="i", configurations=(scores,))
+    write_evaluation(shipped / EVALUATION, evaluation)
+    return shipped
+
+
+def test_the_decoding_is_the_one_that_validation_chose_unless_told_otherwise(project: Path, released: Path) -> None:
+    path = checkpoint_of(project, "attention", "tiny")
+    chosen = Decoding(beam=2, length_penalty=0.0, max_words=4)
+    ours = Captioner.load(path)
+    assert ours.decoding == chosen
+    assert (
+        Captioner.load().decoding
+        == Captioner.load(released).decoding
+        == Decoding(beam=3, length_penalty=0.5, max_words=6)
+    )
+    said = ours.caption("holiday.jpg")
+    assert [len(said), max(len(sentence.tokens) for sentence in said)] == [2, 4]
+    assert said == Captioner.load(released).caption("holiday.jpg", **dataclasses.asdict(chosen))
+    assert said == ours.describe(ours.features(["holiday.jpg"]))[0]
+    assert len(ours.caption("holiday.jpg", beam=4)) == 4
+    told = Captioner.load(path, decoding=Decoding(beam=1))
+    assert [len(told.caption("holiday.jpg")), len(told.caption("holiday.jpg", beam=3))] == [1, 3]
+    copy = project / "copy.safetensors"
+    copy.write_bytes(path.read_bytes())
+    assert Captioner.load(copy).decoding == Decoding()  # nothing is known of it
+
+
+@pytest.mark.parametrize("name", ["attention.tiny", "artifacts/models/attention/tiny"])
+def test_a_trained_system_is_named_as_the_comparison_names_it_or_by_its_folder(
+    project: Path, run: "Run", name: str
+) -> None:
+    code, out, err = run("caption", "holiday.jpg", "--model", name, "--json")
+    assert (code, err) == (0, "")
+    row = json.loads(out)
+    best, *others = Captioner.load(checkpoint_of(project, "attention", "tiny")).caption("holiday.jpg")
+    assert (row["caption"], [other["caption"] for other in row["alternatives"]]) == (
+        best.caption, [sentence.caption for sentence in others]
+    )  # fmt: skip
+    assert len(others) == 1  # beam 2, as validation chose
+    _, out, _ = run("caption", "holiday.jpg", "--model", name, "--json", "--beam", "4")
+    assert len(json.loads(out)["alternatives"]) == 3
+
+
+def test_a_model_that_is_none_is_one_line(project: Path, run: "Run") -> None:
+    assert run("caption", "holiday.jpg", "--model", "attention.none") == (
+        1, "", "captionlab: attention.none does not exist; train the system first (dvc repro)\n"
+    )  # fmt: skip
+    (project / EVALUATION / "scores.json").write_text("{}")
+    code, out, err = run("caption", "holiday.jpg", "--model", "attention.tiny")
+    assert (code, out) == (1, "")
+    assert "scores.json is not what its stage writes" in err
+    assert err.count("\n") == 1
 
 
 def test_json_lines(shipped: Path, run: "Run") -> None:
@@ -179,7 +250,7 @@ def test_the_map_is_bright_where_a_word_looked() -> None:
 def test_a_copy_without_a_captioner_says_so(run: "Run", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(captioner, "RELEASED", tmp_path / "none")
     assert run("caption", "photo.jpg") == (
-        1, "", "captionlab: this copy of captionlab brings no captioner; name a checkpoint of your own with --model\n"
+        1, "", "captionlab: this copy of captionlab ships no captioner; name a checkpoint with --model\n"
     )  # fmt: skip
 
 

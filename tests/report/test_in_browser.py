@@ -16,15 +16,15 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from captionlab.stages.report import report
-from report_artifacts import build_artifacts, toys
+from results_tree import toys, write_results
 
-CIDER = 7  # its column
+VAL_CIDER = 2  # its column
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
-    build_artifacts(toys(), root)
+    write_results(root, toys())
     report(toys(), root)
     return root / "reports/toys"
 
@@ -78,7 +78,7 @@ def test_sorting_by_keyboard(comparison: Chrome) -> None:
     comparison.find_element(By.ID, "all").send_keys("")
     for _ in range(20):
         press(comparison, Keys.TAB)
-        if comparison.switch_to.active_element.text == "CIDEr":
+        if comparison.switch_to.active_element.text == "CIDEr, val":
             break
     head = comparison.switch_to.active_element.find_element(By.XPATH, "..")
     assert head.get_attribute("aria-sort") == "descending"  # as the page comes
@@ -99,7 +99,7 @@ def test_every_decoding_on_demand(comparison: Chrome) -> None:
     comparison.find_element(By.ID, "all").click()
     rows = shown_rows(comparison)
     assert len(rows) == 15
-    assert [float(row[CIDER]) for row in rows] == sorted((float(row[CIDER]) for row in rows), reverse=True)
+    assert [float(row[VAL_CIDER]) for row in rows] == sorted((float(row[VAL_CIDER]) for row in rows), reverse=True)
 
 
 def test_filters_by_system_source_and_text(comparison: Chrome) -> None:
@@ -164,26 +164,26 @@ def brightness(colour: str) -> float:
     return sum(int(channel) for channel in colour.partition("(")[2].split(",")[:3]) / 3
 
 
-def visible_veils(chrome: Chrome) -> list[WebElement]:
-    veils = chrome.find_elements(By.CLASS_NAME, "veil")
-    return [veil for veil in veils if veil.value_of_css_property("visibility") == "visible"]
+def visible_overlays(chrome: Chrome) -> list[WebElement]:
+    overlays = chrome.find_elements(By.CLASS_NAME, "overlay")
+    return [overlay for overlay in overlays if overlay.value_of_css_property("visibility") == "visible"]
 
 
 @pytest.mark.parametrize("width", [1200, 360])
 def test_pointing_at_a_word_lays_its_map_over_the_photo(gallery: Chrome, width: int) -> None:
     show_as(gallery, width)
-    assert visible_veils(gallery) == []
+    assert visible_overlays(gallery) == []
     card = gallery.find_elements(By.CLASS_NAME, "card")[1]
     word = card.find_elements(By.CLASS_NAME, "word")[2]
     ActionChains(gallery).scroll_to_element(word).move_to_element(word).perform()
-    (veil,) = visible_veils(gallery)
-    assert veil == word.find_element(By.TAG_NAME, "img")
+    (overlay,) = visible_overlays(gallery)
+    assert overlay == word.find_element(By.TAG_NAME, "img")
     photo = card.find_element(By.CSS_SELECTOR, "figure img")
     for side in ("x", "y", "width", "height"):
-        assert abs(veil.rect[side] - photo.rect[side]) < 1.5, side
+        assert abs(overlay.rect[side] - photo.rect[side]) < 1.5, side
     assert photo.get_property("naturalWidth") == 224
     ActionChains(gallery).move_to_element(gallery.find_element(By.TAG_NAME, "h1")).perform()
-    assert visible_veils(gallery) == []
+    assert visible_overlays(gallery) == []
 
 
 def test_words_are_reached_by_keyboard(gallery: Chrome) -> None:
@@ -192,13 +192,13 @@ def test_words_are_reached_by_keyboard(gallery: Chrome) -> None:
         if gallery.switch_to.active_element.get_attribute("class") == "word":
             break
     first = gallery.switch_to.active_element
-    (veil,) = visible_veils(gallery)
-    assert veil == first.find_element(By.TAG_NAME, "img")
+    (overlay,) = visible_overlays(gallery)
+    assert overlay == first.find_element(By.TAG_NAME, "img")
     press(gallery, Keys.ARROW_RIGHT)
     second = gallery.switch_to.active_element
     assert second != first
-    (veil,) = visible_veils(gallery)
-    assert veil == second.find_element(By.TAG_NAME, "img")
+    (overlay,) = visible_overlays(gallery)
+    assert overlay == second.find_element(By.TAG_NAME, "img")
     press(gallery, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
     assert gallery.switch_to.active_element == first
     press(gallery, Keys.TAB)  # one stop a caption

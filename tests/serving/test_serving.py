@@ -1,6 +1,7 @@
 """The registered model for real: an MLflow database, the server's own process, photos over HTTP. No mocks."""
 
 import base64
+import dataclasses
 import io
 import json
 import os
@@ -23,22 +24,22 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
+from builders import identity, tiny_system
 from captionlab.commands.caption import describe
-from captionlab.config import build_system
-from captionlab.data.photos import PREPROCESSING
+from captionlab.core.records import Decoding
 from captionlab.data.vocab import Vocabulary
 from captionlab.encoders.load import load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
 from captionlab.models.build import build_model
 from captionlab.serving import registry
-from captionlab.training.checkpoint import Identity, save_checkpoint
+from captionlab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # MLflow calls uvicorn by its name
 PAGE = Path(__file__).parents[2] / "docs/serving.md"
 EXPERIMENT = "captionlab/scenes"
-CONFIG = {"encoder": "efficientnet_lite0", "embedding": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
-TAGS = {"system": "baseline", "configuration": "lite0"}
+TAGS = {"system": "baseline", "configuration": "lite0", "dataset_digest": "abc"}
+CHOSEN = Decoding(beam=3, length_penalty=0.4, max_words=9)  # on validation
 
 
 @pytest.fixture(autouse=True)
@@ -52,14 +53,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A system that looks at photos through a real encoder and knows five words."""
     vocab = Vocabulary.build([("a", "dog", "runs", "on", "grass")], cleaning="standard", min_count=1)
     torch.manual_seed(1)
-    model = build_model(build_system("baseline", CONFIG), vocab=len(vocab), pooled=1280, channels=0)
-    identity = Identity(
-        system="baseline", name="lite0", config=CONFIG, encoder="efficientnet_lite0", preprocessing=PREPROCESSING,
-        encoder_weights=load_encoder("efficientnet_lite0").weights_digest, grid=0, pooled=1280, channels=0,
-        cleaning="standard", training_key="key",
-    )  # fmt: skip
+    config = tiny_system("baseline", encoder="efficientnet_lite0")
+    model = build_model(config, vocab=len(vocab), pooled=1280, channels=0)
+    weights = load_encoder("efficientnet_lite0").weights_digest
+    about = identity(
+        "baseline", config, encoder=config.encoder, encoder_weights=weights, grid=0, pooled=1280, channels=0
+    )
     path = tmp_path_factory.mktemp("trained") / "checkpoint.safetensors"
-    save_checkpoint(path, model, vocab, identity)
+    save_checkpoint(path, Checkpoint(model=model, vocab=vocab, identity=about))
     return path
 
 
@@ -72,8 +73,15 @@ def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def candidate(checkpoint: Path, **changes: Any) -> registry.Candidate:
-    values = {"name": "baseline.lite0", "checkpoint": checkpoint, "result_key": "key", "dataset": "abc", "score": 0.5}
-    return registry.Candidate(**{**values, "tags": TAGS, **changes})
+    values: dict[str, Any] = {
+        "name": "baseline.lite0", "checkpoint": checkpoint, "decoding": CHOSEN, "result_key": "key",
+        "dataset": "scenes", "score": 0.5, "tags": TAGS,
+    }  # fmt: skip
+    return registry.Candidate(**values | changes)
+
+
+def register(root: Path, candidate: registry.Candidate, floor: float = 0.0) -> registry.Registered:
+    return registry.register(root, EXPERIMENT, candidate, floor)
 
 
 def client(root: Path) -> MlflowClient:
@@ -81,43 +89,55 @@ def client(root: Path) -> MlflowClient:
 
 
 def changed(checkpoint: Path, folder: Path, name: str) -> Path:
-    """Another checkpoint; what it says is of no interest to the registry."""
-    path = folder / name
-    path.write_bytes(checkpoint.read_bytes() + name.encode())
-    return path
+    """Another checkpoint, by its name alone."""
+    made = load_checkpoint(checkpoint)
+    save_checkpoint(folder / name, dataclasses.replace(made, identity=dataclasses.replace(made.identity, name=name)))
+    return folder / name
 
 
 def test_a_model_is_registered_once_and_holds_no_pickle(root: Path, checkpoint: Path) -> None:
-    first = registry.register(root, EXPERIMENT, candidate(checkpoint))
+    first = register(root, candidate(checkpoint))
     assert (first.outcome, first.version, first.best) == ("created", 1, 1)
-    again = registry.register(root, EXPERIMENT, candidate(checkpoint))
+    again = register(root, candidate(checkpoint))
     assert (again.outcome, again.version, again.best) == ("present", 1, 1)
     experiment = client(root).get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     (logged,) = client(root).search_logged_models([experiment.experiment_id])
     assert logged.status == "READY"
-    version = client(root).get_model_version_by_alias("captionlab", "best")
+    version = client(root).get_model_version_by_alias("captionlab", "best-scenes")
     assert (version.source, version.tags["system"]) == (f"models:/{logged.model_id}", "baseline")
     stored = root / "mlartifacts" / EXPERIMENT / "models" / logged.model_id / "artifacts"
     files = {str(path.relative_to(stored)) for path in stored.rglob("*") if path.is_file()}
-    code = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "serving.py"}
+    code = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "model.py"}
     assert files == {*code, "artifacts/checkpoint.safetensors"}
     assert not list((root / "elsewhere").iterdir())
     with registry.local_checkpoint(root, registry.best_model("scenes")) as path:
-        assert path.read_bytes() == checkpoint.read_bytes()
+        registered, original = load_checkpoint(path), load_checkpoint(checkpoint)
+    assert (registered.identity, registered.decoding) == (original.identity, CHOSEN)
     assert not path.exists()
+
+
+def test_what_is_worse_than_retrieval_is_not_the_best(root: Path, checkpoint: Path) -> None:
+    assert register(root, candidate(checkpoint), floor=0.51).best is None
+    assert client(root).get_registered_model("captionlab").aliases == {}
+    assert register(root, candidate(checkpoint), floor=0.5).best == 1
 
 
 def test_the_alias_stands_for_the_best_of_the_dataset(root: Path, checkpoint: Path, tmp_path: Path) -> None:
     def best(name: str, **changes: Any) -> int:
         path = changed(checkpoint, tmp_path, name)
-        return registry.register(root, EXPERIMENT, candidate(path, **changes)).best
+        found = register(root, candidate(path, **changes))
+        assert found.best is not None
+        return found.best
 
     assert best("first", score=0.5) == 1
     assert best("worse", score=0.4) == 1
     assert best("better", score=0.6) == 3
     assert best("equal, but newer", score=0.6) == 4
-    assert best("of another dataset", score=0.1, dataset="def") == 5
+    other = TAGS | {"dataset_digest": "def"}
+    assert best("of another dataset", score=0.1, dataset="flickr8k", tags=other) == 5
+    aliases = client(root).get_registered_model("captionlab").aliases
+    assert {alias: int(version) for alias, version in aliases.items()} == {"best-scenes": 4, "best-flickr8k": 5}
     assert best("worse", score=0.4) == 4  # back to the first dataset: its best, nothing new
     assert best("worse", score=0.7) == 2  # evaluated in another way
 
@@ -126,12 +146,16 @@ def test_the_alias_stands_for_the_best_of_the_dataset(root: Path, checkpoint: Pa
 DOOMED = f"""
 import os, signal, sys
 from pathlib import Path
+from captionlab import Decoding
 from captionlab.serving import registry
 registry.configure_mlflow()
 import mlflow
 setattr(mlflow.MlflowClient, sys.argv[1], lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-registry.register(Path(sys.argv[2]), {EXPERIMENT!r}, registry.Candidate(name="baseline.lite0",
-    checkpoint=Path(sys.argv[3]), result_key="key", dataset="abc", score=0.5, tags={TAGS!r}))
+candidate = registry.Candidate(
+    name="baseline.lite0", checkpoint=Path(sys.argv[3]), decoding={CHOSEN!r}, result_key="key", dataset="scenes",
+    score=0.5, tags={TAGS!r},
+)
+registry.register(Path(sys.argv[2]), {EXPERIMENT!r}, candidate, 0.0)
 """
 
 
@@ -139,7 +163,7 @@ def test_a_kill_before_the_version_leaves_nothing_double(root: Path, checkpoint:
     for method in ("log_model_artifacts", "create_model_version"):
         killed = subprocess.run([sys.executable, "-c", DOOMED, method, str(root), str(checkpoint)], check=False)
         assert killed.returncode == -signal.SIGKILL
-    assert registry.register(root, EXPERIMENT, candidate(checkpoint)).outcome == "created"
+    assert register(root, candidate(checkpoint)).outcome == "created"
     experiment = client(root).get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     assert len(client(root).search_logged_models([experiment.experiment_id])) == 1
@@ -147,7 +171,9 @@ def test_a_kill_before_the_version_leaves_nothing_double(root: Path, checkpoint:
     assert len(list((root / "mlartifacts").rglob("checkpoint.safetensors"))) == 1
 
 
-@pytest.mark.parametrize("uri", ["models:/captionlab@best", "models:/captionlab/7", "models:/", "runs:/abc/model"])
+@pytest.mark.parametrize(
+    "uri", ["models:/captionlab@best-scenes", "models:/captionlab/7", "models:/", "runs:/abc/model"]
+)
 def test_a_model_that_is_not_there_is_an_error_of_one_line(root: Path, uri: str) -> None:
     with pytest.raises(CaptionlabError, match="not found"), registry.local_checkpoint(root, uri):
         pass
@@ -156,13 +182,16 @@ def test_a_model_that_is_not_there_is_an_error_of_one_line(root: Path, uri: str)
 def test_photos_are_described_by_a_registered_model(
     root: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.register(root, EXPERIMENT, candidate(checkpoint))
+    register(root, candidate(checkpoint))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
     Path("holiday.jpg").write_bytes(photo("green"))
     model = Path(registry.best_model("scenes"))
-    assert describe(["holiday.jpg"], model=model, beam=3, top=None, as_json=False, attention=None)
-    said = Captioner.load(checkpoint).caption(photo("green"), beam=3)
-    assert capsys.readouterr().out == f"{said[0].caption}\n"
+    said = Captioner.load(checkpoint, decoding=CHOSEN).caption(photo("green"))
+    assert len(said) == 3
+    assert describe(["holiday.jpg"], model=model, beam=None, top=3, as_json=False, attention=None)
+    assert capsys.readouterr().out.splitlines() == [sentence.caption for sentence in said]
+    assert describe(["holiday.jpg"], model=model, beam=1, top=3, as_json=False, attention=None)
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_looking_for_a_model_makes_no_database(tmp_path: Path) -> None:
@@ -186,7 +215,7 @@ def coded(data: bytes) -> str:
 
 @pytest.fixture
 def server(root: Path, checkpoint: Path) -> Iterator[str]:
-    registry.register(root, EXPERIMENT, candidate(checkpoint))
+    register(root, candidate(checkpoint))
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
@@ -234,10 +263,10 @@ def test_a_server_of_the_registered_model_captions_photos(server: str, root: Pat
                 {"caption": each.caption, "log_prob": pytest.approx(each.log_prob, abs=1e-3)} for each in said[1:2]
             ],
         }
-        for number, said in enumerate(Captioner.load(checkpoint).caption(photos, beam=3))
+        for number, said in enumerate(Captioner.load(checkpoint, decoding=CHOSEN).caption(photos, beam=2))
     ]
     records = [{"image": coded(data)} for data in photos]
-    params = {"beam": 3, "top": 2}
+    params = {"beam": 2, "top": 2}
     assert ask(server, {"dataframe_records": records, "params": params}) == (200, {"predictions": expected})
     rows = [[record["image"]] for record in records]
     split = {"columns": ["image"], "data": rows}
@@ -246,7 +275,11 @@ def test_a_server_of_the_registered_model_captions_photos(server: str, root: Pat
     assert ask(server, {"inputs": columns, "params": params}) == (200, {"predictions": expected})
     status, by_default = ask(server, {"dataframe_records": records})
     assert status == 200
-    assert [len(row["alternatives"]) for row in by_default["predictions"]] == [4, 4]
+    said = Captioner.load(checkpoint, decoding=CHOSEN).caption(photos)
+    assert [
+        [row["caption"], *(other["caption"] for other in row["alternatives"])] for row in by_default["predictions"]
+    ] == [[sentence.caption for sentence in sentences] for sentences in said]
+    assert [len(sentences) for sentences in said] == [3, 3]  # as validation chose
 
     (root / "holiday.jpg").write_bytes(photos[0])
     (shown,) = re.findall(r"^(echo .*\n +curl .*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)

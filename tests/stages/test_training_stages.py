@@ -1,10 +1,9 @@
 """From artifacts to trained and scored systems: the training stages and evaluate on a tiny tree, run for real."""
 
-import csv
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import torch
 
 from builders import digests, write_tree
 from captionlab.commands import release as releasing
-from captionlab.commands.release import CARD, CHECKPOINT, release
+from captionlab.commands.release import CARD, RELEASED, release
 from captionlab.config import (
     SYSTEMS,
     EncoderParams,
@@ -27,15 +26,41 @@ from captionlab.config import (
 )
 from captionlab.core.devices import choose_device, uses_bf16
 from captionlab.core.files import read_json, read_jsonl, write_json, write_jsonl
-from captionlab.core.records import CAPTIONS, DATASET, EVALUATION, FEATURES, MODELS, VOCAB, Split
+from captionlab.core.photo_results import read_attention, read_gallery
+from captionlab.core.photo_results import read_captions as read_photo_captions
+from captionlab.core.records import (
+    CAPTIONS,
+    EVALUATION,
+    FEATURES,
+    MODELS,
+    PROTOCOLS,
+    VOCAB,
+    Decoding,
+    Neighbours,
+    Split,
+)
+from captionlab.core.results import (
+    CaptionStatistics,
+    ConfigurationDiagnostics,
+    Diagnostics,
+    Evaluation,
+    LanguageBias,
+    WordAgreement,
+    checkpoint_of,
+    read_diagnostics,
+    read_evaluation,
+    read_training,
+    write_diagnostics,
+    write_evaluation,
+)
 from captionlab.data.store import open_store
 from captionlab.errors import CaptionlabError
-from captionlab.evaluation.candidates import _mean_photo
-from captionlab.inference.captioner import Captioner, Sentence
+from captionlab.evaluation.candidates import Candidates, Finder, Members, _mean_photo
+from captionlab.inference.captioner import Captioner, EnsembleCaptioner, Sentence
 from captionlab.metrics.scorer import Scorer, score
 from captionlab.models.params import SystemParams
-from captionlab.report import figures, results
-from captionlab.stages.evaluate import Evaluated, _best_scores, _score, evaluate
+from captionlab.report import results
+from captionlab.stages.evaluate import Captioned, _gallery, _score, evaluate
 from captionlab.stages.finetune import finetune
 from captionlab.stages.track import track
 from captionlab.stages.train_attention import train_attention
@@ -45,6 +70,7 @@ from captionlab.training import fit, loop
 from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
 from captionlab.training.fit import read_captions, train_system
 from captionlab.training.loop import measure
+from results_tree import configuration_scores
 
 if TYPE_CHECKING:
     from conftest import World
@@ -102,7 +128,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, world: "World", params: Pa
 @pytest.fixture(scope="module")
 def evaluated(trained: Path, params: Params) -> Path:
     (line,) = evaluate(params, trained)
-    assert line.startswith("evaluate: 4 systems on 3 test photos; best is ")
+    assert line.startswith("evaluate: 4 configurations on 3 test photos; the best on validation is ")
     return trained
 
 
@@ -111,27 +137,26 @@ def test_what_a_training_leaves(trained: Path, system: str) -> None:
     folder = trained / MODELS / system / "tiny"
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.safetensors", "history.csv", "summary.json"]
     assert not list((trained / ".resume").rglob("*.pt"))
-    summary = read_json(folder / "summary.json")
-    with (folder / "history.csv").open() as file:
-        history = list(csv.DictReader(file))
-    assert [int(row["epoch"]) for row in history] == list(range(1, summary["epochs"] + 1))
-    best = min(history, key=lambda row: float(row["val_loss"]))
-    assert int(best["epoch"]) == summary["best_epoch"]
-    identity = Captioner.load(folder / "checkpoint.safetensors").identity
-    assert (identity.system, identity.training_key) == (system, summary["training_key"])
-    assert identity.grid == (2 if system == "attention" else 0)
-    assert summary["params"]["training.learning_rate"] == 0.03
+    training = read_training(folder)
+    summary = training.summary
+    assert [epoch.epoch for epoch in training.history] == list(range(1, summary.epochs + 1))
+    assert min(training.history, key=lambda epoch: epoch.val_loss).epoch == summary.best_epoch
+    captioner = Captioner.load(folder / "checkpoint.safetensors")
+    identity = captioner.identity
+    assert (identity.system, identity.dataset, identity.training_key) == (system, "tiny", summary.training_key)
+    assert captioner.uses_regions == (system == "attention")
+    assert summary.params["training.learning_rate"] == 0.03
 
 
 @pytest.mark.parametrize("system", NAMES)
 def test_a_reloaded_checkpoint_measures_what_training_reported(trained: Path, world: "World", system: str) -> None:
     folder = trained / MODELS / system / "tiny"
-    with (folder / "history.csv").open() as file:
-        best = list(csv.DictReader(file))[read_json(folder / "summary.json")["best_epoch"] - 1]
+    training = read_training(folder)
+    best = training.history[training.summary.best_epoch - 1]
     model = Captioner.load(folder / "checkpoint.safetensors").model
     val = measure(model, world.split("val", system == "attention"), 2, "cpu")
-    assert val.loss == pytest.approx(float(best["val_loss"]), abs=1e-6)
-    assert val.accuracy == pytest.approx(float(best["val_accuracy"]), abs=1e-6)
+    assert val.loss == pytest.approx(best.val_loss, abs=1e-6)
+    assert val.accuracy == pytest.approx(best.val_accuracy, abs=1e-6)
 
 
 @pytest.mark.parametrize("system", NAMES)
@@ -182,128 +207,154 @@ def test_a_system_that_is_too_large_is_refused(root: Path, params: Params, tiny:
 
 
 @pytest.mark.parametrize("system", NAMES)
-def test_scores_are_those_of_the_saved_captions(evaluated: Path, params: Params, system: str) -> None:
-    rows = read_jsonl(evaluated / EVALUATION / f"captions/{system}.tiny.jsonl")
-    assert [row["image"] for row in rows] == ["test0.jpg", "test1.jpg", "test2.jpg"]
-    references = {row["image"]: row["references"] for row in rows}
-    (entry,) = (row for row in read_json(evaluated / EVALUATION / "scores.json")["systems"] if row["system"] == system)
-    of_test = [each for each in entry["decodings"] if each["split"] == "test"]
-    assert [(each["decoding"], each["beam"]) for each in of_test[:2]] == [("greedy", 1), ("beam 3", 3)]
-    assert len(of_test) == 6
-    for each in of_test:
-        captions = {row["image"]: row["captions"][each["decoding"]]["caption"] for row in rows}
-        expected = dataclasses.asdict(score(references, captions, each["protocol"]))
-        assert each["scores"] == pytest.approx(expected, abs=1e-6)
+def test_scores_are_those_of_the_saved_captions(evaluated: Path, system: str) -> None:
+    rows = read_photo_captions(evaluated, f"{system}.tiny")
+    assert [row.image for row in rows] == ["test0.jpg", "test1.jpg", "test2.jpg"]
+    references = {row.image: row.references for row in rows}
+    decodings = read_evaluation(evaluated)[f"{system}.tiny"].decodings
+    assert [each.decoding for each in decodings] == [Decoding(beam=beam, max_words=7) for beam in (1, 3)]
+    for each in decodings:
+        captions = {row.image: row.captions[each.decoding.label].caption for row in rows}
+        for protocol in PROTOCOLS:
+            expected = dataclasses.asdict(score(references, captions, protocol))
+            assert dataclasses.asdict(each.test[protocol]) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("system", NAMES)
 def test_the_decoding_is_chosen_on_validation(evaluated: Path, params: Params, world: "World", system: str) -> None:
-    captioner = Captioner.load(evaluated / MODELS / system / "tiny/checkpoint.safetensors")
+    captioner = Captioner.load(checkpoint_of(evaluated, system, "tiny"))
     data = world.split("val", system == "attention")
     references = {image: [caption.raw for caption in world.captions if caption.image == image] for image in data.images}
-    ciders = {}
-    for beam, name in ((1, "greedy"), (3, "beam 3")):
-        said = captioner.describe(data.features(range(3)), beam=beam, length_penalty=0.7, max_words=7)
+    scored = read_evaluation(evaluated)[f"{system}.tiny"]
+    ciders = []
+    for decoding in params.evaluate.decodings:
+        said = captioner.describe(data.features(range(3)), decoding)
         captions = {image: photo[0].caption for image, photo in zip(data.images, said, strict=True)}
-        ciders[name] = score(references, captions).cider or 0.0
-    (entry,) = (row for row in read_json(evaluated / EVALUATION / "scores.json")["systems"] if row["system"] == system)
-    assert ciders[entry["best_decoding"]] == max(ciders.values())
-    val = {each["decoding"]: each["scores"]["cider"] for each in entry["decodings"] if each["split"] == "val"}
-    assert val == pytest.approx(ciders, abs=1e-6)
+        ciders.append(score(references, captions).cider or 0.0)
+    assert [each.val.cider for each in scored.decodings] == pytest.approx(ciders, abs=1e-6)
+    assert ciders[scored.chosen] == max(ciders) == pytest.approx(scored.val_cider, abs=1e-6)
     metrics = read_json(evaluated / "reports/tiny/metrics.json")[f"{system}.tiny"]
-    (best,) = (
-        each["scores"] for each in entry["decodings"]
-        if (each["split"], each["protocol"], each["decoding"]) == ("test", "strict", entry["best_decoding"])
-    )  # fmt: skip
-    assert metrics == {"bleu_4": best["bleu_4"], "cider": best["cider"]}
+    best = scored.best.test["strict"]
+    assert metrics == {"bleu_4": best.bleu_4, "cider": best.cider}
     test = measure(captioner.model, world.split("test", system == "attention"), 50, "cpu")
-    assert entry["test"] == pytest.approx({"loss": test.loss, "accuracy": test.accuracy}, abs=1e-5)
+    assert (scored.loss, scored.accuracy) == pytest.approx((test.loss, test.accuracy), abs=1e-5)
+
+
+REFERENCES: dict[Split, dict[str, Sequence[str]]] = {
+    split: {f"{split}0": ["a black dog runs over the grass"], f"{split}1": ["the white cat sleeps in a box"]}
+    for split in ("val", "test")
+}
+
+
+def captioned(name: str, right: Mapping[Split, int | None]) -> Captioned:
+    """A system whose captions are the references under the decoding in this place of each split, else wrong."""
+    wrong = Sentence(caption="a horse", log_prob=-1.0, score=-0.5, tokens=())
+    return Captioned(
+        system="baseline", name=name, loss=1.0, accuracy=0.5,
+        decodings=[Decoding(beam=1), Decoding(beam=3)], without_photo=["a", "a"],
+        sentences={
+            split: [
+                {
+                    image: dataclasses.replace(wrong, caption=texts[0]) if place == right[split] else wrong
+                    for image, texts in REFERENCES[split].items()
+                }
+                for place in (0, 1)
+            ]
+            for split in REFERENCES
+        },
+    )  # fmt: skip
 
 
 def test_the_test_split_has_no_say_in_the_decoding() -> None:
-    references: dict[Split, dict[str, Sequence[str]]] = {
-        split: {f"{split}0": ["a black dog runs over the grass"], f"{split}1": ["the white cat sleeps in a box"]}
-        for split in ("val", "test")
-    }
-    wrong = Sentence(caption="a horse", log_prob=-1.0, score=-0.5, tokens=())
-    right: dict[Split, str] = {"val": "beam 3", "test": "greedy"}
-    sentences = {
-        split: {
-            decoding: {
-                image: dataclasses.replace(wrong, caption=texts[0]) if decoding == right[split] else wrong
-                for image, texts in references[split].items()
-            }
-            for decoding in ("greedy", "beam 3")
-        }
-        for split in references
-    }
-    system = Evaluated(system="baseline", config="tiny", loss=1.0, accuracy=0.5, sentences=sentences, without_photo={})
-    (row,) = _score([system], references)
-    assert row["best_decoding"] == "beam 3"
-    assert _best_scores(row)["cider"] == 0.0  # what it then gets on test, not the best there
+    (scored,) = _score([captioned("tiny", {"val": 1, "test": 0})], REFERENCES)
+    assert scored.best.decoding == Decoding(beam=3)
+    assert scored.best.test["strict"].cider == 0.0  # what it then gets on test, not the best there
 
 
-def test_the_gallery_holds_photos_of_each_third_by_the_leaders_score(evaluated: Path, params: Params) -> None:
-    shown = read_json(evaluated / EVALUATION / "gallery.json")
-    metrics = read_json(evaluated / "reports/tiny/metrics.json")
-    assert shown["judge"] == max(metrics, key=lambda name: metrics[name]["cider"])
-    assert shown["ranked"] == 3
-    assert [photo["third"] for photo in shown["photos"]] == ["good", "middling"]  # two photos for three thirds
-    assert [photo["rank"] for photo in shown["photos"]] == [1, 2]
-    rows = read_jsonl(evaluated / EVALUATION / f"captions/{shown['judge']}.jsonl")
-    captions = {row["image"]: row["captions"][shown["decoding"]]["caption"] for row in rows}
-    scores = Scorer({row["image"]: row["references"] for row in rows}).cider_by_image(captions)
-    assert [photo["cider"] for photo in shown["photos"]] == pytest.approx(
-        sorted(scores.values(), reverse=True)[:2], abs=1e-6
+def test_the_test_split_has_no_say_in_what_is_best() -> None:
+    """Nor in the gallery: the photos are ranked by the captions of the configuration that leads on validation."""
+    rivals = [captioned("leads_on_test", {"val": None, "test": 0}), captioned("leads_on_val", {"val": 1, "test": None})]
+    scored = _score(rivals, REFERENCES)
+    evaluation = Evaluation(dataset="tiny", dataset_digest="abc", idf="", configurations=scored)
+    assert (scored[0].best.test["strict"].cider or 0) > (scored[1].best.test["strict"].cider or 0)
+    assert evaluation.best.key == "baseline.leads_on_val"
+    gallery = _gallery(rivals, evaluation.best, REFERENCES["test"], photos=2)
+    assert (gallery.selected_by, gallery.decoding) == ("baseline.leads_on_val", "beam 3")
+    assert {photo.cider for photo in gallery.photos} == {0.0}
+
+
+def test_the_closing_line_and_the_gallery_name_the_best_on_validation(evaluated: Path, params: Params) -> None:
+    best = read_evaluation(evaluated).best
+    test = best.best.test["strict"]
+    (line,) = evaluate(params, evaluated)
+    assert line == (
+        f"evaluate: 4 configurations on 3 test photos; the best on validation is {best.key} "
+        f"({best.best.decoding.label}), on test BLEU-4 {test.bleu_4:.3f} and CIDEr {test.cider:.3f}"
     )
-    assert sum(scores.values()) / 3 == pytest.approx(metrics[shown["judge"]]["cider"], abs=1e-6)
+    shown = read_gallery(evaluated)
+    assert (shown.selected_by, shown.decoding, shown.ranked) == (best.key, best.best.decoding.label, 3)
+
+
+def test_the_gallery_holds_photos_of_each_third_by_the_best_configurations_score(evaluated: Path) -> None:
+    shown = read_gallery(evaluated)
+    assert [photo.tercile for photo in shown.photos] == ["best", "middle"]  # two photos for three thirds
+    assert [photo.rank for photo in shown.photos] == [1, 2]
+    rows = read_photo_captions(evaluated, shown.selected_by)
+    captions = {row.image: row.captions[shown.decoding].caption for row in rows}
+    scores = Scorer({row.image: row.references for row in rows}).cider_by_image(captions)
+    assert [photo.cider for photo in shown.photos] == pytest.approx(sorted(scores.values(), reverse=True)[:2], abs=1e-6)
+    metrics = read_json(evaluated / "reports/tiny/metrics.json")
+    assert sum(scores.values()) / 3 == pytest.approx(metrics[shown.selected_by]["cider"], abs=1e-6)
 
 
 def test_attention_maps_fit_their_captions(evaluated: Path) -> None:
-    folder = evaluated / EVALUATION / "attention"
-    assert [path.name for path in folder.iterdir()] == ["attention.tiny.json"]
-    maps = read_json(folder / "attention.tiny.json")
-    shown = read_json(evaluated / EVALUATION / "gallery.json")["photos"]
-    assert [entry["image"] for entry in maps] == [photo["image"] for photo in shown]
-    (scored,) = (
-        row for row in read_json(evaluated / EVALUATION / "scores.json")["systems"] if row["system"] == "attention"
-    )
-    rows = {row["image"]: row for row in read_jsonl(evaluated / EVALUATION / "captions/attention.tiny.jsonl")}
+    assert [path.name for path in (evaluated / EVALUATION / "attention").iterdir()] == ["attention.tiny.json"]
+    maps = read_attention(evaluated, "attention.tiny")
+    assert [entry.image for entry in maps] == [photo.image for photo in read_gallery(evaluated).photos]
+    chosen = read_evaluation(evaluated)["attention.tiny"].best.decoding.label
+    rows = {row.image: row for row in read_photo_captions(evaluated, "attention.tiny")}
     for entry in maps:
-        assert " ".join(entry["words"]) == rows[entry["image"]]["captions"][scored["best_decoding"]]["caption"]
-        assert len(entry["maps"]) == len(entry["words"])
-        assert [sum(shares) for shares in entry["maps"]] == pytest.approx([1] * len(entry["maps"]), abs=1e-4)
+        assert " ".join(entry.words) == rows[entry.image].captions[chosen].caption
+        assert len(entry.maps) == len(entry.words)
+        assert [sum(shares) for shares in entry.maps] == pytest.approx([1] * len(entry.maps), abs=1e-4)
 
 
-def test_the_retrieval_row_borrows_training_captions(evaluated: Path, params: Params, world: "World") -> None:
-    (entry,) = (
-        row for row in read_json(evaluated / EVALUATION / "scores.json")["systems"] if row["system"] == "retrieval"
-    )
-    assert entry["test"] == {"loss": None, "accuracy": None}
-    val = {each["decoding"]: each["scores"]["cider"] for each in entry["decodings"] if each["split"] == "val"}
-    assert list(val) == ["1 neighbour", "3 neighbours"]
-    assert val[entry["best_decoding"]] == max(val.values())
+def test_the_retrieval_row_borrows_training_captions(evaluated: Path, world: "World") -> None:
+    scored = read_evaluation(evaluated)["retrieval.tiny"]
+    assert (scored.loss, scored.accuracy) == (None, None)
+    assert [each.decoding for each in scored.decodings] == [Neighbours(neighbours=1), Neighbours(neighbours=3)]
+    assert scored.best.val.cider == max(each.val.cider or 0.0 for each in scored.decodings)
     learnt = {" ".join(caption.words) for caption in world.captions if caption.split == "train"}
-    rows = read_jsonl(evaluated / EVALUATION / "captions/retrieval.tiny.jsonl")
-    assert [row["image"] for row in rows] == ["test0.jpg", "test1.jpg", "test2.jpg"]
-    assert {said["caption"] for row in rows for said in row["captions"].values()} <= learnt
-    diagnostics = read_json(evaluated / EVALUATION / "diagnostics.json")
-    assert diagnostics["systems"]["retrieval.tiny"]["complaints"]["copied"] == 1.0
+    rows = read_photo_captions(evaluated, "retrieval.tiny")
+    assert [row.image for row in rows] == ["test0.jpg", "test1.jpg", "test2.jpg"]
+    assert [list(row.captions) for row in rows] == [["1 neighbour", "3 neighbours"]] * 3
+    assert {said.caption for row in rows for said in row.captions.values()} <= learnt
+    found = read_diagnostics(evaluated).configurations["retrieval.tiny"]
+    assert found.caption_statistics.copied == 1.0
+
+
+def test_a_retrieved_caption_has_no_probability(evaluated: Path) -> None:
+    for key in ("retrieval.tiny", "baseline.tiny"):
+        rows = read_jsonl(evaluated / EVALUATION / f"captions/{key}.jsonl")
+        log_probs = {said["log_prob"] for row in rows for said in row["captions"].values()}
+        if key == "retrieval.tiny":
+            assert log_probs == {None}
+        else:
+            assert max(log_probs) < 0
 
 
 @pytest.mark.parametrize("system", [*NAMES, "retrieval"])
-def test_diagnostics_are_of_the_best_decoding(evaluated: Path, system: str) -> None:
-    found = read_json(evaluated / EVALUATION / "diagnostics.json")
-    own = found["systems"][f"{system}.tiny"]
-    metrics = read_json(evaluated / "reports/tiny/metrics.json")[f"{system}.tiny"]
-    assert own["language_bias"]["right"] == pytest.approx(metrics, abs=1e-6)
-    for key, value in metrics.items():
-        low, high = found["intervals"][f"{system}.tiny"][key]
+def test_diagnostics_are_of_the_chosen_decoding(evaluated: Path, system: str) -> None:
+    key = f"{system}.tiny"
+    found = read_diagnostics(evaluated)
+    own = found.configurations[key]
+    metrics = read_json(evaluated / "reports/tiny/metrics.json")[key]
+    assert own.language_bias.right == pytest.approx(metrics, abs=1e-6)
+    for score_name, value in metrics.items():
+        low, high = found.intervals[key][score_name]
         assert low <= value <= high
-    assert "truth" not in own  # which only drawn scenes know
-    assert set(found["pairs"][f"{system}.tiny"]) == {f"{name}.tiny" for name in (*NAMES, "retrieval")} - {
-        f"{system}.tiny"
-    }
+    assert own.attributes is None  # which only drawn scenes know
+    assert set(found.pairs[key]) == {f"{name}.tiny" for name in (*NAMES, "retrieval")} - {key}
 
 
 @pytest.mark.parametrize("grid", [False, True])
@@ -317,15 +368,31 @@ def test_no_photo_is_the_mean_of_the_training_photos(world: "World", grid: bool)
         torch.testing.assert_close(mean.grid_PRC.float(), expected_PRC, atol=5e-3, rtol=1e-3)
 
 
-def test_the_signature_says_what_was_compared(evaluated: Path) -> None:
-    assert read_json(evaluated / EVALUATION / "scores.json")["signature"] == {
-        "dataset": "abc", "name": "tiny", "length_penalty": 0.7, "max_words": 7,
-        "idf": "references of the scored split",
-    }  # fmt: skip
+def test_scores_say_what_they_were_computed_against(evaluated: Path) -> None:
+    found = read_evaluation(evaluated)
+    assert (found.dataset, found.dataset_digest) == ("tiny", "abc")
+    assert found.idf == "references of the scored split"
 
 
-def test_evaluated_twice_gives_the_same_bytes(evaluated: Path, params: Params) -> None:
+def test_evaluated_twice_gives_the_same_bytes_and_decodes_once(
+    evaluated: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = digests(evaluated / EVALUATION)
+    searched: list[Members] = []
+    search = Finder.search
+
+    def spied(finder: Finder, members: Members) -> Candidates:
+        searched.append(members)
+        return search(finder, members)
+
+    monkeypatch.setattr(Finder, "search", spied)
+    evaluate(params, evaluated)
+    assert searched == []
+    assert digests(evaluated / EVALUATION) == before
+    shutil.rmtree(evaluated / ".resume")
+    more = dataclasses.replace(params, ensemble={"one": EnsembleParams(members=("attention.tiny",))})
+    evaluate(more, evaluated)
+    assert searched == [((system, "tiny"),) for system in NAMES]  # the ensemble of one has the same members
     evaluate(params, evaluated)
     assert digests(evaluated / EVALUATION) == before
 
@@ -334,70 +401,61 @@ def test_evaluated_twice_gives_the_same_bytes(evaluated: Path, params: Params) -
 def shop(evaluated: Path, tmp_path: Path) -> Path:
     """A copy of the tree to release from."""
     shutil.copytree(evaluated / "artifacts", tmp_path / "shop/artifacts")
-    manifest = read_json(evaluated / DATASET / "manifest.json")
-    write_json(tmp_path / "shop" / DATASET / "manifest.json", manifest | {"splits": {"train": 6, "val": 3, "test": 3}})
     return tmp_path / "shop"
-
-
-def best_of(root: Path, name: str) -> dict[str, Any]:
-    """The strict test scores of a system's best decoding, and its beam."""
-    entries = read_json(root / EVALUATION / "scores.json")["systems"]
-    (entry,) = (entry for entry in entries if f"{entry['system']}.{entry['config']}" == name)
-    (decoded,) = (
-        each for each in entry["decodings"]
-        if (each["decoding"], each["split"], each["protocol"]) == (entry["best_decoding"], "test", "strict")
-    )  # fmt: skip
-    return {"beam": decoded["beam"], "scores": decoded["scores"]}
 
 
 @pytest.mark.parametrize("name", [f"{system}.tiny" for system in NAMES])
 def test_a_released_system_says_the_same_and_carries_its_scores(shop: Path, world: "World", name: str) -> None:
-    (line,) = release(shop, name)
+    line, back = release(shop, name)
+    assert back == "to go back: git restore src/captionlab/released/captioner.safetensors docs/model-card.md"
     assert line.startswith(f"{name} is released as src/captionlab/released/captioner.safetensors (0.0 MB, 16 bits; ")
     system = name.split(".")[0]
-    ours = Captioner.load(shop / CHECKPOINT)
-    theirs = Captioner.load(shop / MODELS / system / "tiny/checkpoint.safetensors")
+    trained = checkpoint_of(shop, system, "tiny")
+    ours, theirs = Captioner.load(shop / RELEASED), Captioner.load(trained)
     assert theirs.release is None
     assert ours.release is not None
-    expected = best_of(shop, name)
-    assert (ours.release.beam, ours.release.scores) == (expected["beam"], expected["scores"])
-    assert (ours.release.dataset_digest, ours.release.length_penalty, ours.release.max_words) == ("abc", 0.7, 7)
+    best = read_evaluation(shop)[name].best
+    assert ours.decoding == theirs.decoding == best.decoding
+    assert (ours.release.scores, ours.release.dataset_digest) == (best.test["strict"], "abc")
+    assert ours.release.photos == {"train": 6, "val": 3, "test": 3}
     assert ours.vocab == theirs.vocab
     assert ours.identity == theirs.identity
-    assert (shop / CHECKPOINT).stat().st_size < (shop / MODELS / system / "tiny/checkpoint.safetensors").stat().st_size
+    assert (shop / RELEASED).stat().st_size < trained.stat().st_size
     features = world.split("test", system == "attention").features(range(3))
-    said = [each.describe(features, beam=3, length_penalty=0.7, max_words=7) for each in (ours, theirs)]
+    said = [each.describe(features) for each in (ours, theirs)]
     assert [photo[0].tokens for photo in said[0]] == [photo[0].tokens for photo in said[1]]
     card = (shop / CARD).read_text(encoding="utf-8")
-    assert f"| CIDEr-D | {expected['scores']['cider']:.3f} |" in card
+    assert f"| CIDEr-D | {best.test['strict'].cider:.3f} |" in card
     assert "n/a (needs Java)" in card
     assert "## Language bias" in card
 
 
 def test_the_best_on_validation_is_released_with_what_evaluate_found(shop: Path) -> None:
-    scores = read_json(shop / EVALUATION / "scores.json")
-    for entry in scores["systems"]:
-        for each in entry["decodings"]:
-            # what is best on test has no say
-            if each["protocol"] == "strict":
-                each["scores"]["cider"] = 9.0 if (each["split"] == "val") == (entry["system"] == "modified") else 1.0
-    write_json(shop / EVALUATION / "scores.json", scores)
     name = "modified.tiny"
+    configurations = (
+        configuration_scores("baseline", "tiny", val=0.2, test=0.5),
+        configuration_scores("modified", "tiny", val=0.3, test=0.1),
+        configuration_scores("retrieval", "tiny", val=0.9, test=0.9),  # it has no checkpoint
+    )
+    evaluation = dataclasses.replace(read_evaluation(shop), configurations=configurations)
+    write_evaluation(shop / EVALUATION, evaluation)
     per_score = {"bleu_4": 0.5, "cider": 1.0}
-    write_json(shop / EVALUATION / "diagnostics.json", {
-        "intervals": {name: {"cider": [0.25, 1.75]}},
-        "systems": {name: {
-            "language_bias": {way: per_score for way in ("right", "wrong", "without", "earned")},
-            "complaints": {
-                "distinct": 0.5, "repeated": 0.25, "copied": 0.125, "words": 7, "length": 4.5,
-                "colours": {"precision": 0.75}, "counts": {"precision": None},
-            },
-        }},
-    })  # fmt: skip
-    (line,) = release(shop)
+    colours = WordAgreement(said=4, precision=0.75, expected=0, recall=None)
+    found = ConfigurationDiagnostics(
+        language_bias=LanguageBias(right=per_score, wrong=per_score, without=per_score, image_contribution=per_score),
+        caption_statistics=CaptionStatistics(
+            distinct=0.5, repeated=0.25, copied=0.125, words=7, length=4.5, colours=colours,
+            counts=WordAgreement(said=0, precision=None, expected=0, recall=None),
+        ),
+    )  # fmt: skip
+    diagnostics = Diagnostics(
+        settings={}, configurations={name: found}, intervals={name: {"cider": (0.25, 1.75)}}, pairs={}
+    )
+    write_diagnostics(shop / EVALUATION, diagnostics)
+    line, _ = release(shop)
     assert line.startswith("modified.tiny ")
     card = (shop / CARD).read_text(encoding="utf-8")
-    assert "| CIDEr-D | 1.000 [0.250, 1.750] |" in card
+    assert "| CIDEr-D | 0.300 [0.250, 1.750] |" in card
     assert "| CIDEr-D | 1.000 | 1.000 | 1.000 | 1.000 |" in card
     assert "50 % of the captions are different" in card
     assert "Of the colours it names, 75 %" in card
@@ -409,9 +467,9 @@ def test_the_best_on_validation_is_released_with_what_evaluate_found(shop: Path)
 
 def test_weights_that_16_bits_would_change_stay_in_32(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(releasing, "MIN_UNCHANGED", 1.1)
-    (line,) = release(shop, "baseline.tiny")
+    line, _ = release(shop, "baseline.tiny")
     assert "32 bits" in line
-    loaded = Captioner.load(shop / CHECKPOINT)
+    loaded = Captioner.load(shop / RELEASED)
     assert loaded.release is not None
     assert (loaded.release.bits, loaded.release.unchanged) == (32, 1.0)
     original = Captioner.load(shop / MODELS / "baseline/tiny/checkpoint.safetensors").model.state_dict()
@@ -454,7 +512,7 @@ def test_a_missing_checkpoint_is_refused_and_old_scores_stay(copy: Path, params:
 def test_a_test_photo_without_words_is_refused(copy: Path, params: Params) -> None:
     rows = [row | {"words": []} if row["image"] == "test1.jpg" else row for row in read_jsonl(copy / CAPTIONS)]
     write_jsonl(copy / CAPTIONS, rows)
-    with pytest.raises(CaptionlabError, match="some photos of split test have no caption"):
+    with pytest.raises(CaptionlabError, match=r"1 photos of split test have no caption with words, test1\.jpg for one"):
         evaluate(params, copy)
 
 
@@ -528,38 +586,40 @@ def test_finetuned_systems_and_ensembles_are_rows_of_the_comparison(
     assert digests(root / MODELS / "attention") == before
     first = digests(root / MODELS / "finetune")
     assert {Path(name).name for name in first} == {"checkpoint.safetensors", "history.csv", "summary.json"}
-    with (root / MODELS / "finetune/rewarded/history.csv").open(newline="") as table:
-        assert all(float(row["val_cider"]) >= 0 and float(row["train_reward"]) >= 0 for row in csv.DictReader(table))
+    history = read_training(root / MODELS / "finetune/rewarded").history
+    assert len(history) == 2
+    assert all((epoch.val_cider or -1) >= 0 and (epoch.train_reward or -1) >= 0 for epoch in history)
     finetune(params, root, "rewarded")
     finetune(params, root, "taught")
     assert digests(root / MODELS / "finetune") == first
 
     evaluate(params, root)
-    rows = {f"{row['system']}.{row['config']}": row for row in read_json(root / EVALUATION / "scores.json")["systems"]}
-    assert list(rows) == [*(f"{system}.{name}" for system, name in params.configurations()), "retrieval.tiny"]
-    assert rows["ensemble.one"]["decodings"] == rows["attention.tiny"]["decodings"]
-    assert rows["ensemble.one"]["test"] == pytest.approx(rows["attention.tiny"]["test"], abs=2e-6)
-    greedy = [
-        [entry for entry in rows[name]["decodings"] if entry["decoding"] == "greedy"]
-        for name in ("ensemble.one", "ensemble.reranked")
-    ]
-    assert greedy[0] == greedy[1]  # a single candidate is not ranked
+    evaluation = read_evaluation(root)
+    keys = [each.key for each in evaluation.configurations]
+    assert keys == [*(f"{system}.{name}" for system, name in params.configurations()), "retrieval.tiny"]
+    alone, single = evaluation["ensemble.one"], evaluation["attention.tiny"]
+    assert (alone.decodings, alone.chosen) == (single.decodings, single.chosen)
+    assert (alone.loss, alone.accuracy) == pytest.approx((single.loss, single.accuracy), abs=2e-6)
+    reranked = evaluation["ensemble.reranked"]
+    assert alone.decodings[0].decoding == Decoding(beam=1, max_words=7)
+    assert reranked.decodings[0] == alone.decodings[0]  # a single candidate is not ranked
     runs = {run.name: run for run in results.load(params, root).runs}
     members = [runs[name].row().parameters or 0 for name in ("attention.tiny", "finetune.rewarded", "baseline.tiny")]
     assert runs["ensemble.three"].row().parameters == sum(members)
-    assert figures.png(figures.curves, list(runs.values()))
-    assert "8 runs in MLflow" in track(params, root)[0]
-    assert "8 already there" in track(params, root)[0]
+    assert "9 runs in MLflow" in track(params, root)[0]
+    assert "9 already there" in track(params, root)[0]
 
 
 def test_an_ensemble_wants_one_vocabulary(trained: Path, tmp_path: Path) -> None:
     paths = [trained / MODELS / system / "tiny/checkpoint.safetensors" for system in ("attention", "baseline")]
-    model, vocab, identity = load_checkpoint(paths[1])
-    other = dataclasses.replace(vocab, words=(*vocab.words[:-1], "zebra"))
-    save_checkpoint(tmp_path / "other.safetensors", model, other, identity)
-    Captioner.load_ensemble(paths)
+    checkpoint = load_checkpoint(paths[1])
+    vocab = dataclasses.replace(checkpoint.vocab, words=(*checkpoint.vocab.words[:-1], "zebra"))
+    save_checkpoint(tmp_path / "other.safetensors", dataclasses.replace(checkpoint, vocab=vocab))
+    both = EnsembleCaptioner.load(paths)
+    assert [member.identity.system for member in both.members] == ["attention", "baseline"]
+    assert both.sources == {"tiny": True}  # the baseline reads the pooled vectors beside the grid
     with pytest.raises(CaptionlabError, match="know different words; an ensemble needs one vocabulary"):
-        Captioner.load_ensemble([paths[0], tmp_path / "other.safetensors"])
+        EnsembleCaptioner.load([paths[0], tmp_path / "other.safetensors"])
 
 
 def test_a_checkpoint_of_other_sizes_is_not_finetuned(

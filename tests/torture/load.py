@@ -23,6 +23,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from captionlab.core.records import Decoding
 from captionlab.inference.captioner import RELEASED
 from captionlab.serving import registry
 from torture.tally import Tally
@@ -33,6 +34,7 @@ CROWD = 64  # more than the demo lets wait, and than MLflow's server may have co
 CONNECTIONS = 32
 LONGEST = 30.0  # seconds that a caption may take while CLIENTS ask
 GROWTH = 1.1  # of the memory from the second quarter of the time to the last
+RELEASED_MODEL = f"models:/{registry.MODEL}@{registry.RELEASED_ALIAS}"
 OK, REFUSED = "200", "HTTP Error 503: Service Unavailable"
 
 
@@ -74,7 +76,7 @@ DEMO = Service(
 )
 MLFLOW = Service(
     name="mlflow models serve",
-    command=("mlflow", "models", "serve", "--env-manager", "local", "--model-uri", registry.best_model("scenes")),
+    command=("mlflow", "models", "serve", "--env-manager", "local", "--model-uri", RELEASED_MODEL),
     path="/invocations",
     alive="/ping",
     body=lambda photo: json.dumps({
@@ -88,9 +90,9 @@ def load(folder: Path, seconds: float, *, short: bool) -> list[Tally]:
     photos = [_photo(folder / f"{number}.jpg") for number in range(16)]
     if not short:
         candidate = registry.Candidate(
-            name="released", checkpoint=RELEASED, result_key="load", dataset="load", score=0.0, tags={}
+            name="released", checkpoint=RELEASED, decoding=Decoding(), dataset="load", tags={}
         )
-        registry.register(folder, "load", candidate)
+        registry.register_released(folder, "load", candidate)
     services = (DEMO,) if short else (DEMO, MLFLOW)
     return [tally for service in services for tally in _try(service, folder, photos, seconds)]
 

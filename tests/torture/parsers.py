@@ -19,10 +19,12 @@ from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import save
 
+from builders import identity
 from captionlab.commands.preset import apply_preset
 from captionlab.commands.score import score_files
 from captionlab.config import Params, build_system, load_params
 from captionlab.core.files import read_json, read_jsonl
+from captionlab.core.records import Decoding
 from captionlab.core.strict import build
 from captionlab.data.photos import FORMATS, read_photo
 from captionlab.data.store import open_store
@@ -36,7 +38,7 @@ from captionlab.datasets.parquet import parquet
 from captionlab.datasets.scenes import scene_words
 from captionlab.errors import CaptionlabError
 from captionlab.models.build import build_model
-from captionlab.training.checkpoint import Identity, load_checkpoint, read_release, save_checkpoint
+from captionlab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from torture.fuzz import Parser, mutate_bytes, mutate_json
 
 ROOT = Path(__file__).parents[2]
@@ -352,12 +354,11 @@ def _checkpoints() -> tuple[list[bytes], list[bytes]]:
     with tempfile.TemporaryDirectory() as place:
         for system, own in configs.items():
             values = {"encoder": "e", "embedding": 4, "hidden": 4, "layers": 1, "dropout": 0.0, **own}
-            model = build_model(build_system(system, values), vocab=len(vocab), pooled=3, channels=5)
-            identity = Identity(
-                system=system, name="tiny", config=values, encoder="e", preprocessing="square_bicubic",
-                encoder_weights="0" * 16, grid=2, pooled=3, channels=5, cleaning="standard", training_key="k",
-            )  # fmt: skip
-            save_checkpoint(Path(place) / "x", model, vocab, identity)
+            config = build_system(system, values)
+            model = build_model(config, vocab=len(vocab), pooled=3, channels=5)
+            about = identity(system, config, encoder="e", pooled=3, channels=5)
+            made = Checkpoint(model=model, vocab=vocab, identity=about, decoding=Decoding())
+            save_checkpoint(Path(place) / "x", made)
             sound.append((Path(place) / "x").read_bytes())
     nasty = [b"", b"\x80\x04.", struct.pack("<Q", 1 << 62), struct.pack("<Q", 2) + b"{}", save({"a": torch.zeros(1)})]
     return sound, nasty
@@ -385,9 +386,7 @@ def _mutate_checkpoint(rng: Random, corpus: Sequence[bytes]) -> bytes:
 def _checkpoint(data: bytes, work: Path) -> None:
     path = work / "checkpoint.safetensors"
     path.write_bytes(data)
-    _, vocabulary, _ = load_checkpoint(path)
-    assert vocabulary.digest
-    read_release(path)
+    assert load_checkpoint(path).vocab.digest
 
 
 def _npy(array: Any) -> bytes:

@@ -1,6 +1,5 @@
 """MLflow for real: SQLite files, processes, a server that is killed. No mocks."""
 
-import csv
 import dataclasses
 import json
 import os
@@ -23,11 +22,17 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
-from captionlab import config
+from captionlab.config import Params, load_params
+from captionlab.core.files import write_json
+from captionlab.core.records import MODELS, TIMINGS, Decoding
+from captionlab.core.results import read_evaluation, read_training
 from captionlab.serving import registry
 from captionlab.stages.track import track
 from captionlab.tracking import runs as tracking
+from captionlab.tracking import store
 from captionlab.tracking.ui import ui
+from captionlab.training.checkpoint import load_checkpoint
+from results_tree import history, write_results
 from servers import kill, serving, wait_for
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,63 +55,45 @@ def root(tmp_path: Path, empty_database: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="session")
-def params() -> config.Params:
-    everything = config.load_params(REPOSITORY / "params.yaml")
+def two_baselines() -> Params:
+    """The repository's parameters with two configurations of one system."""
+    everything = load_params(REPOSITORY / "params.yaml")
     baseline = {name: everything.baseline[name] for name in CONFIGS}
-    return dataclasses.replace(everything, baseline=baseline, modified={}, attention={})
+    return dataclasses.replace(everything, baseline=baseline, modified={}, attention={}, retrieval={})
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    return two_baselines()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The captioner that ships is large, and one test registers it."""
+    monkeypatch.setattr("captionlab.stages.track.RELEASED", Path("nothing"))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A locked database is given up after a fifth of a second."""
+    for module in (tracking, store):
+        monkeypatch.setattr(module, "LIVE_SECONDS", 0.2)
 
 
 def epoch_metrics(name: str, epoch: int) -> dict[str, float]:
-    slow = 1 + CONFIGS.index(name)
-    return {"train_loss": 4.0 * slow / epoch, "val_loss": 5.0 * slow / epoch, "learning_rate": 0.001 / epoch}
+    """What a training logs of an epoch."""
+    row = history(3, CONFIGS.index(name))[epoch - 1].rounded()
+    return {key: value for key, value in row.items() if key != "epoch"}
 
 
-def write_pipeline(root: Path, bleu: float = 0.2, epochs: int = 3, training: str = "key") -> None:
-    """The files that the stages before ``track`` leave."""
-    systems = []
-    for name in CONFIGS:
-        folder = root / "artifacts/models/baseline" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "history.csv").open("w", newline="") as out:
-            table = csv.writer(out)
-            table.writerow(["epoch", *CURVES])
-            for epoch in range(1, epochs + 1):
-                table.writerow([epoch, *(f"{value:.6f}" for value in epoch_metrics(name, epoch).values())])
-        summary: dict[str, Any] = {"system": "baseline", "config": name, "encoder": f"efficientnet_{name}"}
-        summary |= {"parameters": 1000, "megabytes": 0.004, "epochs": epochs, "best_epoch": epochs}
-        summary |= {"training_key": f"{training}-{name}"}
-        summary |= {"params": {"hidden": 256, "training.seed": 1}}
-        (folder / "summary.json").write_text(json.dumps(summary))
-        (folder / "checkpoint.safetensors").write_bytes(b"weights of " + name.encode())
-        captions = root / f"artifacts/evaluation/captions/baseline.{name}.jsonl"
-        captions.parent.mkdir(parents=True, exist_ok=True)
-        spoken = {"greedy": {"caption": "a dog"}, "beam 3": {"caption": "a dog runs"}}
-        captions.write_text(json.dumps({"image": "1.png", "references": ["A secret."], "captions": spoken}) + "\n")
-        entry = {"system": "baseline", "config": name, "best_decoding": "beam 3", "decodings": decodings(bleu)}
-        systems.append({**entry, "test": {"loss": 2.5, "accuracy": 0.5}})
-    signature = {"dataset": "abc", "name": "scenes", "length_penalty": 0.7, "max_words": 30}
-    scores = {"signature": signature, "systems": systems}
-    (root / "artifacts/evaluation/scores.json").write_text(json.dumps(scores))
+def write_pipeline(root: Path, bleu: float = 0.2, key: str = "key") -> None:
+    """The files that the stages before ``track`` leave. On validation lite0 is better, on test lite1."""
+    quality = {"baseline.lite0": (bleu + 0.01, bleu), "baseline.lite1": (bleu, bleu + 0.01)}
+    write_results(root, two_baselines(), quality, epochs=3, key=key)
     (root / "reports/scenes").mkdir(parents=True, exist_ok=True)
     (root / "reports/scenes/comparison.csv").write_text("system\nbaseline\n")
-    (root / "artifacts/timings").mkdir(exist_ok=True)
     timing = {"stage": "train_baseline", "seconds": 1.5, "peak_megabytes": 900}
-    (root / "artifacts/timings/train_baseline.lite1.json").write_text(json.dumps(timing))
-
-
-def decodings(bleu: float) -> list[dict[str, Any]]:
-    rows = []
-    for decoding, split, protocol, value in (
-        ("greedy", "test", "strict", bleu - 0.05),
-        ("beam 3", "test", "strict", bleu),
-        ("beam 3", "test", "report_a", bleu + 0.3),
-        ("greedy", "test", "report_a", bleu + 0.2),
-        ("beam 3", "val", "strict", bleu + 0.01),
-    ):
-        scores = {"bleu_4": value, "cider": None if protocol != "strict" else 3 * value, "meteor": None}
-        rows.append({"decoding": decoding, "split": split, "protocol": protocol, "scores": scores})
-    return rows
+    write_json(root / TIMINGS / "train_baseline.lite1.json", timing)
 
 
 def runs(root: Path, uri: str = "") -> dict[str, list[Run]]:
@@ -142,35 +129,33 @@ def train(root: Path, name: str = "lite0", *, first: int = 1, last: int = 3, die
             tracker.log_epoch(epoch, epoch_metrics(name, epoch))
 
 
-def test_a_pipeline_without_live_tracking_is_published_from_its_files(root: Path, params: config.Params) -> None:
+def test_a_pipeline_without_live_tracking_is_published_from_its_files(root: Path, params: Params) -> None:
     lines = track(params, root)
     assert "2 created, 0 completed, 0 already there" in lines[0]
     found = runs(root)
     assert sorted(found) == ["baseline.lite0", "baseline.lite1"]
     (run,) = found["baseline.lite1"]
     assert run.info.status == "FINISHED"
-    assert run.data.params == {
-        "hidden": "256",
-        "training.seed": "1",
-        "decoding": "beam 3",
-        "evaluate.length_penalty": "0.7",
-        "evaluate.max_words": "30",
+    decoding = {"decoding": "beam 3", "evaluate.length_penalty": "0.7", "evaluate.max_words": "30"}
+    settings = read_training(root / MODELS / "baseline/lite1").summary.params
+    assert run.data.params == {key: str(value) for key, value in settings.items()} | decoding
+    assert (settings["hidden"], settings["training.seed"]) == (256, 1)
+    scores = read_evaluation(root)["baseline.lite1"]
+    expected_scores = {
+        "": scores.best.test["strict"], "val/": scores.best.val, "with_greedy/": scores.decodings[0].test["strict"],
+        "with_beam_3/": scores.decodings[1].test["strict"], "with_beam_5/": scores.decodings[2].test["strict"],
+        "report_a/": scores.best.test["report_a"], "report_b/": scores.best.test["report_b"],
+    }  # fmt: skip
+    expected_metrics = {
+        f"{prefix}{key}": value
+        for prefix, of in expected_scores.items()
+        for key, value in dataclasses.asdict(of).items()
+        if value is not None
     }
-    assert {key: run.data.metrics[key] for key in run.data.metrics if "loss" not in key and key != "learning_rate"} == {
-        "parameters": 1000,
-        "megabytes": 0.004,
-        "epochs": 3,
-        "test_accuracy": 0.5,
-        "bleu_4": 0.2,
-        "cider": pytest.approx(0.6),
-        "with_greedy/bleu_4": pytest.approx(0.15),
-        "with_greedy/cider": pytest.approx(0.45),
-        "with_beam_3/bleu_4": 0.2,
-        "with_beam_3/cider": pytest.approx(0.6),
-        "report_a/bleu_4": 0.5,
-        "val/bleu_4": pytest.approx(0.21),
-        "val/cider": pytest.approx(0.63),
-    }
+    expected_metrics |= {"parameters": 256_000, "megabytes": 4.8, "epochs": 3, "test_loss": 2.79, "test_accuracy": 0.51}
+    found_metrics = {key: value for key, value in run.data.metrics.items() if key not in epoch_metrics("lite1", 1)}
+    assert found_metrics == pytest.approx(expected_metrics, abs=1e-4)
+    assert found_metrics["bleu_4"] == 0.21
     for key in CURVES:
         assert points(root, run, key) == expected("lite1", key)
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith(("mlflow.", "captionlab."))}
@@ -179,18 +164,20 @@ def test_a_pipeline_without_live_tracking_is_published_from_its_files(root: Path
         "configuration": "lite1",
         "encoder": "efficientnet_lite1",
         "dataset": "scenes",
-        "dataset_digest": "abc",
+        "dataset_digest": "0123456789abcdef",
         "decoding": "beam 3",
     }
     stored = root / "mlartifacts" / EXPERIMENT / run.info.run_id / "artifacts"
     names = sorted(path.name for path in stored.iterdir())
     assert names == ["captions.csv", "comparison.csv", "history.csv", "summary.json"]
-    assert (stored / "captions.csv").read_text() == "image,caption\n1.png,a dog runs\n"
+    captions = (stored / "captions.csv").read_text().splitlines()
+    assert captions[:2] == ["image,caption", "00.jpg,a dog is outside"]
+    assert len(captions) == 1 + 12
     timings = (root / "reports/scenes/timings.csv").read_text()
     assert timings == "stage,item,seconds,peak_megabytes\ntrain_baseline,lite1,1.5,900\n"
 
 
-def test_publishing_again_changes_nothing(root: Path, params: config.Params) -> None:
+def test_publishing_again_changes_nothing(root: Path, params: Params) -> None:
     track(params, root)
     before = {name: [run.to_dictionary() for run in group] for name, group in runs(root).items()}
     began = time.monotonic()
@@ -201,7 +188,36 @@ def test_publishing_again_changes_nothing(root: Path, params: config.Params) -> 
     assert {name: [run.to_dictionary() for run in group] for name, group in runs(root).items()} == before
 
 
-def test_a_killed_training_and_its_publication_share_one_run(root: Path, params: config.Params) -> None:
+def test_retrieval_is_a_run_and_what_it_beats_is_not_the_best_model(root: Path, params: Params) -> None:
+    with_retrieval = dataclasses.replace(params, retrieval=load_params(REPOSITORY / "params.yaml").retrieval)
+    write_results(root, with_retrieval, {"retrieval.lite2": (0.3, 0.3)}, epochs=3)
+    lines = track(with_retrieval, root)
+    assert "3 created, 0 completed, 0 already there" in lines[0]
+    assert lines[1].endswith(f"{registry.best_model('scenes')}: none is better than retrieval")
+    (run,) = runs(root)["retrieval.lite2"]
+    assert (run.data.tags["decoding"], run.data.metrics["bleu_4"]) == ("3 neighbours", 0.3)
+    assert "test_loss" not in run.data.metrics
+    stored = root / "mlartifacts" / EXPERIMENT / run.info.run_id / "artifacts"
+    names = [path.name for path in stored.iterdir()]
+    assert names == ["comparison.csv"]  # no captions: it quotes those of others
+
+    write_results(root, with_retrieval, {"retrieval.lite2": (0.1, 0.1)}, epochs=3)
+    assert track(with_retrieval, root)[1].endswith(f"{registry.best_model('scenes')} is version 1")
+
+
+def test_the_captioner_that_ships_has_a_version_and_an_alias_of_its_own(
+    root: Path, params: Params, released: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captionlab.stages.track.RELEASED", released)
+    assert track(params, root)[2] == "models:/captionlab@released is version 2"
+    with registry.local_checkpoint(root, "models:/captionlab@released") as path:
+        registered = load_checkpoint(path)
+    shipped = load_checkpoint(released)
+    assert (registered.identity, registered.decoding) == (shipped.identity, shipped.decoding)
+    assert track(params, root)[2] == "models:/captionlab@released is version 2"
+
+
+def test_a_killed_training_and_its_publication_share_one_run(root: Path, params: Params) -> None:
     with pytest.raises(MemoryError):
         train(root, dies_in=3)
     (killed,) = runs(root)["baseline.lite0"]
@@ -220,14 +236,14 @@ def test_a_killed_training_and_its_publication_share_one_run(root: Path, params:
         assert points(root, published, key) == expected("lite0", key)
 
 
-def test_epochs_that_could_not_be_logged_live_are_filled_in(root: Path, params: config.Params) -> None:
+def test_epochs_that_could_not_be_logged_live_are_filled_in(root: Path, params: Params) -> None:
     train(root, last=1)
     track(params, root)
     (run,) = runs(root)["baseline.lite0"]
     assert points(root, run, "val_loss") == expected("lite0", "val_loss")
 
 
-def test_a_new_evaluation_of_the_same_training_is_a_second_run(root: Path, params: config.Params) -> None:
+def test_a_new_evaluation_of_the_same_training_is_a_second_run(root: Path, params: Params) -> None:
     train(root)
     track(params, root)
     write_pipeline(root, bleu=0.25)
@@ -239,7 +255,7 @@ def test_a_new_evaluation_of_the_same_training_is_a_second_run(root: Path, param
     assert "0 created, 0 completed, 2 already there" in track(params, root)[0]
 
 
-def test_a_repeated_training_with_the_same_result_leaves_one_run(root: Path, params: config.Params) -> None:
+def test_a_repeated_training_with_the_same_result_leaves_one_run(root: Path, params: Params) -> None:
     track(params, root)
     (published,) = runs(root)["baseline.lite0"]
     train(root)
@@ -250,7 +266,7 @@ def test_a_repeated_training_with_the_same_result_leaves_one_run(root: Path, par
 
 @pytest.mark.parametrize("repeated", [False, True])
 def test_a_training_that_another_process_publishes_meanwhile_goes_on_in_silence(
-    root: Path, params: config.Params, capsys: pytest.CaptureFixture[str], repeated: bool
+    root: Path, params: Params, capsys: pytest.CaptureFixture[str], repeated: bool
 ) -> None:
     if repeated:
         track(params, root)
@@ -266,7 +282,7 @@ def test_a_training_that_another_process_publishes_meanwhile_goes_on_in_silence(
     assert points(root, run, "val_loss") == expected("lite0", "val_loss")
 
 
-def test_curves_of_another_try_are_not_mixed_in(root: Path, params: config.Params) -> None:
+def test_curves_of_another_try_are_not_mixed_in(root: Path, params: Params) -> None:
     with tracking.open_tracker(root, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker:
         tracker.log_epoch(1, {"train_loss": 9.0, "val_loss": 9.0})
     track(params, root)
@@ -274,7 +290,7 @@ def test_curves_of_another_try_are_not_mixed_in(root: Path, params: config.Param
     assert points(root, run, "val_loss") == expected("lite0", "val_loss")
 
 
-def test_a_deleted_experiment_is_taken_from_the_trash(root: Path, params: config.Params) -> None:
+def test_a_deleted_experiment_is_taken_from_the_trash(root: Path, params: Params) -> None:
     track(params, root)
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     client.delete_experiment(experiment_id(client))
@@ -283,7 +299,7 @@ def test_a_deleted_experiment_is_taken_from_the_trash(root: Path, params: config
 
 
 def test_a_queued_experiment_lands_in_the_database_it_was_cloned_from(
-    root: Path, params: config.Params, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    root: Path, params: Params, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clone = tmp_path_factory.mktemp("clone")
     write_pipeline(clone)
@@ -296,7 +312,7 @@ def test_a_queued_experiment_lands_in_the_database_it_was_cloned_from(
     assert run.info.artifact_uri.startswith((root / "mlartifacts").as_uri())
 
 
-def test_a_moved_repository_is_told_so(root: Path, params: config.Params, tmp_path: Path) -> None:
+def test_a_moved_repository_is_told_so(root: Path, params: Params, tmp_path: Path) -> None:
     track(params, root)
     moved = tmp_path / "moved"
     moved.mkdir()
@@ -311,13 +327,11 @@ WORKER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import test_tracking as t
-from captionlab import config
-from captionlab.stages.track import track
-everything = config.load_params(t.REPOSITORY / "params.yaml")
-kept = {{name: everything.baseline[name] for name in t.CONFIGS}}
+from captionlab.stages import track
+from tracking import test_runs as t
+track.RELEASED = Path("nothing")
 t.train(Path({root!r}))
-print(track(t.dataclasses.replace(everything, baseline=kept, modified={{}}, attention={{}}), Path({root!r}))[0])
+print(track.track(t.two_baselines(), Path({root!r}))[0])
 """
 
 
@@ -359,9 +373,8 @@ def test_a_kill_while_the_tables_are_made_spoils_nothing(tmp_path: Path, capsys:
 
 
 def test_a_locked_database_costs_a_training_one_line(
-    root: Path, params: config.Params, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    root: Path, params: Params, capsys: pytest.CaptureFixture[str], impatient: None
 ) -> None:
-    monkeypatch.setattr(runs, "LIVE_SECONDS", 0.2)
     with (
         closing(sqlite3.connect(root / "mlflow.db")) as other,
         tracking.open_tracker(root, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker,
@@ -393,9 +406,8 @@ sys.stdin.read()
 
 
 def test_a_database_locked_by_another_program_in_mid_training_is_published_once_it_is_free(
-    root: Path, params: config.Params, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    root: Path, params: Params, capsys: pytest.CaptureFixture[str], impatient: None
 ) -> None:
-    monkeypatch.setattr(runs, "LIVE_SECONDS", 0.2)
     command = [sys.executable, "-c", LOCKER, str(root / "mlflow.db")]
     with tracking.open_tracker(root, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker:
         tracker.log_epoch(1, epoch_metrics("lite0", 1))
@@ -418,7 +430,7 @@ def test_a_database_locked_by_another_program_in_mid_training_is_published_once_
 
 @pytest.mark.parametrize("answer", ["nobody", "silence", "another program"])
 def test_a_server_that_is_down_or_no_mlflow_costs_a_training_one_line(
-    answer: str, root: Path, params: config.Params, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    answer: str, root: Path, params: Params, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -454,7 +466,7 @@ def test_a_server_that_is_down_or_no_mlflow_costs_a_training_one_line(
 
 @pytest.mark.parametrize("missing", ["mlflow", "psycopg", "pymysql"])
 def test_a_package_that_is_missing_costs_a_training_one_line(
-    missing: str, root: Path, params: config.Params, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    missing: str, root: Path, params: Params, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schemes = {"psycopg": "postgresql+psycopg", "pymysql": "mysql+pymysql"}
     if missing == "mlflow":
@@ -526,7 +538,7 @@ def before(uri: str, *, delay: float = 0.0, loses: str = "") -> Iterator[str]:
 def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
     server: tuple[str, subprocess.Popen[bytes]],
     root: Path,
-    params: config.Params,
+    params: Params,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -551,12 +563,13 @@ def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
     view = client.get_experiment(experiment_id(client)).tags["mlflow.sharedViewState.captionlab"]
     assert json.loads(view)["selectedColumns"][:2] == ["metrics.`bleu_4`", "metrics.`bleu_1`"]
 
-    best = client.get_model_version_by_alias("captionlab", "best")
+    best = client.get_model_version_by_alias("captionlab", registry.best_alias("scenes"))
     assert best.run_id == found["baseline.lite0"][0].info.run_id
     with registry.local_checkpoint(root, registry.best_model("scenes")) as path:
-        assert path.read_bytes() == b"weights of lite0"
+        registered = load_checkpoint(path)
+    assert (registered.identity.name, registered.decoding) == ("lite0", Decoding(beam=3))
 
-    write_pipeline(root, bleu=0.3, training="again")
+    write_pipeline(root, bleu=0.3, key="again")
     with tracking.open_tracker(root, EXPERIMENT, "baseline.lite0", "again-lite0", {}, {}) as tracker:
         tracker.log_epoch(1, epoch_metrics("lite0", 1))
         kill(process)
@@ -580,7 +593,7 @@ def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
 def test_two_clones_a_slow_line_and_a_lost_answer_leave_one_run_a_result(
     server: tuple[str, subprocess.Popen[bytes]],
     root: Path,
-    params: config.Params,
+    params: Params,
     tmp_path_factory: pytest.TempPathFactory,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -603,7 +616,7 @@ def test_two_clones_a_slow_line_and_a_lost_answer_leave_one_run_a_result(
     assert {name: len(group) for name, group in runs(root, uri).items()} == {"baseline.lite0": 1, "baseline.lite1": 1}
     assert len(MlflowClient(uri).search_model_versions("name = 'captionlab'")) == 1
 
-    write_pipeline(root, training="slow")
+    write_pipeline(root, key="slow")
     for name, delay, warnings in (("lite0", 0.2, 0), ("lite1", 1.5, 1)):
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
         with before(uri, delay=delay) as slow:

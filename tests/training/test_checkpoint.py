@@ -12,13 +12,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from builders import identity
+from captionlab.core.records import Decoding
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
+from captionlab.inference.decoding import beam_search
 from captionlab.models.attention.regions import Attention
 from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.models.params import AttentionParams, SystemParams
-from captionlab.training.checkpoint import Identity, load_checkpoint, save_checkpoint
+from captionlab.training.checkpoint import Checkpoint, add_decoding, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from conftest import World
@@ -42,10 +45,7 @@ def save(path: Path, world: "World", config: SystemParams, system: str) -> Decod
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.7)
     model.standardise.fit(world.split("train", isinstance(config, AttentionParams)).feature_blocks())
-    save_checkpoint(path, model, world.vocab, Identity(
-        system=system, name="tiny", config=dataclasses.asdict(config), encoder="tiny", preprocessing="square_bicubic",
-        encoder_weights="0" * 16, grid=2, pooled=10, channels=7, cleaning="standard", training_key="key",
-    ))  # fmt: skip
+    save_checkpoint(path, Checkpoint(model=model, vocab=world.vocab, identity=identity(system, config)))
     return model
 
 
@@ -71,8 +71,7 @@ def test_a_checkpoint_from_before_there_were_kinds_is_report_as(
     config = dataclasses.asdict(tiny(system))
     del config[key]
     change(path, config=config)
-    loaded, _, _ = load_checkpoint(path)
-    assert type(loaded) is type(model)
+    assert type(load_checkpoint(path).model) is type(model)
 
 
 @pytest.mark.parametrize(("system", "changes"), VARIANTS)
@@ -80,17 +79,15 @@ def test_a_reloaded_system_says_the_same(
     world: "World", tiny: Tiny, path: Path, system: str, changes: dict[str, Any]
 ) -> None:
     model = save(path, world, tiny(system, **changes), system)
-    loaded, vocab, identity = load_checkpoint(path)
-    assert vocab == world.vocab
-    assert (identity.system, identity.config) == (system, dataclasses.asdict(tiny(system, **changes)))
+    loaded = load_checkpoint(path)
+    assert loaded.vocab == world.vocab
+    assert loaded.identity == identity(system, tiny(system, **changes))
+    assert (loaded.decoding, loaded.release) == (None, None)
     features = world.split("test", isinstance(model, Attention)).features(range(3))
-    said = [
-        Captioner(each, vocab, identity).describe(features, beam=3, length_penalty=0.7, max_words=6)
-        for each in (model, loaded)
-    ]
+    said = [beam_search(each, features, beam=3, length_penalty=0.7, max_words=6) for each in (model, loaded.model)]
     assert said[0] == said[1]
-    assert any(sentence.caption for photo in said[0] for sentence in photo)
-    assert not loaded.training
+    assert len({photo[0].log_prob for photo in said[0]}) == 3  # it looks at the photos
+    assert not loaded.model.training
 
 
 @pytest.mark.parametrize(("system", "changes"), VARIANTS)
@@ -109,7 +106,7 @@ def test_tied_words_are_stored_once(world: "World", tiny: Tiny, path: Path) -> N
     save(path, world, tiny("attention", tied=True), "attention")
     tensors = load_file(path)
     assert "out.weight" not in tensors
-    model: Any = load_checkpoint(path)[0]
+    model: Any = load_checkpoint(path).model
     assert model.out.weight is model.embedding.weight
     assert torch.equal(model.out.weight, tensors["embedding.weight"])
 
@@ -139,6 +136,12 @@ def spoil_other_sizes(path: Path) -> None:
     change(path, config=config | {"hidden": 9})
 
 
+def as_format_1(path: Path) -> None:
+    """Describe it as checkpoints were described before they named their dataset and their decoding."""
+    drop(path, "dataset")
+    change(path, format=1)
+
+
 class Trap:
     """Unpickled, it would leave a file."""
 
@@ -157,7 +160,8 @@ class Trap:
         (lambda path: path.write_bytes(b""), "is not a checkpoint of captionlab"),
         (lambda path: path.write_bytes(pickle.dumps(Trap(path.parent / "sprung"))), "is not a checkpoint"),
         (lambda path: save_file(load_file(path), path), "is not a checkpoint of captionlab"),
-        (lambda path: change(path, format=99), "another version of captionlab"),
+        (lambda path: change(path, format=99), "another version of captionlab; train it again"),
+        (lambda path: as_format_1(path), "another version of captionlab; train it again"),
         (lambda path: change(path, surprise=1), "is not a checkpoint of captionlab"),
         (lambda path: change(path, system="oracle"), "unknown system 'oracle'"),
         (lambda path: change(path, vocabulary={"words": []}), "holds no vocabulary"),
@@ -169,15 +173,17 @@ class Trap:
         (lambda path: describe_as(path, "{"), "is not a checkpoint of captionlab"),
         (lambda path: describe_as(path, "{}"), "another version of captionlab"),
         (lambda path: change(path, vocabulary="words"), "holds no vocabulary"),
-        (lambda path: change(path, config="none"), "its config is 'none', not of type dict"),
+        (lambda path: change(path, config="none"), "config: Input should be an object"),
         (lambda path: change(path, config={}), "missing key baseline.encoder"),
-        (lambda path: change(path, grid="2"), "its grid is '2', not of type int"),
-        (lambda path: change(path, grid=-1), "its grid is -1, not of type int"),
+        (lambda path: change(path, grid="2"), "grid: Input should be a valid integer"),
+        (lambda path: change(path, grid=-1), "grid: Input should be greater than or equal to 0"),
         (lambda path: change(path, pooled=10**12), "sizes differ from its configuration"),
         (lambda path: change(path, pooled=10**30), "is not a checkpoint of captionlab"),
-        (lambda path: change(path, release="none"), "its release is no JSON object"),
-        (lambda path: change(path, release={"beam": 3}), "too much or too little: bits, dataset, "),
-        (lambda path: drop(path, "encoder"), "too much or too little: encoder"),
+        (lambda path: change(path, release="none"), "Input should be an object"),
+        (lambda path: change(path, release={"bits": 16}), "dataset_digest: Field required"),
+        (lambda path: change(path, decoding={"beam": "wide"}), "beam: Input should be a valid integer"),
+        (lambda path: change(path, decoding={"beams": 3}), "beams: Unexpected keyword argument"),
+        (lambda path: drop(path, "encoder"), "encoder: Field required"),
         (lambda path: drop(path, "vocabulary"), "holds no vocabulary"),
         (lambda path: path.unlink() or path.mkdir(), "is not a checkpoint of captionlab"),
     ],
@@ -191,6 +197,21 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(
         Captioner.load(path)
     assert "\n" not in str(caught.value)
     assert not (path.parent / "sprung").exists()
+
+
+def test_the_chosen_decoding_travels_with_the_weights(world: "World", tiny: Tiny, path: Path) -> None:
+    """As the registered model has it: the same checkpoint with the decoding that was chosen for it."""
+    save(path, world, tiny("attention"), "attention")
+    chosen = Decoding(beam=3, length_penalty=0.2, max_words=9)
+    copy = path.with_name("copy.safetensors")
+    add_decoding(path, chosen, copy)
+    before, after = load_checkpoint(path), load_checkpoint(copy)
+    assert (before.decoding, after.decoding) == (None, chosen)
+    assert (after.vocab, after.identity) == (before.vocab, before.identity)
+    weights = after.model.state_dict()
+    assert all(value.equal(weights[name]) for name, value in before.model.state_dict().items())
+    with pytest.raises(CaptionlabError, match="does not exist"):
+        add_decoding(path.with_name("none.safetensors"), chosen, copy)
 
 
 def test_layers_that_the_configuration_lacks_are_refused(world: "World", tiny: Tiny, path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from captionlab.config import TrainingParams
+from captionlab.core.results import Epoch
 from captionlab.core.tokens import PAD
 from captionlab.errors import CaptionlabError
 from captionlab.inference.decoding import beam_search
@@ -19,7 +20,7 @@ from captionlab.models.base import Decoder, Features, Outputs
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.training import loop
-from captionlab.training.loop import Epoch, Trained, measure, spoken, train
+from captionlab.training.loop import Trained, measure, spoken, train
 
 if TYPE_CHECKING:
     from conftest import World

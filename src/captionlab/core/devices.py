@@ -1,7 +1,7 @@
 """Which device computes, and in which precision. Knows hardware only."""
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -49,5 +49,6 @@ def _cpu_multiplies_bf16_faster() -> bool:
 
     Asked and not measured: a measurement depends on what else the machine does, and the bytes of a training on it.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.10 does not have it
+    ask = getattr(torch.cpu, "get_capabilities", dict)  # PyTorch before 2.10 does not have it
+    capabilities: dict[str, Any] = ask()
     return any(capabilities.get(unit, False) for unit in ("avx512_bf16", "amx_bf16", "bf16"))

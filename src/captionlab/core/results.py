@@ -246,12 +246,14 @@ def read_evaluation(root: Path) -> Evaluation:
 
 
 def chosen_decoding(checkpoint: Path) -> Decoding | None:
-    """The decoding that evaluation chose for a checkpoint in artifacts/models; None where there is none."""
-    system, name = checkpoint.absolute().parts[-3:-1]
-    artifacts = checkpoint.absolute().parents[3]
-    if not (artifacts.parent / EVALUATION / "scores.json").exists() or checkpoint.name != CHECKPOINT:
+    """The decoding that evaluation chose for a checkpoint in artifacts/models; None for any other file."""
+    path = checkpoint.absolute()
+    if len(path.parents) < 5:  # root, artifacts, models, system, name
         return None
-    scored = {each.key: each for each in read_evaluation(artifacts.parent).configurations}
+    root, (system, name) = path.parents[4], path.parts[-3:-1]
+    if path != checkpoint_of(root, system, name) or not (root / EVALUATION / "scores.json").exists():
+        return None
+    scored = {each.key: each for each in read_evaluation(root).configurations}
     found = scored.get(f"{system}.{name}")
     return found.best.decoding if found and isinstance(found.best.decoding, Decoding) else None
 

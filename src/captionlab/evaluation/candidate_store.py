@@ -44,6 +44,8 @@ class CandidateStore:
 
     def load(self, members: Members) -> Candidates | None:
         """The candidates of these members, or None where they were not kept or the file is damaged."""
+        if not all(checkpoint_of(self._root, system, name).exists() for system, name in members):
+            return None  # decoding says which one is missing
         path = self.path(members)
         if not path.exists():
             return None

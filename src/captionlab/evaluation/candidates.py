@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from captionlab.config import Params
-from captionlab.core.records import VOCAB, Caption, Split
+from captionlab.core.records import VOCAB, Caption, Decoding, Split
 from captionlab.core.results import checkpoint_of
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
@@ -60,7 +60,11 @@ class Finder:
         """What the members find together; raises CaptionlabError where their vocabulary is not that of the data."""
         paths = [checkpoint_of(self._root, system, config) for system, config in members]
         device = self._params.device
-        captioner = Captioner.load(paths[0], device) if len(paths) == 1 else EnsembleCaptioner.load(paths, device)
+        captioner: AnyCaptioner
+        if len(paths) == 1:
+            captioner = Captioner.load(paths[0], device, Decoding())  # not the one that a former evaluation chose
+        else:
+            captioner = EnsembleCaptioner.load(paths, device)
         if captioner.vocab.digest != self._vocab.digest:
             raise CaptionlabError(
                 f"{'.'.join(members[0])} was trained with a vocabulary of {len(captioner.vocab)} words, {VOCAB} holds "

@@ -64,10 +64,13 @@ class Captioner:
     release: Release | None = None
 
     @classmethod
-    def load(cls, path: Path | str | None = None, device: Device = "auto") -> "Captioner":
+    def load(
+        cls, path: Path | str | None = None, device: Device = "auto", decoding: Decoding | None = None
+    ) -> "Captioner":
         """Load a checkpoint, or without a path the captioner that ships with the package.
 
-        Raises CaptionlabError when it is missing, damaged or of another preprocessing.
+        Without ``decoding`` it decodes as validation chose for it, where that is known. Raises CaptionlabError when it
+        is missing, damaged or of another preprocessing.
         """
         if path is None and not RELEASED.exists():
             raise CaptionlabError("this copy of captionlab ships no captioner; name a checkpoint with --model")
@@ -80,7 +83,7 @@ class Captioner:
                 f"{PREPROCESSING!r}; train it again"
             )
         chosen = choose_device(device)
-        decoding = checkpoint.decoding or chosen_decoding(path) or Decoding()
+        decoding = decoding or checkpoint.decoding or chosen_decoding(path) or Decoding()
         model = checkpoint.model.to(chosen)
         return cls(model, checkpoint.vocab, identity, decoding, chosen, checkpoint.release)
 
@@ -211,7 +214,7 @@ class EnsembleCaptioner:
     @classmethod
     def load(cls, paths: Sequence[Path], device: Device = "auto") -> "EnsembleCaptioner":
         """Load several checkpoints. Raises CaptionlabError as ``Captioner.load`` does, or if vocabularies differ."""
-        members = tuple(Captioner.load(path, device) for path in paths)
+        members = tuple(Captioner.load(path, device, Decoding()) for path in paths)  # each call names its decoding
         for path, member in zip(paths, members, strict=True):
             if member.vocab.digest != members[0].vocab.digest:
                 raise CaptionlabError(f"{path} and {paths[0]} know different words; an ensemble needs one vocabulary")

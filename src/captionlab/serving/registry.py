@@ -105,8 +105,8 @@ def register(root: Path, experiment: str, candidate: Candidate, floor: float) ->
             if there.tags.get("dataset_digest") == digest and float(there.tags.get(SCORE, "-inf")) >= floor
         ]
         best = max(rivals)[1] if rivals else None
-        if best is not None and client.get_registered_model(MODEL).aliases.get(alias) != str(best):
-            client.set_registered_model_alias(MODEL, alias, str(best))
+        if best is not None:
+            _set_alias(client, alias, best)
     return Registered(outcome=outcome, version=int(version.version), best=best)
 
 
@@ -115,9 +115,14 @@ def register_released(root: Path, experiment: str, candidate: Candidate) -> int:
     store = Store(root, experiment)
     _, version = _ensure_version(store, candidate)
     with store.session() as client:
-        if client.get_registered_model(MODEL).aliases.get(RELEASED_ALIAS) != version.version:
-            client.set_registered_model_alias(MODEL, RELEASED_ALIAS, version.version)
+        _set_alias(client, RELEASED_ALIAS, int(version.version))
     return int(version.version)
+
+
+def _set_alias(client: "MlflowClient", alias: str, version: int) -> None:
+    """Let the alias stand for this version; MLflow's stores name the present one by a number or by its text."""
+    if str(client.get_registered_model(MODEL).aliases.get(alias)) != str(version):
+        client.set_registered_model_alias(MODEL, alias, str(version))
 
 
 def _ensure_version(store: Store, candidate: Candidate) -> "tuple[Literal['created', 'present'], ModelVersion]":

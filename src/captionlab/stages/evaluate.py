@@ -293,7 +293,7 @@ def _gallery(captioned: Sequence[Captioned], best: ConfigurationScores, referenc
 
 def _maps(params: Params, root: Path, own: Captioned, chosen: int, selected: Gallery) -> list[AttentionMap]:
     """Where one system looked in the gallery's photos, word by word of its caption."""
-    captioner = Captioner.load(checkpoint_of(root, own.system, own.name), params.device)
+    captioner = Captioner.load(checkpoint_of(root, own.system, own.name), params.device, Decoding())
     store = open_store(root / FEATURES / captioner.identity.encoder)
     data = CaptionedFeatures.of(store, True, read_captions(root), "test", captioner.vocab)
     places = {image: place for place, image in enumerate(data.images)}

@@ -92,11 +92,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) -
 
 def add_decoding(checkpoint: Path, decoding: Decoding, target: Path) -> None:
     """Copy a checkpoint file to ``target`` with the decoding that was chosen for it."""
-    _write(
-        target,
-        _tensors(checkpoint),
-        {**_read_about(checkpoint), "format": FORMAT, "decoding": dataclasses.asdict(decoding)},
-    )
+    about = {**_read_about(checkpoint), "format": FORMAT, "decoding": dataclasses.asdict(decoding)}
+    _write(target, _tensors(checkpoint), about)
 
 
 def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:

@@ -1,0 +1,244 @@
+"""What training and evaluation leave, made up: for the report to render and for ``track`` to publish.
+
+Every file is written by the writer that the stages use.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from builders import identity, tiny_system, write_manifest
+from captionlab.config import SYSTEMS, Params, load_params
+from captionlab.core.photo_results import (
+    AttentionMap,
+    Gallery,
+    GalleryPhoto,
+    PhotoCaptions,
+    SaidCaption,
+    write_attention,
+    write_captions,
+    write_gallery,
+)
+from captionlab.core.records import DATASET, EVALUATION, MODELS, Decoding, Neighbours, Scores
+from captionlab.core.results import (
+    ConfigurationScores,
+    DecodedScores,
+    Epoch,
+    Evaluation,
+    Summary,
+    Training,
+    checkpoint_of,
+    write_diagnostics,
+    write_evaluation,
+    write_training,
+)
+from captionlab.data.vocab import Vocabulary
+from captionlab.evaluation.diagnostics import Generated, Settings, diagnose
+from captionlab.evaluation.gallery import select
+from captionlab.models.build import build_model
+from captionlab.training.checkpoint import Checkpoint, save_checkpoint
+from captionlab.training.fit import settings_of
+
+IMAGES = tuple(f"{i:02}.jpg" for i in range(12))
+QUOTED = "an okapi drinks"  # a training caption
+SENTINEL = "The quagga <b>sleeps</b> beside a xylophone."  # a reference
+BEAMS = (1, 3, 5)  # or numbers of neighbours
+CHOSEN = 1  # the place of the decoding that validation chose
+GRID = 7  # regions a side
+
+
+def toys() -> Params:
+    """Four configurations of the three systems and one of retrieval, and five photos in the gallery."""
+    real = load_params(Path(__file__).parents[1] / "params.yaml")
+    lite0 = next(iter(real.baseline.values()))
+    none: Any = {system: {} for system in SYSTEMS}
+    configurations = {
+        "baseline": {"lite0": lite0, "lite2_wide": dataclasses.replace(lite0, hidden=512)},
+        "modified": {"lite2": next(iter(real.modified.values()))},
+        "attention": {"lite2": next(iter(real.attention.values()))},
+    }
+    return dataclasses.replace(
+        real,
+        **none | configurations,
+        dataset=dataclasses.replace(real.dataset, name="toys"),
+        report=dataclasses.replace(real.report, gallery=5),
+    )
+
+
+Quality = Mapping[str, tuple[float, float]]  # BLEU-4 on validation and on test, by configuration
+# The two disagree: attention is best on validation, modified on test.
+QUALITY: Quality = {
+    "baseline.lite0": (0.16, 0.16), "baseline.lite2_wide": (0.17, 0.17), "modified.lite2": (0.14, 0.22),
+    "attention.lite2": (0.2, 0.2), "retrieval.lite2": (0.1, 0.1),
+}  # fmt: skip
+OTHERS = (0.15, 0.15)
+
+
+def write_results(
+    root: Path,
+    params: Params,
+    quality: Quality = QUALITY,
+    *,
+    epochs: int = 8,
+    key: str = "key",
+) -> None:
+    """What the stages up to ``evaluate`` leave of every trained configuration and of retrieval.
+
+    ``key`` begins the trainings' keys.
+    """
+    out = root / EVALUATION
+    write_manifest(
+        root, name=params.dataset.name, digest="0123456789abcdef", images=60, captions=300,
+        splits={"train": 40, "val": 8, "test": len(IMAGES)},
+    )  # fmt: skip
+    draw_photos(root / DATASET / "images")
+    scored: list[ConfigurationScores] = []
+    captions: dict[str, list[PhotoCaptions]] = {}
+    for rank, (system, name, config) in enumerate(params.systems()):
+        settings = settings_of(config, params.training_of(config))
+        made = training(system, name, settings, history(epochs, rank), f"{key}-{name}")
+        write_training(root / MODELS / system / name, made)
+        write_checkpoint(root, system, name)
+        scored.append(configuration_scores(system, name, *quality.get(f"{system}.{name}", OTHERS)))
+        captions[f"{system}.{name}"] = photo_captions(scored[-1], rank)
+    for name in params.retrieval:
+        scored.append(configuration_scores("retrieval", name, *quality.get(f"retrieval.{name}", OTHERS)))
+        captions[f"retrieval.{name}"] = photo_captions(scored[-1], said=QUOTED)
+    evaluation = Evaluation(
+        dataset=params.dataset.name, dataset_digest="0123456789abcdef", idf="references of the scored split",
+        configurations=tuple(scored),
+    )  # fmt: skip
+    write_evaluation(out, evaluation)
+    chosen = select({image: 2 - i / 10 for i, image in enumerate(IMAGES)}, params.report.gallery)
+    photos = tuple(
+        GalleryPhoto(image=image, tercile=tercile, rank=rank + 1, cider=2 - rank / 10)
+        for tercile, own in chosen.items()
+        for image in own
+        for rank in [IMAGES.index(image)]
+    )
+    best = evaluation.best
+    write_gallery(
+        out, Gallery(selected_by=best.key, decoding=best.best.decoding.label, ranked=len(IMAGES), photos=photos)
+    )
+    generated, references = {}, {}
+    for own in scored:
+        rows, label = captions[own.key], own.best.decoding.label
+        write_captions(out, own.key, rows)
+        if params.uses_regions(own.system, own.name):
+            write_attention(out, own.key, attention_maps(rows, label, photos))
+        said = {row.image: row.captions[label].caption for row in rows}
+        generated[own.key] = Generated(captions=said, without_photo="a dog")
+        references = {row.image: row.references for row in rows}
+    often = Settings(shuffles=2, resamples=50, seed=1)
+    write_diagnostics(out, diagnose(generated, references, [tuple(QUOTED.split())], often))
+
+
+def write_checkpoint(root: Path, system: str, name: str, seed: int = 1) -> None:
+    """An untrained system that knows five words."""
+    vocab = Vocabulary.build([("a", "dog", "runs", "on", "grass")], cleaning="standard", min_count=1)
+    config = tiny_system(system)
+    torch.manual_seed(seed)
+    model = build_model(config, vocab=len(vocab), pooled=10, channels=7)
+    made = Checkpoint(model=model, vocab=vocab, identity=identity(system, config, name=name))
+    save_checkpoint(checkpoint_of(root, system, name), made)
+
+
+def history(epochs: int, rank: int = 0) -> tuple[Epoch, ...]:
+    """A training whose validation loss rises again after three quarters of its epochs; higher losses for each rank."""
+    return tuple(
+        Epoch(
+            epoch=epoch, train_loss=(4 + rank) / epoch,
+            val_loss=(5 + rank) / epoch + 0.5 * max(0, epoch - 0.75 * epochs),
+            train_accuracy=0.5 - 0.3 / epoch, val_accuracy=0.45 - 0.25 / epoch, train_perplexity=9.0,
+            val_perplexity=10.0, learning_rate=0.001 / epoch,
+        )
+        for epoch in range(1, epochs + 1)
+    )  # fmt: skip
+
+
+def training(system: str, name: str, settings: dict[str, Any], history: tuple[Epoch, ...], key: str) -> Training:
+    """A training with these settings."""
+    sizes = {size: settings[size] for size in ("encoder", "embedding", "hidden", "layers")}
+    summary = Summary(
+        system=system, name=name, **sizes, parameters=1_000 * settings["hidden"], megabytes=4.8, epochs=len(history),
+        best_epoch=min(history, key=lambda epoch: epoch.val_loss).epoch, training_key=key, params=settings, weights={},
+    )  # fmt: skip
+    return Training(summary=summary, history=history)
+
+
+def configuration_scores(system: str, name: str, val: float, test: float) -> ConfigurationScores:
+    """Scores under three decodings. The second one has these BLEU-4 and is best on validation, the third on test."""
+    retrieved = system == "retrieval"
+    return ConfigurationScores(
+        system=system,
+        name=name,
+        loss=None if retrieved else round(3 - test, 6),
+        accuracy=None if retrieved else round(0.3 + test, 6),
+        chosen=CHOSEN,
+        decodings=tuple(
+            DecodedScores(
+                decoding=Neighbours(neighbours=count) if retrieved else Decoding(beam=count),
+                val=scores(val - 0.02 * (place != CHOSEN)),
+                test={
+                    "strict": scores(test + 0.01 * (place - CHOSEN)),
+                    "report_a": scores(test + 0.3, strict=False),
+                    "report_b": scores(test + 0.2, strict=False),
+                },
+            )
+            for place, count in enumerate(BEAMS)
+        ),
+    )
+
+
+def scores(bleu_4: float, *, strict: bool = True) -> Scores:
+    """Scores that rise with BLEU-4. The reports' protocols have BLEU only."""
+    bleus = {f"bleu_{n}": round(bleu_4 + 0.1 * (4 - n), 6) for n in (1, 2, 3, 4)}
+    rest = {"rouge_l": 0.45, "cider": round(3 * bleu_4, 6)} if strict else {"rouge_l": None, "cider": None}
+    return Scores(**bleus, **rest, meteor=None)
+
+
+def photo_captions(scored: ConfigurationScores, rank: int = 0, said: str | None = None) -> list[PhotoCaptions]:
+    """Captions of which a third are good, a third short and a third wrong; for another ``rank`` other thirds."""
+    kinds = ("dog", "cat", "boat", "horse", "child", "car")
+    labels = [decoded.decoding.label for decoded in scored.decodings]
+    rows = []
+    for i, image in enumerate(IMAGES):
+        kind = kinds[i % 6]
+        own = said or (f"a {kind} runs over the grass", f"a {kind} is outside", "a man in a red shirt")[(i + rank) % 3]
+        references = (f"A {kind} runs over the grass number {i} .", f"One {kind} on green grass .", SENTINEL)
+        captions = dict.fromkeys(labels, SaidCaption(caption=own, log_prob=None if said else -3.0))
+        if not said:
+            captions["greedy"] = SaidCaption(caption="a a <unk>", log_prob=-4.0)
+        rows.append(PhotoCaptions(image=image, references=references, captions=captions))
+    return rows
+
+
+def attention_maps(rows: Sequence[PhotoCaptions], label: str, photos: Sequence[GalleryPhoto]) -> list[AttentionMap]:
+    """Attention that wanders from left to right while the caption is said, for the photos of the gallery."""
+    captions = {row.image: row.captions[label].caption for row in rows}
+    found = []
+    for photo in photos:
+        words = tuple(captions[photo.image].split())
+        y, x = np.mgrid[:GRID, :GRID]
+        blobs = [np.exp(-((x - place) ** 2 + (y - 3) ** 2) / 3) for place in np.linspace(0, 6, len(words))]
+        shares = tuple(tuple(float(value) for value in (blob / blob.sum()).ravel()) for blob in blobs)
+        found.append(AttentionMap(image=photo.image, words=words, grid=GRID, maps=shares))
+    return found
+
+
+def draw_photos(folder: Path) -> None:
+    """Twelve photos of a blob on a lawn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(3)
+    for image in IMAGES:
+        photo = Image.new("RGB", (320, 240), tuple(int(c) for c in rng.integers(120, 255, 3)))
+        pen = ImageDraw.Draw(photo)
+        x, y = (int(c) for c in rng.integers(20, 140, 2))
+        pen.ellipse((x, y, x + 90, y + 80), fill=tuple(int(c) for c in rng.integers(0, 120, 3)))
+        pen.rectangle((0, 200, 320, 240), fill=(60, 120, 60))
+        photo.save(folder / image)
