@@ -1,23 +1,26 @@
-"""Where a captioner looked, word by word, as one picture. Knows photos and weights, not where they come from."""
+"""The attention overlays of one caption as one picture. Knows photos and weights, not where they come from."""
 
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from captionlab.core.attention_overlay import overlay_opacity
 
 TILE = 240  # the longer side of the photo in each tile, in pixels
 _GAP, _LINE = 12, 30
-_VEIL = 0.82  # how dark it is where a word did not look, from 0 to 1
 _COLUMNS = 5
 _INK, _PAPER = "#1f2430", "#ffffff"
 
 
 def attention_map(photo: Image.Image, words: Sequence[str], weights_TR: Sequence[Sequence[float]]) -> Image.Image:
-    """The RGB photo once as it is and once a word, dark where that word did not look; R regions are a square grid."""
+    """A sheet of tiles: the RGB photo, then the photo under the attention overlay of each of the T words.
+
+    The R regions of a word are a square grid, row by row.
+    """
     photo = photo.copy()
     photo.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
-    tiles = [(photo, ""), *((_veiled(photo, own_R), word) for word, own_R in zip(words, weights_TR, strict=True))]
+    tiles = [(photo, ""), *((_with_overlay(photo, own_R), word) for word, own_R in zip(words, weights_TR, strict=True))]
     columns = min(_COLUMNS, len(tiles))
     rows = math.ceil(len(tiles) / columns)
     width, height = TILE + _GAP, photo.height + _LINE + _GAP
@@ -30,10 +33,6 @@ def attention_map(photo: Image.Image, words: Sequence[str], weights_TR: Sequence
     return sheet
 
 
-def _veiled(photo: Image.Image, weights_R: Sequence[float]) -> Image.Image:
-    side = math.isqrt(len(weights_R))
-    looked = np.asarray(weights_R, dtype=np.float32).reshape(side, side)
-    looked /= max(float(looked.max()), 1e-12)
-    veil = Image.fromarray(np.round(255 * _VEIL * (1 - looked)).astype(np.uint8))
-    veil = veil.resize(photo.size, Image.Resampling.BICUBIC)
-    return Image.composite(Image.new("RGB", photo.size), photo, veil)
+def _with_overlay(photo: Image.Image, weights_R: Sequence[float]) -> Image.Image:
+    opacity = Image.fromarray(overlay_opacity(weights_R)).resize(photo.size, Image.Resampling.BILINEAR)
+    return Image.composite(Image.new("RGB", photo.size), photo, opacity)
