@@ -28,7 +28,7 @@ def test_repro_runs_everything_and_renders_the_table(repository: Repository) -> 
         measured = [row for row in csv.DictReader(table) if row["source"] == "measured"]
     assert {row["system"] for row in measured} == {*SYSTEMS, "retrieval"}
     assert {row["decoding"] for row in measured} == {"greedy", "beam 3", "1 neighbour", "3 neighbours"}
-    assert "What is true of the captions" in (repository.folder / "reports/scenes/comparison-all.md").read_text()
+    assert "Attribute accuracy" in (repository.folder / "reports/scenes/comparison-all.md").read_text()
     assert all(0 <= float(row["bleu_4"]) <= 1 for row in measured)
     runs = repository.mlflow_runs()
     assert sorted(runs) == sorted(f"{system}.tiny" for system in SYSTEMS)

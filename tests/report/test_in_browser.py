@@ -1,11 +1,15 @@
 """The report's pages as a reader uses them: in headless Chromium, from disk, by mouse and by keyboard."""
 
+import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 pytest.importorskip("selenium", reason="selenium is not installed; pip install -e '.[dev]'")
 from selenium.webdriver import Chrome
@@ -17,6 +21,8 @@ from selenium.webdriver.support.select import Select
 
 from captionlab.stages.report import report
 from results_tree import toys, write_results
+
+pytestmark = pytest.mark.browser
 
 VAL_CIDER = 2  # its column
 
@@ -146,6 +152,67 @@ def test_the_head_stays_in_sight(comparison: Chrome) -> None:
     head = comparison.find_element(By.CSS_SELECTOR, "section thead th")
     assert comparison.execute_script("return arguments[0].scrollTop", box) == 100
     assert abs(head.rect["y"] - box.rect["y"]) < 3
+
+
+def test_a_phone_shows_a_score_before_any_scrolling(comparison: Chrome) -> None:
+    for scheme in ("light", "dark"):
+        show_as(comparison, 360, scheme)
+        comparison.refresh()
+        score = comparison.find_element(By.CSS_SELECTOR, "section tbody td.number")
+        box = score.rect
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 360
+        assert box["y"] + box["height"] <= 600
+        assert float(score.text) > 0
+        assert not comparison.find_element(By.ID, "search").is_displayed()
+        comparison.find_element(By.CSS_SELECTOR, ".filter summary").send_keys(Keys.ENTER)
+        assert comparison.find_element(By.ID, "search").is_displayed()
+
+
+def pixels(chrome: Chrome) -> NDArray[np.int64]:
+    """(H, W) brightness of what the window shows."""
+    with Image.open(io.BytesIO(chrome.get_screenshot_as_png())) as shot:
+        return np.asarray(shot.convert("L")).astype(np.int64)
+
+
+@pytest.mark.parametrize("width", [1280, 1024, 360])
+def test_row_lines_continue_from_the_sticky_first_column(comparison: Chrome, width: int) -> None:
+    show_as(comparison, width)
+    comparison.refresh()
+    comparison.execute_script("document.getElementById('all').click(); document.querySelector('.filter').open = false")
+    comparison.execute_script("document.querySelector('section .box').scrollLeft = 30")
+    rows: list[list[float]] = comparison.execute_script("""
+        return [...document.querySelectorAll("section tbody tr")].slice(0, -1).map(row => {
+          const {right, bottom} = row.cells[0].getBoundingClientRect();
+          return [right, bottom];
+        }).filter(([right, bottom]) => bottom < innerHeight - 10)
+    """)
+    assert len(rows) > 5
+    shown = pixels(comparison)
+    for right, bottom in rows:
+        around = slice(round(bottom) - 6, round(bottom) + 6)
+        in_column, beside = (shown[around, round(right) + offset] for offset in (-3, 8))
+        assert in_column.min() < 230
+        assert in_column.argmin() == beside.argmin()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_shade_shows_that_there_are_more_columns(comparison: Chrome, scheme: str) -> None:
+    show_as(comparison, 1280, scheme)
+    comparison.refresh()
+    box = comparison.find_element(By.CSS_SELECTOR, "section .box")
+    assert comparison.execute_script("return arguments[0].scrollWidth > arguments[0].clientWidth", box)
+    row = comparison.find_elements(By.CSS_SELECTOR, "section tbody tr:not([hidden])")[1].rect
+    right = round(box.rect["x"] + box.rect["width"]) - 3
+
+    def contrast() -> int:
+        """Between the right edge of the box and its paper, in the padding of a row."""
+        shown = pixels(comparison)
+        return abs(int(shown[round(row["y"]) + 3, right] - shown[round(row["y"]) + 3, round(box.rect["x"]) + 3]))
+
+    assert contrast() > 20
+    comparison.execute_script("arguments[0].scrollLeft = arguments[0].scrollWidth", box)
+    assert contrast() < 3
 
 
 @pytest.mark.parametrize("page", ["comparison", "gallery"])

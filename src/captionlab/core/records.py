@@ -19,6 +19,7 @@ TIMINGS = Path("artifacts/timings")
 REPORTS = Path("reports")
 CHECKPOINT = "checkpoint.safetensors"  # in the folder of a trained system
 
+NO_WORDS = "(no words)"  # shown to readers in place of an empty caption
 LONGEST_CAPTION = 10_000  # characters; longer captions are refused: they take hours to learn and to score
 
 

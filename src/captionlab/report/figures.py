@@ -20,7 +20,7 @@ from captionlab.config import SECTIONS
 from captionlab.report.results import Row, Run
 from captionlab.report.tables import headline
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; further systems get the last colour
+# The palette of Okabe and Ito, which colour-blind readers can tell apart; further systems share the last colour
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 COLOURS = {system: _PALETTE[min(i, len(_PALETTE) - 1)] for i, system in enumerate(SECTIONS)}
 _INK, _FAINT = "#1f2430", "#c9cdd6"
@@ -56,7 +56,7 @@ def png(draw: Draw, runs: Sequence[Run]) -> bytes:
 
 
 def svg(draw: Draw, runs: Sequence[Run]) -> str:
-    """The figure as an ``<svg>`` element to stand inside a page that defines ``--ink``, ``--faint`` and the systems."""
+    """The figure as an ``<svg>`` element for a page that defines ``--ink``, ``--faint`` and the systems' colours."""
     out = io.StringIO()
     with _style(draw.__name__):
         FigureCanvasSVG(figure := draw(runs))
@@ -69,7 +69,7 @@ def svg(draw: Draw, runs: Sequence[Run]) -> str:
 
 @contextmanager
 def _style(salt: str = "captionlab") -> Iterator[None]:
-    # the salt keeps the ids of two figures in one page apart
+    # the salt makes the ids of the figures in one page distinct
     with mpl.rc_context():
         mpl.rcdefaults()  # the user's own matplotlibrc must not change the bytes
         mpl.rcParams.update(_STYLE)
@@ -78,8 +78,8 @@ def _style(salt: str = "captionlab") -> Iterator[None]:
 
 
 def bleu(runs: Sequence[Run]) -> Figure:
-    """BLEU-1 to 4 of the best configurations' best decodings: a row each, bars from zero on one scale."""
-    rows = [run.row() for run in reversed(headline(runs))]  # the best on top
+    """BLEU-1 to 4 of the best configurations' best decodings: one row each, bars from zero, one scale."""
+    rows = [run.row() for run in reversed(headline(runs))]  # the first on top
     values = [[float(getattr(row, f"bleu_{n}") or 0.0) for row in rows] for n in (1, 2, 3, 4)]
     room = 0.3 * max(max(values[0]), 0.1)  # right of the longest bar, for its number
     spans = [max(column) + room for column in values]
@@ -95,22 +95,25 @@ def bleu(runs: Sequence[Run]) -> Figure:
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks(range(len(rows)), [_bar_label(row) for row in rows])
-    figure.supxlabel("test split, strict protocol, best decoding; bars from zero, one scale for all four", fontsize=8)
+    figure.supxlabel(
+        "test split, strict protocol, the decoding that validation chose; all bars start at zero and share one scale",
+        fontsize=8,
+    )
     return figure
 
 
 def curves(runs: Sequence[Run]) -> Figure:
-    """Loss and token accuracy over epochs: two panels a configuration, best CIDEr first, the others faint behind."""
-    runs = headline([run for run in runs if run.history])  # retrieval learns nothing
+    """Loss and token accuracy over epochs: two panels per configuration, the others in grey behind, best first."""
+    runs = headline([run for run in runs if run.history])  # without retrieval and ensembles, which are not trained
     bands = math.ceil(len(runs) / _CURVE_COLUMNS)
-    # As wide for one run as for many: the line on top needs the room, and the page shows all at one scale.
+    # The width does not depend on the number of runs: the line on top needs it, and the page shows one scale.
     figure = Figure(figsize=(2.4 * _CURVE_COLUMNS + 0.6, 3.7 * bands + 0.5), layout="constrained")
     grid = figure.subplots(2 * bands, _CURVE_COLUMNS, squeeze=False)
     for axes in grid.flat[:]:
         axes.set_visible(False)
     for place, run in enumerate(runs):
         band, column = divmod(place, _CURVE_COLUMNS)
-        for offset, (quantity, label) in enumerate((("loss", "loss (nats a word)"), ("accuracy", "token accuracy"))):
+        for offset, (quantity, label) in enumerate((("loss", "loss (nats per word)"), ("accuracy", "token accuracy"))):
             axes = grid[2 * band + offset, column]
             axes.set_visible(True)
             _panel(axes, quantity, run, runs)
@@ -124,7 +127,7 @@ def curves(runs: Sequence[Run]) -> Figure:
             else:
                 axes.set_xlabel("epoch")
     figure.suptitle(
-        "solid: validation, dot: its best epoch, which is kept; dashed: training; grey: the other configurations",
+        "solid: validation, with a dot at the epoch that was kept; dashed: training; grey: other configurations",
         fontsize=8,
     )
     return figure
@@ -140,7 +143,7 @@ def _panel(axes: Axes, quantity: str, run: Run, runs: Sequence[Run]) -> None:
     assert run.best_epoch is not None
     best = epochs.index(run.best_epoch)
     axes.plot(run.best_epoch, validation[best], "o", color=colour, markersize=5)
-    above = quantity == "loss"  # the side on which the falling or rising curve leaves room
+    above = quantity == "loss"  # the side of the curve that is free
     axes.annotate(
         f"{validation[best]:.3f}",
         (run.best_epoch, validation[best]),
@@ -153,7 +156,7 @@ def _panel(axes: Axes, quantity: str, run: Run, runs: Sequence[Run]) -> None:
 
 
 def _share_limits(axes: Axes, quantity: str, runs: Sequence[Run]) -> None:
-    """The same axes in every panel, so that heights compare across configurations."""
+    """Set the same limits in every panel, so that curves can be compared across configurations."""
     everything = [value for run in runs for split in ("train", "val") for value in run.history[f"{split}_{quantity}"]]
     margin = 0.08 * (max(everything) - min(everything)) or 0.1
     last = max(epoch for run in runs for epoch in run.history["epoch"])

@@ -1,5 +1,6 @@
-"""A page of test photos with what every system said and where attention looked. Holds photos and references, so it is
-never published with the tables. The photos are those that ``evaluate`` chose by score.
+"""A page of test photos with every system's captions and attention overlays.
+
+It holds photos and references, so it is never published with the tables. ``evaluate`` chose the photos by score.
 """
 
 import base64
@@ -12,14 +13,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from captionlab.core import records
+from captionlab.core.attention_overlay import DESCRIPTION, overlay_opacity
 from captionlab.core.photo_results import PhotoCaptions, SaidCaption, read_attention, read_gallery
 from captionlab.report.render import page
 from captionlab.report.results import Results, Run
 from captionlab.report.tables import ranked
 
 _PIXELS = 224  # the longer side of a photo in the page
-_SYSTEMS = 6  # whose captions are open to view; the others fold away
-_OPACITY = 0.82  # how dark the regions are that a word did not look at, from 0 to 1
+_UNFOLDED = 6  # systems whose captions are visible at once; the others are in a fold
 _TERCILES = {
     "best": "From the best third",
     "middle": "From the middle third",
@@ -27,14 +28,14 @@ _TERCILES = {
 }
 
 Captions = Sequence[tuple[Run, Sequence[PhotoCaptions]]]
-Overlays = Mapping[tuple[str, str], tuple[str, ...]]  # by configuration and photo: a data URI a word
+Overlays = Mapping[tuple[str, str], tuple[str, ...]]  # by configuration and photo: a data URI for each word
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class RunCaptions:
     """One configuration's captions of a photo: the chosen decoding's words, and the others as (decoding, caption).
 
-    ``words`` are (word, overlay). An overlay is a picture to lay over the photo, dark where attention was low, or None.
+    ``words`` are (word, overlay), where the overlay is the attention overlay as a data URI, or None.
     """
 
     system: str
@@ -45,15 +46,15 @@ class Said:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """One photo of the gallery, with the CIDEr-D of the judging configuration's caption and its rank by it."""
+class Card:
+    """A photo of the page, with the CIDEr-D of the selecting configuration's caption and its rank by it."""
 
     image: str
-    photo: str
+    photo: str  # data URI
     width: int
     height: int
     references: tuple[str, ...]
-    said: tuple[Said, ...]
+    captions: tuple[RunCaptions, ...]
     cider: float
     rank: int
 
@@ -61,22 +62,22 @@ class Shown:
 def gallery_html(results: Results, captions: Captions, root: Path) -> str:
     """The gallery as one page that needs no other file and no network."""
     gallery = read_gallery(root)
-    said = {run.name: {entry.image: entry for entry in own} for run, own in captions}
+    by_run = {run.name: {entry.image: entry for entry in own} for run, own in captions}
     runs = ranked(results.runs)
     overlays = {key: own for run in runs for key, own in _overlays(root, run).items()}
-    selected_by = said[gallery.selected_by]
-    terciles: dict[str, list[Shown]] = {title: [] for title in _TERCILES.values()}
+    selected_by = by_run[gallery.selected_by]
+    terciles: dict[str, list[Card]] = {title: [] for title in _TERCILES.values()}
     for chosen in gallery.photos:
         image = chosen.image
         photo = _photo(root, image)
         terciles[_TERCILES[chosen.tercile]].append(
-            Shown(
+            Card(
                 image=image,
                 photo=_jpeg(photo),
                 width=photo.width,
                 height=photo.height,
                 references=selected_by[image].references,
-                said=tuple(_said(run, image, said[run.name][image].captions, overlays) for run in runs),
+                captions=tuple(_run_captions(run, image, by_run[run.name][image].captions, overlays) for run in runs),
                 cider=chosen.cider,
                 rank=chosen.rank,
             )
@@ -85,30 +86,32 @@ def gallery_html(results: Results, captions: Captions, root: Path) -> str:
         "gallery.html.j2",
         name=results.manifest.name,
         gallery=gallery,
-        most=_SYSTEMS,
+        unfolded=_UNFOLDED,
         terciles=terciles,
         with_attention=list(dict.fromkeys(name for name, _ in overlays)),
+        overlay_description=DESCRIPTION,
     )
 
 
-def _said(run: Run, image: str, captions: Mapping[str, SaidCaption], overlays: Overlays) -> Said:
+def _run_captions(run: Run, image: str, captions: Mapping[str, SaidCaption], overlays: Overlays) -> RunCaptions:
     words = captions[run.best_decoding].caption.split()
     own: Sequence[str | None] = overlays.get((run.name, image)) or [None] * len(words)
-    return Said(
+    return RunCaptions(
         system=run.system,
         name=run.name,
         decoding=run.best_decoding,
-        words=tuple(zip(words, own, strict=True)),
-        others=tuple((name, said.caption) for name, said in captions.items() if name != run.best_decoding),
+        words=tuple(zip(words, own, strict=True)) or ((records.NO_WORDS, None),),
+        others=tuple(
+            (decoding, other.caption or records.NO_WORDS)
+            for decoding, other in captions.items()
+            if decoding != run.best_decoding
+        ),
     )
 
 
 def _overlays(root: Path, run: Run) -> Overlays:
-    """What evaluate kept of one configuration's attention; nothing for one without attention."""
-    return {
-        (run.name, entry.image): tuple(_overlay(weights, entry.grid) for weights in entry.maps)
-        for entry in read_attention(root, run.name)
-    }
+    """The attention overlays that evaluate kept of one configuration; empty for one without attention."""
+    return {(run.name, entry.image): tuple(map(_overlay, entry.maps)) for entry in read_attention(root, run.name)}
 
 
 def _photo(root: Path, image: str) -> Image.Image:
@@ -125,12 +128,10 @@ def _jpeg(photo: Image.Image) -> str:
     return _data_uri(out.getvalue(), "jpeg")
 
 
-def _overlay(weights: Sequence[float], side: int) -> str:
-    """A black PNG of side x side pixels, clear where the weight is greatest; the browser stretches it smoothly."""
-    looked = np.asarray(weights, dtype=np.float64).reshape(side, side)
-    looked = looked / max(float(looked.max()), 1e-12)
-    pixels = np.zeros((side, side, 2), dtype=np.uint8)  # grey and opacity
-    pixels[..., 1] = np.round(255 * _OPACITY * (1 - looked))
+def _overlay(weights: Sequence[float]) -> str:
+    """The attention overlay as a black PNG with one pixel for each region; the browser enlarges it smoothly."""
+    opacity = overlay_opacity(weights)
+    pixels = np.stack([np.zeros_like(opacity), opacity], axis=-1)  # grey and opacity
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format="PNG", optimize=True)
     return _data_uri(out.getvalue(), "png")

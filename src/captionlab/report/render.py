@@ -1,12 +1,13 @@
 """The comparison as CSV, Markdown and HTML. Results in, text out; holds no photo and no reference caption.
 
-Names and captions are others' words: in HTML they are escaped, in Markdown their marks are, and characters that turn
-the direction of the text around or control a terminal are replaced in both.
+Names and captions come from users: they are escaped in HTML and in Markdown, and characters that change the direction
+of the text or control a terminal are replaced in both.
 """
 
 import csv
 import dataclasses
 import io
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,25 +22,25 @@ from captionlab.report.results import Results, Row, Run
 from captionlab.report.tables import (
     SYSTEM_NAMES,
     Table,
-    all_rows,
     decodings_table,
     every_table,
     further_tables,
     head,
     headline,
     main_table,
+    ranked,
 )
 
 ALL = "comparison-all.md"  # beside comparison.md
 
 _MARKS = re.compile(r"[\\`*|<>\[\]]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is plain text
 # controls and line ends; directional marks, embeddings, overrides and isolates (UAX #9); the joiners stay
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
-def seen(value: Any) -> Any:
-    """Text with U+FFFD for each character that a reader cannot see; Markup and other values as they are."""
-    return _UNSEEN.sub("\ufffd", value) if isinstance(value, str) and not isinstance(value, Markup) else value
+def visible(value: Any) -> Any:
+    """Text with U+FFFD in place of each invisible character; Markup and other values are returned as they are."""
+    return _INVISIBLE.sub("\ufffd", value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 _HTML = Environment(
@@ -48,8 +49,16 @@ _HTML = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
-    finalize=seen,
+    finalize=visible,
 )
+
+
+def breakable(name: str) -> Markup:
+    """A name that a browser may break after each dot and underscore."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._])", visible(name)))
+
+
+_HTML.filters["breakable"] = breakable
 
 
 def page(template: str, **values: Any) -> str:
@@ -58,15 +67,17 @@ def page(template: str, **values: Any) -> str:
 
 
 def comparison_csv(results: Results) -> str:
-    """Every row: each system, configuration, decoding and protocol, then the reference rows. Scores from 0 to 1."""
+    """Every row: each configuration, decoding and protocol in the order of params.yaml, then the reference rows."""
     columns = [field.name for field in dataclasses.fields(Row)]
-    return _csv(columns, ([_plain(getattr(row, column)) for column in columns] for row in all_rows(results)))
+    measured = (row for run in results.runs for row in run.rows)
+    rows = itertools.chain(measured, *results.references.values())
+    return _csv(columns, ([_plain(getattr(row, column)) for column in columns] for row in rows))
 
 
 def captions_csv(results: Results, captions: Sequence[tuple[Run, Sequence[PhotoCaptions]]]) -> str:
-    """What every configuration's best decoding said of each test photo; no reference is among it.
+    """The captions of each test photo under every configuration's best decoding; no references.
 
-    Nor is a quoted training caption, unless the captions are the project's own.
+    Retrieved captions, which are quoted from the training split, are included for the built-in dataset only.
     """
     own = results.manifest.format == "scenes"
     return _csv(
@@ -81,19 +92,19 @@ def captions_csv(results: Results, captions: Sequence[tuple[Run, Sequence[PhotoC
 
 
 def comparison_markdown(results: Results) -> str:
-    """The comparison for a reader of the repository: the best, the figures, and where the rest stands."""
+    """The comparison for a reader of the repository: the best configurations, the figures and links to the rest."""
     linked = [f"- [{table.title}]({ALL}#{_anchor(table.title)})" for table in _linked(results)]
     parts = [
-        f"# {_escaped(results.manifest.name)}: the systems compared",
+        f"# {_escaped(results.manifest.name)}: comparison of the systems",
         _facts(results),
         *_markdown_table(main_table(results)),
         "![BLEU-1 to 4 of the best configurations](bleu.png)",
         "![Loss and accuracy of the best configurations over the epochs](curves.png)",
         "More tables:",
         "\n".join(linked),
-        "All of this, exactly: [comparison.csv](comparison.csv). What the systems said: [captions.csv](captions.csv). "
-        "The same with tables to sort and filter: `comparison.html`; photos with their captions: `gallery/index.html`, "
-        "which is written beside it and not kept in git.",
+        "All rows with all digits: [comparison.csv](comparison.csv). The generated captions: "
+        "[captions.csv](captions.csv). `comparison.html` has tables to sort and filter. `gallery/index.html`, which is "
+        "not kept in git, shows photos with their captions.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -101,7 +112,7 @@ def comparison_markdown(results: Results) -> str:
 def further_markdown(results: Results) -> str:
     """The tables that the comparison links to."""
     title = f"# {_escaped(results.manifest.name)}: all tables"
-    parts = [title, _facts(results), "The best in short: [comparison.md](comparison.md)."]
+    parts = [title, _facts(results), "The best configurations: [comparison.md](comparison.md)."]
     return "\n\n".join([*parts, *(part for table in _linked(results) for part in _markdown_table(table))]) + "\n"
 
 
@@ -111,6 +122,7 @@ def comparison_html(results: Results) -> str:
         "comparison.html.j2",
         name=results.manifest.name,
         head=head(results),
+        best=ranked(results.runs)[0].row(),
         main=decodings_table(results),
         further=_further(results),
         systems=list(dict.fromkeys(run.system for run in results.runs)),
@@ -120,9 +132,9 @@ def comparison_html(results: Results) -> str:
 
 
 def _linked(results: Results) -> list[Table]:
-    """The tables beside the main one: all configurations where that shows only the best."""
-    short = len(headline(results.runs)) < len(results.runs)
-    return [*([every_table(results)] if short else []), decodings_table(results), *_further(results)]
+    """The tables beside the main one, first that of all configurations if the main one shows only some."""
+    some = len(headline(results.runs)) < len(results.runs)
+    return [*([every_table(results)] if some else []), decodings_table(results), *_further(results)]
 
 
 def _further(results: Results) -> list[Table]:
@@ -146,7 +158,7 @@ def _markdown_table(table: Table) -> list[str]:
 
 
 def _anchor(title: str) -> str:
-    """The fragment that Markdown's renderers give a heading."""
+    """The fragment that Markdown renderers derive from a heading."""
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
@@ -155,8 +167,8 @@ def _pipes(cells: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Keep a name from being read as Markdown or HTML."""
-    return _MARKS.sub(r"\\\g<0>", seen(text))
+    """Escape a name for Markdown and HTML."""
+    return _MARKS.sub(r"\\\g<0>", visible(text))
 
 
 def _plain(value: str | float | None) -> str:

@@ -24,7 +24,7 @@ from captionlab.core.results import (
 )
 from captionlab.errors import CaptionlabError
 
-Beside = Literal["report_a", "report_b", "literature"]
+Stated = Literal["report_a", "report_b", "literature"]  # where reference rows come from
 
 _REFERENCES = Path(__file__).parent / "reference_rows.json"
 _SHAPE = ("encoder", "hidden", "layers", "parameters", "megabytes", "epochs")
@@ -68,22 +68,22 @@ class Row:
 
     @property
     def bleu_4_interval(self) -> str | None:
-        """From where to where, as a reader sees it."""
+        """The 95 % interval of BLEU-4 as text."""
         return span(self.bleu_4_low, self.bleu_4_high)
 
     @property
     def cider_interval(self) -> str | None:
-        """From where to where, as a reader sees it."""
+        """The 95 % interval of CIDEr as text."""
         return span(self.cider_low, self.cider_high)
 
     @property
     def measured(self) -> bool:
-        """Whether the row is ours; the others are reference rows."""
+        """Whether this pipeline measured the row; the others are reference rows."""
         return self.source == "measured"
 
 
 def span(low: float | None, high: float | None) -> str | None:
-    """An interval in words."""
+    """An interval as text."""
     return None if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
@@ -94,8 +94,8 @@ class Run:
     system: str
     config: str
     scores: ConfigurationScores
-    best_epoch: int | None  # None of what was not trained
-    recipe: str  # equal where configurations differ in their seed alone
+    best_epoch: int | None  # None if not trained
+    recipe: str  # equal for configurations that differ only in their seed
     rows: tuple[Row, ...]  # test split, every decoding and protocol
     history: Mapping[str, tuple[float, ...]]  # epoch and the curves, one value per epoch; empty if not trained
 
@@ -111,7 +111,7 @@ class Run:
 
     @property
     def quotes(self) -> bool:
-        """Whether its captions are people's: only the project's own may be published."""
+        """Whether its captions are quoted from the dataset, which only the built-in dataset allows to publish."""
         return self.system == "retrieval"
 
     def row(self, protocol: Protocol = "strict") -> Row:
@@ -121,20 +121,20 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """Everything but the photos and the captions."""
+    """What the tables and figures show: everything but photos and captions."""
 
     manifest: Manifest
     idf: str
-    decoding: Decoding  # its length penalty and greatest length, which all beams share
+    decoding: Decoding  # for the length penalty and the maximum length, which all beams share
     diagnostics: Diagnostics
     runs: tuple[Run, ...]  # in the order of params.yaml
-    references: dict[Beside, tuple[Row, ...]]  # by what they stand beside
+    references: dict[Stated, tuple[Row, ...]]
 
 
 def load(params: Params, root: Path) -> Results:
     """Read what the report needs. Raises CaptionlabError when a file is missing or a configuration has no scores."""
     if not params.configurations():
-        raise CaptionlabError("params.yaml names no configuration of any system; add one to baseline, say")
+        raise CaptionlabError("params.yaml names no configuration of any system; add one, for example under baseline")
     evaluation, diagnostics = read_evaluation(root), read_diagnostics(root)
     names = [*params.configurations(), *(("retrieval", name) for name in params.retrieval)]
     return Results(
@@ -147,9 +147,9 @@ def load(params: Params, root: Path) -> Results:
     )
 
 
-def reference_rows() -> dict[Beside, tuple[Row, ...]]:
-    """The two reports' and the literature's numbers, each with the place that states it."""
-    return {beside: tuple(Row(**fields) for fields in rows) for beside, rows in read_json(_REFERENCES).items()}
+def reference_rows() -> dict[Stated, tuple[Row, ...]]:
+    """The numbers of the two reports and of the literature, each with its source."""
+    return {stated: tuple(Row(**fields) for fields in rows) for stated, rows in read_json(_REFERENCES).items()}
 
 
 def _run(params: Params, root: Path, scores: ConfigurationScores, diagnostics: Diagnostics) -> Run:

@@ -1,6 +1,6 @@
-"""The readable tables: which rows stand in which, in what order, and how a value is written. Knows no file format.
+"""The tables for readers: which rows they hold, in what order, and how values are written. Knows no file format.
 
-A further table is one more ``table(title, columns, rows)`` in ``further_tables``: Markdown and HTML then both show it.
+To add a table, add one ``table(title, columns, rows)`` to ``further_tables``: Markdown and HTML both show it.
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ from captionlab.config import SECTIONS
 from captionlab.report.results import Results, Row, Run
 
 SYSTEM_NAMES = {system: system.replace("_", " ").capitalize() for system in SECTIONS}
-MAIN_ROWS = 20  # that one table or figure holds and a reader takes in
+MAIN_ROWS = 20  # of the main table and the figures
 
 Value = str | int | float | None
-Kind = Literal["text", "count", "millions", "megabytes", "score", "loss"]
+Kind = Literal["text", "count", "share", "millions", "megabytes", "score", "loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column of a table. The greatest ``score`` of a column is its best, the least ``loss``; others have none."""
+    """One column of a table. The best ``score`` is the greatest, the best ``loss`` the least; others have no best."""
 
     label: str
     kind: Kind = "text"
@@ -43,34 +43,34 @@ class Column:
                 return f"{float(value) / 1e6:.2f} M"
             case "megabytes":
                 return f"{float(value):.1f}"
-            case "score" | "loss":
+            case "score" | "loss" | "share":
                 return f"{float(value):.3f}"
         return str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One row of a table: a value a column, and what a reader may filter by."""
+    """One row of a table: a value for each column, and what a reader may filter by."""
 
     values: tuple[Value, ...]
-    system: str | None = None  # of ours; None for a row that others state
-    rival: bool = True  # whether its scores compete for the best of their columns
+    system: str | None = None  # None for a row that others state
+    competes: bool = True  # for the best value of each column
 
     @property
     def measured(self) -> bool:
-        """Whether the row is ours."""
+        """Whether it was measured by this pipeline."""
         return self.system is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Lines under columns, with the sentences that a reader needs to judge them."""
+    """Lines under columns, with notes that explain them."""
 
     title: str
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
-    sorted_by: str | None = None  # label of the column whose greatest value stands first
+    sorted_by: str | None = None  # label of the column that the lines are sorted by, greatest first
     _best: dict[str, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -78,15 +78,15 @@ class Table:
         for place, column in enumerate(self.columns):
             if column.kind not in ("score", "loss"):
                 continue
-            values = (line.values[place] for line in self.lines if line.rival)
-            rivals = {float(value) for value in values if value is not None}
-            if len(rivals) > 1:  # where all are equal, none leads
-                best[column.label] = max(rivals) if column.kind == "score" else min(rivals)
+            values = (line.values[place] for line in self.lines if line.competes)
+            different = {float(value) for value in values if value is not None}
+            if len(different) > 1:  # equal values have no best
+                best[column.label] = max(different) if column.kind == "score" else min(different)
         object.__setattr__(self, "_best", best)
 
     def is_best(self, line: Line, column: Column) -> bool:
-        """Whether this value leads its column among the rows that compete."""
-        return line.rival and line.values[self.columns.index(column)] == self._best.get(column.label, math.nan)
+        """Whether this value is the best of its column among the lines that compete."""
+        return line.competes and line.values[self.columns.index(column)] == self._best.get(column.label, math.nan)
 
 
 def table(
@@ -95,7 +95,7 @@ def table(
     rows: Iterable[Sequence[Value]],
     notes: Sequence[str] = (),
 ) -> Table:
-    """A table from plain values. ``columns`` maps each label to its kind; a row starts with its configuration's name.
+    """A table from plain values. ``columns`` maps labels to kinds; a row starts with the name of its configuration.
 
     >>> table("Language bias", {"Configuration": "text", "Right photo": "score"}, [("attention.lite2", 0.55)]).title
     'Language bias'
@@ -154,35 +154,43 @@ _PROTOCOLS = {
     "literature": "its own; tokenisation and brevity penalty may differ",
 }
 _STRICT = (
-    "The decoding was chosen by CIDEr on the validation split, never on the test split. Strict protocol: every "
-    "reference, lowercase, no punctuation, corpus level, no start, end or unknown word counted.",
-    "All scores stand on the scale from 0 to 1 (papers often print them times 100), CIDEr-D on 0 to 10. Loss "
-    "(nats a word) and accuracy are of the next word, given the true words before it.",
+    "Configurations are ranked by CIDEr on the validation split (CIDEr, val), which also chose each decoding. All "
+    "other scores are of the test split, which chooses nothing.",
+    "Strict protocol: corpus scores against all references of a photo, in lowercase and without punctuation; start, "
+    "end and unknown tokens are not counted. Scores run from 0 to 1 (papers often print them times 100), CIDEr-D from "
+    "0 to 10. Loss (nats per word) and accuracy are those of the next word, given the reference words before it. "
+    "Input is the size of the word embedding.",
 )
 _SIGNIFICANT = 0.05
 _ABOVE = (
-    "The intervals are of a bootstrap over the test photos, with the idf of them all. p is that of the difference in "
-    "CIDEr to the row above, by a paired bootstrap over the photos; a star marks those below 0.05. It knows the luck "
-    "of the photos, not that of the training's seed, and the best of many rows is partly the luckiest."
+    "The 95 % intervals come from a bootstrap over the test photos, with the idf of all of them. p tests the "
+    "difference in CIDEr to the row above (paired bootstrap, two-sided); a star marks p < 0.05. The p-value covers "
+    "the choice of test photos, not the training seed, and is not corrected for multiple comparisons."
 )
 _EVERY = "Best decoding of every configuration"
 _SEEDS = (
-    "Of configurations that differ in nothing but the seed of their training the first stands here, not the best; "
-    "behind its intervals, mean and standard deviation over all of them."
+    "Of configurations that differ only in their training seed, the first is shown, not the best; the columns with "
+    "seeds in their name give mean and standard deviation over all of them."
 )
+_REPORT_A = (
+    "Report A: Hussnain Ashraf and Kunal (team 41), Visual Recognition: Report on Image Captioning with Flickr8K "
+    "Dataset, undated."
+)
+_REPORT_B = "Report B: Hussein Mohamed, Marwan Essam and Mariam Hossam, Image Captioning Model Implementation, undated."
 
 
 def head(results: Results) -> list[tuple[str, str]]:
-    """What was scored, and how: label and value."""
+    """The dataset and the scoring, as (label, value)."""
     manifest = results.manifest
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
     return [
         ("Dataset", manifest.name),
         ("Photos", f"{manifest.images:,} with {manifest.captions:,} captions"),
-        ("Digest", manifest.digest),
+        ("Dataset digest", manifest.digest),
         ("Splits", splits),
-        ("Scored", f"test split, strict protocol, at most {results.decoding.max_words} words"),
-        ("Beam search", f"by log probability / words ^ {results.decoding.length_penalty}"),
+        ("Scores", "test split, strict protocol"),
+        ("Beam search", f"ranks by log probability / length ^ {results.decoding.length_penalty}"),
+        ("Longest caption", f"{results.decoding.max_words} words"),
         ("CIDEr idf", results.idf),
     ]
 
@@ -193,7 +201,7 @@ def ranked(runs: Sequence[Run]) -> list[Run]:
 
 
 def headline(runs: Sequence[Run]) -> list[Run]:
-    """The best configurations, best on validation first; of those that differ in their seed alone the first one."""
+    """The best configurations, best on validation first; of those that differ only in their seed, the first one."""
     return ranked([seeds[0] for seeds in _by_recipe(runs).values()])[:MAIN_ROWS]
 
 
@@ -201,8 +209,8 @@ def main_table(results: Results) -> Table:
     """The best decoding of the best configurations, with mean and deviation where there are several seeds."""
     runs = headline(results.runs)
     left_out = len(results.runs) - len(runs)
-    title = f"{len(runs)} of {len(results.runs)} configurations, best first" if left_out else _EVERY
-    made = _against_the_next(results, title, runs)
+    title = f"{len(runs)} of {len(results.runs)} configurations, best on validation first" if left_out else _EVERY
+    made = _with_significance(results, title, runs)
     seeds = _by_recipe(results.runs)
     if not any(len(seeds[run.recipe]) > 1 for run in runs):
         return made
@@ -211,14 +219,15 @@ def main_table(results: Results) -> Table:
 
 
 def every_table(results: Results) -> Table:
-    """The best decoding of every configuration, seeds and all."""
-    return _against_the_next(results, _EVERY, ranked(results.runs))
+    """The best decoding of every configuration, every seed included."""
+    return _with_significance(results, _EVERY, ranked(results.runs))
 
 
-def _against_the_next(results: Results, title: str, runs: Sequence[Run]) -> Table:
-    """The best decodings of these configurations, each compared with the one above."""
+def _with_significance(results: Results, title: str, runs: Sequence[Run]) -> Table:
+    """The best decodings of these configurations, each with the p-value against the row above."""
     made = _of_rows(title, _MAIN, [run.row() for run in runs], notes=(*_STRICT, _ABOVE))
-    ps = [None, *(against(results, below, above, "cider")[1] for above, below in itertools.pairwise(runs))]
+    compared = [results.diagnostics.pairs[below.name][above.name] for above, below in itertools.pairwise(runs)]
+    ps = [None, *(p_value(pair["cider"].p) for pair in compared)]
     return _inserted(made, [Column(label="p, row above")], [[p] for p in ps])
 
 
@@ -239,75 +248,82 @@ def _inserted(
     )
 
 
-def against(results: Results, one: Run, other: Run, score: str) -> tuple[str, str]:
-    """How one configuration stands against another: the share of resamples that it wins, and p, in words."""
-    found = results.diagnostics.pairs[one.name][other.name][score]
-    return f"{found.wins:.0%}", f"{found.p:.3f}{' *' if found.p < _SIGNIFICANT else ''}"
+def p_value(p: float) -> str:
+    """A p-value with three digits; the star follows the digits that are printed.
+
+    >>> [p_value(p) for p in (0.0499, 0.0494, 0.0002)]
+    ['0.050', '0.049 *', '< 0.001 *']
+    """
+    rounded = round(p, 3)
+    digits = f"{rounded:.3f}" if rounded else "< 0.001"
+    return f"{digits} *" if rounded < _SIGNIFICANT else digits
 
 
 def decodings_table(results: Results) -> Table:
-    """Every decoding of every configuration, best on validation first; the chosen ones compete for the best score."""
+    """Every decoding of every configuration, best on validation first; only the chosen ones compete."""
     rows = [row for run in results.runs for row in run.rows if row.protocol == "strict"]
     rows.sort(key=lambda row: -_number(row.val_cider))
     chosen = [run.row() for run in results.runs]
-    made = _of_rows("Every decoding of every configuration", _MAIN, rows, notes=_STRICT, rivals=chosen)
+    made = _of_rows("Every decoding of every configuration", _MAIN, rows, notes=_STRICT, competing=chosen)
     return dataclasses.replace(made, sorted_by="CIDEr, val")
 
 
 def further_tables(results: Results) -> list[Table]:
-    """Means over seeds; the image's places; each report's protocol beside its own numbers; the literature."""
+    """Means over seeds, image positions, each report's protocol beside its own numbers, published results."""
     stated = ("name", "decoding", *_BLEU, "loss", "accuracy", *_SHAPE, "epochs", "protocol", "source")
     return [
         *_seeds(results),
-        *_places(results),
+        *_image_positions(results),
         _of_rows(
             "Under report A's protocol",
             stated,
-            _beside(results, "report_a"),
+            _with_stated(results, "report_a"),
             notes=(
-                "Our captions scored as report A scored its own, with start and end words counted, beside the numbers "
-                "that it states. It prints one BLEU without its order; its function's default is BLEU-4. Its photos, "
-                "split and number of references are partly unstated, its losses have another vocabulary, and its "
-                "System 1 is our baseline.",
+                _REPORT_A,
+                "Our captions under the protocol of report A, which counts start and end words, beside the numbers "
+                "that it states. It prints one BLEU and not its order; the default of its function is BLEU-4. Its "
+                "photos, split and number of references are partly unstated, and its losses are over another "
+                "vocabulary. Its System 1 is the baseline here.",
             ),
         ),
         _of_rows(
             "Under report B's protocol",
             stated,
-            _beside(results, "report_b"),
+            _with_stated(results, "report_b"),
             notes=(
-                "Our captions scored as report B scored its own, beside the numbers that it states: the words startseq "
-                "and endseq counted, one-letter words dropped, and BLEU-3 with weights that sum to 0.9. Its loss has "
+                _REPORT_B,
+                "Our captions under the protocol of report B, beside the numbers that it states. It counts the words "
+                "startseq and endseq, drops one-letter words, and its weights for BLEU-3 sum to 0.9. Its loss is over "
                 "another vocabulary.",
             ),
         ),
         _of_rows(
-            "What the literature states for Flickr8k",
+            "Published results on Flickr8k",
             ("name", "encoder", "decoding", *_SCORES, "protocol", "source"),
             _noted(results.references["literature"], "literature"),
             notes=(
-                "On Flickr8k's 1,000 test photos, each under its own protocol, so not to be ranked against the strict "
-                "scores above. Early papers differ in tokenisation, and some leave out BLEU's brevity penalty; the "
-                "encoders differ too. CIDEr depends on the references that its idf is taken from.",
+                "On the 1,000 test photos of Flickr8k, each under its own protocol, so they cannot be ranked against "
+                "the strict scores above. Tokenisation and encoders differ, some early papers leave out BLEU's "
+                "brevity penalty, and CIDEr depends on the references of its idf.",
             ),
         ),
     ]
 
 
 def _seeds(results: Results) -> list[Table]:
-    """Mean and deviation of configurations that differ in their seed alone, if there are such."""
+    """Mean and deviation of configurations that differ only in their training seed, if there are any."""
     groups = [runs for runs in _by_recipe(ranked(results.runs)).values() if len(runs) > 1]
     rows = [(", ".join(sorted(run.name for run in runs)), *_means(runs, _SCORES)) for runs in groups]
     columns: dict[str, Kind] = {"Configurations": "text", **{_COLUMNS[score].label: "text" for score in _SCORES}}
     notes = (
-        "Configurations that differ in nothing but the seed of their training: mean and standard deviation (of the "
-        "sample) of the test scores, each with the decoding that was chosen for it on validation.",
+        "Configurations that differ only in their training seed: mean and sample standard deviation of the test "
+        "scores, each under the decoding that validation chose for it.",
     )
-    return [table("The luck of the seed", columns, rows, notes)] if rows else []
+    return [table("Mean and deviation over seeds", columns, rows, notes)] if rows else []
 
 
 def _by_recipe(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Configurations that differ in their seed alone, together and in their order."""
+    """Configurations grouped by recipe, in their order: those of a group differ only in their training seed."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.recipe, []).append(run)
@@ -315,7 +331,7 @@ def _by_recipe(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def _means(runs: Sequence[Run], scores: Sequence[str]) -> list[str | None]:
-    """Mean and standard deviation of the best decodings' scores; none of a single run's."""
+    """Mean and standard deviation of the best decodings' scores; None for a single run."""
     of_all = [[getattr(run.row(), score) for run in runs] for score in scores]
     return [
         f"{fmean(numbers):.3f} ± {stdev(numbers):.3f}" if len(numbers) > 1 and None not in numbers else None
@@ -323,27 +339,27 @@ def _means(runs: Sequence[Run], scores: Sequence[str]) -> list[str | None]:
     ]
 
 
-def _places(results: Results) -> list[Table]:
-    """The places to put the image, if the configurations differ in them."""
+def _image_positions(results: Results) -> list[Table]:
+    """The baselines by the position where the image enters, if they differ in it."""
     rows = [run.row() for run in results.runs if run.system == "baseline"]
-    places = ("init-inject", "pre-inject", "par-inject", "merge")
-    by_place = [row for place in places for row in rows if row.image == place]
-    if len({row.image for row in by_place}) < 2:
+    positions = ("init-inject", "pre-inject", "par-inject", "merge")
+    by_position = [row for position in positions for row in rows if row.image == position]
+    if len({row.image for row in by_position}) < 2:
         return []
     fields = ("name", "image", *_SHAPE, "parameters", "decoding", *_SCORES, "loss", "accuracy")
     notes = (
-        "The four places of Tanti et al. 2017 in one decoder: the LSTM's first state (init-inject), its first "
-        "input (pre-inject, report A's System 1), a part of every input (par-inject), or beside its output "
-        "(merge). Compare rows of equal encoder and sizes; the place decides the number of parameters. Test "
-        "split, strict protocol, the decoding chosen on validation.",
+        "The four positions of Tanti et al. 2017 in one decoder: the first state of the LSTM (init-inject), its first "
+        "input (pre-inject), a part of every input (par-inject), or beside its output (merge). Compare rows of equal "
+        "encoder and sizes; the position changes the number of parameters. Test split, strict protocol, the decoding "
+        "that validation chose.",
     )
-    return [_of_rows("Where the image enters", fields, by_place, notes)]
+    return [_of_rows("Where the image enters", fields, by_position, notes)]
 
 
 def _of_rows(
-    title: str, fields: Sequence[str], rows: Sequence[Row], notes: tuple[str, ...], rivals: Sequence[Row] | None = None
+    title: str, fields: Sequence[str], rows: Sequence[Row], notes: tuple[str, ...], competing: Sequence[Row] = ()
 ) -> Table:
-    """A table of these fields of Row. Measured rows compete, or the ``rivals`` alone."""
+    """A table of these fields of Row. The measured rows compete, or only those of ``competing``."""
     columns = {key: _COLUMNS[key] for key in fields}
     if all(row.measured for row in rows) and "meteor" in columns:
         columns["meteor"] = dataclasses.replace(columns["meteor"], missing="n/a (needs Java)")
@@ -354,7 +370,7 @@ def _of_rows(
             Line(
                 values=tuple(_name(row) if key == "name" else getattr(row, key) for key in fields),
                 system=row.system if row.measured else None,
-                rival=row.measured if rivals is None else row in rivals,
+                competes=row in competing if competing else row.measured,
             )
             for row in rows
         ),
@@ -368,21 +384,15 @@ def _name(row: Row) -> str:
     return f"{row.system}, {row.configuration}" if row.configuration else row.system
 
 
-def _beside(results: Results, protocol: Literal["report_a", "report_b"]) -> list[Row]:
+def _with_stated(results: Results, protocol: Literal["report_a", "report_b"]) -> list[Row]:
     ours = sorted((run.row(protocol) for run in results.runs), key=lambda row: -_number(row.bleu_4))
     return _noted((*ours, *results.references[protocol]), protocol)
 
 
 def _noted(rows: Sequence[Row], protocol: str) -> list[Row]:
-    """The rows with the protocol in words."""
+    """The rows with their protocol described."""
     return [dataclasses.replace(row, protocol=_PROTOCOLS[protocol]) for row in rows]
 
 
 def _number(score: float | None) -> float:
     return -math.inf if score is None else score
-
-
-def all_rows(results: Results) -> Sequence[Row]:
-    """Every row of the CSV: ours in the order of params.yaml, then the reference rows."""
-    ours = [row for run in results.runs for row in run.rows]
-    return ours + [row for rows in results.references.values() for row in rows]

@@ -1,0 +1,48 @@
+"""The figures of the report."""
+
+import io
+from collections.abc import Sequence
+
+import pytest
+from PIL import Image
+
+from captionlab.report import figures, results
+from captionlab.report.results import Run
+from results_tree import toys, write_results
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Run]:
+    root = tmp_path_factory.mktemp("figures")
+    write_results(root, toys())
+    return results.load(toys(), root).runs
+
+
+@pytest.mark.parametrize("draw", [figures.bleu, figures.curves])
+def test_figures_are_large_enough_to_read_and_carry_no_version(draw: figures.Draw, runs: Sequence[Run]) -> None:
+    image = figures.png(draw, runs)
+    with Image.open(io.BytesIO(image)) as opened:
+        assert opened.width >= 1200
+        assert "Software" not in opened.info
+    assert "var(--attention)" in figures.svg(draw, runs)
+
+
+def test_the_line_above_the_curves_fits_over_one_run(runs: Sequence[Run]) -> None:
+    (first, *_) = (run for run in runs if run.history)
+    figure = figures.curves([first])
+    figure.draw_without_rendering()
+    (line,) = figure.texts
+    extent = line.get_window_extent()
+    assert extent.x0 >= 0
+    assert extent.x1 <= figure.bbox.width
+
+
+def test_bars_start_at_zero_and_share_one_scale(runs: Sequence[Run]) -> None:
+    figure = figures.bleu(runs)
+    figure.draw_without_rendering()
+    lengths = []
+    for axes in figure.axes:
+        assert axes.get_xlim()[0] == 0
+        assert all(bar.get_extents().x0 == pytest.approx(axes.transData.transform((0, 0))[0]) for bar in axes.patches)
+        lengths.append(axes.bbox.width / axes.get_xlim()[1])
+    assert max(lengths) / min(lengths) < 1.01
