@@ -31,6 +31,7 @@ from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.checkpoint import Checkpoint, Release, save_checkpoint
+from demo_project import demo, write_demo_project
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -222,3 +223,18 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return caught.value.code, out, err
 
     return called
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with two tiny systems that know some of the demo's drawn scenes by heart."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo_project(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def demo_port(demo_root: Path) -> Iterator[int]:
+    """The port of ``captionlab demo`` in that project."""
+    with demo(demo_root) as port:
+        yield port

@@ -1,1 +1,1 @@
-"""The demo page: a photo in, every system's caption side by side. For this machine; it calls no other."""
+"""The demo page: a photo in, every system's captions side by side. It sends no data to other computers."""

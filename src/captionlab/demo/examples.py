@@ -1,4 +1,4 @@
-"""Photos to begin with: a few drawn scenes, and the two photos that scikit-learn carries.
+"""Example photos: a few drawn scenes, and the two photos that scikit-learn ships.
 
 Knows how to make them; nothing of systems or the server.
 """
@@ -13,15 +13,15 @@ from PIL import Image
 from captionlab.datasets.drawing import Actor, Scene, draw_scene
 from captionlab.datasets.drawing.pen import Colour
 
-_QUALITY = 92  # JPEG, as the built-in dataset has it
-_COLOURS: dict[str, Colour] = {  # those of assets/scenes/grammar.yaml, which an installed package does not have
+_QUALITY = 92  # of the JPEGs, as in the built-in dataset
+_COLOURS: dict[str, Colour] = {  # as in assets/scenes/grammar.yaml, which is not part of the installed package
     "black": (38, 38, 44), "brown": (139, 86, 46), "orange": (242, 130, 28), "pink": (244, 130, 182),
     "red": (214, 36, 40), "yellow": (247, 212, 40), "blue": (36, 92, 208),
 }  # fmt: skip
 
 
 def _scene(place: str, *actors: tuple[int, str, str, str], relation: str | None = None) -> Scene:
-    """A scene of (count, colour, kind, action)s."""
+    """A scene; each actor is (count, colour, kind, action)."""
     return Scene(
         place=place,
         actors=tuple(Actor(count=count, colour=colour, kind=kind, action=action)
@@ -48,31 +48,32 @@ _SCENES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A photo to try: what it shows in words, and whom to thank."""
+    """An example photo: its file name, a description and a credit."""
 
     name: str
     label: str
     credit: str
+    drawn: bool  # a drawn scene, not a photo
 
 
 _DRAWN = [
-    Example(name=f"scene_{number}.jpg", label=label, credit="Drawn by captionlab")
+    Example(name=f"scene_{number}.jpg", label=label, credit="Drawn by captionlab", drawn=True)
     for number, label in enumerate(_SCENES, 1)
 ]
-_PHOTOS = [  # the credits are those of scikit-learn's datasets/images/README.txt
-    Example(name="china.jpg", label="A Chinese temple", credit="Photo: danielbuechele, flickr, CC BY 2.0"),
-    Example(name="flower.jpg", label="A flower", credit="Photo: vultilion, flickr, CC BY 2.0"),
+_PHOTOS = [  # credits from scikit-learn's datasets/images/README.txt
+    Example(name="china.jpg", label="A Chinese temple", credit="Photo: danielbuechele, flickr, CC BY 2.0", drawn=False),
+    Example(name="flower.jpg", label="A flower", credit="Photo: vultilion, flickr, CC BY 2.0", drawn=False),
 ]
 EXAMPLES = (*_DRAWN, *_PHOTOS)
 
 
 @cache
 def example_photo(name: str) -> bytes | None:
-    """The JPEG of the example of this name; None where there is no such example. The same name, the same bytes."""
+    """The JPEG of the example with this name, the same bytes every time; None if there is no such example."""
     example = next((example for example in EXAMPLES if example.name == name), None)
     if example is None:
         return None
-    if example in _DRAWN:
+    if example.drawn:
         image = draw_scene(_SCENES[example.label], _COLOURS, Random(name))
     else:
         from sklearn.datasets import load_sample_image

@@ -1,7 +1,7 @@
 """The demo's server: a page, its files, examples and captions as JSON.
 
-Knows HTTP and the line-up of systems; nothing of models. It serves one person at a desk, and is made so that a hostile
-web page, a stuck client or a photo of the wrong kind cannot do more than be refused.
+Knows HTTP and the line-up of systems; nothing of models. It serves one person on their own computer: requests from
+other web pages are refused, and a slow client does not hold up others.
 """
 
 import asyncio
@@ -27,7 +27,6 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from captionlab.demo.examples import EXAMPLES, example_photo
 from captionlab.demo.lineup import Lineup
@@ -36,9 +35,8 @@ from captionlab.errors import CaptionlabError
 MAX_BYTES = 20_000_000  # of a photo
 MAX_BEAM = 10
 MAX_PENALTY = 2.0
-WAITING = 8  # requests in line behind the one at work
-BODY_SECONDS = 30.0  # a photo has so long to arrive
-HEAD_SECONDS = 10.0  # and a connection's first request to begin
+WAITING = 8  # requests that may wait while one is running
+BODY_SECONDS = 30.0  # time for a photo to arrive
 _STATIC = Path(__file__).parent / "static"
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -53,9 +51,9 @@ _Result = TypeVar("_Result")
 
 
 def serve(root: Path, *, host: str, port: int, open_browser: bool) -> list[str]:
-    """Serve the page on ``host`` until Ctrl-C; port 0 is any that is free. Returns the closing lines.
+    """Serve the page on ``host`` until Ctrl-C; port 0 takes a free port. Returns the closing lines.
 
-    Raises CaptionlabError when no system is trained or the port cannot be had.
+    Raises CaptionlabError when no system is trained or the port is not available.
     """
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -67,10 +65,12 @@ def serve(root: Path, *, host: str, port: int, open_browser: bool) -> list[str]:
         shown = "localhost" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}/"
         print(f"the demo is at {address} (Ctrl-C stops it)", flush=True)
-        if open_browser:  # in a thread: some browsers hold their caller
+        if open_browser:  # in a thread: some browsers block the caller
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+        # uvicorn has no timeout for a connection whose first request never comes. Such a connection costs one open file
+        # and blocks no other, whereas limit_concurrency would count it and refuse the page to everyone.
         config = uvicorn.Config(
-            application(lineup, {host, socket.gethostname()}), http=PatientProtocol, ws="none", log_level="warning",
+            application(lineup, {host, socket.gethostname()}), http="h11", ws="none", log_level="warning",
             access_log=False, server_header=False, proxy_headers=False, timeout_graceful_shutdown=3,
         )  # fmt: skip
         with suppress(KeyboardInterrupt):
@@ -79,24 +79,24 @@ def serve(root: Path, *, host: str, port: int, open_browser: bool) -> list[str]:
 
 
 def application(lineup: Lineup, names: set[str]) -> Starlette:
-    """The web application over some systems; ``names`` are the machine's, beside localhost and plain addresses."""
-    worker = CapacityLimiter(1)  # the models share the cores, so photos take turns
-    inside = 0  # at work or waiting; the limiter itself counts a job only some moments after it was admitted
+    """The web application; ``names`` are host names of this computer, beside localhost and IP addresses."""
+    worker = CapacityLimiter(1)  # the models share the cores, so requests run one at a time
+    admitted = 0  # running or waiting; the limiter itself counts a job only some time after it was admitted
 
     async def work(job: Callable[[], _Result]) -> _Result:
-        """Run a job in the worker's thread when its turn comes; with too many in line it is refused."""
-        nonlocal inside
-        if inside > WAITING:
+        """Run a job in the worker thread when its turn comes. Raises HTTPException when too many are waiting."""
+        nonlocal admitted
+        if admitted > WAITING:
             raise HTTPException(503, "too many photos are waiting; try again in a moment", {"Retry-After": "2"})
-        inside += 1
+        admitted += 1
         try:
             return await to_thread.run_sync(job, limiter=worker)
         finally:
-            inside -= 1
+            admitted -= 1
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        warming = asyncio.create_task(work(lineup.warm_up))
+        warming = asyncio.create_task(to_thread.run_sync(lineup.warm_up, limiter=worker))
         yield
         await warming
 
@@ -116,16 +116,16 @@ def application(lineup: Lineup, names: set[str]) -> Starlette:
         return Response(photo, media_type="image/jpeg")
 
     async def caption(request: Request) -> Response:
-        """Captions of the photo in the body, or of one sent before, named by ``photo``."""
-        beam = int(_number(request, "beam", 1, MAX_BEAM)) if "beam" in request.query_params else None
-        given = "length_penalty" in request.query_params
-        penalty = _number(request, "length_penalty", 0, MAX_PENALTY) if given else None
+        """Captions of the photo in the body, or of the one sent before whose digest is in the query."""
+        beam = _number(request, "beam", 1, MAX_BEAM)
+        penalty = _number(request, "length_penalty", 0, MAX_PENALTY)
         known = request.query_params.get("photo")
         photo = b"" if known else await _body(request)
 
         def job() -> dict[str, Any]:
-            digest = known or lineup.see(photo)
-            return {"photo": digest, "systems": lineup.captions(digest, beam=beam, length_penalty=penalty)}
+            digest = known or lineup.add(photo)
+            captions = lineup.captions(digest, beam=int(beam) if beam else None, length_penalty=penalty)
+            return {"photo": digest, "systems": captions}
 
         try:
             return JSONResponse(await work(job))
@@ -149,11 +149,13 @@ def application(lineup: Lineup, names: set[str]) -> Starlette:
     )
 
 
-def _number(request: Request, name: str, least: float, most: float) -> float:
-    """A number of the query within its bounds."""
+def _number(request: Request, name: str, least: float, most: float) -> float | None:
+    """A number of the query within its bounds; None if it is not given."""
+    if name not in request.query_params:
+        return None
     try:
         value = float(request.query_params[name])
-    except (KeyError, ValueError):
+    except ValueError:
         value = float("nan")
     if not least <= value <= most:
         raise HTTPException(400, f"{name} must be a number from {least:g} to {most:g}")
@@ -161,7 +163,7 @@ def _number(request: Request, name: str, least: float, most: float) -> float:
 
 
 async def _body(request: Request) -> bytes:
-    """The whole body, refused as soon as it is too large or too slow."""
+    """The whole body. Raises HTTPException as soon as it is too large or too slow."""
     too_large = HTTPException(413, f"the photo is too large; the limit is {MAX_BYTES / 1e6:.0f} MB")
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > MAX_BYTES:
@@ -186,14 +188,14 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the server failed; its terminal says why"}, 500)
+    return JSONResponse({"error": "the server failed; see its terminal for the reason"}, 500)
 
 
 class _Guard:
-    """Lets in only requests meant for this server, and sends the headers that keep the page to itself.
+    """Refuses requests that come from other web pages, and adds the security headers to each response.
 
-    A web page elsewhere can point a name of its own at this machine (DNS rebinding) or post to it blindly; the first
-    shows in the Host header, the second in Origin. A plain address cannot be rebound.
+    A web page elsewhere can point its own host name at this computer (DNS rebinding), which shows in the Host header,
+    or post to it across origins, which shows in Origin. An IP address cannot be rebound.
     """
 
     def __init__(self, app: ASGIApp, names: set[str]) -> None:
@@ -206,7 +208,7 @@ class _Guard:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        if scope["type"] != "http":  # the server's own start and stop
+        if scope["type"] != "http":  # startup and shutdown
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -227,19 +229,3 @@ class _Guard:
         except ValueError:
             return False
         return True
-
-
-class PatientProtocol(H11Protocol):
-    """HTTP that hangs up on a connection whose first request does not come; uvicorn itself would wait for ever."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._patience = self.loop.call_later(HEAD_SECONDS, self._hang_up)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._patience.cancel()
-        super().connection_lost(exc)
-
-    def _hang_up(self) -> None:
-        if self.cycle is None:
-            self.transport.close()

@@ -1,17 +1,19 @@
-// The page's behaviour. Everything that came from outside (captions, file names, errors) goes in as text, never as HTML.
+// The page's behaviour. All data from outside (captions, file names, errors) is inserted as text, never as HTML.
 
 const byId = id => document.getElementById(id);
-const [frame, invitation, photo, heat] = ["frame", "invitation", "photo", "heat"].map(byId);
-const [glance, trouble, file, examples] = ["glance", "trouble", "file", "examples"].map(byId);
-const [decoding, systems] = ["decoding", "systems"].map(byId);
+const [frame, invitation, photo, overlay] = ["frame", "invitation", "photo", "overlay"].map(byId);
+const [status, error, file, examples] = ["status", "error", "file", "examples"].map(byId);
+const [decoding, own, systems] = ["decoding", "own", "systems"].map(byId);
 
-const GONE = "The server does not answer. Start captionlab demo again, then reload this page.";
-let limit = Infinity; // bytes of a photo
-let current = null; // the photo in sight: {blob, name, credit, digest}
-let candidate = null; // one that has yet to be understood
-let asking = false;
-let askAgain = false;
-let pinned = null; // the word whose look stays when the pointer leaves
+const NO_ANSWER = "The server does not answer. Start captionlab demo again, then reload this page.";
+const MAX_OPACITY = 0.82; // of the attention overlay, as in core/attention_overlay.py
+let maxBytes = Infinity; // of a photo
+let groups = []; // of systems, by training dataset: {dataset, drawn, element, cards}
+let current = null; // the photo on display: {blob, name, credit, drawn, digest}
+let candidate = null; // a photo that the server has not accepted yet
+let requesting = false;
+let requestAgain = false;
+let pinned = null; // shows the overlay that stays when the pointer leaves
 
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -19,77 +21,77 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-// --- talking to the server
+// --- requests
 
-class Refusal extends Error {
+class RequestError extends Error {
   constructor(message, status) {
     super(message);
     this.status = status;
   }
 }
 
-async function ask(path, options) {
+async function request(path, options) {
   let response;
   try {
     response = await fetch(path, options);
   } catch {
-    throw new Refusal(GONE, 0);
+    throw new RequestError(NO_ANSWER, 0);
   }
   if (response.ok) return response;
-  const said = await response.json().catch(() => ({}));
-  throw new Refusal(said.error ?? `The server answered with status ${response.status}.`, response.status);
+  const answer = await response.json().catch(() => ({}));
+  throw new RequestError(answer.error ?? `The server answered with status ${response.status}.`, response.status);
 }
 
 async function captionsOf(shown) {
-  const wanted = new URLSearchParams(new FormData(decoding));
+  const query = new URLSearchParams(own.checked ? [] : new FormData(decoding));
   if (shown.digest) {
     try {
-      const known = new URLSearchParams([...wanted, ["photo", shown.digest]]);
-      return await (await ask(`/caption?${known}`, { method: "POST" })).json();
-    } catch (error) {
-      if (error.status !== 404) throw error; // the server has forgotten the photo: it is sent again
+      const known = new URLSearchParams([...query, ["photo", shown.digest]]);
+      return await (await request(`/caption?${known}`, { method: "POST" })).json();
+    } catch (failure) {
+      if (failure.status !== 404) throw failure; // the server no longer has the photo: send it again
     }
   }
-  return (await ask(`/caption?${wanted}`, { method: "POST", body: shown.blob })).json();
+  return (await request(`/caption?${query}`, { method: "POST", body: shown.blob })).json();
 }
 
-// One request at a time; whatever changed meanwhile is asked for once, with the newest values.
+// One request at a time; changes made meanwhile lead to one further request with the newest values.
 async function refresh() {
-  askAgain = true;
-  if (asking) return;
-  asking = true;
+  requestAgain = true;
+  if (requesting) return;
+  requesting = true;
   systems.setAttribute("aria-busy", "true");
-  while (askAgain) {
-    askAgain = false;
+  while (requestAgain) {
+    requestAgain = false;
     const shown = candidate ?? current;
     if (!shown) break;
     try {
       const answer = await captionsOf(shown);
-      if (shown !== (candidate ?? current)) continue; // another photo was chosen meanwhile; its own turn comes
+      if (shown !== (candidate ?? current)) continue; // another photo was chosen meanwhile
       shown.digest = answer.photo;
       if (shown === candidate) show(shown);
-      complain("");
-      write(answer.systems);
-    } catch (error) {
+      showError("");
+      showCaptions(answer.systems);
+    } catch (failure) {
       if (shown === candidate) candidate = null;
-      mention();
-      complain(error instanceof Refusal ? error.message : `The page failed: ${error}`);
+      showName();
+      showError(failure instanceof RequestError ? failure.message : `The page failed: ${failure}`);
     }
   }
-  asking = false;
+  requesting = false;
   systems.setAttribute("aria-busy", "false");
 }
 
 // --- the photo
 
-function choose(blob, name, credit = "") {
-  complain("");
-  if (blob.size > limit) {
-    complain(`${name} is too large: ${megabytes(blob.size)} MB; the limit is ${megabytes(limit)} MB.`);
+function choose(blob, name, { credit = "", drawn = false } = {}) {
+  showError("");
+  if (blob.size > maxBytes) {
+    showError(`${name} is too large: ${megabytes(blob.size)} MB; the limit is ${megabytes(maxBytes)} MB.`);
     return;
   }
-  candidate = { blob, name, credit, digest: "" };
-  glance.textContent = `Looking at ${name} …`;
+  candidate = { blob, name, credit, drawn, digest: "" };
+  status.textContent = `Captioning ${name} …`;
   refresh();
 }
 
@@ -100,7 +102,7 @@ function megabytes(bytes) {
 function show(shown) {
   current = shown;
   candidate = null;
-  hideLook();
+  hideOverlay();
   URL.revokeObjectURL(photo.src);
   photo.src = URL.createObjectURL(shown.blob);
   photo.alt = shown.name;
@@ -110,7 +112,10 @@ function show(shown) {
   for (const button of examples.querySelectorAll("button")) {
     button.setAttribute("aria-pressed", String(button.title === shown.name));
   }
-  mention();
+  if (groups.length > 1) {
+    for (const group of groups) if (group.drawn) group.element.open = shown.drawn;
+  }
+  showName();
 }
 
 photo.addEventListener("load", () => frame.style.setProperty("--shape", photo.naturalWidth / photo.naturalHeight));
@@ -120,19 +125,19 @@ photo.addEventListener("error", () => {
   invitation.hidden = false;
 });
 
-function mention() {
-  glance.textContent = current ? [current.name, current.credit].filter(Boolean).join(". ") : "";
+function showName() {
+  status.textContent = current ? [current.name, current.credit].filter(Boolean).join(". ") : "";
 }
 
-function complain(sentence) {
-  trouble.textContent = sentence;
-  trouble.hidden = !sentence;
+function showError(message) {
+  error.textContent = message;
+  error.hidden = !message;
 }
 
 function take(transfer, otherwise) {
   const [first] = transfer?.files ?? [];
   if (first) choose(first, first.name || "the pasted photo");
-  else complain(otherwise);
+  else showError(otherwise);
 }
 
 file.addEventListener("change", () => {
@@ -150,65 +155,82 @@ document.addEventListener("dragleave", event => {
 document.addEventListener("drop", event => {
   event.preventDefault();
   frame.classList.remove("over");
-  take(event.dataTransfer, "That was no file. Save the photo first, then drop the file here.");
+  take(event.dataTransfer, "That was not a file. Save the photo first, then drop the file here.");
 });
 
 // --- captions
 
-function percent(probability) {
-  const share = 100 * probability;
-  return share < 0.001 ? "< 0.001 %" : `${share >= 10 ? share.toFixed(0) : share.toPrecision(2)} %`;
+// Systems that know only drawn scenes cannot describe photos, so they are folded away while a photo is on display.
+function groupElement({ dataset, drawn, cards }, open) {
+  if (!drawn) return element("section", {}, element("h2", { textContent: `Trained on ${dataset}` }), cards);
+  const note = "These systems were trained on drawn scenes only and cannot describe photos. Choose a drawn scene to try them.";
+  return element("details", { open }, element("summary", { textContent: "Trained on drawn scenes" }),
+    element("p", { className: "note", textContent: note }), cards);
 }
 
-function head(system) {
-  const about = element("small", { textContent: [system.name, system.encoder].filter(Boolean).join(" · ") });
-  return element("h2", {}, system.system, about);
+function showGroups(about) {
+  groups = [...new Set(about.map(system => system.dataset))].map(dataset => {
+    const { drawn } = about.find(system => system.dataset === dataset);
+    return { dataset, drawn, cards: element("div", { className: "systems" }) };
+  });
+  for (const group of groups) group.element = groupElement(group, groups.length === 1);
+  systems.replaceChildren(...groups.map(group => group.element));
 }
 
-function card(system, ...content) {
-  const made = element("article", { className: "card" }, head(system), ...content);
+function showCards(answers, content) {
+  for (const { dataset, cards } of groups) {
+    const members = answers.filter(answer => answer.dataset === dataset);
+    cards.replaceChildren(...members.map(answer => card(answer, content(answer))));
+  }
+}
+
+function card(system, content) {
+  const about = [system.name, system.encoder, `trained on ${system.dataset}`].join(" · ");
+  const heading = element("h3", {}, system.system, element("small", { textContent: about }));
+  if (system.decoding) heading.append(element("small", { className: "used", textContent: system.decoding }));
+  const made = element("article", { className: "card" }, heading, content);
   made.dataset.system = system.system;
   made.dataset.name = system.name;
   return made;
 }
 
-function write(answers) {
+function showCaptions(answers) {
   pinned = null;
-  hideLook();
-  systems.replaceChildren(...answers.map(answer => {
-    if (answer.error) return card(answer, element("p", { textContent: answer.error }));
-    return card(answer, element("ol", {}, ...answer.captions.map(line)));
-  }));
+  hideOverlay();
+  showCards(answers, answer => answer.error
+    ? element("p", { textContent: answer.error })
+    : element("ol", {}, ...answer.captions.map(captionItem)));
 }
 
-function line(caption) {
+function captionItem(caption) {
   const sentence = element("span");
   if (caption.attention) {
     const words = caption.words.map((word, place) => wordButton(word, caption.attention[place]));
     words.forEach((word, place) => sentence.append(place ? " " : "", word));
     sentence.setAttribute("role", "group");
     sentence.setAttribute("aria-label", `${caption.words.join(" ")}: arrow keys move from word to word`);
-    rove(words);
+    moveByArrowKeys(words);
   } else {
     sentence.textContent = caption.words.join(" ");
   }
-  const probability = element("span", { className: "probability", textContent: percent(caption.probability) });
-  return element("li", {}, sentence, probability);
+  const score = element("span", { className: "score", textContent: caption.score.toFixed(2).replace("-", "−") });
+  return element("li", {}, sentence, score);
 }
 
-function wordButton(word, look) {
+function wordButton(word, weights) {
   const button = element("button", { type: "button", className: "word", textContent: word });
-  const see = () => showLook(button, word, look);
-  button.addEventListener("pointerenter", see);
-  button.addEventListener("focus", () => { pinned = see; see(); });
-  button.addEventListener("click", () => { button.focus(); pinned = see; see(); });
-  button.addEventListener("pointerleave", () => (pinned ? pinned() : hideLook()));
-  button.addEventListener("blur", () => { pinned = null; hideLook(); });
+  const showOwn = () => showOverlay(button, word, weights);
+  const pin = () => { pinned = showOwn; showOwn(); };
+  button.addEventListener("pointerenter", showOwn);
+  button.addEventListener("focus", pin);
+  button.addEventListener("click", () => { button.focus(); pin(); });
+  button.addEventListener("pointerleave", () => (pinned ? pinned() : hideOverlay()));
+  button.addEventListener("blur", () => { pinned = null; hideOverlay(); });
   return button;
 }
 
-// One Tab stop a sentence; the arrow keys go from word to word.
-function rove(words) {
+// A caption is one Tab stop; the arrow keys move from word to word.
+function moveByArrowKeys(words) {
   words.forEach((word, place) => {
     word.tabIndex = place ? -1 : 0;
     word.addEventListener("keydown", event => {
@@ -226,78 +248,51 @@ function rove(words) {
 document.addEventListener("keydown", event => {
   if (event.key !== "Escape") return;
   pinned = null;
-  hideLook();
+  hideOverlay();
 });
 
-// --- where attention looked
+// --- the attention overlay
 
-// From dark where it did not look, through warm, to clear where it looked most: red, green, blue, opacity.
-const RAMP = [[12, 8, 38, 0.78], [86, 20, 110, 0.62], [214, 70, 70, 0.42], [255, 190, 60, 0.22], [255, 240, 170, 0.04]];
-
-function heatColour(level) {
-  const place = level * (RAMP.length - 1);
-  const below = Math.min(Math.floor(place), RAMP.length - 2);
-  return RAMP[below].map((value, i) => value + (place - below) * (RAMP[below + 1][i] - value));
-}
-
-// Regions lie row by row over the whole photo, squeezed to a square; the levels are blended, then coloured.
-function drawHeat(look) {
-  const side = Math.sqrt(look.length);
-  const peak = Math.max(...look) || 1;
-  const pixels = 112;
-  heat.width = heat.height = pixels;
-  const painted = new ImageData(pixels, pixels);
-  const at = (row, column) => look[row * side + column] / peak;
-  const between = i => {
-    const place = Math.min(side - 1, Math.max(0, ((i + 0.5) / pixels) * side - 0.5));
-    const low = Math.min(Math.floor(place), Math.max(0, side - 2));
-    return [low, Math.min(low + 1, side - 1), place - low];
-  };
-  for (let y = 0; y < pixels; y++) {
-    const [top, bottom, down] = between(y);
-    for (let x = 0; x < pixels; x++) {
-      const [left, right, along] = between(x);
-      const level = (1 - down) * ((1 - along) * at(top, left) + along * at(top, right))
-        + down * ((1 - along) * at(bottom, left) + along * at(bottom, right));
-      const [red, green, blue, opacity] = heatColour(level);
-      painted.data.set([red, green, blue, 255 * opacity], 4 * (y * pixels + x));
-    }
-  }
-  heat.getContext("2d").putImageData(painted, 0, 0);
-}
-
-function inWords(look) {
-  const side = Math.sqrt(look.length);
-  const brightest = look.indexOf(Math.max(...look));
-  const third = i => Math.min(2, Math.floor((3 * (i + 0.5)) / side));
-  const row = ["top", "middle", "bottom"][third(Math.floor(brightest / side))];
-  const column = ["left", "centre", "right"][third(brightest % side)];
-  const place = row === "middle" ? (column === "centre" ? "centre" : column) : `${row} ${column}`;
-  return `${place}, where ${percent(look[brightest])} of its attention met one of ${look.length} regions`;
-}
-
-function showLook(button, word, look) {
+// One pixel for each region, row by row over the whole photo; the browser enlarges the canvas smoothly.
+function showOverlay(button, word, weights) {
   for (const other of systems.querySelectorAll(".shown")) other.classList.remove("shown");
   button.classList.add("shown");
-  drawHeat(look);
-  heat.hidden = false;
-  glance.textContent = `“${word}”: it looked most at the ${inWords(look)}.`;
+  const side = Math.sqrt(weights.length);
+  const peak = Math.max(...weights);
+  overlay.width = overlay.height = side;
+  const pixels = new ImageData(side, side); // black
+  weights.forEach((weight, region) => { pixels.data[4 * region + 3] = 255 * MAX_OPACITY * (1 - weight / (peak || 1)); });
+  overlay.getContext("2d").putImageData(pixels, 0, 0);
+  overlay.hidden = false;
+  status.textContent = `“${word}”: most attention ${position(weights.indexOf(peak), side)}, ${(100 * peak).toFixed(0)} % of it on `
+    + `one of ${weights.length} regions.`;
 }
 
-function hideLook() {
+function position(region, side) {
+  const third = i => Math.min(2, Math.floor((3 * (i + 0.5)) / side));
+  const row = ["top", "middle", "bottom"][third(Math.floor(region / side))];
+  const column = ["left", "centre", "right"][third(region % side)];
+  if (row !== "middle") return `at the ${row} ${column}`;
+  return column === "centre" ? "in the centre" : `on the ${column}`;
+}
+
+function hideOverlay() {
   for (const other of systems.querySelectorAll(".shown")) other.classList.remove("shown");
-  heat.hidden = true;
-  mention();
+  overlay.hidden = true;
+  showName();
 }
 
-// --- beginning
+// --- start
 
-function sayValues() {
-  for (const input of decoding.querySelectorAll("input")) byId(`${input.id}-value`).textContent = input.value;
+function showDecoding() {
+  for (const slider of decoding.querySelectorAll("[type=range]")) {
+    byId(`${slider.id}-value`).textContent = own.checked ? "own" : slider.value;
+  }
 }
 
-decoding.addEventListener("input", () => {
-  sayValues();
+decoding.addEventListener("input", event => {
+  if (event.target !== own) own.checked = false;
+  showDecoding();
   refresh();
 });
 decoding.addEventListener("submit", event => event.preventDefault());
@@ -308,21 +303,22 @@ function exampleButton(example) {
   button.setAttribute("aria-pressed", "false");
   button.addEventListener("click", async () => {
     try {
-      choose(await (await ask(example.source)).blob(), example.label, example.credit);
-    } catch (error) {
-      complain(error.message);
+      choose(await (await request(example.source)).blob(), example.label, example);
+    } catch (failure) {
+      showError(failure.message);
     }
   });
   return element("li", {}, button);
 }
 
-sayValues();
+showDecoding();
 frame.classList.add("empty");
 try {
-  const lineup = await (await ask("/systems")).json();
-  limit = lineup.max_bytes;
-  systems.replaceChildren(...lineup.systems.map(system => card(system, element("p", { textContent: "waits for a photo" }))));
-  examples.replaceChildren(...(await (await ask("/examples")).json()).examples.map(exampleButton));
-} catch (error) {
-  complain(error.message);
+  const lineup = await (await request("/systems")).json();
+  maxBytes = lineup.max_bytes;
+  showGroups(lineup.systems);
+  showCards(lineup.systems, () => element("p", { textContent: "No photo chosen yet." }));
+  examples.replaceChildren(...(await (await request("/examples")).json()).examples.map(exampleButton));
+} catch (failure) {
+  showError(failure.message);
 }
