@@ -35,6 +35,11 @@ def test_impossible_shares_are_refused(val: float, test: float) -> None:
         draw({"val": val, "test": test}, {str(n) for n in range(50)}, 0)
 
 
+def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
+    with pytest.raises(CaptionlabError, match="of 3 photos with captions none is left"):
+        draw({"val": 0.4, "test": 0.55}, {"a", "b", "c"}, 0)
+
+
 @pytest.fixture
 def shares(project_params: Params) -> DatasetParams:
     return dataclasses.replace(project_params.dataset, val_share=0.1, test_share=0.2, split_seed=3)
@@ -63,8 +68,15 @@ def test_a_missing_split_is_drawn_from_training_and_said(shares: DatasetParams) 
     ("found", "fault"),
     [
         (Found(captions=[], splits={"val": ["00.jpg"]}), "no train split, only val"),
-        (Found(captions=[("p/00.png", "x")], splits={}), "the captions name 'p/00.png', a photo is named '00.jpg'"),
-        (Found(captions=[("00.jpg", "x"), ("01.jpg", "x")], splits={}), "2 photos .* too few for train, val and test"),
+        (
+            Found(captions=[("p/00.png", "x")], splits={}),
+            "^0 photos .* train, val and test; the captions name 'p/00.png', a photo is named '00.jpg'$",
+        ),
+        (
+            Found(captions=[("00.jpg", "x"), ("01.jpg", "x")], splits={}),
+            "^2 photos .* too few for train, val and test$",
+        ),
+        (Found(captions=[], splits={"train": ["00.jpg"], "val": ["01.jpg"]}), "^1 photos .* too few for train, test$"),
     ],
 )
 def test_what_cannot_be_split_is_refused(shares: DatasetParams, found: Found, fault: str) -> None:

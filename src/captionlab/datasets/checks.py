@@ -20,7 +20,7 @@ from captionlab.core.records import LONGEST_CAPTION, SPLITS, CaptionedImage, Spl
 from captionlab.data.photos import fault_of
 from captionlab.data.text import clean, nfc
 from captionlab.datasets import Found, Problem
-from captionlab.datasets.splits import example
+from captionlab.datasets.splits import mismatch
 from captionlab.errors import CaptionlabError
 
 CORRUPT = "corrupt photo"
@@ -63,7 +63,7 @@ def check(found: Found, images: Path, *, max_bad_share: float) -> Checked:
     bad_photos += [_problem(UNCAPTIONED, name, "") for name in sound if name not in captions]
     notes = [*found.problems, *_repeated(found.splits), *_twins(sound, split_of)]
 
-    hints = _hints(found, photos)
+    hints = "".join([mismatch(found, photos), *(f"; {note}" for note in found.notes)])
     total = len(found.captions)  # first, since photos lack captions where their captions cannot be used
     if unusable_captions > max_bad_share * total:
         raise _too_many(f"{unusable_captions:,} of {total:,} captions", bad_captions, hints, max_bad_share)
@@ -129,12 +129,6 @@ def _match(captions: list[tuple[str, str]], photos: Collection[str]) -> tuple[di
             usable.setdefault(name, []).append(nfc(caption))
     problems = [_problem(kind, name, _number(count, "caption")) for (kind, name), count in unusable.items()]
     return usable, problems, unusable.total()
-
-
-def _hints(found: Found, photos: Collection[str]) -> str:
-    """What helps to mend a dataset: names from both sides if they do not match, and what the reader noted."""
-    unmatched = any(name not in photos for name, _ in found.captions)
-    return "".join(f"; {hint}" for hint in [*([example(found, photos)] if unmatched else []), *found.notes])
 
 
 def _refuse_overlap(splits: dict[Split, list[str]]) -> None:

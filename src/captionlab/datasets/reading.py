@@ -55,6 +55,8 @@ def _walk(folder: Path) -> Iterator[Path]:
         raise _cannot_read(Path(error.filename), error) from error
 
     for place, folders, names in os.walk(folder, onerror=refuse):
+        if not os.access(place, os.X_OK):  # its files can be listed, but not read
+            raise CaptionlabError(f"cannot read {place}: Permission denied")
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         for name in names:
             path = Path(place, name)

@@ -63,10 +63,13 @@ def completed(found: Found, photos: Collection[str], params: DatasetParams) -> F
         notes = [f"the dataset has no {' and no '.join(missing)} split: drawn at random from its training photos"]
     else:
         pool = {photo for photo, _ in found.captions}.intersection(photos)
-        if not pool:
-            raise CaptionlabError(f"no caption has a photo: {example(found, photos)}")
-    shares: dict[Split, float] = {"val": params.val_share, "test": params.test_share}
-    drawn = draw({split: shares[split] for split in missing if split != "train"}, pool, params.split_seed)
+    all_shares: dict[Split, float] = {"val": params.val_share, "test": params.test_share}
+    shares = {split: share for split, share in all_shares.items() if split in missing}
+    if len(pool) <= len(shares):
+        raise CaptionlabError(
+            f"{len(pool)} photos with captions are too few for train, {' and '.join(shares)}{mismatch(found, photos)}"
+        )
+    drawn = draw(shares, pool, params.split_seed)
     splits = {split: drawn[split] if split in drawn else found.splits[split] for split in SPLITS}
     return dataclasses.replace(found, splits=splits, notes=[*found.notes, *notes])
 
@@ -83,17 +86,16 @@ def draw(shares: Mapping[Split, float], photos: set[str], seed: int) -> dict[Spl
         raise CaptionlabError(f"{said} must be above 0 and add up to less than 1")
     sizes = {split: max(1, round(len(photos) * share)) for split, share in shares.items()}
     if sum(sizes.values()) >= len(photos):
-        raise CaptionlabError(
-            f"{len(photos)} photos with captions are too few for train, {' and '.join(sizes)}; add photos, or check the"
-            " names in the captions file"
-        )
+        raise CaptionlabError(f"of {len(photos)} photos with captions none is left for training; add photos")
     rest, drawn = sorted(photos), {}
     for split in reversed(list(sizes)):
         rest, drawn[split] = train_test_split(rest, test_size=sizes[split], random_state=seed)
     return {"train": sorted(rest), **{split: sorted(drawn[split]) for split in sizes}}
 
 
-def example(found: Found, photos: Collection[str]) -> str:
-    """One name from the captions and one of a photo, to show why the two do not match."""
-    named = next((name for name, _ in found.captions if name not in photos), "")
-    return f"the captions name {named!r}, a photo is named {min(photos, default='')!r}"
+def mismatch(found: Found, photos: Collection[str]) -> str:
+    """One name from the captions and one of a photo, as the end of a message; empty where every caption has a photo."""
+    named = next((name for name, _ in found.captions if name not in photos), None)
+    if named is None:
+        return ""
+    return f"; the captions name {named!r}, a photo is named {min(photos, default='')!r}"

@@ -73,6 +73,8 @@ def _source(dataset: DatasetParams, root: Path) -> Path:
     source = root / dataset.source
     if not source.is_dir():
         raise CaptionlabError(f"dataset.source {dataset.source} is not a folder; set it to the folder of the dataset")
+    if not os.access(source, os.R_OK | os.X_OK):
+        raise CaptionlabError(f"cannot read the folder {source}; allow it, or set dataset.source to another")
     return source
 
 
