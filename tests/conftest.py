@@ -130,6 +130,14 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """The empty folder into which a dataset's photos go."""
+    path = tmp_path / "images"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
 def no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """METEOR takes seconds to start; a Java that fails is the end of it."""
     java = tmp_path / "no_java/java"

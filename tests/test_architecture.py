@@ -31,7 +31,7 @@ ALLOWED = {
     "models": "core errors",
     "config": "core errors models.params",
     "data": "core errors",
-    "datasets": "config core data.photos errors",
+    "datasets": "config core data.photos data.text errors",
     "encoders": "core data errors",
     "tracking": "errors",
     "training": "config core data errors models tracking",

@@ -65,7 +65,7 @@ class DatasetParams:
 class CleanCaptionsParams:
     """How a raw caption becomes words."""
 
-    cleaning: Literal["standard", "report_a", "report_b"]
+    cleaning: Literal["standard", "characters", "report_a", "report_b"]
 
 
 @dataclass(frozen=True, kw_only=True)

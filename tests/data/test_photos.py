@@ -1,6 +1,7 @@
-"""Any photo becomes an encoder's input, by whatever way it comes; what is none is one line."""
+"""Any photo becomes an encoder's input, however it is given; what cannot be read is one line."""
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from captionlab.data.photos import Photo, preprocess, read_photo, read_upright
+from captionlab.data.photos import Photo, fault_of, preprocess, read_photo, read_upright, skipped_formats
 from captionlab.errors import CaptionlabError
+from tiff_tags import SIZES, tag, tiff
 
 PIXELS = 64
 
@@ -135,20 +137,125 @@ def test_of_a_moving_picture_the_first_frame_counts(kind: str) -> None:
     np.testing.assert_allclose([pixels[8, 8], pixels[8, -9]], [RED, GREEN], atol=2)
 
 
+LYING = {  # how a camera stores a photo that it gives such an orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation_stands_upright(orientation: int) -> None:
-    lying = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }  # fmt: skip
-    photo = flag().transpose(lying[orientation]) if orientation > 1 else flag()
+def test_every_orientation_is_turned_upright(orientation: int, kind: str) -> None:
+    photo = flag().transpose(LYING[orientation]) if orientation > 1 else flag()
     exif = Image.Exif()
     exif[0x0112] = orientation
     out = io.BytesIO()
-    photo.save(out, "PNG", exif=exif)
+    photo.save(out, kind, exif=exif)
     assert corners(Image.open(out)) == [RED, GREEN, BLUE, WHITE]
     assert read_upright(out.getvalue(), 400).size == (200, 120)
+
+
+def written(kind: str, *tags: bytes) -> bytes:
+    """A photo that lies on its side and says so, with further tags in its EXIF; a TIFF has them itself."""
+    lying = flag().transpose(LYING[6])
+    if kind == "TIFF":
+        return tiff(lying, *tags)
+    out = io.BytesIO()
+    lying.save(out, kind, exif=b"Exif\0\0" + tiff(None, *tags), **({"lossless": True} if kind == "WEBP" else {}))
+    return out.getvalue()
+
+
+TAGS = (0x10E, 0x10F, 0x11A, 0x128, 0x131, 0x13B, 0x213, 0x2BC, 0x8298, 0x8769, 0x8825, 0x9003, 0x927C, 0xA005, 0xFFFF)
+RESOLUTIONS = [
+    (tag(0x11A, kind, count, fill * SIZES[kind] * count), tag(0x128, 3, 1, b"\3\0"))
+    for kind in SIZES for count in (1, 2) for fill in (b"\0", b"\xff", b"a")
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_photo_is_read_and_turned_whatever_else_its_exif_holds(kind: str) -> None:
+    """A value of another type or size than its tag's, out of range, or nowhere in the file."""
+    odd = [
+        (tag(number, type_, count, fill * SIZES[type_] * count),)
+        for number in TAGS for type_ in SIZES for count in (0, 1, 2) for fill in (b"\0", b"\xff")
+    ]  # fmt: skip
+    for tags in [*odd, *RESOLUTIONS]:
+        pixels = read_photo(written(kind, *tags), 16).astype(int)
+        seen = [pixels[2, 2], pixels[2, -3], pixels[-3, 2], pixels[-3, -3]]
+        np.testing.assert_allclose(seen, [RED, GREEN, BLUE, WHITE], atol=6, err_msg=str(tags))
+
+
+@pytest.mark.parametrize(
+    "exif", [b"", b"II", b"II*\0", b"XX*\0\x08\0\0\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"]
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_photo_whose_exif_is_damaged_is_read_as_stored(kind: str, exif: bytes) -> None:
+    out = io.BytesIO()
+    flag().save(out, kind, exif=b"Exif\0\0" + exif)
+    np.testing.assert_allclose(read_photo(out.getvalue(), 16)[2, 2], RED, atol=6)
+
+
+def test_floats_from_0_to_1_are_the_picture_in_8_bits() -> None:
+    grey = np.tile(np.linspace(0, 255, 50).astype(np.uint8), (40, 1))
+    eight = preprocess(reopened(Image.fromarray(grey), "PNG"), PIXELS)
+    floats = reopened(Image.fromarray(grey.astype(np.float32) / 255), "TIFF")
+    np.testing.assert_array_equal(preprocess(floats, PIXELS), eight)
+    assert (preprocess(Image.fromarray(np.zeros((4, 4), np.float32)), 8) == 0).all()
+
+
+@pytest.mark.parametrize("levels", [
+    np.linspace(-1, 1, 16, dtype=np.float32), np.linspace(0, 1e6, 16, dtype=np.float32),
+    np.full(16, np.nan, np.float32), np.array([0, 1, np.inf] * 5 + [0], np.float32),
+    np.linspace(0, 2**31 - 1, 16).astype(np.int32), -np.arange(16, dtype=np.int32),
+])  # fmt: skip
+def test_a_photo_whose_values_have_no_known_range_is_refused(levels: Any) -> None:
+    out = io.BytesIO()
+    Image.fromarray(levels.reshape(4, 4)).save(out, "TIFF")
+    with pytest.raises(CaptionlabError, match=r"its values run from .* to .*; save it with values from 0 to 1"):
+        read_photo(out.getvalue(), 8)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 30}])
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_jpeg_that_lacks_its_end_marker_is_read(options: dict[str, Any], cut: int, tmp_path: Path) -> None:
+    whole = jpeg(Image.effect_noise((150, 100), 90).convert("RGB"), **options)
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(whole[:-cut])
+    for photo in (path, whole[:-cut]):
+        np.testing.assert_array_equal(read_photo(photo, 16), read_photo(whole, 16))
+    assert fault_of(path) is None
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("photo", [flag(size=(300, 200)), Image.effect_noise((150, 100), 90).convert("RGB")])
+def test_a_jpeg_that_lacks_pixels_is_refused(photo: Image.Image, options: dict[str, Any], share: float) -> None:
+    whole = jpeg(photo, **options)
+    scan = whole.index(b"\xff\xda")
+    with pytest.raises(CaptionlabError, match="the photo: image file is truncated"):
+        read_photo(whole[: scan + 14 + round(share * (len(whole) - scan - 14 - 8))], 16)
+
+
+def test_what_is_found_at_fault_is_what_reading_fails_of(tmp_path: Path) -> None:
+    for name, content in {"sound.jpg": jpeg(flag()), "cut.jpg": jpeg(flag())[:900], "no.jpg": b"no photo"}.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        fault = fault_of(path)
+        if fault is None:
+            assert read_photo(path, PIXELS).shape == (PIXELS, PIXELS, 3)
+        else:
+            with pytest.raises(CaptionlabError, match=f"{name}: {re.escape(fault)}$"):
+                read_photo(path, PIXELS)
+    assert fault_of(tmp_path / "sound.jpg") is None
+
+
+def test_skipped_formats_are_counted_by_suffix() -> None:
+    names = ["a.jpg", "b.NEF", "c.nef", "d.svg", "e.txt", "f"]
+    assert skipped_formats(map(Path, names)) == "skipped 3 files of formats that are not read (.nef: 2, .svg: 1)"
+    assert skipped_formats(map(Path, ["a.jpg", "e.txt"])) is None
 
 
 def test_a_deep_transparent_and_a_deep_colour_photo() -> None:
@@ -186,13 +293,13 @@ def test_a_photo_of_a_large_camera_is_read() -> None:
 
 
 @pytest.mark.parametrize(("photo", "message"), [
-    (b"", "the photo: it is no photo, or none of a known format"),
-    (b"<svg/>", "the photo: it is no photo"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "the photo: it is no photo"),  # would start Ghostscript
+    (b"", "the photo: it is not a photo, or not in a known format"),
+    (b"<svg/>", "the photo: it is not a photo"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "the photo: it is not a photo"),  # would start Ghostscript
     (jpeg(flag())[:900], "the photo: image file is truncated"),
     ("no/such.jpg", "the photo no/such.jpg: No such file"),
     (Path("."), r"the photo \.: Is a directory"),
-    (np.zeros((4, 4, 3)), r"an array \(4, 4, 3\) of float64; wanted is"),
+    (np.zeros((4, 4, 3)), r"an array \(4, 4, 3\) of float64; it must be"),
     (np.zeros((4, 4, 2), np.uint8), r"an array \(4, 4, 2\) of uint8"),
     (np.zeros((0, 4, 3), np.uint8), r"an array \(0, 4, 3\)"),
 ])  # fmt: skip

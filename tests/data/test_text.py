@@ -1,6 +1,7 @@
 """Cleaning: hand-made cases, properties, and the golden numbers on the real captions."""
 
 import string
+import unicodedata
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -21,10 +22,20 @@ cleanings = st.sampled_from(CLEANINGS)
         ("standard", "A dog 's T-shirt , at 4 o'clock .", "a dog s tshirt at 4 oclock"),
         ("standard", "Été en_forêt №5!", "été enforêt 5"),
         ("standard", " ... ", ""),
+        ("standard", "a dog ❤️ 👍🏽 1️⃣", "a dog 1⃣"),
+        ("standard", "❤️", ""),
+        ("standard", "Cafe\u0301 e\u200b\u0301", "café é"),
+        ("standard", "一只狗在跑。", "一只狗在跑"),
+        ("characters", "一只狗在跑。", "一 只 狗 在 跑"),
+        ("characters", "T恤和iPhone手机!", "t 恤 和 iphone 手 机"),
+        ("characters", "ที่ 犬が走る", "ที่ 犬 が 走 る"),
+        ("characters", "A dog 's T-shirt , 한국어 हिन्दी", "a dog s tshirt 한국어 हिन्दी"),
         ("report_a", "He can't; she won't. It's the dog's", "he can not she will not it is the dog is"),
         ("report_a", "Won't", "wo not"),
         ("report_a", "They do n't, we're 4 o'clock", "they do not we are 4 o clock"),
         ("report_a", "été", "t"),
+        ("report_a", "e\u0301te\u0301", "t"),
+        ("report_b", "un e\u0301te\u0301", "un été"),
         ("report_b", "A dog 's T-shirt , at 4 o'clock .", "dog 's t shirt at o'clock"),
         ("report_b", "I see 42 cats; (two) <end>", "see 42 cats two end"),
     ],
@@ -38,7 +49,7 @@ def test_words_hold_no_blanks_and_are_never_empty(raw: str, cleaning: Cleaning) 
     assert all(word and (cleaning == "report_b" or word.split() == [word]) for word in clean(raw, cleaning))
 
 
-@given(st.text(), st.sampled_from(["standard", "report_a"]))
+@given(st.text(), st.sampled_from(["standard", "characters", "report_a"]))
 def test_cleaning_twice_changes_nothing_more(raw: str, cleaning: Cleaning) -> None:
     words = clean(raw, cleaning)
     assert clean(" ".join(words), cleaning) == words
@@ -47,8 +58,30 @@ def test_cleaning_twice_changes_nothing_more(raw: str, cleaning: Cleaning) -> No
 @given(st.text())
 def test_standard_keeps_every_letter_and_digit_and_drops_punctuation(raw: str) -> None:
     kept = "".join(clean(raw, "standard"))
-    assert [c for c in raw.lower() if c.isalnum()] == [c for c in kept if c.isalnum()]
+    lowered = unicodedata.normalize("NFC", raw).lower()
+    assert [c for c in unicodedata.normalize("NFD", lowered) if c.isalnum()] == [
+        c for c in unicodedata.normalize("NFD", kept) if c.isalnum()
+    ]
     assert not set(kept) & set(string.punctuation)
+
+
+@given(st.text(), cleanings)
+def test_both_forms_of_an_accent_are_one_word(raw: str, cleaning: Cleaning) -> None:
+    composed, decomposed = (unicodedata.normalize(form, raw) for form in ("NFC", "NFD"))
+    assert clean(composed, cleaning) == clean(decomposed, cleaning)
+
+
+@given(st.text(), st.sampled_from(["standard", "characters"]))
+def test_a_word_has_a_letter_or_digit(raw: str, cleaning: Cleaning) -> None:
+    assert all(any(map(str.isalnum, word)) for word in clean(raw, cleaning))
+
+
+@given(st.text())
+def test_characters_differ_from_standard_in_their_gaps_alone(raw: str) -> None:
+    standard, characters = clean(raw, "standard"), clean(raw, "characters")
+    assert [c for c in "".join(standard) if c.isalnum()] == [c for c in "".join(characters) if c.isalnum()]
+    if raw.isascii():
+        assert standard == characters
 
 
 @given(st.text(alphabet=string.printable))

@@ -144,5 +144,5 @@ def test_needs_no_torch() -> None:
 def test_half_a_character_is_no_word() -> None:
     """JSON can say it, no file can hold it."""
     words = [*SPECIALS, "dog", json.loads('"\\ud800"')]
-    with pytest.raises(CaptionlabError, match="a word holds half a character"):
+    with pytest.raises(CaptionlabError, match="a word contains half a character"):
         Vocabulary.from_json({"cleaning": "standard", "min_count": 1, "words": words}, "vocab.json")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import unicodedata
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from captionlab.config import Params, load_params
+from captionlab.config import BuildVocabParams, CleanCaptionsParams, Params, load_params
 from captionlab.core.files import read_json, read_jsonl
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
+from captionlab.metrics.scorer import Scorer
 from captionlab.stages.build_vocab import build_vocab
 from captionlab.stages.clean_captions import clean_captions
 from captionlab.stages.download import download
@@ -58,10 +60,11 @@ def test_three_stages_make_a_vocabulary(root: Path) -> None:
     assert manifest["name"] == "mine"
     assert manifest["format"] == "folder"
     assert manifest["images"] == len(records) == 19
-    assert manifest["captions"] == sum(len(record["captions"]) for record in records) == 39
+    assert manifest["captions"] == sum(len(record["captions"]) for record in records) == 38
     assert sum(manifest["splits"].values()) == 19
     assert [(problem["kind"], problem["item"]) for problem in manifest["problems"]] == [
         ("caption without photo", "no.png"),
+        ("caption without words", "08.png"),
         ("corrupt photo", "07.png"),
     ]
     assert {path.name for path in (dataset / "images").iterdir()} == {record["image"] for record in records}
@@ -69,19 +72,19 @@ def test_three_stages_make_a_vocabulary(root: Path) -> None:
     assert order == sorted(order)
     assert said[0].startswith("download: 19 photos (")
     assert said[1] == (
-        "download: caption without photo: 1 (no.png); corrupt photo: 1 (07.png); all in artifacts/dataset/manifest.json"
+        "download: caption without photo: 1 (no.png); caption without words: 1 (08.png); corrupt photo: 1 (07.png);"
+        " all are in artifacts/dataset/manifest.json"
     )
 
     captions = read_jsonl(root / "artifacts/captions/captions.jsonl")
     assert read_json(root / "artifacts/captions/summary.json") == {
-        "captions": 39,
-        "changed": 39,
-        "dropped": 1,
+        "captions": 38,
+        "changed": 38,
+        "dropped": 0,
         "longest": 4,
     }
-    empty = [caption for caption in captions if not caption["words"]]
-    assert [(caption["image"], caption["raw"]) for caption in empty] == [("08.png", "...")]
-    assert said[2].startswith("clean_captions: 39 captions cleaned (standard): 39 changed, 1 dropped")
+    assert all(caption["words"] for caption in captions)
+    assert said[2].startswith("clean_captions: 38 captions cleaned (standard): 38 changed, 0 dropped")
 
     value = read_json(root / "artifacts/vocab/vocab.json")
     vocabulary = Vocabulary.from_json(value, "vocab.json")
@@ -117,6 +120,64 @@ def test_words_of_validation_and_test_are_not_learned(root: Path) -> None:
     }
 
 
+def with_captions(root: Path, *captions: str) -> None:
+    """The captions of the photos 00.png, 01.png, ..., in this order."""
+    rows = [f'{number:02d}.png,"{caption}"' for number, caption in enumerate(captions)]
+    (root / "data/mine/captions.txt").write_text("\n".join(["image,caption", *rows]), encoding="utf-8")
+
+
+def test_both_forms_of_an_accent_are_one_word_of_the_vocabulary(root: Path) -> None:
+    forms = [unicodedata.normalize("NFC", "Un été ."), unicodedata.normalize("NFD", "Un été .")]
+    with_captions(root, *forms * 3)
+    params = with_dataset(max_bad_share=0.9)
+    params = dataclasses.replace(params, build_vocab=BuildVocabParams(min_count=1))
+    for stage in (download, clean_captions, build_vocab):
+        stage(params, root)
+    assert read_json(root / "artifacts/vocab/vocab.json")["words"][4:] == ["un", "été"]
+
+
+def test_what_a_cleaning_leaves_without_words_is_named(root: Path) -> None:
+    """Report A's keeps ASCII alone."""
+    with_captions(root, *["A dog ."] * 4, "Собака", "Кошка")
+    params = with_dataset(max_bad_share=0.9)
+    download(params, root)
+    assert len(clean_captions(params, root)) == 1
+    params = dataclasses.replace(params, clean_captions=CleanCaptionsParams(cleaning="report_a"))
+    assert clean_captions(params, root)[1:] == [
+        "clean_captions: photos without words under the cleaning report_a: 2 (04.png, 05.png); change their captions,"
+        " or choose another clean_captions.cleaning"
+    ]
+
+
+def test_captions_of_one_word_are_told_and_may_be_split_by_characters(root: Path) -> None:
+    with_captions(root, *["一只狗在跑"] * 6)
+    params = with_dataset(max_bad_share=0.9)
+    download(params, root)
+    assert clean_captions(params, root)[1:] == [
+        "clean_captions: 6 of 6 captions are one word, such as '一只狗在跑'; for a language written without spaces set"
+        " clean_captions.cleaning to characters"
+    ]
+    params = dataclasses.replace(params, clean_captions=CleanCaptionsParams(cleaning="characters"))
+    assert len(clean_captions(params, root)) == 1
+    captions = read_jsonl(root / "artifacts/captions/captions.jsonl")
+    assert captions[0]["words"] == ["一", "只", "狗", "在", "跑"]
+    scored = Scorer({caption["image"]: [caption["raw"]] for caption in captions}).score(
+        {caption["image"]: " ".join(caption["words"]) for caption in captions}, meteor=False
+    )
+    assert scored.bleu_4 == pytest.approx(1)
+
+
+def test_what_the_reader_noted_is_said_at_the_end(root: Path) -> None:
+    (root / "data/mine/Images/raw.nef").write_bytes(b"raw")
+    assert download(with_dataset(), root)[-1] == "download: skipped 1 file of formats that are not read (.nef: 1)"
+
+
+def test_a_photo_that_cannot_be_read_is_not_taken_for_a_full_disk(root: Path) -> None:
+    (root / "data/mine/Images/z.png").symlink_to("/proc/self/mem")
+    with pytest.raises(CaptionlabError, match=r"^cannot read .*data/mine/Images/z\.png: Input/output error$"):
+        download(with_dataset(), root)
+
+
 def test_a_failing_download_keeps_the_earlier_dataset(root: Path) -> None:
     download(with_dataset(), root)
     before = contents(root / "artifacts")
@@ -132,7 +193,8 @@ def test_a_failing_download_keeps_the_earlier_dataset(root: Path) -> None:
     ("changes", "fault"),
     [
         ({"source": "nowhere"}, "nowhere is not a folder"),
-        ({"format": "parquet"}, "parquet for the train split"),
+        ({"format": "parquet"}, r"has no \*\.parquet files"),
+        ({"source": "~/photos"}, "does not expand ~; give the absolute path, /"),
         ({"format": "auto"}, "is not a format"),
     ],
 )

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -24,24 +25,28 @@ from captionlab.commands.preset import apply_preset
 from captionlab.commands.score import score_files
 from captionlab.config import Params, build_system, load_params
 from captionlab.core.files import read_json, read_jsonl
-from captionlab.core.records import Decoding
+from captionlab.core.records import LONGEST_CAPTION, Decoding
 from captionlab.core.strict import build
-from captionlab.data.photos import FORMATS, read_photo
+from captionlab.data.photos import FORMATS, fault_of, read_photo
 from captionlab.data.store import open_store
 from captionlab.data.text import CLEANINGS, clean
 from captionlab.data.vocab import Vocabulary
+from captionlab.datasets import Found
 from captionlab.datasets.archives import extract
 from captionlab.datasets.checks import check
 from captionlab.datasets.flickr8k import PHOTOS_ZIP, TEXT_ZIP, Counts, flickr8k
 from captionlab.datasets.folder import folder
 from captionlab.datasets.parquet import parquet
 from captionlab.datasets.scenes import scene_words
+from captionlab.datasets.splits import completed
 from captionlab.errors import CaptionlabError
 from captionlab.models.build import build_model
 from captionlab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tiff_tags import tag, tiff
 from torture.fuzz import Parser, mutate_bytes, mutate_json
 
 ROOT = Path(__file__).parents[2]
+_PARAMS = load_params(ROOT / "params.yaml")
 _MEGABYTE = 1 << 20
 _BIDI = "\u202eabc\u202c \u2066x\u2069 \u200b\u200f\ufeff\x1b[2J\x07"
 _PHOTOS = ("a.jpg", "b.jpg", "c.jpg")
@@ -68,6 +73,10 @@ def _fresh(folder: Path, **content: bytes) -> Path:
 _CAPTIONS = (
     b'image,caption\na.jpg,A dog runs .\na.jpg,"Two dogs, one ball"\nb.jpg,A man , sitting\nc.jpg,Grass \xc3\xa9\n',
     b'image\tcaption\na.jpg\tA dog runs .\nb.jpg\tA "man"\r\nc.jpg\t x\n',
+    b'"id";"caption";"image"\n0;"A ""big"" dog";Images\\a.jpg\n1;Gras;b\n2;"Ein Ball; rot";c.JPG\n',
+    b"image_name| comment_number| comment\na.jpg| 0| A dog\nb.jpg| 4   A dog runs .\nc.jpg#0| 0| Grass\n",
+    b"a.jpg#0\tA dog runs .\nb.jpg#0\tA man\nc.jpg#1\tGrass\n",
+    "image,split,caption\na.jpg,train,Ein Café\nb.jpg,val,Ein Cafe\u0301\nc.jpg,test,一只狗\n".encode(),
 )
 _SPLIT = (b"a.jpg\n", b"a.jpg\nb.jpg\n", b"\xef\xbb\xbfa.jpg\r\n\n")
 _UGLY_TEXTS = (
@@ -79,6 +88,11 @@ _UGLY_TEXTS = (
     b"image,caption\na.jpg," + _BIDI.encode(),
     b"image,caption\n../../etc/passwd,x\n/etc/passwd,y\nC:\\x,z\n",
     b"image,caption\n" + b"a.jpg,x\n" * 20_000,
+    b"image,caption\n" + b"/".join([b"a"] * 20_000) + b",x\n",
+    b"#1" * _MEGABYTE,
+    b"image,caption\n" + "\u0301\u0327".encode() * 100_000 + b",x\n",
+    b"image,caption\na.jpg," + "e\u0301".encode() * 100_000,
+    b"image,caption\na.jpg,e" + "\u0301\u0327".encode() * 2_500,
 )
 
 
@@ -97,8 +111,13 @@ def _folder_of(captions: bytes, train: bytes, work: Path) -> Path:
 
 
 def _read_folder(source: Path, work: Path) -> None:
-    found = folder(source, work / "images", val_share=0.1, test_share=0.1, seed=0)
-    check(found, work / "images", max_bad_share=0.9)
+    _check(folder(source, work / "images"), work / "images")
+
+
+def _check(found: Found, images: Path) -> None:
+    """As the stage does after a reader."""
+    names = [path.name for path in images.iterdir()]
+    check(completed(found, names, _PARAMS.dataset), images, max_bad_share=0.99)
 
 
 def _captions(data: bytes, work: Path) -> None:
@@ -137,8 +156,8 @@ def _flickr8k(data: bytes, work: Path) -> None:
         (work / "images").mkdir()
         (source / PHOTOS_ZIP).write_bytes(_PHOTO_ZIP)
     (source / TEXT_ZIP).write_bytes(data)
-    check(flickr8k(source, work / "images", Counts(photos=3, captions=9, train=1, val=1, test=1)), work / "images",
-          max_bad_share=0.9)  # fmt: skip
+    published = Counts(photos=3, captions=9, train=1, val=1, test=1)
+    _check(flickr8k(source, work / "images", published), work / "images")
 
 
 def _zip(data: bytes, work: Path) -> None:
@@ -184,6 +203,9 @@ def _parquets() -> tuple[list[bytes], list[bytes]]:
             image=[image, {"bytes": jpeg("blue"), "path": None}], caption_0=["A dog", None], caption_1=["x", "y"]
         ),
         _parquet_file(image=[{"bytes": jpeg(), "path": "../../stray.jpg"}], caption_0=[_BIDI]),
+        _parquet_file(image=[jpeg()], caption=[["A dog", None, "e\u0301"]], split=["train"]),
+        _parquet_file(image=[image], text=pa.array(["A dog"]).dictionary_encode()),
+        _parquet_file(image=[image], text=pa.array(["A dog"], pa.string_view())),
     ]
     broken = pa.Array.from_buffers(
         pa.string(), 1, [None, pa.py_buffer(struct.pack("<ii", 0, 2)), pa.py_buffer(b"\xff\xfe")]
@@ -207,7 +229,7 @@ def _parquets() -> tuple[list[bytes], list[bytes]]:
 def _parquet(data: bytes, work: Path) -> None:
     source = _fresh(work / "source", train__parquet=data, val__parquet=_GOOD_PARQUET[0], test__parquet=_GOOD_PARQUET[1])
     images = _fresh(work / "images")
-    check(parquet(source, images), images, max_bad_share=0.99)
+    _check(parquet(source, images), images)
 
 
 _GOOD_PARQUET = [
@@ -329,12 +351,16 @@ def _vocabulary(data: bytes, work: Path) -> None:
     assert vocabulary.digest
 
 
+_TEXTS = ("Ein Hund läuft, 3 Bälle!", "Một chú chó ❤️", "一只狗在跑。 ที่ 한국어")
+
+
 def _cleaning(data: bytes, work: Path) -> None:
-    """Any text is a caption; the words never hold a blank."""
-    text = data.decode("utf-8", "surrogateescape" if len(data) % 2 else "replace")
+    """Any text of a caption's length is a caption; the words never hold a blank, and no accent has two forms."""
+    text = data.decode("utf-8", "surrogateescape" if len(data) % 2 else "replace")[:LONGEST_CAPTION]
     for cleaning in CLEANINGS:
         words = clean(text, cleaning)  # type: ignore[arg-type]
         assert all(words)
+        assert words == clean(unicodedata.normalize("NFD", text), cleaning)  # type: ignore[arg-type]
         if cleaning != "report_b":
             assert all(word.split() == [word] for word in words)
 
@@ -411,18 +437,31 @@ def _store(pooled: bytes, about: bytes, work: Path) -> None:
 
 # ---- photos
 
+_ODD_TAGS = (
+    (tag(0x10E, 5, 1, b""),),  # text as a fraction
+    (tag(0x11A, 10, 1, b""), tag(0x128, 3, 1, b"\3\0")),
+    (tag(0x11A, 2, 1, b"x"), tag(0x128, 1, 1, b"\2")),
+    (tag(0x102, 1, 3, b"\x08\x08\x08"), tag(0x2BC, 4, 1, b"\0\0\0\0")),
+    (tag(0x8769, 9, 1, b"\xff\xff\xff\xff"), tag(0x8825, 16, 1, b"")),
+)
+
 
 def _photos() -> list[bytes]:
-    photos = []
-    exif = Image.Exif()
-    exif[0x0112] = 6
+    """Every format and mode; those that carry EXIF lie on their side, and some say odd things of themselves."""
+    photos = [tiff(Image.new("RGB", (9, 5)), *tags) for tags in _ODD_TAGS]
+    exif = tiff(None, tag(0x10E, 2, 4, b"abc\0"), tag(0x11A, 5, 1, bytes(8)), tag(0x128, 3, 1, b"\2\0"))
+    for kind in ("JPEG", "PNG", "WEBP"):
+        for tags in _ODD_TAGS:
+            out = io.BytesIO()
+            Image.new("RGB", (9, 5)).save(out, kind, exif=b"Exif\0\0" + tiff(None, *tags))
+            photos.append(out.getvalue())
     for kind in FORMATS:
         for mode in ("RGB", "L", "P", "RGBA", "1", "I;16", "CMYK"):
             out = io.BytesIO()
             image = Image.linear_gradient("L").resize((17, 12))
             try:
                 (image if mode == "L" else image.convert(mode)).save(
-                    out, kind, **({"exif": exif} if kind == "JPEG" else {})
+                    out, kind, **({"exif": b"Exif\0\0" + exif} if kind in ("JPEG", "PNG", "WEBP") else {})
                 )
             except (OSError, ValueError, KeyError):
                 continue
@@ -463,19 +502,20 @@ def _photo(data: bytes, work: Path) -> None:
 
 
 def _checked_photo(data: bytes, work: Path) -> None:
-    """As a dataset's: it is looked at when it is collected."""
+    """As a dataset's: what the checks take, every later stage can read."""
     images = work / "images"
     if not images.exists():
         images.mkdir()
         for name in ("b.jpg", "c.jpg"):
             (images / name).write_bytes(jpeg(size=(4, 4)))
     (images / "a.jpg").write_bytes(data)
-    from captionlab.datasets import Found
-
     found = Found(
         captions=[(name, "x") for name in _PHOTOS], splits={"train": ["a.jpg"], "val": ["b.jpg"], "test": ["c.jpg"]}
     )
     check(found, images, max_bad_share=0.5)
+    if fault_of(images / "a.jpg") is None:
+        for pixels in (16, 224):
+            read_photo(images / "a.jpg", pixels)
 
 
 _HUGE = (
@@ -573,7 +613,11 @@ def parsers() -> list[Parser]:
         ),
         read(
             name="caption cleaning",
-            corpus=[_TOKENS, _BIDI.encode(), "Ein Hund läuft, 3 Bälle!".encode()],
+            corpus=[
+                _TOKENS,
+                _BIDI.encode(),
+                *(unicodedata.normalize(form, text).encode() for form in ("NFC", "NFD") for text in _TEXTS),
+            ],
             read=_cleaning,
             mutate=mutate_bytes,
             nasty=_UGLY_TEXTS,

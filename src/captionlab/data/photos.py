@@ -1,117 +1,220 @@
-"""Photos in, the bytes an encoder takes out: one way of reading for training and for use.
+"""Photos as encoders read them: image files in, square RGB arrays out, the same for training and for use.
 
-Knows image files, never networks. Shape letters: H and W pixels.
+Knows image files, not networks. Shape letters: H and W pixels.
 """
 
+import importlib
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
+from captionlab.data.upright import upright
 from captionlab.errors import CaptionlabError
 
 Pixels = NDArray[np.uint8]
 Photo = Path | str | bytes | Image.Image | Pixels
 """A path, a file's bytes, a Pillow image, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8."""
+_T = TypeVar("_T")
 
-MAX_PIXELS = 100_000_000  # a photo beyond this is refused before it is decoded
+MAX_PIXELS = 100_000_000  # a larger photo is refused before it is decoded
 PREPROCESSING = "square_bicubic"
-SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})  # in a folder
-# The common ones first: to meet a later one Pillow imports all its readers. Not among them are EPS and the like, which
-# Pillow hands to other programs.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
-# What Pillow's decoders raise on damaged files, such as one that says that it is gigabytes.
-_UNDECODABLE = (
-    OSError, ValueError, TypeError, SyntaxError, EOFError, IndexError, RuntimeError, MemoryError, CaptionlabError,
-    Image.DecompressionBombError,
-)  # fmt: skip
+
+# Pillow's formats and their suffixes. The common ones come first: to try a later one, Pillow imports all its readers.
+# EPS and the like are left out: Pillow passes them to other programs.
+_SUFFIXES = {
+    "JPEG": ".jpg .jpeg .jpe .jfif",
+    "PNG": ".png .apng",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+    "PPM": ".ppm .pgm .pbm .pnm",
+    "WEBP": ".webp",
+    "TIFF": ".tif .tiff",
+    "JPEG2000": ".jp2 .j2k .jpx",
+    "AVIF": ".avif",
+}
+FORMATS = tuple(_SUFFIXES)
+_HEIC_SUFFIXES = frozenset({".heic", ".heif"})
+_HAS_HEIC = find_spec("pillow_heif") is not None
+SUFFIXES = frozenset(" ".join(_SUFFIXES.values()).split()) | (_HEIC_SUFFIXES if _HAS_HEIC else frozenset())
+# Photos all the same, though nothing here reads them. None of them is skipped without a word.
+_UNREAD_SUFFIXES = (
+    frozenset(".arw .cr2 .cr3 .dng .nef .orf .raf .rw2 .jxl .psd .svg .tga".split()) | _HEIC_SUFFIXES
+) - SUFFIXES
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
+_INSTALL_HEIC = "pip install 'captionlab[heic]'"
+
+_JPEG_END = b"\xff\xd9"
+_FOLLOWING = (b"", b"\x55" * 64, b"\x33" * 64)
+_CHECKED_AT = 224  # pixels a side
 
 
 def read_photo(photo: Photo, pixels: int) -> Pixels:
-    """Decode and preprocess one photo; one that cannot be decoded is a CaptionlabError that names its file."""
-    with _open(photo) as image:
-        return preprocess(image, pixels)
+    """Decode and preprocess one photo to (pixels, pixels, 3).
+
+    Raises CaptionlabError, with the name of the photo's file, when it cannot be decoded.
+    """
+    return _read(photo, lambda image: preprocess(image, pixels))
 
 
 def read_upright(photo: Photo, longest: int) -> Image.Image:
-    """The photo to look at: as people see it, no side longer than ``longest``. Raises what ``read_photo`` does."""
-    with _open(photo) as image:
+    """The photo to look at: upright, in RGB, no side longer than ``longest`` pixels.
+
+    Raises what ``read_photo`` does.
+    """
+
+    def reduced(image: Image.Image) -> Image.Image:
         image.draft("RGB", (2 * longest, 2 * longest))
         seen = upright(image)
-    seen.thumbnail((longest, longest))
-    return seen
+        seen.thumbnail((longest, longest))
+        return seen
 
-
-@contextmanager
-def _open(photo: Photo) -> Iterator[Image.Image]:
-    """The photo as a Pillow image of its own; whatever fails while it is open is a CaptionlabError that names it."""
-    try:
-        with _opened(photo) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise CaptionlabError(f"it has {image.width}x{image.height} pixels; the limit is {MAX_PIXELS:,} in all")
-            yield image
-    except _UNDECODABLE as error:
-        raise CaptionlabError(f"cannot read {_name(photo)}: {_reason(error)}") from error
+    return _read(photo, reduced)
 
 
 def fault_of(photo: Path) -> str | None:
-    """Why a photo's file cannot be read, without its path; None where it can. Decodes all of it."""
+    """Why ``read_photo`` cannot read a photo's file, without the file's name; None where it can."""
     try:
-        with _open(photo) as image:
-            image.load()
+        read_photo(photo, _CHECKED_AT)
     except CaptionlabError as error:
-        cause = error.__cause__
-        return _reason(cause) if isinstance(cause, Exception) else str(error)
+        return _reason(error.__cause__ or error)
     return None
 
 
 def preprocess(photo: Image.Image, pixels: int) -> Pixels:
-    """Turn any photo into the (pixels, pixels, 3) bytes an encoder takes: upright, RGB, squeezed to a square.
+    """Turn any photo into the (pixels, pixels, 3) array an encoder takes: upright, RGB, resized to a square.
 
-    The one preprocessing of training and use; its name, ``PREPROCESSING``, stands in every checkpoint. The whole
-    photo is kept: captions speak of what a centre crop would cut away.
+    The one preprocessing of training and use; its name, ``PREPROCESSING``, is stored in every checkpoint. Nothing is
+    cropped: captions mention what is at the edges.
     """
     photo.draft("RGB", (2 * pixels, 2 * pixels))  # a JPEG decodes at a fraction of its size, never below twice ours
     return np.asarray(upright(photo).resize((pixels, pixels), Image.Resampling.BICUBIC))
 
 
-def upright(photo: Image.Image) -> Image.Image:
-    """The photo as people see it: turned as its EXIF says, in RGB of 8 bits, on white where it is transparent."""
-    turned = ImageOps.exif_transpose(photo)
-    if turned.mode.startswith("I;16"):  # of 16 bits the high ones
-        turned = Image.fromarray((np.asarray(turned, dtype=np.uint16) // 257).astype(np.uint8))
-    elif turned.mode in ("I", "F"):  # 16 bits, too, or 8
-        levels = np.asarray(turned, dtype=np.float32)
-        turned = Image.fromarray((levels / 257 if levels.max() > 255 else levels).clip(0, 255).astype(np.uint8))
-    if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
-        layer = turned.convert("RGBA")
-        turned = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return turned.convert("RGB")
+def skipped_formats(paths: Iterable[Path]) -> str | None:
+    """One sentence on those of the files that are photos in formats that are not read; None where there are none."""
+    counts = Counter(suffix for path in paths if (suffix := path.suffix.lower()) in _UNREAD_SUFFIXES)
+    if not counts:
+        return None
+    files = f"{counts.total():,} file{'s' if counts.total() > 1 else ''}"
+    kinds = ", ".join(f"{suffix}: {count:,}" for suffix, count in sorted(counts.items()))
+    advice = f"; {_INSTALL_HEIC}" if counts.keys() & _HEIC_SUFFIXES else ""
+    return f"skipped {files} of formats that are not read ({kinds}){advice}"
+
+
+def _read(photo: Photo, prepare: Callable[[Image.Image], _T]) -> _T:
+    """Open the photo and prepare it; whatever goes wrong is a CaptionlabError that names it.
+
+    Pillow's decoders raise errors of any type on damaged files; one bad photo must not stop a whole folder.
+    """
+    try:
+        with _opened(photo) as image:
+            try:
+                return prepare(image)
+            except OSError:
+                completed = _with_end_marker(photo) if image.format in ("JPEG", "MPO") else None
+                if completed is None:
+                    raise
+        with _opened(completed) as image:
+            return prepare(image)
+    except Exception as error:
+        raise CaptionlabError(f"cannot read {_name(photo)}: {_reason(error)}") from error
 
 
 def _opened(photo: Photo) -> Image.Image:
+    """The photo as a Pillow image of its own, not yet decoded."""
     match photo:
         case Image.Image():
-            return photo.copy()  # the caller's own stays as it is
+            image = photo.copy()  # a draft would shrink the caller's own
         case np.ndarray():
-            if (
-                photo.dtype != np.uint8
-                or photo.ndim not in (2, 3)
-                or photo.shape[2:] not in ((), (3,), (4,))
-                or not photo.size
-            ):
-                raise CaptionlabError(
-                    f"an array {photo.shape} of {photo.dtype}; wanted is (H, W), (H, W, 3) or (H, W, 4) of uint8"
-                )
-            return Image.fromarray(photo)
-        case bytes():
-            return Image.open(io.BytesIO(photo), formats=FORMATS)
+            image = Image.fromarray(_checked_array(photo))
         case _:
-            return Image.open(photo, formats=FORMATS)
+            image = _opened_file(photo)
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise CaptionlabError(f"it has {image.width}x{image.height} pixels; the limit is {MAX_PIXELS:,} in all")
+    return image
+
+
+def _checked_array(array: Pixels) -> Pixels:
+    channels = array.shape[2:] in ((), (3,), (4,))
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or not channels or not array.size:
+        raise CaptionlabError(
+            f"an array {array.shape} of {array.dtype}; it must be (H, W), (H, W, 3) or (H, W, 4) of uint8"
+        )
+    return array
+
+
+def _opened_file(photo: Path | str | bytes) -> Image.Image:
+    def source() -> Path | str | io.BytesIO:
+        return io.BytesIO(photo) if isinstance(photo, bytes) else photo
+
+    try:
+        return Image.open(source(), formats=FORMATS)
+    except UnidentifiedImageError as unknown:
+        start = _first_bytes(photo)
+        if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
+            return Image.open(source(), formats=_heic())
+        tolerant = _JpegOfAnyResolution if start.startswith(b"\xff\xd8") else _TiffOfAnyResolution
+        try:
+            return tolerant(source())
+        except SyntaxError:
+            raise unknown from None
+
+
+class _JpegOfAnyResolution(JpegImagePlugin.JpegImageFile):
+    """Pillow refuses a JPEG whose EXIF gives as its resolution what is not a number. No pixel depends on it."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
+class _TiffOfAnyResolution(TiffImagePlugin.TiffImageFile):
+    """As for JPEG, where the resolution is a tag of the file itself."""
+
+    def _setup(self) -> None:
+        for tag in (ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit):
+            del self.tag_v2[tag]
+        super()._setup()
+
+
+@cache
+def _heic() -> tuple[str]:
+    """The name of the format in Pillow, once the reader is registered. CaptionlabError where it is not installed."""
+    if not _HAS_HEIC:
+        raise CaptionlabError(f"it is a HEIC file, which needs a reader of its own: {_INSTALL_HEIC}")
+    importlib.import_module("pillow_heif").register_heif_opener()
+    return ("HEIF",)
+
+
+def _first_bytes(photo: Path | str | bytes) -> bytes:
+    if isinstance(photo, bytes):
+        return photo[:12]
+    with Path(photo).open("rb") as file:
+        return file.read(12)
+
+
+def _with_end_marker(photo: Photo) -> bytes | None:
+    """The bytes of a truncated JPEG with the end marker; None where it lacks pixels as well.
+
+    Pixels that are missing would depend on what follows the file's last byte, so different bytes are tried there.
+    """
+    if not isinstance(photo, Path | str | bytes):
+        return None
+    content = photo if isinstance(photo, bytes) else Path(photo).read_bytes()
+    content = content.removesuffix(_JPEG_END[:1])
+    try:
+        seen = [np.asarray(_opened(content + following + _JPEG_END)) for following in _FOLLOWING]
+    except OSError:
+        return None
+    return content + _JPEG_END if all(np.array_equal(seen[0], other) for other in seen[1:]) else None
 
 
 def _name(photo: Photo) -> str:
@@ -120,11 +223,11 @@ def _name(photo: Photo) -> str:
     return f"the photo {str(photo).encode(errors='surrogateescape').decode(errors='backslashreplace')}"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
-        return "it is no photo, or none of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF)"
+        return "it is not a photo, or not in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF)"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # without the path, which the line has already
     return " ".join(str(error).split()) or type(error).__name__

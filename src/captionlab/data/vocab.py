@@ -1,6 +1,6 @@
-"""Vocabulary: the words a system can say, and their numbers.
+"""The vocabulary: the words a system can say, and their numbers.
 
-Knows nothing of files, tensors or photos; training, checkpoints and captioning all use it.
+Knows nothing of files, tensors or photos.
 """
 
 from collections import Counter
@@ -25,9 +25,9 @@ class Vocabulary:
 
     @classmethod
     def build(cls, captions: Iterable[Sequence[str]], *, cleaning: Cleaning, min_count: int) -> "Vocabulary":
-        """The words that occur at least ``min_count`` times: the most frequent first, equals in code point order.
+        """The words that occur at least ``min_count`` times, by falling frequency, then in code point order.
 
-        Raises CaptionlabError when no word does.
+        Raises CaptionlabError when there are none.
         """
         if min_count < 1:
             raise CaptionlabError(f"build_vocab.min_count is {min_count}; it must be at least 1")
@@ -41,7 +41,7 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, value: Any, origin: str) -> "Vocabulary":
-        """The vocabulary that ``to_json`` gave; ``origin`` names it in the CaptionlabError raised for any other."""
+        """The vocabulary that ``to_json`` gave; CaptionlabError, with the name ``origin``, for any other value."""
         fault = _fault(value)
         if fault:
             raise CaptionlabError(f"{origin} holds no vocabulary: {fault}; run build_vocab again")
@@ -61,14 +61,14 @@ class Vocabulary:
 
     @cached_property
     def digest(self) -> str:
-        """Stands for this vocabulary in checkpoints: another word, order or cleaning gives another digest."""
+        """Identifies this vocabulary: any other word, order or cleaning gives another digest."""
         return digest_of(self.to_json())
 
     def encode(self, words: Iterable[str]) -> list[int]:
-        """START, the words' numbers, END; a word it does not know is UNK.
+        """START, the words' numbers, END; an unknown word is UNK.
 
-        With a ``min_count`` of 1 no training caption holds UNK and no system learns to say it: such words are left
-        out, as the Keras Tokenizer of report B does.
+        With a ``min_count`` of 1 no training caption contains UNK and no system learns to say it: unknown words are
+        left out, as report B's Keras Tokenizer does.
         """
         numbers = [self.index.get(word, UNK) for word in words]
         return [START, *(number for number in numbers if number != UNK or self.min_count > 1), END]
@@ -76,12 +76,12 @@ class Vocabulary:
     def decode(self, numbers: Iterable[int]) -> str:
         """The sentence up to the first END, without special tokens.
 
-        Raises ValueError for a number that no word has.
+        Raises ValueError for a number without a word.
         """
         words = []
         for number in map(int, numbers):
             if not 0 <= number < len(self.words):
-                raise ValueError(f"no word has number {number}; the vocabulary holds {len(self.words)}")
+                raise ValueError(f"no word has number {number}; the vocabulary has {len(self.words)} words")
             if number == END:
                 break
             if number >= len(SPECIALS):
@@ -89,7 +89,7 @@ class Vocabulary:
         return " ".join(words)
 
     def coverage(self, captions: Iterable[Sequence[str]]) -> float:
-        """The share (0 to 1) of the captions' running words that it knows; 1 where there are none."""
+        """The share (0 to 1) of all words in the captions that are in the vocabulary; 1 where there are none."""
         known = total = 0
         for words in captions:
             total += len(words)
@@ -98,7 +98,7 @@ class Vocabulary:
 
 
 def _fault(value: Any) -> str | None:
-    """Say what keeps a JSON value from being a vocabulary."""
+    """Why a JSON value is not a vocabulary; None where it is one."""
     if not isinstance(value, dict) or set(value) != {"cleaning", "min_count", "words"}:
         return "it must have exactly the keys cleaning, min_count and words"
     words = value["words"]
@@ -111,9 +111,9 @@ def _fault(value: Any) -> str | None:
     if tuple(words[: len(SPECIALS)]) != SPECIALS:
         return f"its first words are not {' '.join(SPECIALS)}"
     if len(set(words)) != len(words):
-        return "a word stands in it twice"
+        return "it has a word twice"
     if any("\ud800" <= character <= "\udfff" for word in words for character in word):
-        return "a word holds half a character, which no file can"
+        return "a word contains half a character"
     if any(word.split() != [word] for word in words):
-        return "a word is empty or holds a blank"
+        return "a word is empty or contains a blank"
     return None

@@ -1,18 +1,20 @@
-"""The sources of captioned photos, one module each, and what they hand to the checks they share.
+"""The readers of datasets, one module a format, and what they return to the checks they share.
 
-A source knows its own layout and nothing else: it puts the photos as they are, flat, into the folder it is given and
-returns what it read. What is amiss is found afterwards, for all of them, in ``checks``.
+A reader knows its format alone: it writes the photos' files unchanged, flat, into the folder it is given and returns
+the captions and splits it read. ``checks`` finds what is wrong with them, for every format. ``sources`` names the
+readers.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from captionlab.core.records import SPLITS, CaptionedImage, Split
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Problem:
-    """Something amiss that the run can live with."""
+    """Something wrong with a dataset that does not stop the run by itself."""
 
     kind: str
     item: str  # the photo, the caption's id or the file
@@ -21,15 +23,18 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a source read, unchecked. Photos are known by their file names in the images folder."""
+    """What a reader found, unchecked. Photos are known by their file names in the images folder."""
 
     captions: list[tuple[str, str]]  # photo and caption as written, in the source's order
-    splits: dict[Split, list[str]]  # photos
-    problems: list[Problem] = field(default_factory=list)  # that only the source could see
+    splits: dict[Split, list[str]]  # photos; the splits that the source does not give are missing
+    problems: list[Problem] = field(default_factory=list)  # that only the reader could see
+    notes: list[str] = field(default_factory=list)  # sentences that the user should read
+    truth: list[dict[str, Any]] = field(default_factory=list)  # of drawn scenes: what each photo shows
+    words: dict[str, Any] = field(default_factory=dict)  # of drawn scenes: what the captions' words mean
 
     @classmethod
     def of(cls, records: Iterable[CaptionedImage]) -> "Found":
-        """What a source that makes whole records has found."""
+        """What a reader that makes whole records has found."""
         captions: list[tuple[str, str]] = []
         splits: dict[Split, list[str]] = {split: [] for split in SPLITS}
         for record in records:

@@ -1,6 +1,6 @@
-"""Zip files from strangers: checked as a whole before anything is written, extracted block by block.
+"""Untrusted zip files: checked as a whole before anything is written, then extracted block by block.
 
-Knows nothing of what the archives hold.
+Knows nothing of what the archives contain.
 """
 
 import lzma
@@ -15,17 +15,17 @@ from captionlab.errors import CaptionlabError
 
 MAX_MEMBER_BYTES = 64 << 20
 MAX_NAME_BYTES = 255  # what file systems take
-MAX_RATIO = 100  # of unpacked to packed size; photos barely shrink, text shrinks to a third
+MAX_RATIO = 100  # of unpacked to packed size; photos hardly shrink, text shrinks to a third
 _BLOCK_BYTES = 1 << 20
 
-# What zipfile raises on damaged input, found by damaging zips at random: most of it is not BadZipFile.
+# What zipfile raises on damaged input, found by fuzzing: most of it is not BadZipFile.
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
     struct.error,
     EOFError,
-    MemoryError,  # LZMA's header asks for a dictionary of gigabytes
+    MemoryError,  # an LZMA header may ask for a dictionary of gigabytes
     OSError,
     OverflowError,
     RuntimeError,  # an encrypted member, or (as NotImplementedError) an unknown compression
@@ -36,9 +36,9 @@ _DAMAGED = (
 def extract(archive: Path, folder: Path, choose: Callable[[PurePosixPath], str | None]) -> list[str]:
     """Write into ``folder`` the members for which ``choose`` gives a file name, and return those names.
 
-    A name that comes twice is returned twice; its first member is the one written. Raises CaptionlabError, before
-    anything is written, when the archive is damaged, a member points outside the folder or is a link, or the contents
-    are implausibly large; and in the middle when a member turns out damaged.
+    A name that occurs twice is returned twice, and its first member is written. Raises CaptionlabError, before anything
+    is written, when the archive cannot be read or is damaged, a member points outside the folder or is a link, or the
+    contents are implausibly large; later, when a member turns out to be damaged.
     """
     names: list[str] = []
     written: set[str] = set()
@@ -61,17 +61,17 @@ def extract(archive: Path, folder: Path, choose: Callable[[PurePosixPath], str |
 def _opened(archive: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(archive)
-    except FileNotFoundError:
-        raise CaptionlabError(f"{archive} does not exist; put the zip there") from None
+    except (FileNotFoundError, PermissionError) as error:
+        raise CaptionlabError(f"cannot read {archive}: {error.strerror}") from None
     except _DAMAGED as error:
         raise _damaged(archive, error) from error
 
 
 def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Refuse members that would leave the folder and sizes that no photo collection has."""
+    """Refuse members that would be written outside the folder, and sizes that no collection of photos has."""
     for member in members:
-        # Both readings of the name, so that a zip refused on one system is refused on all. zipfile itself has
-        # already cut the name at a NUL; orig_filename keeps what the archive says.
+        # The name as POSIX and as Windows read it, so that all systems refuse the same zips. zipfile has cut
+        # ``filename`` at a NUL; ``orig_filename`` is as in the archive.
         name = member.orig_filename
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         if posix.is_absolute() or windows.anchor or ".." in posix.parts or ".." in windows.parts or "\0" in name:
@@ -98,12 +98,12 @@ def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
 
 
 def _blocks(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
-    """The member's bytes. zipfile stops at the size that was checked, and compares the CRC at the end."""
+    """The member's bytes. zipfile stops at the size that was checked and compares the CRC at the end."""
     try:
         with opened.open(member) as source:
             while block := source.read(_BLOCK_BYTES):
                 yield block
-    except _DAMAGED as error:  # reading alone: what the consumer raises while it writes does not pass through here
+    except _DAMAGED as error:  # of reading only: errors of the consumer, who writes, are not raised here
         raise _damaged(f"{archive}: the member {member.filename!r}", error) from error
 
 

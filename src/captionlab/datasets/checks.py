@@ -1,11 +1,13 @@
-"""The checks every source goes through: from what was found to the records that later stages can trust.
+"""The checks of every dataset: from what a reader found to records that later stages can rely on.
 
 Knows photos, captions and splits, not where they came from.
 """
 
 import hashlib
 import os
+import warnings
 from collections import Counter
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,7 +18,9 @@ from tqdm import tqdm
 from captionlab.core.files import digest_of
 from captionlab.core.records import LONGEST_CAPTION, SPLITS, CaptionedImage, Split
 from captionlab.data.photos import fault_of
+from captionlab.data.text import clean, nfc
 from captionlab.datasets import Found, Problem
+from captionlab.datasets.splits import mismatch
 from captionlab.errors import CaptionlabError
 
 CORRUPT = "corrupt photo"
@@ -26,47 +30,52 @@ UNKNOWN = "split names unknown photo"
 REPEATED = "split names photo twice"
 NO_PHOTO = "caption without photo"
 EMPTY = "empty caption"
+WORDLESS = "caption without words"
 OVERLONG = "overlong caption"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A dataset whose every photo decodes and has a split and a caption."""
+    """A dataset in which every photo can be read, is in one split and has a caption with words."""
 
     records: list[CaptionedImage]  # by split, then by name
     problems: list[Problem]  # sorted
-    digest: str  # over photos, captions and splits: the same on every machine
-    set_aside: int  # sound photos that no split names
+    digest: str  # of photos, captions and splits: the same on every machine
+    set_aside: int  # photos with captions that are in no split
 
 
 def check(found: Found, images: Path, *, max_bad_share: float) -> Checked:
-    """Decode every photo, match photos, captions and splits, and list what does not fit.
+    """Read every photo, match photos, captions and splits, and list what does not match.
 
     Raises CaptionlabError when two splits share a photo, when more than ``max_bad_share`` of the photos or of the
-    captions cannot be used, or when a split is left with no photo.
+    captions cannot be used, or when a split is left without photos.
     """
     _refuse_overlap(found.splits)
-    photos = sorted(entry.name for entry in images.iterdir())
-    looks = _look_at(images, photos)
-    sound = {photo: look.sha256 for photo, look in looks.items() if look.fault is None}
-    split_of = {photo: split for split in SPLITS for photo in found.splits[split]}
+    photos = _read_all(images)
+    sound = {name: photo.sha256 for name, photo in photos.items() if photo.fault is None}
+    split_of = {name: split for split in SPLITS for name in found.splits[split]}
 
-    bad_photos = [_problem(CORRUPT, photo, looks[photo].fault or "") for photo in photos if photo not in sound]
+    bad_photos = [_problem(CORRUPT, name, photo.fault) for name, photo in photos.items() if photo.fault is not None]
     bad_photos += [
-        _problem(UNKNOWN, photo, f"in the {split} split") for photo, split in split_of.items() if photo not in looks
+        _problem(UNKNOWN, name, f"in the {split} split") for name, split in split_of.items() if name not in photos
     ]
-    captions, bad_captions, unusable_captions = _match(found.captions, looks)
-    bad_photos += [_problem(UNCAPTIONED, photo, "") for photo in photos if photo in sound and photo not in captions]
+    captions, bad_captions, unusable_captions = _match(found.captions, photos)
+    bad_photos += [_problem(UNCAPTIONED, name, "") for name in sound if name not in captions]
     notes = [*found.problems, *_repeated(found.splits), *_twins(sound, split_of)]
 
-    _refuse_share(bad_photos, len(bad_photos), len(looks.keys() | split_of.keys()), "photos", max_bad_share)
-    _refuse_share(bad_captions, unusable_captions, len(found.captions), "captions", max_bad_share)
+    hints = "".join([mismatch(found, photos), *(f"; {note}" for note in found.notes)])
+    total = len(found.captions)  # first, since photos lack captions where their captions cannot be used
+    if unusable_captions > max_bad_share * total:
+        raise _too_many(f"{unusable_captions:,} of {total:,} captions", bad_captions, hints, max_bad_share)
+    total = len(photos.keys() | split_of.keys())
+    if len(bad_photos) > max_bad_share * total:
+        raise _too_many(f"{len(bad_photos):,} of {total:,} photos", bad_photos, hints, max_bad_share)
 
     records = [
-        CaptionedImage(image=photo, split=split, captions=tuple(captions[photo]))
+        CaptionedImage(image=name, split=split, captions=tuple(captions[name]))
         for split in SPLITS
-        for photo in sorted(set(found.splits[split]))
-        if photo in sound and photo in captions
+        for name in sorted(set(found.splits[split]))
+        if name in sound and name in captions
     ]
     for split in SPLITS:
         if not any(record.split == split for record in records):
@@ -75,51 +84,51 @@ def check(found: Found, images: Path, *, max_bad_share: float) -> Checked:
         records=records,
         problems=sorted([*bad_photos, *bad_captions, *notes]),
         digest=digest_of([[r.image, r.split, r.captions, sound[r.image]] for r in records]),
-        set_aside=sum(photo in captions and photo not in split_of for photo in sound),
+        set_aside=sum(name in captions and name not in split_of for name in sound),
     )
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Photo:
     sha256: str
     fault: str | None
 
 
-def _look_at(images: Path, photos: list[str]) -> dict[str, _Look]:
-    """Hash and fully decode every photo, in threads: Pillow and hashlib let go of the interpreter's lock."""
+def _read_all(images: Path) -> dict[str, _Photo]:
+    """Hash and fully decode every photo, in threads: Pillow and hashlib release the interpreter's lock."""
+    files = sorted(images.iterdir())
 
-    def look(photo: str) -> _Look:
-        path = images / photo
+    def read(path: Path) -> _Photo:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         fault = fault_of(path)
         # Pillow names the file with its whole path, which differs from machine to machine.
-        return _Look(sha256, fault and fault.replace(str(path), photo))
+        return _Photo(sha256, fault and fault.replace(str(path), path.name))
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        looks = tqdm(pool.map(look, photos), "checking photos", len(photos), leave=False, disable=None)
-        return dict(zip(photos, looks, strict=True))
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        warnings.filterwarnings("ignore", module="PIL")  # a photo that can be read may have odd metadata
+        read_photos = tqdm(pool.map(read, files), "checking photos", len(files), leave=False, disable=None)
+        # Some file systems give names in NFD, whatever they were written in.
+        return {nfc(path.name): photo for path, photo in zip(files, read_photos, strict=True)}
 
 
-def _match(captions: list[tuple[str, str]], looks: dict[str, _Look]) -> tuple[dict[str, list[str]], list[Problem], int]:
+def _match(captions: list[tuple[str, str]], photos: Collection[str]) -> tuple[dict[str, list[str]], list[Problem], int]:
     """The captions of each photo, the problems, and how many captions cannot be used."""
     usable: dict[str, list[str]] = {}
-    homeless: Counter[str] = Counter()
-    empty: Counter[str] = Counter()
-    overlong: Counter[str] = Counter()
-    for photo, caption in captions:
-        if photo not in looks:
-            homeless[photo] += 1
+    unusable: Counter[tuple[str, str]] = Counter()  # kind of problem and photo
+    for name, caption in captions:
+        if name not in photos:
+            unusable[NO_PHOTO, name] += 1
         elif not caption.strip():
-            empty[photo] += 1
+            unusable[EMPTY, name] += 1
         elif len(caption) > LONGEST_CAPTION:
-            overlong[photo] += 1
+            unusable[OVERLONG, name] += 1
+        elif not clean(caption, "standard"):
+            unusable[WORDLESS, name] += 1
         else:
-            usable.setdefault(photo, []).append(caption)
-    problems = [_problem(NO_PHOTO, photo, _number(count, "caption")) for photo, count in homeless.items()]
-    problems += [_problem(EMPTY, photo, _number(count, "caption")) for photo, count in empty.items()]
-    problems += [_problem(OVERLONG, photo, _number(count, "caption")) for photo, count in overlong.items()]
-    return usable, problems, homeless.total() + empty.total() + overlong.total()
+            usable.setdefault(name, []).append(nfc(caption))
+    problems = [_problem(kind, name, _number(count, "caption")) for (kind, name), count in unusable.items()]
+    return usable, problems, unusable.total()
 
 
 def _refuse_overlap(splits: dict[Split, list[str]]) -> None:
@@ -131,20 +140,20 @@ def _refuse_overlap(splits: dict[Split, list[str]]) -> None:
             )
 
 
-def _refuse_share(problems: list[Problem], bad: int, total: int, noun: str, limit: float) -> None:
-    if total and bad > limit * total:
-        kinds = ", ".join(sorted({problem.kind for problem in problems}))
-        raise CaptionlabError(
-            f"{bad:,} of {total:,} {noun} cannot be used ({kinds}: {_some([p.item for p in problems])});"
-            f" mend the dataset or raise dataset.max_bad_share, now {limit:g}"
-        )
+def _too_many(counted: str, problems: list[Problem], hints: str, limit: float) -> CaptionlabError:
+    kinds = ", ".join(sorted({problem.kind for problem in problems}))
+    items = _some([problem.item for problem in problems])
+    return CaptionlabError(
+        f"{counted} cannot be used ({kinds}: {items}){hints}; correct the dataset or raise dataset.max_bad_share, now"
+        f" {limit:g}"
+    )
 
 
 def _repeated(splits: dict[Split, list[str]]) -> list[Problem]:
     return [
-        _problem(REPEATED, photo, f"in the {split} split; it counts once")
+        _problem(REPEATED, name, f"in the {split} split; it counts once")
         for split in SPLITS
-        for photo, count in Counter(splits[split]).items()
+        for name, count in Counter(splits[split]).items()
         if count > 1
     ]
 
@@ -153,11 +162,11 @@ def _twins(sound: dict[str, str], split_of: dict[str, Split]) -> list[Problem]:
     """Photos with the same bytes under two names. They stay: published splits hold some."""
     first: dict[str, str] = {}
     problems = []
-    for photo, sha256 in sound.items():
-        twin = first.setdefault(sha256, photo)
-        if twin != photo:
-            where = [split_of.get(name, "no split") for name in (photo, twin)]
-            problems.append(_problem(TWIN, photo, f"the same bytes as {twin} (in {where[0]} and {where[1]}); kept"))
+    for name, sha256 in sound.items():
+        twin = first.setdefault(sha256, name)
+        if twin != name:
+            where = [split_of.get(each, "no split") for each in (name, twin)]
+            problems.append(_problem(TWIN, name, f"the same bytes as {twin} (in {where[0]} and {where[1]}); kept"))
     return problems
 
 

@@ -1,6 +1,6 @@
-"""Files from the network: mirrors in turn, resumed where they broke off, kept in the user's cache folder.
+"""Downloads into the user's cache folder: each mirror in turn, resumed after an interruption.
 
-Knows nothing of what the files hold.
+Knows nothing of what the files contain.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from captionlab.errors import CaptionlabError
 
-ATTEMPTS = 5  # in a row without a new byte, a mirror
+ATTEMPTS = 5  # at each mirror, in a row, without a new byte
 TIMEOUT_SECONDS = 30.0
 _BLOCK_BYTES = 1 << 18
 _FINAL_STATUSES = {400, 401, 403, 404, 405, 410, 451}  # asking again changes nothing
@@ -28,26 +28,26 @@ _NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionE
 
 
 class _MirrorFailedError(Exception):
-    """This mirror will not give the file; the next one may."""
+    """This mirror does not serve the file; the next one may."""
 
 
 class _BrokenOffError(Exception):
-    """The connection ended early; what came is kept, and asking again may give the rest."""
+    """The connection ended early. What arrived is kept; another attempt may give the rest."""
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: CAPTIONLAB_CACHE, else captionlab in XDG_CACHE_HOME, else in ~/.cache."""
+    """The folder of downloads: CAPTIONLAB_CACHE, else captionlab in XDG_CACHE_HOME, else in ~/.cache."""
     if own := os.environ.get("CAPTIONLAB_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "captionlab"
 
 
 def download(mirrors: Sequence[str], target: Path, *, md5: str | None = None, pause_seconds: float = 1.0) -> None:
-    """Have the file at ``target``, from the first of the mirrors that gives it whole; a file already there is kept.
+    """Download a file to ``target`` from the first mirror that serves all of it; an existing file is kept.
 
-    A download that broke off, in this run or an earlier one, is resumed. ``md5`` is the published digest, where one is
-    known; ``pause_seconds`` is the wait before the second attempt, doubled for each one after it. Raises
-    CaptionlabError with each mirror's reason when none gives the file, and when the disk does not take it.
+    An interrupted download, of this run or an earlier one, is resumed. ``md5`` is the published digest, if there is
+    one; ``pause_seconds`` is the wait before the second attempt, and doubles with each further one. Raises
+    CaptionlabError with each mirror's reason when none serves the file, and when the disk cannot be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,13 +65,13 @@ def download(mirrors: Sequence[str], target: Path, *, md5: str | None = None, pa
         reason = error.strerror or str(error)
         raise CaptionlabError(f"cannot write {target}: {reason}; free space or set CAPTIONLAB_CACHE") from error
     raise CaptionlabError(
-        f"cannot download {target.name} ({'; '.join(reasons)}); try later, or get it by hand and set dataset.source to"
-        " the folder that holds it"
+        f"cannot download {target.name} ({'; '.join(reasons)}); try later, or download it yourself and set"
+        " dataset.source to its folder"
     )
 
 
 def _download_from(url: str, target: Path, md5: str | None, pause_seconds: float) -> None:
-    """Bring the whole file from one mirror to ``target``, or raise _MirrorFailedError."""
+    """Download the whole file from one mirror to ``target``, or raise _MirrorFailedError."""
     partial, state = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.partial.json")
     attempt = 1
     while True:
@@ -92,7 +92,7 @@ def _download_from(url: str, target: Path, md5: str | None, pause_seconds: float
 
 
 def _fetch(url: str, partial: Path, state: Path) -> None:
-    """One request: append to ``partial`` what is missing of it, or begin anew where the server cannot resume."""
+    """One request: append what is missing to ``partial``, or start again where the server cannot resume."""
     headers = {"User-Agent": "captionlab"}
     start, tag = _size(partial), _tag_of(state, url)
     if start and tag:  # If-Range: a server whose file has changed sends it whole, so that two files never mix
@@ -133,7 +133,7 @@ def _append(response: http.client.HTTPResponse, partial: Path, offset: int, whol
         while block := response.read(_BLOCK_BYTES):
             out.write(block)
             bar.update(len(block))
-    if whole is not None and _size(partial) != whole:  # read() ends quietly when the server hangs up
+    if whole is not None and _size(partial) != whole:  # read() raises nothing when the server closes the connection
         raise _BrokenOffError(f"the connection ended after {_size(partial):,} of {whole:,} bytes")
 
 
@@ -142,7 +142,7 @@ def _starts_at(response: http.client.HTTPResponse, start: int) -> bool:
 
 
 def _tag_of(state: Path, url: str) -> str:
-    """The server's own tag for the file that was begun; empty when it came from another mirror or is unknown."""
+    """The server's tag of the partial file; empty when it is from another mirror or unknown."""
     try:
         known = json.loads(state.read_text(encoding="utf-8"))
         return str(known["tag"]) if known["url"] == url else ""

@@ -1,18 +1,21 @@
-"""Flickr8k as published: a zip of photos and a zip of texts.
+"""Flickr8k as published: a zip of photos and a zip of texts, packed or unpacked.
 
-Knows the two zips' layout and the numbers they must hold; what is amiss inside them is for ``checks`` to find.
+Knows the layout of the two and the numbers they must hold; ``checks`` finds what is wrong inside.
 """
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 
 from captionlab.core.files import sha256_of
 from captionlab.core.records import Split
 from captionlab.datasets import Found, Problem
 from captionlab.datasets.archives import extract
+from captionlab.datasets.captions_file import token_captions
 from captionlab.datasets.downloading import cache_folder, download
+from captionlab.datasets.reading import files_under, read_bytes, read_text
+from captionlab.datasets.splits import FLICKR8K_FILES
 from captionlab.errors import CaptionlabError
 
 PHOTOS_ZIP = "Flickr8k_Dataset.zip"
@@ -24,19 +27,16 @@ _MD5 = {  # as the R package torchvision (mlverse/torchvision, R/dataset-flickr.
     TEXT_ZIP: "bf6c1abcb8e4a833b7f922104de18627",
 }
 
+PHOTO_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset")  # spelled both ways; the first is the publisher's
 _TOKENS = "Flickr8k.token.txt"
-_SPLIT_FILES: dict[Split, str] = {
-    "train": "Flickr_8k.trainImages.txt",
-    "val": "Flickr_8k.devImages.txt",
-    "test": "Flickr_8k.testImages.txt",
-}
-# Of copies found in public repositories that agree with one another; the publisher gave none. So another digest is
-# listed as a problem, and the counts decide.
+_Texts = tuple[list[tuple[str, str]], dict[Split, list[str]], list[Problem]]
+# Of copies in public repositories that agree with one another; the publisher gave none. So a different digest is listed
+# as a problem, and the counts decide.
 _SHA256 = {
     _TOKENS: "1e1f3a371ba1a1bf742e6930521c037e046b2bf3fcc2390ba8405e0301ed7689",
-    _SPLIT_FILES["train"]: "e330ddd5156a4c2d2e2b67bc587e70e588f2d132bd8a10dc54dcb71e58115d8e",
-    _SPLIT_FILES["val"]: "18ba829f47f6df1cb830bf7f0506e2ddf333818925299babbd1bbcaf50fdc504",
-    _SPLIT_FILES["test"]: "c0924146c131458ceba45da59670fe9520eadce1e5cafffa16a817672a9b1f17",
+    FLICKR8K_FILES["train"]: "e330ddd5156a4c2d2e2b67bc587e70e588f2d132bd8a10dc54dcb71e58115d8e",
+    FLICKR8K_FILES["val"]: "18ba829f47f6df1cb830bf7f0506e2ddf333818925299babbd1bbcaf50fdc504",
+    FLICKR8K_FILES["test"]: "c0924146c131458ceba45da59670fe9520eadce1e5cafffa16a817672a9b1f17",
 }
 
 
@@ -56,43 +56,51 @@ PUBLISHED = Counts(photos=8_091, captions=40_460, train=6_000, val=1_000, test=1
 
 
 def flickr8k(source: Path, images: Path, published: Counts = PUBLISHED) -> Found:
-    """Unpack the photos into ``images`` and read captions and splits.
+    """Copy the photos into ``images`` and read captions and splits.
 
-    ``source`` is a folder that holds both zips; when it holds neither they are downloaded. Raises CaptionlabError
-    when a zip is missing, damaged or unsafe, a text file cannot be read, or the counts are not the published ones.
+    ``source`` is a folder with both zips, or with what is in them; when it has neither they are downloaded. Raises
+    CaptionlabError when a part is missing, a zip is damaged or unsafe, a file cannot be read, or the counts are not
+    the published ones.
     """
-    missing = [name for name in (PHOTOS_ZIP, TEXT_ZIP) if not (source / name).is_file()]
-    if len(missing) == 1:
-        raise CaptionlabError(f"{source} has no {missing[0]}; put it there, or take both zips away to download them")
-    folder = _downloaded() if missing else source
-    with TemporaryDirectory() as temporary:
-        texts = Path(temporary)
-        extract(folder / TEXT_ZIP, texts, lambda member: member.name if member.name in _SHA256 else None)
-        for name in _SHA256:
-            if not (texts / name).is_file():
-                raise CaptionlabError(f"{folder / TEXT_ZIP} holds no {name}; get the zip again")
-        problems = [
-            Problem(kind="unexpected digest", item=name, detail=f"SHA-256 {found}, not {known}; the counts decide")
-            for name, known in _SHA256.items()
-            if (found := sha256_of(texts / name)) != known
-        ]
-        captions = _captions(_text(texts / _TOKENS), problems)
-        splits = {split: _text(texts / name).split() for split, name in _SPLIT_FILES.items()}
-    photos = extract(folder / PHOTOS_ZIP, images, _photo_name)
+    photos, texts = _photos_in(source), _texts_in(source)
+    if not photos and not texts:
+        source = _downloaded()
+        photos, texts = source / PHOTOS_ZIP, source / TEXT_ZIP
+    if not photos or not texts:
+        missing = f"photos ({PHOTOS_ZIP}, or {PHOTO_FOLDERS[0]})" if texts else f"captions ({TEXT_ZIP}, or {_TOKENS})"
+        raise CaptionlabError(
+            f"{source} has no {missing}; put them there, or take the rest away to download everything"
+        )
+    captions, splits, problems = _read_texts(texts)
+    names = _copied(photos, images)
     problems += [
-        Problem(kind="duplicate photo", item=photo, detail=f"twice in {PHOTOS_ZIP}; the first is kept")
-        for photo, count in sorted(Counter(photos).items())
+        Problem(kind="duplicate photo", item=photo, detail=f"twice in {photos.name}; the first is kept")
+        for photo, count in sorted(Counter(names).items())
         if count > 1
     ]
     counts = Counts(
-        photos=len(set(photos)), captions=len(captions), **{split: len(set(names)) for split, names in splits.items()}
+        photos=len(set(names)), captions=len(captions), **{split: len(set(own)) for split, own in splits.items()}
     )
     if counts != published:
         raise CaptionlabError(
-            f"{folder} does not hold the published Flickr8k: {_said(counts)} instead of {_said(published)};"
+            f"{source} does not hold the published Flickr8k: {_said(counts)} instead of {_said(published)};"
             " get the zips again, or use dataset.format folder for photos of your own"
         )
     return Found(captions=captions, splits=splits, problems=problems)
+
+
+def _photos_in(source: Path) -> Path | None:
+    """The zip of photos, or the folder that holds them."""
+    if (source / PHOTOS_ZIP).is_file():
+        return source / PHOTOS_ZIP
+    return next((source / name for name in PHOTO_FOLDERS if (source / name).is_dir()), None)
+
+
+def _texts_in(source: Path) -> Path | None:
+    """The zip of texts, or the folder that holds them."""
+    if (source / TEXT_ZIP).is_file():
+        return source / TEXT_ZIP
+    return next((folder for folder in (source, source / "Flickr8k_text") if (folder / _TOKENS).is_file()), None)
 
 
 def _downloaded() -> Path:
@@ -102,35 +110,44 @@ def _downloaded() -> Path:
     return folder
 
 
-def _photo_name(member: PurePosixPath) -> str | None:
-    """Photos lie in ``Flicker8k_Dataset/``, spelt so; ``__MACOSX/`` repeats each name for a file that is no photo."""
-    if "__MACOSX" in member.parts or member.name.startswith(".") or member.suffix.lower() != ".jpg":
-        return None
-    return member.name
+def _copied(photos: Path, images: Path) -> list[str]:
+    """Write the photos of the zip or the folder into ``images``; returns their names, one that comes twice twice."""
+    if photos.is_file():
+        return extract(photos, images, lambda member: member.name if _is_photo(member) else None)
+    files = [path for path in files_under(photos) if _is_photo(path)]
+    for path in files:
+        if not (images / path.name).exists():
+            (images / path.name).write_bytes(read_bytes(path))
+    return [path.name for path in files]
 
 
-def _captions(text: str, problems: list[Problem]) -> list[tuple[str, str]]:
-    """Lines of ``photo#number<TAB>caption``; a repeated id goes to the problems."""
-    captions: dict[str, tuple[str, str]] = {}
-    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
-        key, tab, caption = line.partition("\t")
-        photo, mark, _ = key.rpartition("#")
-        if not (tab and mark and photo):
-            raise CaptionlabError(f"{_TOKENS}, line {number} is not photo#number, tab, caption; get the zip again")
-        if key in captions:
-            problems.append(Problem(kind="duplicate caption", item=key, detail="the first is kept"))
-        else:
-            captions[key] = (photo, caption)
-    if not captions:
-        raise CaptionlabError(f"{_TOKENS} holds no captions; get the zip again")
-    return list(captions.values())
+def _is_photo(path: PurePath) -> bool:
+    """Photos are in ``Flicker8k_Dataset/``, spelled so; ``__MACOSX/`` repeats each name for a file that is no photo."""
+    return "__MACOSX" not in path.parts and not path.name.startswith(".") and path.suffix.lower() == ".jpg"
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise CaptionlabError(f"{path.name} is not UTF-8 text ({error}); get the zip again") from error
+def _read_texts(texts: Path) -> _Texts:
+    """Captions, splits and problems of the zip or the folder of texts."""
+    if texts.is_dir():
+        return _read_text_files(texts, texts)
+    with TemporaryDirectory() as temporary:
+        extract(texts, Path(temporary), lambda member: member.name if member.name in _SHA256 else None)
+        return _read_text_files(Path(temporary), texts)
+
+
+def _read_text_files(folder: Path, origin: Path) -> _Texts:
+    """As ``_read_texts``; errors name the files as if they were in ``origin``."""
+    for name in _SHA256:
+        if not (folder / name).is_file():
+            raise CaptionlabError(f"{origin} has no {name}; get Flickr8k's texts again")
+    contents = {name: read_text(folder / name, shown=origin / name) for name in _SHA256}
+    captions, problems = token_captions(contents[_TOKENS], _TOKENS)
+    problems += [
+        Problem(kind="unexpected digest", item=name, detail=f"SHA-256 {found}, not {known}; the counts decide")
+        for name, known in _SHA256.items()
+        if (found := sha256_of(folder / name)) != known
+    ]
+    return captions, {split: contents[name].split() for split, name in FLICKR8K_FILES.items()}, problems
 
 
 def _said(counts: Counts) -> str:

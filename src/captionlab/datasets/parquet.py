@@ -1,96 +1,151 @@
-"""Parquet files as in the copy of Flickr8k that report B loads: an image column and ``caption_0``, ``caption_1``, ...
+"""Parquet files with photos and captions, as Hugging Face's datasets store them.
 
-Knows that layout: one file or more a split, the split in the file's name, photos as bytes.
+Knows the layout: photos as bytes in one column, captions in others, a split in each file's name or in a column.
 """
 
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from captionlab.core.records import SPLITS, Split
+from captionlab.data.text import nfc
 from captionlab.datasets import Found
+from captionlab.datasets.reading import check_readable, files_under
+from captionlab.datasets.splits import split_named
 from captionlab.errors import CaptionlabError
 
 _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
 _NAME_BYTES = 255  # what file systems take
 _ROWS_A_BATCH = 32  # photos in memory at a time
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp"}
+_IMAGE = ("image", "img", "photo", "picture")
+_CAPTION = ("caption", "captions", "text", "texts", "sentence", "sentences")
+_NUMBERED = re.compile(r"caption_[0-9]{1,6}")
+
+
+class _Row(NamedTuple):
+    """One photo: its file's bytes (empty where there are none), its path as written, its captions and its split."""
+
+    content: bytes
+    path: str
+    captions: list[str]
+    split: str
 
 
 def parquet(source: Path, images: Path) -> Found:
-    """Write the photos' bytes as they are into ``images`` and read captions and splits.
+    """Write the photos' bytes unchanged into ``images`` and read captions and splits.
 
-    A photo keeps the name in its ``path`` where that is its own, else it is named by split and row. Raises
-    CaptionlabError when a split has no file, a file is damaged or a column is missing.
+    A photo keeps the file name in its ``path`` if no other has it, else it is named by split and row. Files of one
+    split alone, or of none, are one set of photos whose splits are yet to be drawn. Raises CaptionlabError when there
+    are no files, a file is damaged or a column is missing.
     """
     captions: list[tuple[str, str]] = []
     splits: dict[Split, list[str]] = {}
-    for split in SPLITS:
-        splits[split] = []
-        for row, (photo, texts) in enumerate(_rows(_files(source, split))):
-            content = photo["bytes"] if photo and photo["bytes"] else b""
-            name = _safe_name(photo["path"] if photo else None)
+    by_split, unread = _files(source)
+    for own, files in by_split.items():
+        for number, row in enumerate(_rows(files)):
+            name = _safe_name(row.path)
             if name is None or (images / name).exists():
-                name = f"{split}-{row:05d}{_SUFFIXES.get(content[:2], '.jpg')}"
-            splits[split].append(name)
-            captions += [(name, text or "") for text in texts]
-            if content:  # without it, the name is left in the split and the captions, where the checks find it
-                (images / name).write_bytes(content)
-    return Found(captions=captions, splits=splits)
+                name = f"{own or 'photo'}-{number:05d}{_SUFFIXES.get(row.content[:2], '.jpg')}"
+            split = split_named(row.split) if row.split else own if len(by_split) > 1 else None
+            if split:
+                splits.setdefault(split, []).append(name)
+            captions += [(name, text) for text in row.captions]
+            if row.content:  # without it, the name is left in the split and the captions, where the checks find it
+                (images / name).write_bytes(row.content)
+    notes = [f"not read, since no split is in the name: {', '.join(path.name for path in unread)}"] if unread else []
+    return Found(captions=captions, splits=splits, notes=notes)
 
 
-def _files(source: Path, split: Split) -> list[Path]:
-    prefixes = _PREFIXES[split]
-    found = [
-        path
-        for folder in (source, source / "data")
-        for path in sorted(folder.glob("*.parquet"))
-        if path.name.lower().startswith(prefixes)
-    ]
-    if not found:
-        raise CaptionlabError(f"{source} has no {prefixes[0]}*.parquet for the {split} split; put it there")
-    return found
+def _files(source: Path) -> tuple[dict[Split | None, list[Path]], list[Path]]:
+    """The files of each split, or all under None where no name says a split; and the files that are not read."""
+    files = [path for path in files_under(source) if path.suffix.lower() == ".parquet"]
+    files = [path for place in (source, source / "data") for path in files if path.parent == place]
+    if not files:
+        raise CaptionlabError(f"{source} has no *.parquet files, neither there nor in its folder data; put them there")
+    by_split: dict[Split | None, list[Path]] = {
+        split: own
+        for split in SPLITS
+        if (own := [path for path in files if path.name.lower().startswith(_PREFIXES[split])])
+    }
+    if not by_split:
+        return {None: files}, []
+    return by_split, [path for path in files if not any(path in own for own in by_split.values())]
 
 
-def _rows(files: list[Path]) -> Iterator[tuple[dict[str, Any] | None, list[str | None]]]:
-    """Photo ({"bytes", "path"}) and captions of each row."""
+def _rows(files: list[Path]) -> Iterator[_Row]:
     for path in files:
+        check_readable(path)
         try:
             with pq.ParquetFile(path) as opened:
-                columns = _caption_columns(path, opened.schema_arrow)
-                for batch in opened.iter_batches(_ROWS_A_BATCH, columns=["image", *columns]):
+                image, captions, split = _columns(path, opened.schema_arrow)
+                for batch in opened.iter_batches(_ROWS_A_BATCH, columns=[image, *captions, *split]):
                     for row in batch.to_pylist():
-                        yield row["image"], [row[column] for column in columns]
+                        photo = row[image] if isinstance(row[image], dict) else {"bytes": row[image]}
+                        texts = [text for column in captions for text in _texts(row[column])]
+                        own = next((row[column] or "" for column in split), "")
+                        yield _Row(photo.get("bytes") or b"", photo.get("path") or "", texts, own)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise CaptionlabError(f"{path} is truncated or damaged ({reason}); get the file again") from error
 
 
-def _caption_columns(path: Path, schema: Any) -> list[str]:
-    """The caption columns by number; the image column must be a struct of bytes and path."""
+def _texts(value: str | list[str | None] | None) -> list[str]:
+    return [text or "" for text in value] if isinstance(value, list) else [value or ""]
+
+
+def _columns(path: Path, schema: Any) -> tuple[str, list[str], list[str]]:
+    """The names of the image column, of the caption columns in their order, and of the split column, if any."""
     kinds: dict[str, Any] = {field.name: field.type for field in schema}
-    image = kinds.get("image", pa.null())
-    parts = {part.name: part.type for part in image.fields} if pa.types.is_struct(image) else {}
-    if not (_is(parts.get("bytes"), "binary") and _is(parts.get("path"), "string")):
-        raise CaptionlabError(f"{path} has no column image with bytes and path; it has {', '.join(schema.names)}")
-    columns = [
-        name for name, kind in kinds.items() if re.fullmatch(r"caption_[0-9]{1,6}", name) and _is(kind, "string")
-    ]
-    if not columns:
-        raise CaptionlabError(f"{path} has no columns caption_0, caption_1, ...; it has {', '.join(schema.names)}")
-    return sorted(columns, key=lambda name: int(name.removeprefix("caption_")))
+    image = next((name for name in _IMAGE if name in kinds and _is_photo(kinds[name])), None)
+    if image is None:
+        raise CaptionlabError(f"{path} has no column image of bytes, or of bytes and path; it has {', '.join(kinds)}")
+    textual = [name for name, kind in kinds.items() if _is_text(kind) or _is_text_list(kind)]
+    numbered = sorted(filter(_NUMBERED.fullmatch, textual), key=lambda name: int(name.removeprefix("caption_")))
+    captions = numbered or [name for name in _CAPTION if name in textual][:1]
+    if not captions:
+        raise CaptionlabError(
+            f"{path} has no column of captions (caption_0, caption_1, ..., or caption or text, of text or lists of"
+            f" text); it has {', '.join(kinds)}"
+        )
+    return image, captions, [name for name in ("split",) if name in kinds and _is_text(kinds[name])]
 
 
-def _is(kind: Any, wanted: str) -> bool:
-    """Whether an Arrow type is ``binary`` or ``string``, in its plain or its large form, or has no value at all."""
-    return str(kind).removeprefix("large_") in (wanted, "null")
+def _is_photo(kind: Any) -> bool:
+    if not pa.types.is_struct(kind):
+        return _is_bytes(kind)
+    parts = {part.name: part.type for part in kind.fields}
+    return "bytes" in parts and _is_bytes(parts["bytes"]) and _is_text(parts.get("path", pa.null()))
 
 
-def _safe_name(path: str | None) -> str | None:
-    """The file name alone, whichever system wrote the path; None where it is no name that a file could have."""
-    name = PurePosixPath((path or "").replace("\\", "/")).name
+def _is_bytes(kind: Any) -> bool:
+    """Whether an Arrow type is of bytes, however they are stored, or of no value at all."""
+    types = pa.types
+    return any(
+        is_kind(kind) for is_kind in (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_null)
+    )
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether an Arrow type is of text, however it is stored, or of no value at all."""
+    types = pa.types
+    stored = kind.value_type if types.is_dictionary(kind) else kind
+    return any(
+        is_kind(stored) for is_kind in (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    )
+
+
+def _is_text_list(kind: Any) -> bool:
+    types = pa.types
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return is_list and _is_text(kind.value_type)
+
+
+def _safe_name(path: str) -> str | None:
+    """The file name alone, whichever system wrote the path; None where it is not a name that a file can have."""
+    name = nfc(PurePosixPath(path.replace("\\", "/")).name)
     return name if name.strip(".") and "\0" not in name and len(name.encode()) <= _NAME_BYTES else None

@@ -1,7 +1,7 @@
-"""The built-in dataset: scenes drawn by the project itself, each with five captions and the truth of what it shows.
+"""The built-in dataset: drawn scenes, each with five captions and a record of what it shows (the truth).
 
-Knows the grammar in ``grammar.yaml``: what may appear together, how it is said, and what only the test split shows.
-How a scene is drawn is ``drawing``'s affair.
+Knows the grammar in ``grammar.yaml``: what may appear together, how captions say it, and what only the test split
+shows. ``drawing`` draws the scenes.
 """
 
 import math
@@ -22,10 +22,10 @@ from captionlab.datasets.drawing.pen import Colour
 from captionlab.datasets.drawing.places import PLACES
 from captionlab.errors import CaptionlabError
 
-CAPTIONS = 5  # a scene
+CAPTIONS = 5  # of each scene
 _QUALITY = 92  # JPEG
-_MOST = 4  # figures in the foreground, and
-_WIDEST = 3.7  # what they take side by side, in heights of a person: more would be too small to tell apart
+_MOST = 4  # figures in the foreground
+_WIDEST = 3.7  # their width side by side, in heights of an adult; wider ones would be drawn too small
 _TRIES = 10_000
 _COUNTS = {1: 60, 2: 25, 3: 15}  # weights
 _ACTORS = {1: 40, 2: 42, 3: 18}
@@ -41,10 +41,10 @@ _SECTIONS = ("colours", "places", "actions", "kinds", "relations", "templates", 
 
 
 def scenes(source: Path, params: ScenesParams, images: Path) -> tuple[list[CaptionedImage], list[dict[str, Any]]]:
-    """Draw every scene into ``images`` (224x224 JPEG) and return its captions and, row for row, its truth.
+    """Draw every scene into ``images`` (224x224 JPEG) and return its captions and, in the same order, its truth.
 
-    Scene i of a split depends on the seed, the split and i alone: a larger split begins with the smaller one.
-    ``source`` holds grammar.yaml; CaptionlabError if it is missing or unsound.
+    Scene i of a split depends only on the seed, the split and i: a larger split begins with the smaller one.
+    ``source`` is the folder of grammar.yaml. Raises CaptionlabError if that is missing or invalid.
     """
     grammar = _Grammar(source / "grammar.yaml")
     todo = [(split, number) for split in SPLITS for number in range(getattr(params, split))]
@@ -60,16 +60,16 @@ def scenes(source: Path, params: ScenesParams, images: Path) -> tuple[list[Capti
 
 
 def scene_words(source: Path) -> dict[str, Any]:
-    """What the words of the captions mean, in the terms of the truth: enough to check what a caption says.
+    """What the words of the captions mean, in the terms of the truth, so that captions can be checked against it.
 
-    ``kinds``, ``places`` and ``counts`` give a word's one meaning; ``general`` gives the kinds that a wider word may
-    mean, ``actions`` the actions; ``colours`` and ``garments`` are plain lists.
+    ``kinds``, ``places`` and ``counts`` map a word to its one meaning; ``general`` maps a general word to the kinds it
+    may mean, ``actions`` a word to actions; ``colours`` and ``garments`` are lists.
     """
     return _Grammar(source / "grammar.yaml").words()
 
 
 def _is_due(number: int, share: float) -> bool:
-    """Whether an event that happens in this share of the cases, evenly spread, happens at this one."""
+    """Whether this is one of the given share of all numbers, which are spread evenly."""
     return math.floor((number + 1) * share) > math.floor(number * share)
 
 
@@ -96,7 +96,7 @@ class _Phrase:
 
 
 class _Grammar:
-    """What grammar.yaml allows, and how it says it."""
+    """The scenes that grammar.yaml allows, and their captions."""
 
     def __init__(self, path: Path) -> None:
         raw = _load(path)
@@ -109,7 +109,7 @@ class _Grammar:
         self.unseen_share = float(raw["held_out"]["share"])
         self.colours: dict[str, Colour] = {name: (r, g, b) for name, (r, g, b) in raw["colours"].items()}
 
-    # --- what a scene shows
+    # --- the scenes
 
     def scene(self, rng: Random, *, unseen: bool) -> Scene:
         """A scene with a held-out pair or without one."""
@@ -127,11 +127,11 @@ class _Grammar:
         return [pair for pair in pairs if pair in self._held_out]
 
     def _any_scene(self, rng: Random) -> Scene | None:
-        """One throw of the dice; None when what it gave does not go together."""
+        """A random scene; None when its random parts do not fit together."""
         place = rng.choice(list(self._places))
         kinds = [kind for kind, entry in self._kinds.items() if place in entry["places"]]
         number = min(_weighted(rng, _ACTORS), len(kinds))
-        # Drawn by lot without replacement; those at home in few places win more often there, or boats would be rare.
+        # Drawn without replacement; kinds that fit few places are drawn more often there, or boats would be rare.
         lots = {kind: rng.random() ** math.sqrt(len(self._kinds[kind]["places"])) for kind in kinds}
         chosen = sorted(kinds, key=lots.__getitem__, reverse=True)[:number]
         relation = rng.choice(list(self._relations)) if number > 1 else None
@@ -167,7 +167,7 @@ class _Grammar:
     def _fitting_actions(self, kind: str, place: str) -> list[str]:
         return [action for action in self._kinds[kind]["actions"] if self._way(action) in self._places[place]]
 
-    # --- how it is said
+    # --- the captions
 
     def words(self) -> dict[str, Any]:
         """See ``scene_words``."""
@@ -188,12 +188,12 @@ class _Grammar:
             "colours": list(self.colours),
             "garments": sorted({word for entry in self._kinds.values() for word in entry.get("wears", [])}),
             "counts": {"a": 1, "an": 1, **{word: count for count, word in _NUMBERS.items()}},
-            "places": {phrase.split()[-1]: place for phrase, place in phrases},  # "on a lawn": the last word tells
+            "places": {phrase.split()[-1]: place for phrase, place in phrases},  # of "on a lawn" the last word
             "actions": dict(sorted(actions.items())),
         }
 
     def captions(self, scene: Scene, rng: Random) -> tuple[str, ...]:
-        """Five different sentences, each of a template of its own."""
+        """Five different sentences, each from another template."""
         form = "alone"
         if scene.relation is not None:
             form = "deed" if "forms" in self._relations[scene.relation] else "beside"
@@ -206,7 +206,7 @@ class _Grammar:
         return tuple(sentences)
 
     def _words(self, scene: Scene, rng: Random) -> dict[str, str]:
-        """What may stand in a template's braces."""
+        """The values of the placeholders of templates."""
         first = scene.actors[0]
         phrases = [self._phrase(actor, rng) for actor in scene.actors]
         words = {letter.upper(): phrase.full for letter, phrase in zip("abc", phrases, strict=False)}
@@ -258,14 +258,14 @@ def _one(noun: str) -> str:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """Read grammar.yaml and refuse whatever would fail later. Raises CaptionlabError that names the entry."""
+    """Read and check grammar.yaml. Raises CaptionlabError, with the entry, for anything that would fail later."""
     raw = read_yaml(path, "run `dvc repro`, or set dataset.source to the folder with grammar.yaml")
     try:
         _check(raw)
     except CaptionlabError as error:
         raise CaptionlabError(f"{path}: {error}") from None
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise CaptionlabError(f"{path} has not the shape of assets/scenes/grammar.yaml: {error!r}") from error
+        raise CaptionlabError(f"{path} is not laid out as assets/scenes/grammar.yaml: {error!r}") from error
     return dict(raw)
 
 

@@ -67,7 +67,7 @@ def diagnose(
     ``training`` holds the captions, as words, that a system may have copied.
     """
     scorer = Scorer(references)
-    cleaned = {image: [clean(raw, "standard") for raw in own] for image, own in references.items()}
+    cleaned = {image: [clean(raw, "characters") for raw in own] for image, own in references.items()}
     known = frozenset(training)
     drawn = draw(len(references), settings.resamples, settings.seed)
     resampled = {key: scorer.per_photo(own.captions).scores(drawn) for key, own in configurations.items()}

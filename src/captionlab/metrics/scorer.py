@@ -35,8 +35,9 @@ class Scorer:
 
     The protocols:
 
-    - ``strict``: lowercase, punctuation dropped, split on blanks, every reference string counts. A marker such as
-      ``<unk>`` in a hypothesis is a word that no reference holds. BLEU, ROUGE-L, CIDEr-D (idf from these references)
+    - ``strict``: lowercase, punctuation dropped, split on blanks and, in languages written without spaces, by
+      characters; every reference string counts. A marker such as ``<unk>`` in a hypothesis is a word that no reference
+      holds. BLEU, ROUGE-L, CIDEr-D (idf from these references)
       and METEOR, all of the corpus, all equal to pycocoevalcap's on the same words. Only where no n-gram of an order
       matches is BLEU 0 and pycocoevalcap's, which guards against division by zero, a little more (2e-4 for BLEU-4 of a
       few captions, say).
@@ -161,7 +162,7 @@ def _check_ids(images: Sequence[str], hypotheses: Mapping[str, str]) -> None:
 def _reference(raw: str, protocol: Protocol) -> Words:
     match protocol:
         case "strict":
-            return clean(raw, "standard")
+            return clean(raw, "characters")
         case "report_a":
             return ("<sos>", *clean(raw, "report_a"), "<eos>")
         case "report_b":
@@ -172,7 +173,7 @@ def _hypothesis(caption: str, protocol: Protocol) -> Words:
     match protocol:
         case "strict":
             parts: Iterable[Words] = (
-                (part,) if _MARKER.fullmatch(part) else clean(part, "standard") for part in _MARKER.split(caption)
+                (part,) if _MARKER.fullmatch(part) else clean(part, "characters") for part in _MARKER.split(caption)
             )
             return tuple(word for part in parts for word in part)
         case "report_a":

@@ -10,7 +10,7 @@ from captionlab.data.vocab import Vocabulary
 
 
 def build_vocab(params: Params, root: Path) -> list[str]:
-    """Count the training captions' words alone, so that nothing of validation or test is known to a system."""
+    """Count the words of the training captions alone: a system must not know those of validation and test."""
     words: dict[Split, list[list[str]]] = {split: [] for split in SPLITS}
     for row in read_jsonl(root / CAPTIONS):
         words[row["split"]].append(row["words"])

@@ -1,6 +1,7 @@
 """Stage ``clean_captions``: captions as written to words."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from captionlab.config import Params
@@ -8,9 +9,15 @@ from captionlab.core.files import read_jsonl, write_json, write_jsonl
 from captionlab.core.records import CAPTIONS, DATASET, Caption
 from captionlab.data.text import clean
 
+_NAMED = 3  # photos, in a warning
+_MOST_SINGLE = 0.5  # of the captions may be one word before a warning
+
 
 def clean_captions(params: Params, root: Path) -> list[str]:
-    """Clean every caption of every split. One that is left empty stays in the file, with no words."""
+    """Clean every caption of every split. A caption that is left empty stays in the file, without words.
+
+    The closing lines warn of photos that are left without words, and of captions that are one word each.
+    """
     cleaning = params.clean_captions.cleaning
     captions = [
         Caption(image=row["image"], split=row["split"], raw=raw, words=clean(raw, cleaning))
@@ -27,5 +34,30 @@ def clean_captions(params: Params, root: Path) -> list[str]:
     write_json((root / CAPTIONS).with_name("summary.json"), summary)
     return [
         f"clean_captions: {summary['captions']:,} captions cleaned ({cleaning}): {summary['changed']:,} changed,"
-        f" {summary['dropped']:,} dropped; the longest has {summary['longest']} words"
+        f" {summary['dropped']:,} dropped; the longest has {summary['longest']} words",
+        *(f"clean_captions: {warning}" for warning in (*_wordless(captions, cleaning), *_single(captions))),
+    ]
+
+
+def _wordless(captions: Sequence[Caption], cleaning: str) -> list[str]:
+    """A warning that names the photos that are left without words, if there are any."""
+    with_words = {caption.image for caption in captions if caption.words}
+    without = sorted({caption.image for caption in captions} - with_words)
+    if not without:
+        return []
+    names = ", ".join(without[:_NAMED]) + (", ..." if len(without) > _NAMED else "")
+    return [
+        f"photos without words under the cleaning {cleaning}: {len(without):,} ({names}); change their captions, or"
+        " choose another clean_captions.cleaning"
+    ]
+
+
+def _single(captions: Sequence[Caption]) -> list[str]:
+    """A warning that most captions are one word, if they are: BLEU-2 to 4 of such captions are 0."""
+    single = [caption for caption in captions if len(caption.words) == 1]
+    if len(single) <= _MOST_SINGLE * len(captions):
+        return []
+    return [
+        f"{len(single):,} of {len(captions):,} captions are one word, such as {single[0].words[0]!r}; for a language"
+        " written without spaces set clean_captions.cleaning to characters"
     ]

@@ -1,44 +1,49 @@
-"""Stage ``download``: the dataset named in params.yaml, from wherever it lies, to artifacts/dataset.
+"""Stage ``download``: the dataset named in params.yaml, from wherever it is, to artifacts/dataset.
 
-After this stage nobody knows where the photos came from.
+No later stage knows where the photos came from.
 """
 
 import dataclasses
+import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from captionlab.config import DatasetParams, Params
 from captionlab.core.files import atomic_folder, write_json, write_jsonl
 from captionlab.core.records import DATASET, SPLITS
-from captionlab.datasets import Found, Problem
+from captionlab.data.text import nfc
+from captionlab.datasets import Problem
 from captionlab.datasets.checks import check
+from captionlab.datasets.sources import read
+from captionlab.datasets.splits import completed
 from captionlab.errors import CaptionlabError
 
 _NAMED_IN_SUMMARY = 3
 
 
 def download(params: Params, root: Path) -> list[str]:
-    """Collect, check and write the dataset; the closing lines say what was found and what is amiss.
+    """Read, check and write the dataset; the closing lines say what was found and what is wrong with it.
 
     An earlier dataset is replaced as a whole, or kept if this one fails.
     """
     dataset = params.dataset
+    source = _source(dataset, root)
     with atomic_folder(root / DATASET) as folder:
         images = folder / "images"
         images.mkdir()
-        found, truth, words = _collect(dataset, root, images)
+        found = read(dataset, source, images)
+        found = completed(found, {nfc(path.name) for path in images.iterdir()}, dataset)
         checked = check(found, images, max_bad_share=dataset.max_bad_share)
         kept = {record.image for record in checked.records}
         for path in images.iterdir():
-            if path.name not in kept:
+            if nfc(path.name) not in kept:
                 path.unlink()
         splits = Counter(record.split for record in checked.records)
         captions = sum(len(record.captions) for record in checked.records)
         write_jsonl(folder / "dataset.jsonl", map(dataclasses.asdict, checked.records))
-        if truth:
-            write_jsonl(folder / "truth.jsonl", truth)
-            write_json(folder / "words.json", words)
+        if found.truth:
+            write_jsonl(folder / "truth.jsonl", found.truth)
+            write_json(folder / "words.json", found.words)
         manifest = {
             "name": dataset.name,
             "format": dataset.resolved_format,
@@ -50,42 +55,27 @@ def download(params: Params, root: Path) -> list[str]:
             "problems": [dataclasses.asdict(problem) for problem in checked.problems],
         }
         write_json(folder / "manifest.json", manifest)
-    shares = ", ".join(f"{splits[split]:,} {split}" for split in SPLITS)
-    aside = f"; {checked.set_aside:,} photos that no split names are set aside" if checked.set_aside else ""
-    lines = [f"download: {len(kept):,} photos ({shares}), {captions:,} captions{aside}"]
+    sizes = ", ".join(f"{splits[split]:,} {split}" for split in SPLITS)
+    aside = f"; {checked.set_aside:,} photos that are in no split are left out" if checked.set_aside else ""
+    lines = [f"download: {len(kept):,} photos ({sizes}), {captions:,} captions{aside}"]
     if checked.problems:
-        lines.append(f"download: {_summary(checked.problems)}; all in {DATASET}/manifest.json")
-    return lines
+        lines.append(f"download: {_summary(checked.problems)}; all are in {DATASET}/manifest.json")
+    return [*lines, *(f"download: {note}" for note in found.notes)]
 
 
-def _collect(dataset: DatasetParams, root: Path, images: Path) -> tuple[Found, list[dict[str, Any]], dict[str, Any]]:
-    """Run the source; only scenes know the truth of what they show, and what their words mean.
-
-    Imports wait: pyarrow alone takes a second.
-    """
-    kind = dataset.resolved_format
-    source = root / Path(dataset.source).expanduser()
+def _source(dataset: DatasetParams, root: Path) -> Path:
+    """The folder that ``dataset.source`` names."""
+    if dataset.source.startswith("~"):
+        raise CaptionlabError(
+            f"dataset.source is {dataset.source}, and DVC does not expand ~; give the absolute path,"
+            f" {os.path.expanduser(dataset.source)}"
+        )
+    source = root / dataset.source
     if not source.is_dir():
         raise CaptionlabError(f"dataset.source {dataset.source} is not a folder; set it to the folder of the dataset")
-    match kind:
-        case "flickr8k":
-            from captionlab.datasets.flickr8k import flickr8k
-
-            return flickr8k(source, images), [], {}
-        case "parquet":
-            from captionlab.datasets.parquet import parquet
-
-            return parquet(source, images), [], {}
-        case "folder":
-            from captionlab.datasets.folder import folder
-
-            shares = {"val_share": dataset.val_share, "test_share": dataset.test_share}
-            return folder(source, images, **shares, seed=dataset.split_seed), [], {}
-        case _:
-            from captionlab.datasets.scenes import scene_words, scenes
-
-            records, truth = scenes(source, dataset.scenes, images)
-            return Found.of(records), truth, scene_words(source)
+    if not os.access(source, os.R_OK | os.X_OK):
+        raise CaptionlabError(f"cannot read the folder {source}; allow it, or set dataset.source to another")
+    return source
 
 
 def _summary(problems: list[Problem]) -> str:

@@ -52,7 +52,7 @@ def _finetuning(params: Params, root: Path, finetuned: FinetuneParams, material:
     references: dict[Split, dict[str, list[Words]]] = {"train": {}, "val": {}}
     for caption in material.captions:
         if caption.split in references:
-            references[caption.split].setdefault(caption.image, []).append(clean(caption.raw, "standard"))
+            references[caption.split].setdefault(caption.image, []).append(clean(caption.raw, "characters"))
     judge = CiderJudge(material.vocab, material.val_set, references["val"])
     if not finetuned.teachers:
         return SelfCritical(

@@ -1,6 +1,6 @@
-"""A scene as a 224x224 picture: the place first, then its actors from the far to the near.
+"""A scene as a 224x224 picture: first the place, then the actors, the farthest first.
 
-Knows where actors stand. Knows nothing of captions, splits or files.
+Knows where actors stand, and nothing of captions, splits or files.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from captionlab.datasets.drawing.figures import FIGURES
 from captionlab.datasets.drawing.pen import BIG, FINER, SIDE, Colour, Pen, shade, varied
 from captionlab.datasets.drawing.places import GROUND, PLACES
 
-_TALLEST = 0.5  # of a grown person, as a share of the height
+_TALLEST = 0.5  # height of an adult, as a share of the picture's height
 _SHADOW = 0.72
 _ALOFT = ("flying",)
 _SPREAD = {"swimming": 1.45, "running": 1.25, "jumping": 1.15, "sitting": 1.15, "driving": 1.2}  # of the figure's width
@@ -22,7 +22,7 @@ _SPREAD = {"swimming": 1.45, "running": 1.25, "jumping": 1.15, "sitting": 1.15, 
 
 @dataclass(frozen=True, kw_only=True)
 class Actor:
-    """So many of a kind, alike in colour and action."""
+    """One or more figures of a kind, with the same colour and action."""
 
     kind: str
     colour: str
@@ -32,7 +32,7 @@ class Actor:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a picture shows. The relation is between the first two actors; a third stands in the background."""
+    """What a picture shows. The relation is between the first two actors; a third is in the background."""
 
     place: str
     actors: tuple[Actor, ...]
@@ -50,7 +50,7 @@ def draw_scene(scene: Scene, colours: Mapping[str, Colour], rng: Random) -> Imag
 
 
 def _grained(image: Image.Image, rng: Random) -> Image.Image:
-    """With a light grain, so that no two pictures are alike even where they show the same."""
+    """The picture with a light grain, so that two pictures of the same scene differ."""
     cells = SIDE // 4
     grain = Image.frombytes("L", (cells, cells), rng.randbytes(cells * cells)).point(lambda v: 244 + v * 11 // 255)
     return ImageChops.multiply(image, Image.merge("RGB", [grain.resize((SIDE, SIDE), Image.Resampling.BILINEAR)] * 3))
@@ -61,18 +61,18 @@ def _grained(image: Image.Image, rng: Random) -> Image.Image:
 
 @dataclass(frozen=True, kw_only=True)
 class _Spot:
-    """One figure: all in shares of the picture's side, y downwards."""
+    """Where one figure is drawn, in shares of the picture's side; y points down."""
 
     actor: Actor
     x: float
-    y: float  # of the feet, or of what flies
+    y: float  # of the feet, or of a flying figure
     ground: float  # where its shadow falls
-    unit: float  # the height of a grown person here
+    unit: float  # height of an adult at this distance
     facing: int
 
 
 def _arrange(scene: Scene, rng: Random) -> list[_Spot]:
-    """Places for all figures, the farthest first."""
+    """Spots for all figures, the farthest first."""
     facing = rng.choice((-1, 1))
     first = scene.actors[0]
     near = scene.actors[:2]
@@ -114,7 +114,7 @@ def _arrange(scene: Scene, rng: Random) -> list[_Spot]:
 
 
 def width_of(actor: Actor) -> float:
-    """The room it takes side by side, in heights of a grown person."""
+    """The width that an actor's figures take side by side, in heights of an adult."""
     return _breadth(actor) * actor.count
 
 
@@ -125,7 +125,7 @@ def _breadth(actor: Actor) -> float:
 def _row(
     actors: list[Actor], rng: Random, left: float, room: float, base: float, most: float, facing: int
 ) -> list[_Spot]:
-    """Side by side within ``room``, as large as it allows but no larger than ``most``; alike ones overlap a little."""
+    """Figures side by side within ``room``, at most ``most`` large; those of the same kind overlap a little."""
     total = sum(width_of(actor) for actor in actors) + 0.08 * (len(actors) - 1)
     tallest = max(FIGURES[actor.kind].height for actor in actors)
     unit = min(room / total, _TALLEST * most * 1.3 / max(tallest, 0.75)) * rng.uniform(0.9, 1.0)

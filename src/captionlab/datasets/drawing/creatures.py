@@ -1,7 +1,7 @@
-"""People and animals, posed by what they do.
+"""People and animals, in the poses of what they do.
 
-Each figure is drawn in coordinates of its own: x is the way it faces, y is up, its feet are at (0, 0) and 1 is about
-the height of a grown person. Knows nothing of places, layout or captions.
+Each figure has its own coordinates: x points where it faces, y points up, its feet are at (0, 0) and 1 is about the
+height of an adult. Knows nothing of places, layout or captions.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ FOAM = (226, 242, 250)
 
 @dataclass(frozen=True)
 class Look:
-    """What varies between two figures of a kind, colour and action."""
+    """What varies between figures of the same kind, colour and action."""
 
     skin: int
     hair: int

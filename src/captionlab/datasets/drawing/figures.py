@@ -1,4 +1,4 @@
-"""Things, and the table of every kind that can be drawn. Coordinates as in ``creatures``."""
+"""Objects, and the table of every kind that can be drawn. The coordinates are those of ``creatures``."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,7 @@ def _wheel(pen: Pen, x: float, radius: float) -> None:
 
 
 def _speed(pen: Pen, back: float, heights: tuple[float, ...]) -> None:
-    """Lines and dust behind what drives."""
+    """Lines and dust behind a moving vehicle."""
     for i, y in enumerate(heights):
         pen.mark(_DUST, 0.025, (back - 0.08, y), (back - 0.3 - 0.08 * (i % 2), y))
     for x, r in ((0.06, 0.06), (0.19, 0.08), (0.34, 0.055)):
@@ -115,7 +115,7 @@ def _kite(pen: Pen, colour: Colour, action: str, look: Look) -> None:
 
 
 class Figure(NamedTuple):
-    """How to draw a kind, and how much room it takes, in heights of a grown person."""
+    """How to draw a kind, and how much room it takes, in heights of an adult."""
 
     draw: Callable[[Pen, Colour, str, Look], None]
     width: float

@@ -13,7 +13,7 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
 SIDE = 224  # of a finished picture, in pixels
-FINER = 3  # it is drawn this much larger, then averaged: smooth edges
+FINER = 3  # drawn this many times larger, then averaged, for smooth edges
 BIG = SIDE * FINER
 CIRCLE = [(math.cos(i * math.pi / 14), math.sin(i * math.pi / 14)) for i in range(28)]
 
@@ -28,14 +28,14 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 def varied(colour: Colour, rng: Random) -> Colour:
-    """A little lighter, darker and off in hue."""
+    """The colour, a little lighter or darker and of a slightly different hue."""
     light = rng.uniform(-10, 10)
     red, green, blue = (min(255, max(0, round(c + light + rng.uniform(-6, 6)))) for c in colour)
     return red, green, blue
 
 
 class Pen:
-    """Draws shapes given in a figure's coordinates. With ``outline`` every shape is a bit larger and of that colour."""
+    """Draws shapes in a figure's coordinates; with ``outline``, each a little larger and in that colour."""
 
     def __init__(
         self, draw: ImageDraw.ImageDraw, x: float, y: float, unit: float, *, facing: int = 1, line: float = 0.0
@@ -46,7 +46,7 @@ class Pen:
         self.tilt(0)
 
     def tilt(self, degrees: float, centre: Point = (0, 0)) -> None:
-        """Turn what follows about ``centre``; positive lifts the front."""
+        """Rotate what is drawn next about ``centre``; a positive angle lifts the front."""
         self._cos, self._sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         self._centre = centre
 
@@ -67,7 +67,7 @@ class Pen:
         self._draw.polygon(pixels, self.outline or colour)
 
     def oval(self, colour: Colour, x: float, y: float, rx: float, ry: float, tilt: float = 0.0) -> None:
-        """A filled ellipse, itself turned by ``tilt`` degrees."""
+        """A filled ellipse, rotated by ``tilt`` degrees."""
         grow = self._line / self._unit if self.outline else 0.0
         cos, sin = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
         a, b = rx + grow, ry + grow
@@ -75,7 +75,7 @@ class Pen:
         self._draw.polygon(self._pixels(points), self.outline or colour)
 
     def dome(self, colour: Colour, x: float, y: float, rx: float, ry: float) -> None:
-        """The upper half of an ellipse: what stands out of the water."""
+        """The upper half of an ellipse, as of a figure in the water."""
         self.shape(colour, *[(x + rx * u, y + ry * v) for u, v in CIRCLE[:15]])
 
     def limb(self, colour: Colour, width: float, *points: Point) -> None:
@@ -92,6 +92,6 @@ class Pen:
         self.limb(colour, width, *[(x + radius * u, y + radius * v) for u, v in [*CIRCLE, CIRCLE[0]]])
 
     def mark(self, colour: Colour, width: float, *points: Point) -> None:
-        """A line without outline: a sign of motion, a mouth, a ripple."""
+        """A line without outline, for motion, mouths and ripples."""
         if not self.outline:
             self.limb(colour, width, *points)

@@ -1,4 +1,4 @@
-"""How each place looks, from the sky down to the ground the actors stand on. Knows no actors."""
+"""How each place looks, from the sky to the ground. Knows nothing of actors."""
 
 from collections.abc import Callable
 from random import Random
@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from captionlab.datasets.drawing.pen import BIG, Colour, shade, varied
 
-GROUND = 0.5  # where the sky ends, as a share of the height
+GROUND = 0.5  # where the sky ends, as a share of the picture's height
 
 
 def _blend(image: Image.Image, top: float, bottom: float, upper: Colour, lower: Colour) -> None:

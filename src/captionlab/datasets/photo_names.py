@@ -1,0 +1,108 @@
+"""Which photo a captions file means: names as people write them, matched with the photos that are there."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from captionlab.data.photos import SUFFIXES
+from captionlab.data.text import nfc
+from captionlab.datasets import Problem
+
+_LONGEST = 4096  # characters of a path, on most systems; NFC of a megabyte of accents would take hours
+_NUMBER = re.compile(r"#\d+$")  # of a caption, after the photo's name: a.jpg#0
+
+
+class PhotoNames:
+    """The photos of a folder and its subfolders, each with a name of its own.
+
+    A photo's name is its file's, in NFC. Where two subfolders hold files of the same name, theirs are the path below
+    the folder, with ``__`` for each slash.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
+        self.files: dict[str, Path] = {}  # by name
+        self.problems: list[Problem] = []  # photos left out, since another has their name
+        self._names: dict[str, str] = {}  # by path below the folder
+        paths = [_as_text(path.relative_to(folder)) for path in files]
+        owners = Counter(map(_last, paths))
+        for path, file in zip(paths, files, strict=True):
+            name = _last(path) if owners[_last(path)] == 1 else path.replace("/", "__")
+            if name in self.files:
+                self.problems.append(Problem(kind="two photos of one name", item=name, detail=f"{path} is left out"))
+            else:
+                self.files[name] = file
+                self._names[path] = name
+
+    def find(self, written: str) -> str:
+        """The name of the one photo that is meant; ``written`` itself where that is none, or could be several.
+
+        Folders may be missing or be added, as in ``Images/a.jpg`` or ``C:\\\\Images\\\\a.jpg``; the suffix may be
+        missing or in capitals, as in ``a`` or ``a.JPG``; the number of a caption may follow, as in ``a.jpg#0``.
+        """
+        if len(written) > _LONGEST:
+            return written
+        written = nfc(written)
+        if written in self.files:
+            return written
+        for text in (written, _NUMBER.sub("", written)):
+            path = "/".join(part for part in text.replace("\\", "/").split("/") if part not in ("", "."))
+            for form in self._forms:
+                if name := form.find(path):
+                    return name
+        return written
+
+    @cached_property
+    def _forms(self) -> "tuple[_Form, ...]":
+        """From the strictest comparison of names to the loosest."""
+        return (
+            _Form(self._names, str, str),
+            _Form(self._names, str.casefold, str.casefold),
+            _Form(self._names, lambda path: _without_suffix(path.casefold()), str.casefold),
+        )
+
+
+class _Form:
+    """One way to compare paths: in the form ``of_photo`` and ``of_written`` give them."""
+
+    def __init__(
+        self, names: Mapping[str, str], of_photo: Callable[[str], str], of_written: Callable[[str], str]
+    ) -> None:
+        self._whole = _unambiguous((of_photo(path), name) for path, name in names.items())
+        self._ends = _unambiguous((end, name) for path, name in names.items() for end in _ends(of_photo(path)))
+        self._of_written = of_written
+
+    def find(self, path: str) -> str | None:
+        """The photo with this path, or whose path ends with it, or whose whole path it ends with."""
+        sought = self._of_written(path)
+        matches = (self._whole.get(sought), self._ends.get(sought), *map(self._whole.get, _ends(sought)))
+        return next((name for name in matches if name), None)
+
+
+def _unambiguous(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The pairs as a dict, without keys that stand for several names."""
+    names: dict[str, str | None] = {}
+    for key, name in pairs:
+        names[key] = name if names.get(key, name) == name else None
+    return {key: name for key, name in names.items() if name is not None}
+
+
+def _ends(path: str) -> list[str]:
+    """The path and what is left of it without its first folder, its first two, and so on."""
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _without_suffix(path: str) -> str:
+    stem, dot, suffix = path.rpartition(".")
+    return stem if f"{dot}{suffix}" in SUFFIXES else path
+
+
+def _as_text(path: Path) -> str:
+    """The path in NFC; bytes of its name that are not text are shown as escapes."""
+    return nfc(path.as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace"))

@@ -1,0 +1,68 @@
+"""Files and folders of a dataset, read with errors that name them.
+
+The stage that calls the readers takes any other OSError for a failure to write its output.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from captionlab.data.photos import SUFFIXES
+from captionlab.errors import CaptionlabError
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes, or a CaptionlabError that names it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+
+
+def check_readable(path: Path) -> None:
+    """Raise a CaptionlabError that names the file where it cannot be opened. For libraries that open it themselves."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+
+
+def read_text(path: Path, shown: Path | None = None) -> str:
+    """The file's UTF-8 text with line ends as "\\n", or a CaptionlabError that names it, as ``shown`` if given."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+    except UnicodeDecodeError as error:
+        raise CaptionlabError(f"{shown or path} is not UTF-8 text ({error}); save it as UTF-8") from error
+
+
+def files_under(folder: Path) -> list[Path]:
+    """Every file in the folder and its subfolders, sorted; hidden ones and ``__MACOSX`` are left out.
+
+    macOS keeps a hidden ``._a.jpg`` beside ``a.jpg`` on other file systems, and in ``__MACOSX`` in archives.
+    """
+    return sorted(_walk(folder))
+
+
+def photos_among(files: list[Path]) -> list[Path]:
+    """Those of the files whose suffix is that of a format that is read."""
+    return [path for path in files if path.suffix.lower() in SUFFIXES]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise _cannot_read(Path(error.filename), error) from error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        if not os.access(place, os.X_OK):  # its files can be listed, but not read
+            raise CaptionlabError(f"cannot read {place}: Permission denied")
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _cannot_read(path: Path, error: OSError) -> CaptionlabError:
+    return CaptionlabError(f"cannot read {path}: {error.strerror or error}")

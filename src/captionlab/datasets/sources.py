@@ -1,0 +1,35 @@
+"""Every dataset format and its reader. A new one is a module with such a function, a case here and its name in config.
+
+The imports wait until a format is asked for: pyarrow alone takes a second.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from captionlab.config import DatasetParams
+from captionlab.datasets import Found
+
+
+def read(params: DatasetParams, source: Path, images: Path) -> Found:
+    """Write the photos of the dataset in ``source`` into ``images`` and return what else it holds.
+
+    Raises CaptionlabError when the dataset cannot be read.
+    """
+    match params.resolved_format:
+        case "flickr8k":
+            from captionlab.datasets.flickr8k import flickr8k
+
+            return flickr8k(source, images)
+        case "parquet":
+            from captionlab.datasets.parquet import parquet
+
+            return parquet(source, images)
+        case "folder":
+            from captionlab.datasets.folder import folder
+
+            return folder(source, images)
+        case _:
+            from captionlab.datasets.scenes import scene_words, scenes
+
+            records, truth = scenes(source, params.scenes, images)
+            return dataclasses.replace(Found.of(records), truth=truth, words=scene_words(source))

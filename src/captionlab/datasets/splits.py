@@ -1,0 +1,101 @@
+"""Training, validation and test photos: as the dataset gives them, else drawn at random.
+
+Knows names of photos, not where their captions come from.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from captionlab.config import DatasetParams
+from captionlab.core.records import SPLITS, Split
+from captionlab.datasets import Found
+from captionlab.datasets.reading import read_text
+from captionlab.errors import CaptionlabError
+
+OWN_FILES: dict[Split, str] = {split: f"{split}.txt" for split in SPLITS}
+FLICKR8K_FILES: dict[Split, str] = {
+    "train": "Flickr_8k.trainImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
+_NAMES: dict[str, Split] = {
+    "train": "train", "training": "train", "restval": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+def split_named(name: str) -> Split:
+    """The split that a column's value means; CaptionlabError where it means none."""
+    split = _NAMES.get(name.strip().lower())
+    if split is None:
+        raise CaptionlabError(f"the split {name!r} of a photo is unknown; use train, val and test")
+    return split
+
+
+def read_split_files(folder: Path, files: dict[Split, str]) -> dict[Split, list[str]] | None:
+    """The photos that each file names, one a line; None where there are no such files, CaptionlabError where some."""
+    missing = [name for name in files.values() if not (folder / name).is_file()]
+    if len(missing) == len(files):
+        return None
+    if missing:
+        raise CaptionlabError(f"{folder} has split files, but no {' and no '.join(missing)}; give all three or none")
+    return {
+        split: [line.strip() for line in read_text(folder / name).split("\n") if line.strip()]
+        for split, name in files.items()
+    }
+
+
+def completed(found: Found, photos: Collection[str], params: DatasetParams) -> Found:
+    """Draw the splits that the source does not give: from its training photos, or from all if it gives no split.
+
+    ``photos`` are the names of the photos that are there. Raises CaptionlabError when they are too few.
+    """
+    missing = [split for split in SPLITS if split not in found.splits]
+    if not missing:
+        return found
+    notes = []
+    if found.splits:
+        if "train" in missing:
+            raise CaptionlabError(f"the dataset has no train split, only {' and '.join(found.splits)}; add it")
+        pool = set(found.splits["train"])
+        notes = [f"the dataset has no {' and no '.join(missing)} split: drawn at random from its training photos"]
+    else:
+        pool = {photo for photo, _ in found.captions}.intersection(photos)
+    all_shares: dict[Split, float] = {"val": params.val_share, "test": params.test_share}
+    shares = {split: share for split, share in all_shares.items() if split in missing}
+    if len(pool) <= len(shares):
+        raise CaptionlabError(
+            f"{len(pool)} photos with captions are too few for train, {' and '.join(shares)}{mismatch(found, photos)}"
+        )
+    drawn = draw(shares, pool, params.split_seed)
+    splits = {split: drawn[split] if split in drawn else found.splits[split] for split in SPLITS}
+    return dataclasses.replace(found, splits=splits, notes=[*found.notes, *notes])
+
+
+def draw(shares: Mapping[Split, float], photos: set[str], seed: int) -> dict[Split, list[str]]:
+    """Split the photos at random into train and the splits of ``shares``, each of one photo at least.
+
+    The same for the same photos, shares and seed. Raises CaptionlabError for shares that leave nothing to train on.
+    """
+    from sklearn.model_selection import train_test_split  # takes seconds to import, and most sources bring their splits
+
+    if not all(0 < share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
+        said = " and ".join(f"dataset.{split}_share {share:g}" for split, share in shares.items())
+        raise CaptionlabError(f"{said} must be above 0 and add up to less than 1")
+    sizes = {split: max(1, round(len(photos) * share)) for split, share in shares.items()}
+    if sum(sizes.values()) >= len(photos):
+        raise CaptionlabError(f"of {len(photos)} photos with captions none is left for training; add photos")
+    rest, drawn = sorted(photos), {}
+    for split in reversed(list(sizes)):
+        rest, drawn[split] = train_test_split(rest, test_size=sizes[split], random_state=seed)
+    return {"train": sorted(rest), **{split: sorted(drawn[split]) for split in sizes}}
+
+
+def mismatch(found: Found, photos: Collection[str]) -> str:
+    """One name from the captions and one of a photo, as the end of a message; empty where every caption has a photo."""
+    named = next((name for name, _ in found.captions if name not in photos), None)
+    if named is None:
+        return ""
+    return f"; the captions name {named!r}, a photo is named {min(photos, default='')!r}"

@@ -1,0 +1,42 @@
+"""Begin a training from the weights of another checkpoint of the same sizes, such as the captioner that ships.
+
+Knows weights and vocabularies; nothing of files.
+"""
+
+import torch
+
+from captionlab.data.vocab import Vocabulary
+from captionlab.errors import CaptionlabError
+from captionlab.models.base import Decoder
+from captionlab.training.checkpoint import Checkpoint
+
+_PER_WORD = ("embedding.weight", "out.weight", "out.bias")  # a row for each word
+
+
+@torch.no_grad()
+def warm_start(model: Decoder, vocab: Vocabulary, start: Checkpoint) -> None:
+    """Copy the weights of ``start`` into ``model``, and the standardisation of its features.
+
+    Words that both vocabularies have keep their rows; a word that ``start`` lacks begins as the mean of all words.
+    Raises CaptionlabError when the two have other layers or sizes.
+    """
+    own, theirs = model.state_dict(), start.model.state_dict()
+    known = [(row, start.vocab.index[word]) for row, word in enumerate(vocab.words) if word in start.vocab.index]
+    rows, places = (torch.tensor(column) for column in zip(*known, strict=True))
+    for name, tensor in own.items():
+        other = theirs.get(name)
+        if (
+            other is None
+            or other.shape[1:] != tensor.shape[1:]
+            or (name not in _PER_WORD and len(other) != len(tensor))
+        ):
+            raise CaptionlabError(
+                f"warm_start: {name} has other sizes in {start.identity.system}.{start.identity.name}; use its "
+                f"parameters: {start.identity.config}"
+            )
+        if name in _PER_WORD:
+            tensor[:] = other.mean(0)
+            tensor[rows] = other[places]
+        else:
+            tensor.copy_(other)
+    model.load_state_dict(own)

@@ -1,0 +1,116 @@
+"""Captions files of every dialect."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captionlab.datasets.captions_file import Row, read_captions
+from captionlab.errors import CaptionlabError
+from photo_sets import kinds
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "captions.txt"
+
+
+def read(file: Path, text: str) -> list[Row]:
+    file.write_text(text, encoding="utf-8")
+    rows, problems = read_captions(file)
+    assert problems == []
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "caption"),
+    [
+        ("image,caption", 'a.jpg,"A ""big"" dog , running"', 'A "big" dog , running'),
+        ("image,caption", "a.jpg,A dog , running", "A dog , running"),
+        ("image,caption", 'a.jpg,A "big" dog', 'A "big" dog'),
+        ("image,caption", 'a.jpg, "A dog"', "A dog"),
+        ("image,caption", 'a.jpg,"A dog", "Rex", running', 'A dog, "Rex", running'),
+        ("\ufeffImage, Caption", 'a.jpg,"an open quote', '"an open quote'),
+        ("image,caption", "a.jpg,line\u2028break\r", "line\u2028break"),
+        ('"image","caption"', '"a.jpg","A dog"', "A dog"),
+        ("image,caption,id", "a.jpg,A dog,7", "A dog"),
+        ("image,caption,id", "a.jpg,A dog, running,7", "A dog, running"),
+        ("id,caption,image", "7,A dog, running,a.jpg", "A dog, running"),
+        ("caption,image", "A dog, running,a.jpg", "A dog, running"),
+        (",image,caption", '0,a.jpg,"A dog, running"', "A dog, running"),
+        (",image,caption", "0,a.jpg,A dog, running", "A dog, running"),
+        ("image,comment_number,comment", "a.jpg,0,A dog", "A dog"),
+        ("image\tcaption", 'a.jpg\t"A dog", running', '"A dog", running'),
+        ("image\tcaption", 'a.jpg\t"A ball with ""RED"" on it"', 'A ball with "RED" on it'),
+        ('"image"\t"caption"', '"a.jpg"\t"A dog"', "A dog"),
+        ("image;caption", 'a.jpg;"A dog; running"', "A dog; running"),
+        ("image;caption", "a.jpg;A dog, running", "A dog, running"),
+        ("image_name| comment_number| comment", "a.jpg| 0| A dog", "A dog"),
+        ("image_name| comment_number| comment", "a.jpg| 4   A dog runs .", "A dog runs ."),
+        ("Image Name,Caption", "a.jpg,A dog", "A dog"),
+        ("file_name,text", "a.jpg,A dog", "A dog"),
+    ],
+)  # fmt: skip
+def test_every_dialect_is_read(file: Path, header: str, row: str, caption: str) -> None:
+    assert read(file, f"{header}\n{row}\n") == [Row("a.jpg", caption)]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@given(captions=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0")).map(str.strip), min_size=1))
+def test_what_a_csv_writer_wrote_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, separator: str, captions: list[str]
+) -> None:
+    file = tmp_path_factory.mktemp("written") / "captions.csv"
+    with file.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out, delimiter=separator)
+        writer.writerow(["id", "image", "caption"])
+        writer.writerows([number, f"{number}.jpg", caption] for number, caption in enumerate(captions))
+    assert read_captions(file)[0] == [Row(f"{number}.jpg", caption) for number, caption in enumerate(captions)]
+
+
+def test_a_token_file_needs_no_header(file: Path) -> None:
+    """As Flickr8k and Flickr30k are published."""
+    text = "a.jpg#0\tA dog , running .\na.jpg#1\tA dog .\nb.jpg#0\tA dog .\n"
+    assert read(file, text) == [Row("a.jpg", "A dog , running ."), Row("a.jpg", "A dog ."), Row("b.jpg", "A dog .")]
+
+
+def test_a_split_column_is_kept(file: Path) -> None:
+    assert read(file, "image,split,caption\na.jpg,train,A dog\nb.jpg,,A cat\n") == [
+        Row("a.jpg", "A dog", "train"),
+        Row("b.jpg", "A cat"),
+    ]
+
+
+def test_a_repeated_line_counts_once_and_a_short_one_has_no_caption(file: Path) -> None:
+    file.write_text("image,caption\na.jpg,A dog\nb.jpg\n\na.jpg,A dog\n")
+    rows, problems = read_captions(file)
+    assert rows == [Row("a.jpg", "A dog"), Row("b.jpg", "")]
+    assert kinds(problems) == [("duplicate caption", "a.jpg")]
+    assert problems[0].detail == "line 5; it counts once"
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"image,caption\n", "no captions below"),
+        (b"0.jpg,A dog\n", "the first line is '0.jpg,A dog'; it must name the columns"),
+        (b"image,label\n0.jpg,A dog\n", "must name the columns"),
+        ("image,caption\n0.jpg,caf\xe9\n".encode("latin-1"), "not UTF-8"),
+        (b"a.jpg#0\tA dog\nb.jpg\tA cat\n", r"captions\.txt, line 2 is not photo#number"),
+    ],
+)
+def test_anything_else_is_refused_in_one_line(file: Path, content: bytes, fault: str) -> None:
+    file.write_bytes(content)
+    with pytest.raises(CaptionlabError, match=fault) as caught:
+        read_captions(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_captions_file_that_cannot_be_read_is_named(file: Path) -> None:
+    file.symlink_to("/proc/self/mem")
+    with pytest.raises(CaptionlabError, match=r"^cannot read .*captions\.txt: Input/output error"):
+        read_captions(file)

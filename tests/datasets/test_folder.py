@@ -1,0 +1,171 @@
+"""A folder of photos and a captions file."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from captionlab.core.records import SPLITS
+from captionlab.data.photos import SUFFIXES
+from captionlab.datasets.folder import folder
+from captionlab.datasets.splits import FLICKR8K_FILES
+from captionlab.errors import CaptionlabError
+from photo_sets import checked, jpeg, kinds
+
+NAMES = [f"{number}.jpg" for number in range(10)]
+
+
+def photo_folder(source: Path, captions: str | None = None, photos: str = "Images") -> Path:
+    """Ten photos, by default with a caption each, and a file that is not a photo."""
+    (source / photos).mkdir(parents=True)
+    for number, name in enumerate(NAMES):
+        (source / photos / name).write_bytes(jpeg(number))
+    (source / photos / "Thumbs.db").write_bytes(b"junk")
+    rows = "".join(f"{name},Dog {name[0]}\n" for name in NAMES)
+    (source / "captions.txt").write_text(f"image,caption\n{rows}" if captions is None else captions)
+    return source
+
+
+@pytest.mark.parametrize("photos", ["Images", "images", "."])
+def test_photos_and_captions_are_read(tmp_path: Path, images: Path, photos: str) -> None:
+    found = folder(photo_folder(tmp_path / "mine", photos=photos), images)
+    assert found.captions == [(name, f"Dog {name[0]}") for name in NAMES]
+    assert found.splits == {}
+    assert (found.problems, found.notes) == ([], [])
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == {
+        name: jpeg(number) for number, name in enumerate(NAMES)
+    }
+
+
+def test_names_are_matched_with_the_photos(tmp_path: Path, images: Path) -> None:
+    """Those of captions and those of split files; photo_names has the rules."""
+    source = photo_folder(tmp_path / "mine", "image,caption\nImages\\0.JPG,A\n1,B\nImages/2.jpg#0,C\nghost.jpg,D\n")
+    for split, text in {"train": "Images/0.jpg\n1\n", "val": "2\n", "test": "3\n"}.items():
+        (source / f"{split}.txt").write_text(text)
+    found = folder(source, images)
+    assert [name for name, _ in found.captions] == ["0.jpg", "1.jpg", "2.jpg", "ghost.jpg"]
+    assert found.splits == {"train": ["0.jpg", "1.jpg"], "val": ["2.jpg"], "test": ["3.jpg"]}
+
+
+def test_photos_in_subfolders_are_read(tmp_path: Path, images: Path) -> None:
+    source = photo_folder(tmp_path / "mine", "image,caption\n0.jpg,A\nsub/deep/0.jpg,B\nx.jpg,C\n")
+    (source / "Images/sub/deep").mkdir(parents=True)
+    (source / "Images/sub/deep/0.jpg").write_bytes(jpeg(20))
+    (source / "Images/sub/x.jpg").write_bytes(jpeg(21))
+    assert [name for name, _ in folder(source, images).captions] == ["0.jpg", "sub__deep__0.jpg", "x.jpg"]
+    assert (images / "sub__deep__0.jpg").read_bytes() == jpeg(20)
+    assert (images / "x.jpg").read_bytes() == jpeg(21)
+
+
+def test_hidden_files_are_not_photos(tmp_path: Path, images: Path) -> None:
+    source = photo_folder(tmp_path / "mine")
+    for hidden in ("Images/._0.jpg", "Images/.trash/9.jpg", "Images/__MACOSX/9.jpg"):
+        (source / hidden).parent.mkdir(exist_ok=True)
+        (source / hidden).write_bytes(b"junk")
+    folder(source, images)
+    assert {path.name for path in images.iterdir()} == set(NAMES)
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".jfif", ".webp", ".TIFF", ".ppm", ".jp2"])
+def test_every_format_that_is_read_is_a_photo(tmp_path: Path, images: Path, suffix: str) -> None:
+    source = photo_folder(tmp_path / "mine", f"image,caption\nx{suffix},A\n")
+    kind = Image.registered_extensions()[suffix.lower()]
+    Image.new("RGB", (8, 8), "red").save(source / f"Images/x{suffix}", kind)
+    assert folder(source, images).captions == [(f"x{suffix}", "A")]
+    assert (images / f"x{suffix}").exists()
+    assert suffix.lower() in SUFFIXES
+
+
+def test_photos_of_other_formats_are_counted(tmp_path: Path, images: Path) -> None:
+    source = photo_folder(tmp_path / "mine")
+    for name in ("a.NEF", "b.dng", "c.dng", "notes.txt"):
+        (source / "Images" / name).write_bytes(b"raw")
+    assert folder(source, images).notes == ["skipped 3 files of formats that are not read (.dng: 2, .nef: 1)"]
+
+
+def test_without_its_library_heic_is_counted_and_with_it_read(tmp_path: Path, images: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed; pip install -e '.[dev]'")
+    source = photo_folder(tmp_path / "mine", "image,caption\n0.jpg,A\nphone.HEIC,B\n")
+    out = io.BytesIO()
+    pillow_heif.from_pillow(Image.new("RGB", (64, 64), "red")).save(out, format="HEIF")
+    (source / "Images/phone.HEIC").write_bytes(out.getvalue())
+    found = folder(source, images)
+    assert found.captions == [("0.jpg", "A"), ("phone.HEIC", "B")]
+    assert found.notes == []
+    script = (
+        "import sys; sys.modules['pillow_heif'] = None\n"
+        "from pathlib import Path\n"
+        "from captionlab.data.photos import fault_of\n"
+        "from captionlab.datasets.folder import folder\n"
+        "source, images = map(Path, sys.argv[1:])\n"
+        "print(folder(source, images).notes[0], fault_of(source / 'Images/phone.HEIC'), sep='\\n')"
+    )
+    command = [sys.executable, "-c", script, str(source), str(images)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said == [
+        "skipped 1 file of formats that are not read (.heic: 1); pip install 'captionlab[heic]'",
+        "it is a HEIC file, which needs a reader of its own: pip install 'captionlab[heic]'",
+    ]
+
+
+def test_flickrs_own_captions_and_split_files_are_used(tmp_path: Path, images: Path) -> None:
+    """Beside a copy of Flickr8k in this layout they are the official splits."""
+    source = photo_folder(tmp_path / "mine")
+    for name, text in zip(FLICKR8K_FILES.values(), ("0.jpg\n1.jpg\n", "2.jpg\n", "3.jpg\n"), strict=True):
+        (source / name).write_text(text)
+    official = {"train": ["0.jpg", "1.jpg"], "val": ["2.jpg"], "test": ["3.jpg"]}
+    assert folder(source, images).splits == official
+    (source / "captions.txt").unlink()
+    (source / "Flickr8k.token.txt").write_text("0.jpg#0\tA dog .\n")
+    assert folder(source, images).captions == [("0.jpg", "A dog .")]
+    for split in SPLITS:
+        (source / f"{split}.txt").write_text(f"{split}.jpg\n")
+    assert folder(source, images).splits == {split: [f"{split}.jpg"] for split in SPLITS}  # one's own come first
+
+
+def test_a_split_column_is_followed(tmp_path: Path, images: Path) -> None:
+    rows = "0.jpg#0,train,A\n0.jpg#1,train,B\n1.jpg,val,C\n2.jpg,test,D\n3.jpg,,E\n"
+    found = folder(photo_folder(tmp_path / "mine", f"image,split,caption\n{rows}"), images)
+    assert found.splits == {"train": ["0.jpg"], "val": ["1.jpg"], "test": ["2.jpg"]}
+
+
+def test_splits_that_share_a_photo_are_refused(tmp_path: Path, images: Path) -> None:
+    source = photo_folder(tmp_path / "mine")
+    for split, text in {"train": "0.jpg\n1.jpg\n", "val": "2.jpg\n", "test": "Images/0.jpg\n"}.items():
+        (source / f"{split}.txt").write_text(text)
+    with pytest.raises(CaptionlabError, match=r"train and test share 1 photo \(0.jpg\)"):
+        checked(folder(source, images), images)
+
+
+def test_repeats_and_gaps_are_listed(tmp_path: Path, images: Path) -> None:
+    source = photo_folder(tmp_path / "mine")
+    with (source / "captions.txt").open("a") as captions:
+        captions.write("0.jpg,Dog 0\n1.jpg\n\nx.jpg,of nothing\n")
+    for split, names in {"train": NAMES[:8], "val": NAMES[8:9], "test": NAMES[9:]}.items():
+        (source / f"{split}.txt").write_text("\n".join(names))
+    assert kinds(checked(folder(source, images), images).problems) == [
+        ("caption without photo", "x.jpg"),
+        ("duplicate caption", "0.jpg"),
+        ("empty caption", "1.jpg"),
+    ]
+
+
+def test_a_folder_without_captions_or_photos_is_refused(tmp_path: Path, images: Path) -> None:
+    source = photo_folder(tmp_path / "mine")
+    for photo in (source / "Images").glob("*.jpg"):
+        photo.rename(photo.with_suffix(".nef"))
+    with pytest.raises(CaptionlabError, match=r"Images has no photos \(.*\.avif, .*; skipped 10 files .*\.nef: 10"):
+        folder(source, images)
+    (source / "captions.txt").unlink()
+    with pytest.raises(CaptionlabError, match=r"has no captions file \(captions.txt, captions.csv"):
+        folder(source, images)
+
+
+def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path, images: Path) -> None:
+    source = photo_folder(tmp_path / "mine")
+    (source / "Images/z.jpg").symlink_to("/proc/self/mem")
+    with pytest.raises(CaptionlabError, match=r"^cannot read .*z\.jpg: Input/output error$"):
+        folder(source, images)

@@ -1,0 +1,198 @@
+"""Parquet files as datasets store photos and captions in them."""
+
+import dataclasses
+import struct
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from captionlab.config import Params
+from captionlab.core.records import SPLITS
+from captionlab.datasets.parquet import parquet
+from captionlab.datasets.splits import completed
+from captionlab.errors import CaptionlabError
+from photo_sets import checked, jpeg, kinds
+
+
+def rows(count: int, start: int = 0, path: str | None = "photo_{}.jpg", captions: int = 5) -> pa.Table:
+    numbers = range(start, start + count)
+    image = [{"bytes": jpeg(n), "path": path.format(n) if path else None} for n in numbers]
+    table = {"image": image} | {f"caption_{i}": [f"caption {i} of {n}" for n in numbers] for i in range(captions)}
+    return pa.table(table)
+
+
+def parquet_files(source: Path, **changed: pa.Table) -> Path:
+    data = source / "data"
+    data.mkdir(parents=True)
+    tables = {"train-00000-of-00002": rows(40), "train-00001-of-00002": rows(3, 40)}
+    tables |= {"validation-00000-of-00001": rows(2, 50), "test-00000-of-00001": rows(2, 60)} | changed
+    for name, table in tables.items():
+        pq.write_table(table, data / f"{name}.parquet")
+    return source
+
+
+def test_parquet_is_read_with_the_bytes_as_they_are(tmp_path: Path, images: Path) -> None:
+    raw = parquet(parquet_files(tmp_path / "hub"), images)
+    result = checked(raw, images, 0.0)
+    assert [sum(record.split == split for record in result.records) for split in SPLITS] == [43, 2, 2]
+    assert result.problems == []
+    assert (images / "photo_42.jpg").read_bytes() == jpeg(42)
+    assert result.records[-1].captions == tuple(f"caption {i} of 61" for i in range(5))
+
+
+def test_parquet_photos_without_names_of_their_own_get_some(tmp_path: Path, images: Path) -> None:
+    names = {"train-2": rows(12, path=None, captions=11), "validation-1": rows(2, 50, "../../same.jpg")}
+    raw = parquet(parquet_files(tmp_path / "hub", **names), images)
+    assert raw.splits["train"][:2] == ["photo_0.jpg", "photo_1.jpg"]
+    assert "train-00043.jpg" in raw.splits["train"]
+    assert raw.splits["val"] == ["photo_50.jpg", "photo_51.jpg", "same.jpg", "val-00003.jpg"]
+    assert not (tmp_path / "same.jpg").exists()
+    texts = [text for photo, text in raw.captions if photo == "train-00043.jpg"]
+    assert texts == [f"caption {i} of 0" for i in range(11)]  # by number: caption_10 is the last
+
+
+def test_a_name_that_no_file_could_have_is_replaced(tmp_path: Path, images: Path) -> None:
+    names = {"test-00000-of-00001": rows(1, 60, "x" * 300 + "{}.jpg")}
+    raw = parquet(parquet_files(tmp_path / "hub", **names), images)
+    assert raw.splits["test"] == ["test-00000.jpg"]
+
+
+def own_column(name: str, values: pa.Array) -> pa.Table:
+    """Two photos with one column of captions."""
+    return rows(2, 60, captions=0).append_column(name, values)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("caption_0", pa.array(["A", "B"]).dictionary_encode()),
+        ("caption_0", pa.array(["A", "B"], pa.string_view())),
+        ("caption_0", pa.array(["A", "B"], pa.large_string())),
+        ("caption", pa.array(["A", "B"])),
+        ("text", pa.array(["A", "B"])),
+        ("caption", pa.array([["A", "A again"], ["B"]])),
+        ("captions", pa.array([["A", "A again"], ["B"]], pa.large_list(pa.string()))),
+        ("caption", pa.array([["A", "A again"], ["B"]], pa.list_(pa.string_view()))),
+    ],
+)
+def test_captions_are_read_however_they_are_stored(tmp_path: Path, images: Path, column: str, values: pa.Array) -> None:
+    tables = {"test-00000-of-00001": own_column(column, values)}
+    raw = parquet(parquet_files(tmp_path / "hub", **tables), images)
+    captions = [caption for caption in raw.captions if caption[0] in raw.splits["test"]]
+    again = [("photo_60.jpg", "A again")] if pa.types.is_nested(values.type) else []
+    assert captions == [("photo_60.jpg", "A"), *again, ("photo_61.jpg", "B")]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
+def test_a_column_of_bytes_holds_photos_without_names(tmp_path: Path, images: Path, kind: pa.DataType) -> None:
+    table = pa.table({"image": pa.array([jpeg(60), jpeg(61)], kind), "caption": ["A", "B"]})
+    raw = parquet(parquet_files(tmp_path / "hub", **{"test-00000-of-00001": table}), images)
+    assert raw.splits["test"] == ["test-00000.jpg", "test-00001.jpg"]
+    assert (images / "test-00001.jpg").read_bytes() == jpeg(61)
+
+
+@pytest.mark.parametrize("name", ["train-00000-of-00001", "test", "photos"])
+def test_files_of_one_split_or_none_are_split_at_random(
+    tmp_path: Path, images: Path, name: str, project_params: Params
+) -> None:
+    (tmp_path / "hub").mkdir()
+    pq.write_table(rows(20), tmp_path / f"hub/{name}.parquet")
+    raw = parquet(tmp_path / "hub", images)
+    assert raw.splits == {}
+    shares = dataclasses.replace(project_params.dataset, val_share=0.1, test_share=0.2)
+    result = checked(completed(raw, [path.name for path in images.iterdir()], shares), images, 0.0)
+    assert [sum(record.split == split for record in result.records) for split in SPLITS] == [14, 2, 4]
+
+
+def test_a_split_column_is_followed(tmp_path: Path, images: Path) -> None:
+    """As in the copy of Flickr30k with Karpathy's splits, all of it in files named test."""
+    table = rows(6).append_column("split", pa.array(["train", "train", "restval", "val", "test", None]))
+    (tmp_path / "hub").mkdir()
+    pq.write_table(table, tmp_path / "hub/TEST-00000-of-00001.parquet")
+    names = [f"photo_{number}.jpg" for number in range(6)]
+    assert parquet(tmp_path / "hub", images).splits == {"train": names[:3], "val": [names[3]], "test": [names[4]]}
+
+
+def test_what_is_not_read_is_said(tmp_path: Path, images: Path) -> None:
+    """A file whose name says no split, beside others; but nothing of macOS's hidden files."""
+    source = parquet_files(tmp_path / "hub", extra=rows(1, 90))
+    (source / "data/._train-00000-of-00002.parquet").write_bytes(b"junk")
+    raw = parquet(source, images)
+    assert len(raw.splits["train"]) == 43
+    assert raw.notes == ["not read, since no split is in the name: extra.parquet"]
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, images: Path) -> None:
+    source = parquet_files(tmp_path / "hub")
+    (source / "data/test-00000-of-00001.parquet").unlink()
+    (source / "data/test.parquet").symlink_to("/proc/self/mem")
+    with pytest.raises(CaptionlabError, match=r"test\.parquet"):
+        parquet(source, images)
+
+
+def test_parquet_holes_are_left_for_the_checks(tmp_path: Path, images: Path) -> None:
+    table = pa.table(
+        {
+            "image": [{"bytes": None, "path": "x.jpg"}, {"bytes": jpeg(70), "path": "y.jpg"}, None],
+            "caption_0": ["of x", None, "of nothing"],
+        },
+        schema=pa.schema({"image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "caption_0": pa.string()}),
+    )
+    result = checked(parquet(parquet_files(tmp_path / "hub", **{"test-1": table}), images), images)
+    assert kinds(result.problems) == [
+        ("caption without photo", "test-00004.jpg"),
+        ("caption without photo", "x.jpg"),
+        ("empty caption", "y.jpg"),
+        ("photo without captions", "y.jpg"),
+        ("split names unknown photo", "test-00004.jpg"),
+        ("split names unknown photo", "x.jpg"),
+    ]
+
+
+def test_broken_parquet_is_refused(tmp_path: Path, images: Path) -> None:
+    source = parquet_files(tmp_path / "hub")
+    path = source / "data" / "test-00000-of-00001.parquet"
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"PAR1" + bytes(100) + b"PAR1"):
+        path.write_bytes(content)
+        with pytest.raises(CaptionlabError, match=r"test-00000-of-00001\.parquet is truncated or damaged"):
+            parquet(source, images)
+    for table, fault in (
+        (pa.table({"caption_0": ["x"]}), "no column image"),
+        (pa.table({"image": ["x.jpg"], "caption_0": ["x"]}), "no column image"),
+        (pa.table({"image": [{"bytes": b"", "path": ""}], "label": ["x"]}), "no column of captions"),
+    ):
+        pq.write_table(table, path)
+        with pytest.raises(CaptionlabError, match=fault):
+            parquet(source, images)
+    for left in source.glob("data/*"):
+        left.unlink()
+    with pytest.raises(CaptionlabError, match=r"has no \*.parquet files"):
+        parquet(source, images)
+
+
+@pytest.mark.parametrize(
+    ("image", "caption", "fault"),
+    [
+        ({"bytes": "text", "path": "a"}, pa.array(["x"]), "no column image"),
+        ({"bytes": b"", "path": 7}, pa.array(["x"]), "no column image"),
+        ({"bytes": b"", "path": "a"}, pa.array([1]), "no column of captions"),
+        ({"bytes": b"", "path": "a"}, pa.array([[1]]), "no column of captions"),
+        (
+            {"bytes": b"", "path": "a"},
+            pa.Array.from_buffers(
+                pa.string(), 1, [None, pa.py_buffer(struct.pack("<ii", 0, 1)), pa.py_buffer(b"\xff")]
+            ),
+            "is truncated or damaged",
+        ),
+    ],
+)
+def test_parquet_of_other_types_is_refused(
+    tmp_path: Path, images: Path, image: dict[str, Any], caption: Any, fault: str
+) -> None:
+    table = pa.table({"image": [image], "caption_0": caption})
+    with pytest.raises(CaptionlabError, match=fault):
+        parquet(parquet_files(tmp_path / "hub", **{"test-00000-of-00001": table}), images)

@@ -1,0 +1,66 @@
+"""Names as captions files have them, matched with the photos that are there."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from captionlab.datasets.photo_names import PhotoNames
+
+
+def names(*paths: str) -> PhotoNames:
+    folder = Path("photos")
+    return PhotoNames(folder, [folder / path for path in paths])
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "a.jpg", "./a.jpg", "Images/a.jpg", "Images\\a.jpg", "C:\\data\\Images\\a.jpg", "/data/Images/a.jpg", "a",
+        "a.JPG", "A.jpg", "images/A", "a.jpg#0", "a.jpg#12", "Images/a#3",
+    ],
+)  # fmt: skip
+def test_one_photo_is_meant_however_its_name_is_written(written: str) -> None:
+    assert names("a.jpg", "b.jpg").find(written) == "a.jpg"
+
+
+@pytest.mark.parametrize("written", ["c.jpg", "a.png", "a.jpg.1", "xa.jpg", "a.jpg#", "#0", "", "a.jpg/c", "other/c"])
+def test_what_is_no_photo_stays_as_written(written: str) -> None:
+    assert names("a.jpg", "b.jpg").find(written) == written
+
+
+def test_the_exact_name_comes_first() -> None:
+    photos = names("a.jpg", "A.jpg", "a.png", "a.jpg#0.jpg", "b#1")
+    assert [photos.find(name) for name in ("a.jpg", "A.jpg", "a.png", "b#1")] == ["a.jpg", "A.jpg", "a.png", "b#1"]
+    assert photos.find("a.jpg#0") == "a.jpg#0.jpg"
+
+
+def test_what_could_be_several_photos_stays_as_written() -> None:
+    photos = names("a.jpg", "a.png", "x/b.jpg", "y/b.jpg")
+    assert [photos.find(name) for name in ("a", "b.jpg", "B", "z/b.jpg")] == ["a", "b.jpg", "B", "z/b.jpg"]
+
+
+def test_photos_in_subfolders_are_found_with_and_without_their_folders() -> None:
+    photos = names("top.jpg", "x/a.jpg", "x/b.jpg", "y/b.jpg")
+    assert list(photos.files) == ["top.jpg", "a.jpg", "x__b.jpg", "y__b.jpg"]
+    assert photos.files["y__b.jpg"] == Path("photos/y/b.jpg")
+    assert photos.find("a.jpg") == photos.find("x/a.jpg") == photos.find("Images/x/A") == "a.jpg"
+    assert photos.find("y/b.jpg") == photos.find("photos\\y\\b.jpg#1") == "y__b.jpg"
+    assert photos.find("y/a.jpg") == "y/a.jpg"  # another folder's is not meant
+
+
+def test_an_accent_is_the_same_in_both_forms() -> None:
+    composed, decomposed = "é.jpg", unicodedata.normalize("NFD", "é.jpg")
+    for photo in (composed, decomposed):
+        for written in (composed, decomposed):
+            assert names(photo).find(written) == composed
+
+
+def test_two_photos_of_one_name_are_told() -> None:
+    photos = names("é.jpg", unicodedata.normalize("NFD", "é.jpg"), "x/b.jpg", "y/b.jpg", "x__b.jpg")
+    assert list(photos.files) == ["é.jpg", "x__b.jpg", "y__b.jpg"]
+    assert [problem.item for problem in photos.problems] == ["é.jpg", "x__b.jpg"]
+
+
+def test_a_name_that_is_not_text_is_shown_with_escapes() -> None:
+    assert list(names("caf\udce9.jpg").files) == ["caf\\xe9.jpg"]

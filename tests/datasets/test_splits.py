@@ -1,0 +1,104 @@
+"""Splits that are given, and splits that are drawn."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captionlab.config import DatasetParams, Params
+from captionlab.core.records import SPLITS
+from captionlab.datasets import Found
+from captionlab.datasets.splits import FLICKR8K_FILES, OWN_FILES, completed, draw, read_split_files, split_named
+from captionlab.errors import CaptionlabError
+
+
+@settings(deadline=None)
+@given(
+    st.sets(st.text(min_size=1, max_size=4), min_size=5, max_size=40),
+    st.floats(0.05, 0.4),
+    st.floats(0.05, 0.4),
+    st.integers(0, 100),
+)
+def test_splits_share_out_every_photo_once(photos: set[str], val: float, test: float, seed: int) -> None:
+    splits = draw({"val": val, "test": test}, photos, seed)
+    assert sorted(photo for split in SPLITS for photo in splits[split]) == sorted(photos)
+    assert abs(len(splits["val"]) - val * len(photos)) <= 1
+    assert abs(len(splits["test"]) - test * len(photos)) <= 1
+    assert splits == draw({"val": val, "test": test}, set(sorted(photos, reverse=True)), seed)
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.0, 0.1), (0.1, 1.0), (0.5, 0.5), (-0.1, 0.2)])
+def test_impossible_shares_are_refused(val: float, test: float) -> None:
+    with pytest.raises(CaptionlabError, match="val_share"):
+        draw({"val": val, "test": test}, {str(n) for n in range(50)}, 0)
+
+
+def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
+    with pytest.raises(CaptionlabError, match="of 3 photos with captions none is left"):
+        draw({"val": 0.4, "test": 0.55}, {"a", "b", "c"}, 0)
+
+
+@pytest.fixture
+def shares(project_params: Params) -> DatasetParams:
+    return dataclasses.replace(project_params.dataset, val_share=0.1, test_share=0.2, split_seed=3)
+
+
+PHOTOS = [f"{number:02d}.jpg" for number in range(30)]
+
+
+def test_without_splits_the_photos_with_captions_are_split(shares: DatasetParams) -> None:
+    found = Found(captions=[(photo, "A dog") for photo in [*PHOTOS[:20], "nowhere.jpg"]], splits={})
+    splits = completed(found, PHOTOS, shares).splits
+    assert splits == draw({"val": 0.1, "test": 0.2}, set(PHOTOS[:20]), 3)
+    assert completed(Found(captions=[], splits=splits), PHOTOS, shares).splits is splits
+
+
+def test_a_missing_split_is_drawn_from_training_and_said(shares: DatasetParams) -> None:
+    found = Found(captions=[], splits={"test": PHOTOS[20:], "train": PHOTOS[:20]}, notes=["first"])
+    result = completed(found, PHOTOS, shares)
+    assert result.splits["test"] == PHOTOS[20:]
+    assert len(result.splits["val"]) == 2
+    assert sorted(result.splits["train"] + result.splits["val"]) == PHOTOS[:20]
+    assert result.notes == ["first", "the dataset has no val split: drawn at random from its training photos"]
+
+
+@pytest.mark.parametrize(
+    ("found", "fault"),
+    [
+        (Found(captions=[], splits={"val": ["00.jpg"]}), "no train split, only val"),
+        (
+            Found(captions=[("p/00.png", "x")], splits={}),
+            "^0 photos .* train, val and test; the captions name 'p/00.png', a photo is named '00.jpg'$",
+        ),
+        (
+            Found(captions=[("00.jpg", "x"), ("01.jpg", "x")], splits={}),
+            "^2 photos .* too few for train, val and test$",
+        ),
+        (Found(captions=[], splits={"train": ["00.jpg"], "val": ["01.jpg"]}), "^1 photos .* too few for train, test$"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(shares: DatasetParams, found: Found, fault: str) -> None:
+    with pytest.raises(CaptionlabError, match=fault):
+        completed(found, PHOTOS, shares)
+
+
+@pytest.mark.parametrize("files", [OWN_FILES, FLICKR8K_FILES])
+def test_split_files_are_all_there_or_none(tmp_path: Path, files: dict[str, str]) -> None:
+    assert read_split_files(tmp_path, files) is None  # type: ignore[arg-type]
+    (tmp_path / files["train"]).write_text("a.jpg\n\n b.jpg \n")
+    (tmp_path / files["val"]).write_text("c.jpg\n")
+    with pytest.raises(CaptionlabError, match=f"no {files['test']}; give all three or none"):
+        read_split_files(tmp_path, files)  # type: ignore[arg-type]
+    (tmp_path / files["test"]).write_bytes(b"\xef\xbb\xbfd.jpg\r\n")
+    found = read_split_files(tmp_path, files)  # type: ignore[arg-type]
+    assert found == {"train": ["a.jpg", "b.jpg"], "val": ["c.jpg"], "test": ["d.jpg"]}
+
+
+def test_a_split_has_several_names() -> None:
+    assert [split_named(name) for name in ("train", "restval", "Validation", " dev", "test")] == [
+        "train", "train", "val", "val", "test",
+    ]  # fmt: skip
+    with pytest.raises(CaptionlabError, match="the split 'fold 1' of a photo is unknown"):
+        split_named("fold 1")

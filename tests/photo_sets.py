@@ -1,0 +1,32 @@
+"""Small photos, zips and datasets for the tests of the readers and the checks."""
+
+import io
+import zipfile
+from pathlib import Path
+
+from PIL import Image
+
+from captionlab.datasets import Found, Problem
+from captionlab.datasets.checks import Checked, check
+
+
+def jpeg(seed: int) -> bytes:
+    """A small photo of one colour, another for each seed."""
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), (seed * 37 % 256, seed * 91 % 256, seed // 7 % 256)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def kinds(problems: list[Problem]) -> list[tuple[str, str]]:
+    return [(problem.kind, problem.item) for problem in problems]
+
+
+def checked(raw: Found, images: Path, share: float = 0.5) -> Checked:
+    return check(raw, images, max_bad_share=share)
+
+
+def zipped(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as opened:
+        for name, content in members.items():
+            opened.writestr(zipfile.ZipInfo(name), content, compression)
+    return path
