@@ -15,7 +15,7 @@ from captionlab.config import build_system
 from captionlab.core.files import atomic_file
 from captionlab.core.records import Decoding, Scores
 from captionlab.core.results import ConfigurationDiagnostics
-from captionlab.core.typed import first_fault
+from captionlab.core.validation import first_fault
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
