@@ -1,7 +1,9 @@
 """params.yaml read strictly: what is wrong is named, with the file, and nothing else ever comes out."""
 
+import copy
 import re
 from collections.abc import Iterator
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,14 @@ REPOSITORY = Path(__file__).parents[1]
 Plain = dict[str, Any]
 
 
-def shipped() -> Plain:
+@cache
+def _shipped() -> Plain:
     plain: Plain = YAML(typ="safe").load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     return plain
+
+
+def shipped() -> Plain:
+    return copy.deepcopy(_shipped())
 
 
 def load(tmp_path: Path, plain: Any) -> Params:
