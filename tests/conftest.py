@@ -105,8 +105,9 @@ def settings() -> Callable[..., TrainingParams]:
     def of(**changes: Any) -> TrainingParams:
         values: dict[str, Any] = {
             "seed": 1, "epochs": 3, "patience": 9, "batch_size": 2, "optimizer": "adamw", "learning_rate": 0.01,
-            "weight_decay": 0.0, "schedule": "constant", "label_smoothing": 0.0, "doubly_stochastic": 0.0,
-            "scheduled_sampling": 0.0, "clip_norm": 5.0, "ema_decay": 0.0, "precision": "fp32", "max_megabytes": 1.0,
+            "weight_decay": 0.0, "schedule": "constant", "plateau_patience": 3, "plateau_factor": 0.2,
+            "label_smoothing": 0.0, "doubly_stochastic": 0.0, "scheduled_sampling": 0.0, "clip_norm": 5.0,
+            "ema_decay": 0.0, "precision": "fp32", "max_megabytes": 1.0,
         }  # fmt: skip
         return TrainingParams(**values | changes)
 

@@ -61,9 +61,11 @@ ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know
     "starlette": {"demo"},
     "uvicorn": {"demo"},
     "optuna": {"tuning"},
+    "pydantic": {"config", "core", "data", "models", "training"},
 }
 NO_TORCH = (
-    "commands.attention_map", "commands.preset", "commands.score", "config", "core.files", "core.records", "data",
+    "commands.attention_map", "commands.preset", "commands.score", "config", "core.files", "core.records",
+    "core.validation", "data",
     "datasets", "metrics", "models.params", "report", "tracking",
 )  # fmt: skip
 

@@ -1,6 +1,9 @@
 """params.yaml read strictly: what is wrong is named, with the file, and nothing else ever comes out."""
 
+import copy
 import re
+from collections.abc import Iterator
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
 from captionlab.config import Params, build_system, load_params
@@ -18,9 +22,14 @@ REPOSITORY = Path(__file__).parents[1]
 Plain = dict[str, Any]
 
 
-def shipped() -> Plain:
+@cache
+def _shipped() -> Plain:
     plain: Plain = YAML(typ="safe").load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     return plain
+
+
+def shipped() -> Plain:
+    return copy.deepcopy(_shipped())
 
 
 def load(tmp_path: Path, plain: Any) -> Params:
@@ -40,7 +49,7 @@ def put(plain: Plain, key: str, value: Any) -> Plain:
     inner = plain
     for parent in parents:
         inner = inner[parent]
-    inner[last] = value
+    inner[int(last) if isinstance(inner, list) else last] = value
     return plain
 
 
@@ -57,41 +66,39 @@ def test_the_shipped_file_is_read() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("colour", 1, "unknown key colour"),
-        ("training.momentum", 0.9, "unknown key training.momentum"),
-        ("baseline.lite0.hiden", 1, "unknown key baseline.lite0.hiden"),
+        ("colour", 1, "unknown key colour; known are device, dataset, "),
+        ("training.momentum", 0.9, "unknown key training.momentum; known are seed, epochs, "),
+        ("baseline.lite0.hiden", 1, "unknown key baseline.lite0.hiden; known are encoder, embedding, "),
         ("baseline.lite0.repeats", 1, "unknown key baseline.lite0.repeats"),
-        ("build_vocab.min_count", "3", "build_vocab.min_count must be of type int, not '3'"),
-        ("build_vocab.min_count", 3.0, "build_vocab.min_count must be of type int"),
-        ("build_vocab.min_count", True, "build_vocab.min_count must be of type int, not True"),
-        ("training.learning_rate", True, "training.learning_rate must be of type float, not True"),
-        ("training.learning_rate", "fast", "training.learning_rate must be of type float, not 'fast'"),
-        ("training.learning_rate", float("nan"), "training.learning_rate must be of type float"),
-        ("training.learning_rate", 10**400, "training.learning_rate must be of type float"),
-        ("attention.lite2.tied", 1, "attention.lite2.tied must be of type bool"),
-        ("training.optimizer", "sgd", "training.optimizer is 'sgd'; choose one of adamw, adam, rmsprop"),
-        ("training", None, "training must be a mapping"),
-        ("evaluate.beams", 5, "evaluate.beams must be a list"),
-        ("evaluate.beams", [1, "3"], "evaluate.beams.1 must be of type int"),
-        ("evaluate.beams", [], "evaluate.beams must name at least one beam"),
-        ("evaluate.beams", [0], "evaluate.beams must name at least one beam"),
-        ("evaluate.max_words", 0, "evaluate.max_words must be at least 1"),
+        ("training.2024", 1, "unknown key training.2024"),
+        ("build_vocab.min_count", "3", "build_vocab.min_count must be an integer, not '3'"),
+        ("build_vocab.min_count", 3.0, "build_vocab.min_count must be an integer, not 3.0"),
+        ("build_vocab.min_count", True, "build_vocab.min_count must be an integer, not True"),
+        ("training.learning_rate", True, "training.learning_rate must be a number, not True"),
+        ("training.learning_rate", "fast", "training.learning_rate must be a number, not 'fast'"),
+        ("training.learning_rate", "nan", "training.learning_rate must be a finite number, not nan"),
+        ("training.learning_rate", float("nan"), "training.learning_rate must be a finite number, not nan"),
+        ("training.learning_rate", 10**400, "training.learning_rate must be a number"),
+        ("attention.lite2.tied", 1, "attention.lite2.tied must be true or false, not 1"),
+        ("dataset.source", 3, "dataset.source must be text, not 3"),
+        ("training.optimizer", "sgd", "training.optimizer must be one of 'adamw', 'adam' or 'rmsprop', not 'sgd'"),
+        ("training", None, "training must be a mapping, not None"),
+        ("evaluate.beams", 5, "evaluate.beams must be a list, not 5"),
+        ("evaluate.beams", [1, "3"], "evaluate.beams.1 must be an integer, not '3'"),
+        ("evaluate.beams", [], "evaluate.beams must be a list with at least 1 entry"),
+        ("evaluate.beams", [3, 1, 3], "evaluate.beams: a number is repeated in [3, 1, 3]"),
         ("baseline.lite0.encoder", "lite0", "baseline.lite0.encoder 'lite0' is not in extract_features.encoders"),
+        ("retrieval.lite2.encoder", "lite0", "retrieval.lite2.encoder 'lite0' is not in extract_features.encoders"),
         ("attention.lite2.encoder", "efficientnet_lite0", "attention.lite2 needs a grid"),
-        ("baseline.lite0.hidden", 0, "baseline.lite0.hidden must be at least 1"),
-        ("baseline.lite0.dropout", 1, "baseline.lite0.dropout must be from 0 to below 1"),
-        ("baseline.lite0.training", {"epoch": 3}, "baseline.lite0: unknown key training.epoch"),
-        ("baseline.lite0.training", {"epochs": "3"}, "baseline.lite0: training.epochs must be of type int"),
-        ("baseline.lite0.training", {"epochs": 0}, "baseline.lite0: training.epochs must be at least 1"),
+        ("baseline.lite0.training", {"epoch": 3}, "unknown key baseline.lite0.training.epoch; known are seed, "),
+        ("baseline.lite0.training", {"epochs": "3"}, "baseline.lite0.training.epochs must be an integer, not '3'"),
+        ("baseline.lite0.training", {"epochs": 0}, "baseline.lite0.training.epochs must be at least 1, not 0"),
         ("baseline.lite0.training", [], "baseline.lite0.training must be a mapping"),
-        ("baseline.lite0.training", {"scheduled_sampling": 2}, "baseline.lite0: training.scheduled_sampling must"),
-        ("baseline.lite0.image", "middle", "baseline.lite0.image is 'middle'; choose one of pre-inject, init-inject"),
-        ("modified.lite2.kind", "gru", "modified.lite2.kind is 'gru'; choose one of bilstm, merge"),
+        ("baseline.lite0.image", "middle", "baseline.lite0.image must be one of 'pre-inject', 'init-inject', "),
+        ("modified.lite2.kind", "gru", "modified.lite2: kind must be one of bilstm, merge, not 'gru'"),
         ("modified.lite2.kind", "merge", "unknown key modified.lite2.repeats"),
-        ("attention.lite2.kind", ["states"], "attention.lite2.kind is ['states']; choose one of regions, states"),
+        ("attention.lite2.kind", ["states"], "attention.lite2: kind must be one of regions, states, not ['states']"),
         ("attention.lite2", None, "attention.lite2 must be a mapping, not None"),
-        ("dataset.name", "../mine", "the name '../mine' would be a folder"),
-        ("dataset.name", "", "the name '' would be a folder"),
     ],
 )
 def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, key: str, value: Any, message: str) -> None:
@@ -100,9 +107,129 @@ def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, key: str, value: A
     assert str(caught.value).startswith(f"{tmp_path / 'params.yaml'}: {message}")
 
 
-def test_words_of_its_own_want_true_ones_to_stand_beside(tmp_path: Path) -> None:
+# Each number's key, and the nearest values below and above its range; - for none.
+RANGES = """
+dataset.max_bad_share -0.01 1.01; dataset.val_share -0.1 1.1; dataset.test_share -0.1 1.1
+dataset.split_seed -1 4294967296; dataset.scenes.train 0 1000001; dataset.scenes.val 0 1000001
+dataset.scenes.test 0 1000001; dataset.scenes.seed -1 4294967296; build_vocab.min_count 0 -
+extract_features.encoders.efficientnet_lite2.grid -1 65; training.seed -1 4294967296; training.epochs 0 -
+training.patience 0 -; training.batch_size 0 1000001; training.learning_rate 0.0 -; training.weight_decay -0.1 -
+training.plateau_patience 0 -; training.plateau_factor 0.0 1.0; training.label_smoothing -0.1 1.0
+training.doubly_stochastic -0.1 -; training.scheduled_sampling -0.1 1.1; training.clip_norm 0.0 -
+training.ema_decay -0.1 1.0; training.max_megabytes 0.0 -; baseline.lite0.embedding 0 1000001
+baseline.lite0.hidden 0 1000001; baseline.lite0.layers 0 101; baseline.lite0.dropout -0.1 1.0
+baseline.lite0.image_dropout -0.1 1.0; baseline.lite0.forget_bias -101.0 101.0; modified.lite2.repeats 0 1001
+modified.lite2.image_dropout -0.1 1.0; modified.lite2_merge.dense 0 1000001; attention.lite2.attention 0 1000001
+attention.lite2.memory -1 1000001; attention.lite2_states.attention 0 1000001; attention.lite2_states.dense 0 1000001
+retrieval.lite2.neighbours.0 0 1001; retrieval.lite2.consensus_k 0 -; finetuning.beam 0 51
+finetuning.length_penalty -0.1 10.1; finetuning.max_words 0 1001; finetuning.top_k 0 1000001
+finetune.more.cross_entropy -0.1 1.1; finetune.more.samples -1 101; ensemble.both.neighbours -1 1001
+ensemble.both.consensus_weight -0.1 -; evaluate.beams.0 0 51; evaluate.length_penalty -0.1 10.1
+evaluate.max_words 0 1001; evaluate.similarity.semantic_dimensions 0 1000001; evaluate.similarity.ridge 0.0 -
+evaluate.shuffles 0 1001; evaluate.resamples 0 100001; evaluate.seed -1 4294967296; report.gallery 0 1001
+"""
+OUT_OF_RANGE = [
+    (key, float(end) if "." in end else int(end))
+    for key, *ends in (entry.split() for entry in re.split("[;\n]", RANGES.strip()))
+    for end in ends
+    if end != "-"
+]
+
+
+def with_all_sections() -> Plain:
+    """The shipped file with an entry in the sections that it leaves empty."""
+    more = {"system": "attention", "config": "lite2", "cross_entropy": 0.2, "samples": 2}
+    both = {"members": ["attention.lite2", "finetune.more"], "neighbours": 5, "consensus_weight": 1.0}
+    return shipped() | {"finetune": {"more": more}, "ensemble": {"both": both}}
+
+
+@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE)
+def test_a_number_out_of_its_range_is_refused(tmp_path: Path, key: str, value: float) -> None:
+    with pytest.raises(CaptionlabError) as caught:
+        load(tmp_path, put(with_all_sections(), key, value))
+    message = str(caught.value).removeprefix(f"{tmp_path / 'params.yaml'}: ")
+    assert re.fullmatch(rf"{re.escape(key)} must be (at least|at most|above|below) \S+, not \S+", message), message
+
+
+def test_every_number_has_a_range() -> None:
+    def numbers(schema: Any) -> Iterator[Plain]:
+        inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+        if isinstance(schema, dict) and schema.get("type") in ("integer", "number"):
+            yield schema
+        for each in inner:
+            yield from numbers(each)
+
+    found = list(numbers(TypeAdapter(Params).json_schema()))
+    assert len(found) > 50
+    assert [number for number in found if not number.keys() & {"minimum", "exclusiveMinimum", "ge", "gt"}] == []
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "message"),
+    [
+        ("baseline", "v1.5", "baseline: the name 'v1.5' has a dot, which separates keys in DVC; use '_' instead"),
+        ("ensemble", "a.b", "ensemble: the name 'a.b' has a dot"),
+        ("retrieval", "a.b", "retrieval: the name 'a.b' has a dot"),
+        ("extract_features.encoders", "timm_resnet18.a1_in1k", "extract_features.encoders: the name "
+         "'timm_resnet18.a1_in1k' has a dot, which separates keys in DVC; write 'timm_resnet18'"),
+        ("extract_features.encoders", "mine.x", "extract_features.encoders: the name 'mine.x' has a dot"),
+        ("baseline", "../mine", "baseline: the name '../mine' has a dot"),
+        ("baseline", "a/b", "baseline: the name 'a/b' must be that of a folder; use letters, digits, '_' and '-'"),
+        ("finetune", "", "finetune: the name '' must be that of a folder"),
+        ("baseline", 2024, "baseline: the name 2024 is not text in YAML; put it in quotes"),
+        ("attention", True, "attention: the name True is not text in YAML; put it in quotes"),
+        ("modified", None, "modified: the name None is not text in YAML; put it in quotes"),
+        ("extract_features.encoders", 1.5, "extract_features.encoders: the name 1.5 is not text in YAML"),
+    ],
+)  # fmt: skip
+def test_a_name_that_dvc_or_the_disk_cannot_use_is_refused(
+    tmp_path: Path, section: str, name: Any, message: str
+) -> None:
+    plain = shipped()
+    (plain["extract_features"]["encoders"] if "." in section else plain[section])[name] = {"grid": 0}
+    with pytest.raises(CaptionlabError) as caught:
+        load(tmp_path, plain)
+    assert str(caught.value).startswith(f"{tmp_path / 'params.yaml'}: {message}")
+
+
+def test_a_number_in_quotes_is_a_name(tmp_path: Path) -> None:
+    plain = shipped()
+    assert "2024" in load(tmp_path, put(plain, "baseline.2024", plain["baseline"]["lite0"])).baseline
+
+
+@pytest.mark.parametrize(("name", "right"), [("../mine", False), ("", False), ("a b", False), ("scenes_v1.5", True)])
+def test_the_datasets_name_is_that_of_a_folder(tmp_path: Path, name: str, right: bool) -> None:
+    plain = put(shipped(), "dataset.name", name)
+    if right:
+        assert load(tmp_path, plain).dataset.name == name
+        return
+    with pytest.raises(CaptionlabError, match=r"dataset\.name: the name '.*' must be that of a folder"):
+        load(tmp_path, plain)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("baseline.lite0.input", "baseline.lite0.input is now called embedding"),
+        ("training.photos_per_step", "training.photos_per_step is now called batch_size"),
+        ("training.average", "training.average is now called ema_decay"),
+        ("retrieval.lite2.agreeing", "retrieval.lite2.agreeing is now called consensus_k"),
+        ("ensemble.both.agreement", "ensemble.both.agreement is now called consensus_weight"),
+        ("attention.lite2.doubly_stochastic", "attention.lite2.doubly_stochastic is now called "
+         "training.doubly_stochastic"),
+        ("baseline.lite0.training", "baseline.lite0.training.average is now called ema_decay"),
+    ],
+)  # fmt: skip
+def test_a_key_of_an_earlier_version_is_told_its_new_name(tmp_path: Path, key: str, message: str) -> None:
+    value = {"average": 0.9} if key.endswith("training") else 1
+    with pytest.raises(CaptionlabError) as caught:
+        load(tmp_path, put(with_all_sections(), key, value))
+    assert str(caught.value) == f"{tmp_path / 'params.yaml'}: {message}"
+
+
+def test_scheduled_sampling_needs_teacher_forcing(tmp_path: Path) -> None:
     plain = put(put(shipped(), "attention.lite2.teacher_forcing", value=False), "training.scheduled_sampling", 0.2)
-    with pytest.raises(CaptionlabError, match=r"attention\.lite2: training\.scheduled_sampling wants teacher_forcing"):
+    with pytest.raises(CaptionlabError, match=r"attention\.lite2: training\.scheduled_sampling needs teacher_forcing"):
         load(tmp_path, plain)
 
 
@@ -183,15 +310,19 @@ FINETUNED = {"system": "attention", "config": "lite2", "cross_entropy": 0.2}
     ("key", "value", "message"),
     [
         ("finetune.x", FINETUNED | {"samples": 1}, r"samples must be at least 2"),
-        ("finetune.x", FINETUNED, r"finetune\.x wants samples, .* or teachers: one of the two"),
-        ("finetune.x", FINETUNED | {"samples": 5, "teachers": ["lite2"]}, r"one of the two"),
+        ("finetune.x", FINETUNED, r"finetune\.x needs either samples, .* or teachers"),
+        ("finetune.x", FINETUNED | {"samples": 5, "teachers": ["lite2"]}, r"either samples, .* or teachers"),
         ("finetune.x", FINETUNED | {"teachers": ["lite3"]}, r"attention has no configuration 'lite3'"),
-        ("finetune.x", FINETUNED | {"samples": 5, "cross_entropy": 1.5}, r"cross_entropy must be from 0 to 1"),
-        ("finetune.x", FINETUNED | {"samples": 5, "system": "caption"}, r"system is 'caption'; choose one of"),
-        ("ensemble.x", {"members": []}, r"ensemble\.x has no members"),
+        ("finetune.x", FINETUNED | {"samples": 5, "cross_entropy": 1.5}, r"cross_entropy must be at most 1, not 1\.5"),
+        (
+            "finetune.x",
+            FINETUNED | {"samples": 5, "system": "caption"},
+            r"finetune\.x\.system must be one of baseline, .*, not 'caption'",
+        ),
+        ("ensemble.x", {"members": []}, r"ensemble\.x\.members must be a list with at least 1 entry"),
         ("ensemble.x", {"members": ["attention.lite3"]}, r"has no member 'attention\.lite3'; choose among"),
-        ("ensemble.x", {"members": ["attention.lite2"], "neighbours": 30}, r"both 0, or both above it"),
-        ("ensemble.x", {"members": ["attention.lite2"], "consensus_weight": 4.0}, r"both 0, or both above it"),
+        ("ensemble.x", {"members": ["attention.lite2"], "neighbours": 30}, r"must both be 0 or both above 0"),
+        ("ensemble.x", {"members": ["attention.lite2"], "consensus_weight": 4.0}, r"must both be 0 or both above 0"),
     ],
 )
 def test_rows_of_trained_systems_that_cannot_be(tmp_path: Path, key: str, value: Any, message: str) -> None:

@@ -21,7 +21,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 def test_repro_runs_everything_and_renders_the_table(repository: Repository) -> None:
     said = repository.run("dvc", "repro")
     assert repository.ran(said) == {
-        "download", "clean_captions", "build_vocab", "extract_features@efficientnet_lite0",
+        "check_params", "download", "clean_captions", "build_vocab", "extract_features@efficientnet_lite0",
         *(f"train_{system}@tiny" for system in SYSTEMS), "evaluate", "report", "track",
     }  # fmt: skip
     with (repository.folder / "reports/scenes/comparison.csv").open(newline="") as table:
@@ -36,9 +36,9 @@ def test_repro_runs_everything_and_renders_the_table(repository: Repository) -> 
     repository.commit("first results")
 
 
-def test_repro_again_runs_nothing_but_track_and_changes_nothing(repository: Repository) -> None:
+def test_repro_again_runs_only_what_always_runs_and_changes_nothing(repository: Repository) -> None:
     said = repository.run("dvc", "repro")
-    assert repository.ran(said) == {"track"}
+    assert repository.ran(said) == {"check_params", "track"}
     assert repository.run("git", "status", "--porcelain") == ""
     assert all(len(tags) == 1 for tags in repository.mlflow_runs().values())
 
@@ -51,7 +51,7 @@ def test_the_same_parameters_give_the_same_bytes(repository: Repository) -> None
 
 def test_an_experiment_reruns_its_system_alone(repository: Repository, no_java: None) -> None:
     said = repository.run("dvc", "exp", "run", "--name", "wider", "-S", "baseline.tiny.hidden=24")
-    assert repository.ran(said) == {"train_baseline@tiny", "evaluate", "report", "track"}
+    assert repository.ran(said) == {"check_params", "train_baseline@tiny", "evaluate", "report", "track"}
     runs = repository.mlflow_runs()
     assert len(runs["baseline.tiny"]) == 2
     assert [tags["dvc_experiment"] for tags in runs["baseline.tiny"] if "dvc_experiment" in tags] == ["wider"]
@@ -81,10 +81,16 @@ def test_plots_and_metrics_are_there(repository: Repository) -> None:
 def test_a_wrong_parameter_is_one_line(repository: Repository) -> None:
     said = repository.run("dvc", "exp", "run", "-S", "training.epochs=many", ok=False)
     assert "captionlab: " in said
-    assert "training.epochs must be of type int, not 'many'" in said
+    assert "training.epochs must be an integer, not 'many'" in said
     assert "Traceback" not in said
     repository.run("git", "checkout", "-q", "--", ".")
-    repository.run("dvc", "checkout", "-q")  # DVC cleared the outputs of the stage it meant to run
+
+
+def test_an_encoder_without_features_is_refused_before_dvc_misses_its_folder(repository: Repository) -> None:
+    said = repository.run("dvc", "exp", "run", "-S", "baseline.tiny.encoder=resnet18", ok=False)
+    assert "baseline.tiny.encoder 'resnet18' is not in extract_features.encoders (efficientnet_lite0)" in said
+    assert "No such file" not in said
+    repository.run("git", "checkout", "-q", "--", ".")
 
 
 def test_a_checkpoint_of_another_vocabulary_is_refused(repository: Repository) -> None:

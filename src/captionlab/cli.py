@@ -95,6 +95,15 @@ def _peak_megabytes() -> float | None:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
+@app.command("check_params", rich_help_panel=_STAGES)
+def check_params() -> None:
+    """Check params.yaml.
+
+    Example: captionlab check_params
+    """
+    _run("check_params")
+
+
 @app.command("download", rich_help_panel=_STAGES)
 def download() -> None:
     """Collect and check the dataset named in params.yaml.

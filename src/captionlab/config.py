@@ -1,20 +1,32 @@
-"""params.yaml as frozen dataclasses. Strict: an unknown, missing or mistyped key is an error that names it.
+"""params.yaml as frozen dataclasses. An unknown or missing key, a wrong type or a value out of range is an error.
 
-Knows the shape of the parameters, not what they do.
+Knows the parameters and their ranges, not what they do.
 """
 
 import dataclasses
-import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import Field, StrictBool, StrictInt, StrictStr
+from pydantic.dataclasses import dataclass
 
 from captionlab.core.files import read_yaml
 from captionlab.core.records import Decoding
-from captionlab.core.strict import build
+from captionlab.core.validation import (
+    Checked,
+    FolderName,
+    Name,
+    NoRepeats,
+    Number,
+    Seed,
+    Share,
+    Size,
+    by_kind,
+    validate,
+)
 from captionlab.errors import CaptionlabError
 from captionlab.models.params import (
     AttentionParams,
@@ -25,28 +37,42 @@ from captionlab.models.params import (
     SystemParams,
 )
 
+RENAMED = {  # keys of earlier versions
+    "agreeing": "consensus_k",
+    "agreement": "consensus_weight",
+    "average": "ema_decay",
+    "doubly_stochastic": "training.doubly_stochastic",  # was a key of attention
+    "input": "embedding",
+    "photos_per_step": "batch_size",
+}
+
+
+Beam = Annotated[StrictInt, Field(ge=1, le=50)]  # 1 is greedy
+Words = Annotated[StrictInt, Field(ge=1, le=1000)]
+LengthPenalty = Annotated[Number, Field(ge=0, le=10)]  # score = log probability / length ** length_penalty
+
 
 @dataclass(frozen=True, kw_only=True)
-class ScenesParams:
-    """How many drawn scenes each split gets, and the seed that draws them."""
+class ScenesParams(Checked):
+    """How many scenes are drawn for each split, and the seed."""
 
-    train: int
-    val: int
-    test: int
-    seed: int
+    train: Size
+    val: Size
+    test: Size
+    seed: Seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetParams:
+class DatasetParams(Checked):
     """Which captioned photos to read."""
 
-    name: str  # names the reports folder; with format "auto" it is the format too
+    name: FolderName  # of the reports folder; with format "auto" the format too
     format: Literal["auto", "scenes", "flickr8k", "parquet", "folder"]
-    source: str  # a folder
-    max_bad_share: float  # of images or captions that may be unusable before the run stops
-    val_share: float  # of the images, where the format brings no split
-    test_share: float
-    split_seed: int
+    source: StrictStr  # a folder
+    max_bad_share: Share  # of images or captions that may be unusable before the run stops
+    val_share: Share  # of the images, where the format has no split
+    test_share: Share
+    split_seed: Seed
     scenes: ScenesParams
 
     @property
@@ -62,95 +88,121 @@ class DatasetParams:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanCaptionsParams:
+class CleanCaptionsParams(Checked):
     """How a raw caption becomes words."""
 
     cleaning: Literal["standard", "characters", "report_a", "report_b"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildVocabParams:
-    """Which words the systems can say."""
+class BuildVocabParams(Checked):
+    """Which words are in the vocabulary."""
 
-    min_count: int  # in the training captions
+    min_count: Annotated[StrictInt, Field(ge=1)]  # in the training captions
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderParams:
+class EncoderParams(Checked):
     """What to keep of one encoder's output."""
 
-    grid: int  # regions a side, average-pooled from the last feature map; 0 keeps no grid
-    mirrored: bool = False  # the photos' mirror images too: a training sees one or the other, by chance
+    grid: Annotated[StrictInt, Field(ge=0, le=64)]  # regions a side, pooled from the last feature map; 0: no grid
+    mirrored: StrictBool = False  # the mirrored photos too; training then picks either of the two at random
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractFeaturesParams:
-    """Which encoders look at the photos."""
+class ExtractFeaturesParams(Checked):
+    """Which encoders are used."""
 
-    encoders: dict[str, EncoderParams]
+    encoders: dict[Name, EncoderParams]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingParams:
-    """How a system is trained; every key may be overridden in a configuration's own ``training``."""
+class TrainingParams(Checked):
+    """How a system is trained; a configuration's own ``training`` replaces any of the keys."""
 
-    seed: int
-    epochs: int  # at most
-    patience: int  # epochs without a better validation loss before it stops
-    batch_size: int  # photos a step; each brings all its captions
+    seed: Seed
+    epochs: Annotated[StrictInt, Field(ge=1)]  # at most
+    patience: Annotated[StrictInt, Field(ge=1)]  # epochs without a better validation loss before it stops
+    batch_size: Size  # photos a step; each with all its captions
     optimizer: Literal["adamw", "adam", "rmsprop"]
-    learning_rate: float
-    weight_decay: float
+    learning_rate: Annotated[Number, Field(gt=0)]
+    weight_decay: Annotated[Number, Field(ge=0)]
     schedule: Literal["cosine", "plateau", "constant"]
-    label_smoothing: float
-    doubly_stochastic: float  # weight of the term that asks every region to be attended to; 0 for none
-    scheduled_sampling: float  # the share of the words read, growing up to it, that are the system's own
-    clip_norm: float
-    ema_decay: float  # of an exponential moving average of the weights, which is validated and kept; 0 for none
+    plateau_patience: Annotated[StrictInt, Field(ge=1)]  # epochs without a better validation loss before a reduction
+    plateau_factor: Annotated[Number, Field(gt=0, lt=1)]  # of the learning rate at each reduction
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)]
+    doubly_stochastic: Annotated[Number, Field(ge=0)]  # weight of Xu et al. 2015's attention regularisation; 0: none
+    scheduled_sampling: Share  # of the words read that the system samples itself; grows to this over the training
+    clip_norm: Annotated[Number, Field(gt=0)]
+    ema_decay: Annotated[Number, Field(ge=0, lt=1)]  # of the weights' moving average, which is kept; 0: none
     precision: Literal["auto", "fp32", "bf16"]
-    max_megabytes: float  # a larger system is refused
+    max_megabytes: Annotated[Number, Field(gt=0)]  # of a system's weights; a larger system is refused
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalParams:
-    """One configuration of the retrieval row, which learns nothing."""
+class RetrievalParams(Checked):
+    """One configuration of retrieval, the baseline without training."""
 
-    encoder: str
-    neighbours: tuple[int, ...]  # training photos that lend their captions; chosen on validation, as the beam is
-    consensus_k: int  # a caption's consensus is the mean similarity to so many of the other candidates
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneParams:
-    """A trained configuration goes on: with CIDEr-D as its reward (``samples``), or with ``teachers``."""
-
-    system: str
-    config: str  # its configuration that goes on
-    cross_entropy: float  # share of the loss, 0 to 1, that stays cross-entropy of the true captions
-    samples: int = 0  # captions drawn of a photo, to be rewarded
-    teachers: tuple[str, ...] = ()  # configurations of the same system, whose mean probabilities it learns to give
-    training: dict[str, Any] = dataclasses.field(default_factory=dict)  # laid over the configuration's own
+    encoder: StrictStr
+    neighbours: Annotated[tuple[Annotated[StrictInt, Field(ge=1, le=1000)], ...], Field(min_length=1), NoRepeats]
+    consensus_k: Annotated[StrictInt, Field(ge=1)]  # most similar candidates that a caption's consensus is the mean of
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnsembleParams:
-    """Trained systems that choose each word together; or one or more whose captions are ranked again."""
+class FinetuningParams(Checked):
+    """What all entries of ``finetune`` share; the validation captions' CIDEr-D decides when each stops."""
 
-    members: tuple[str, ...]  # such as attention.lite2 or finetune.lite2; one alone may be re-ranked
-    neighbours: int = 0  # training photos whose captions re-rank what the beam found; 0 for none
-    consensus_weight: float = 0.0  # of a candidate's CIDEr-D against their captions, beside its log probability
+    beam: Beam  # of the validation captions
+    length_penalty: LengthPenalty
+    max_words: Words  # of validation captions, and of captions sampled in self-critical training
+    top_k: Size  # most probable words of a teacher that distillation learns from
+
+    @property
+    def decoding(self) -> Decoding:
+        """Of the validation captions."""
+        return Decoding(beam=self.beam, length_penalty=self.length_penalty, max_words=self.max_words)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateParams:
+class FinetuneParams(Checked):
+    """Further training of a trained configuration: self-critical (``samples``) or distillation (``teachers``)."""
+
+    system: StrictStr
+    config: StrictStr  # the configuration to start from
+    cross_entropy: Share  # of the loss that is cross-entropy of the reference captions
+    samples: Annotated[StrictInt, Field(ge=0, le=100)] = 0  # captions sampled for each photo
+    teachers: tuple[StrictStr, ...] = ()  # configurations of the same system, whose mean probabilities are the targets
+    training: dict[StrictStr, Any] = dataclasses.field(default_factory=dict)  # replaces keys of the configuration's
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleParams(Checked):
+    """Trained systems whose probabilities are averaged, and re-ranking of their captions."""
+
+    members: Annotated[tuple[StrictStr, ...], Field(min_length=1)]  # such as attention.lite2; one may be re-ranked
+    neighbours: Annotated[StrictInt, Field(ge=0, le=1000)] = 0  # training photos that re-ranking compares with; 0: none
+    consensus_weight: Annotated[Number, Field(ge=0)] = 0.0  # of CIDEr-D with their captions, added to log probability
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarityParams(Checked):
+    """How re-ranking finds similar photos: by image features, and by what a ridge regression predicts from them."""
+
+    semantic_dimensions: Size  # of the latent semantic analysis of the captions
+    ridge: Annotated[Number, Field(gt=0)]  # the regression's penalty
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateParams(Checked):
     """How captions are decoded and scored."""
 
-    beams: tuple[int, ...]  # 1 is greedy
-    length_penalty: float  # score = log probability / length ** length_penalty
-    max_words: int
-    shuffles: int  # of the photos, for the scores with a wrong one
-    resamples: int  # of the photos, for intervals and significance
-    seed: int  # of both
+    beams: Annotated[tuple[Beam, ...], Field(min_length=1), NoRepeats]
+    length_penalty: LengthPenalty
+    max_words: Words
+    similarity: SimilarityParams
+    shuffles: Annotated[StrictInt, Field(ge=1, le=1000)]  # of the photos, for the scores with a wrong photo
+    resamples: Annotated[StrictInt, Field(ge=1, le=100_000)]  # of the photos, for intervals and significance
+    seed: Seed  # of shuffles and resamples
 
     @property
     def decodings(self) -> list[Decoding]:
@@ -161,14 +213,18 @@ class EvaluateParams:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportParams:
+class ReportParams(Checked):
     """What the report shows."""
 
-    gallery: int  # photos
+    gallery: Annotated[StrictInt, Field(ge=1, le=1000)]  # photos
+
+
+Modified = Annotated[ModifiedParams | MergeParams, by_kind(ModifiedParams, MergeParams)]
+Attention = Annotated[AttentionParams | StatesParams, by_kind(AttentionParams, StatesParams)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Params:
+class Params(Checked):
     """All of params.yaml."""
 
     device: Literal["auto", "cpu", "cuda", "mps"]
@@ -177,12 +233,13 @@ class Params:
     build_vocab: BuildVocabParams
     extract_features: ExtractFeaturesParams
     training: TrainingParams
-    baseline: dict[str, BaselineParams]
-    modified: dict[str, ModifiedParams | MergeParams]
-    attention: dict[str, AttentionParams | StatesParams]
-    finetune: dict[str, FinetuneParams]
-    ensemble: dict[str, EnsembleParams]
-    retrieval: dict[str, RetrievalParams]
+    baseline: dict[Name, BaselineParams]
+    modified: dict[Name, Modified]
+    attention: dict[Name, Attention]
+    finetuning: FinetuningParams
+    finetune: dict[Name, FinetuneParams]
+    ensemble: dict[Name, EnsembleParams]
+    retrieval: dict[Name, RetrievalParams]
     evaluate: EvaluateParams
     report: ReportParams
 
@@ -222,10 +279,15 @@ class Params:
             return ((system, name),)
         return tuple((member.partition(".")[0], member.partition(".")[2]) for member in self.ensemble[name].members)
 
-    def training_of(self, config: SystemParams, further: Mapping[str, Any] = MappingProxyType({})) -> TrainingParams:
-        """The shared training parameters, the configuration's own laid over them, and ``further`` ones over both."""
+    def training_of(
+        self, config: SystemParams, further: Mapping[str, Any] = MappingProxyType({}), key: str = "training"
+    ) -> TrainingParams:
+        """The shared training parameters, with the configuration's own and then ``further`` ones in their place.
+
+        ``key`` begins the names in errors.
+        """
         merged = {**dataclasses.asdict(self.training), **config.training, **further}
-        return typing.cast(TrainingParams, build(TrainingParams, merged, "training"))
+        return validate(TrainingParams, merged, key, RENAMED)
 
 
 def _is_system(kind: Any) -> bool:
@@ -248,21 +310,24 @@ def system_params(system: str) -> tuple[type[SystemParams], ...]:
 
 
 def build_system(system: str, values: dict[str, Any]) -> SystemParams:
-    """A configuration from plain values, as a checkpoint stores it; as strict as params.yaml."""
+    """A configuration from plain values, as a checkpoint stores it; checked as params.yaml is."""
     if system not in _SYSTEM_PARAMS:
         raise CaptionlabError(f"unknown system {system!r}; known are {', '.join(_SYSTEM_PARAMS)}")
-    return typing.cast(SystemParams, build(_SYSTEM_PARAMS[system], values, system))
+    (annotated,) = get_args(get_type_hints(Params, include_extras=True)[system])[1:]
+    return typing.cast(SystemParams, validate(annotated, values, system, RENAMED))
 
 
 def load_params(path: Path) -> Params:
     """Read and check params.yaml.
 
-    Raises CaptionlabError naming the key and the file for anything unknown, missing or of the wrong type.
+    Raises CaptionlabError, naming the file and the key, for anything unknown, missing, of the wrong type or out of
+    range, and for values that contradict each other.
     """
     raw = read_yaml(path, "run captionlab from the project's folder")
     try:
-        params = typing.cast(Params, build(Params, raw, ""))
-        _check_shared(params)
+        params = validate(Params, raw, renamed=RENAMED)
+        for name, retrieval in params.retrieval.items():
+            _check_encoder(params, f"retrieval.{name}", retrieval.encoder)
         for system, name, config in params.systems():
             check_configuration(params, f"{system}.{name}", config)
         for name, finetuned in params.finetune.items():
@@ -273,25 +338,6 @@ def load_params(path: Path) -> Params:
     return params
 
 
-def _check_shared(params: Params) -> None:
-    """Refuse what the types cannot: names that are no folder's, and a decoding of nothing."""
-    names = [params.dataset.name, *params.extract_features.encoders, *(name for _, name in params.configurations())]
-    for name in [*names, *params.retrieval]:
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise CaptionlabError(f"the name {name!r} would be a folder; use letters, digits, '_', '-' and '.'")
-    if not params.evaluate.beams or min(params.evaluate.beams) < 1:
-        raise CaptionlabError("evaluate.beams must name at least one beam, each at least 1")
-    if params.evaluate.max_words < 1:
-        raise CaptionlabError("evaluate.max_words must be at least 1")
-    for field in ("shuffles", "resamples"):
-        if getattr(params.evaluate, field) < 1:
-            raise CaptionlabError(f"evaluate.{field} must be at least 1")
-    for name, retrieval in params.retrieval.items():
-        _check_encoder(params, f"retrieval.{name}", retrieval.encoder)
-        if not retrieval.neighbours or min(*retrieval.neighbours, retrieval.consensus_k) < 1:
-            raise CaptionlabError(f"retrieval.{name} must name at least one number of neighbours; all at least 1")
-
-
 def _check_encoder(params: Params, key: str, encoder: str) -> None:
     encoders = params.extract_features.encoders
     if encoder not in encoders:
@@ -299,50 +345,32 @@ def _check_encoder(params: Params, key: str, encoder: str) -> None:
 
 
 def check_configuration(params: Params, key: str, config: SystemParams) -> None:
-    """Refuse what the types cannot: an encoder without features, a size below one."""
+    """Check one configuration against the other sections: its encoder, its grid, its training."""
     _check_encoder(params, key, config.encoder)
     if config.uses_regions and params.extract_features.encoders[config.encoder].grid < 1:
         raise CaptionlabError(f"{key} needs a grid; set extract_features.encoders.{config.encoder}.grid to 7, say")
-    for field in ("embedding", "hidden", "layers"):
-        if getattr(config, field) < 1:
-            raise CaptionlabError(f"{key}.{field} must be at least 1")
-    for field in ("dropout", "image_dropout"):
-        if not 0 <= getattr(config, field, 0.0) < 1:
-            raise CaptionlabError(f"{key}.{field} must be from 0 to below 1")
     _check_training(params, key, config, {})
 
 
 def _check_training(params: Params, key: str, config: SystemParams, further: Mapping[str, Any]) -> None:
-    try:
-        training = params.training_of(config, further)
-    except CaptionlabError as error:
-        raise CaptionlabError(f"{key}: {error}") from None
-    for field in ("epochs", "patience", "batch_size"):
-        if getattr(training, field) < 1:
-            raise CaptionlabError(f"{key}: training.{field} must be at least 1")
-    if not 0 <= training.ema_decay < 1:
-        raise CaptionlabError(f"{key}: training.ema_decay must be from 0 to below 1")
-    if not 0 <= training.scheduled_sampling <= 1:
-        raise CaptionlabError(f"{key}: training.scheduled_sampling must be from 0 to 1")
+    training = params.training_of(config, further, f"{key}.training")
     if training.scheduled_sampling and isinstance(config, AttentionParams) and not config.teacher_forcing:
-        raise CaptionlabError(f"{key}: training.scheduled_sampling wants teacher_forcing to be true")
+        raise CaptionlabError(f"{key}: training.scheduled_sampling needs teacher_forcing: true")
 
 
 def _check_finetune(params: Params, key: str, finetuned: FinetuneParams) -> None:
-    """Refuse a configuration that is not there or does not read the words it is given, and shares that are none."""
+    """Check that the configurations exist, that words can be given to them, and that it has one method."""
     if finetuned.system not in SYSTEMS:
-        raise CaptionlabError(f"{key}.system is {finetuned.system!r}; choose one of {', '.join(SYSTEMS)}")
+        raise CaptionlabError(f"{key}.system must be one of {', '.join(SYSTEMS)}, not {finetuned.system!r}")
     config = params.system(finetuned.system, finetuned.config)
     if isinstance(config, AttentionParams) and not config.teacher_forcing:
-        raise CaptionlabError(f"{key} wants {finetuned.system}.{finetuned.config}.teacher_forcing to be true")
+        raise CaptionlabError(f"{key} needs {finetuned.system}.{finetuned.config}.teacher_forcing: true")
     if bool(finetuned.teachers) == bool(finetuned.samples):
-        raise CaptionlabError(f"{key} wants samples, to be rewarded, or teachers: one of the two")
+        raise CaptionlabError(f"{key} needs either samples, for self-critical training, or teachers, for distillation")
     for teacher in finetuned.teachers:
         params.system(finetuned.system, teacher)
-    if not finetuned.teachers and finetuned.samples < 2:
+    if finetuned.samples == 1:
         raise CaptionlabError(f"{key}.samples must be at least 2: each is compared with the others")
-    if not 0 <= finetuned.cross_entropy <= 1:
-        raise CaptionlabError(f"{key}.cross_entropy must be from 0 to 1")
     _check_training(params, key, config, finetuned.training)
 
 
@@ -352,11 +380,5 @@ def _check_ensembles(params: Params) -> None:
         for member in ensemble.members:
             if member not in known:
                 raise CaptionlabError(f"ensemble.{name} has no member {member!r}; choose among {', '.join(known)}")
-        if not ensemble.members:
-            raise CaptionlabError(f"ensemble.{name} has no members")
-        if (
-            ensemble.neighbours < 0
-            or ensemble.consensus_weight < 0
-            or bool(ensemble.neighbours) != bool(ensemble.consensus_weight)
-        ):
-            raise CaptionlabError(f"ensemble.{name}: neighbours and consensus_weight are both 0, or both above it")
+        if bool(ensemble.neighbours) != bool(ensemble.consensus_weight):
+            raise CaptionlabError(f"ensemble.{name}: neighbours and consensus_weight must both be 0 or both above 0")

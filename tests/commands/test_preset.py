@@ -3,14 +3,17 @@
 import dataclasses
 import hashlib
 import io
+import re
 import shutil
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from dvc.utils.hydra import apply_overrides
 from PIL import Image
 from ruamel.yaml import YAML
 
@@ -138,7 +141,8 @@ def test_report_b_has_its_two_systems(presets: dict[str, Params]) -> None:
 def test_the_four_places_differ_in_nothing_else(presets: dict[str, Params]) -> None:
     configs = presets["image_places"].baseline
     assert {c.image for c in configs.values()} == {"init-inject", "pre-inject", "par-inject", "merge"}
-    assert len({dataclasses.replace(c, image="merge", training=None) for c in configs.values()}) == 1  # type: ignore[arg-type]
+    first, *others = (dataclasses.replace(config, image="merge") for config in configs.values())
+    assert all(other == first for other in others)
 
 
 @pytest.mark.parametrize("name", ["report_a", "report_b"])
@@ -151,7 +155,7 @@ def test_the_lite_preset_differs_in_encoders_alone(presets: dict[str, Params], n
         ]
         configs += [dataclasses.replace(config, encoder="") for config in params.retrieval.values()]
         nothing = dict.fromkeys(("extract_features", *SECTIONS))
-        return configs, {**vars(params), **nothing, "dataset": dataclasses.replace(params.dataset, name="")}
+        return configs, {**vars(params), **nothing, "dataset": dataclasses.replace(params.dataset, name="x")}
 
     assert without_encoders(ours) == without_encoders(theirs)
     assert set(ours.extract_features.encoders) <= set(LITE_PIXELS)
@@ -162,10 +166,46 @@ def test_the_lite_preset_differs_in_encoders_alone(presets: dict[str, Params], n
 
 
 def test_a_preset_leaves_nothing_of_another_and_keeps_the_comments(project: Path, presets: dict[str, Params]) -> None:
+    """All but those inside the systems' configurations, which it replaces."""
+    lines = (project / "params.yaml").read_text(encoding="utf-8").splitlines()
+    comments = {line[line.index("#") :] for line in lines if "#" in line and not line.startswith("    ")}
+    assert len(comments) > 50
     for name in [*NAMES, *NAMES[::-1]]:
         assert preset(name, project) == presets[name]
-    text = (project / "params.yaml").read_text(encoding="utf-8")
-    assert "# auto, cpu, cuda, mps" in text
+        after = (project / "params.yaml").read_text(encoding="utf-8")
+        assert [comment for comment in comments if f"{comment}\n" not in after] == []
+        assert [line for line in after.splitlines() if re.match(r"\w", line)] == re.findall(r"(?<=\n\n)\w.*", after)
+
+
+def changed_lines(path: Path, override: str) -> list[tuple[str, str]]:
+    """What ``dvc exp run -S`` changes in the file: each line before and after."""
+    before = path.read_text(encoding="utf-8").splitlines()
+    apply_overrides(str(path), [override])
+    after = path.read_text(encoding="utf-8").splitlines()
+    return [pair for pair in zip_longest(before, after) if pair[0] != pair[1]]
+
+
+@pytest.mark.parametrize("name", [None, *NAMES])
+def test_an_override_of_dvc_changes_one_line(project: Path, name: str | None) -> None:
+    params = load_params(project / "params.yaml") if name is None else preset(name, project)
+    system, config, _ = params.systems()[0]
+    path = project / "params.yaml"
+    ((before, after),) = changed_lines(path, f"{system}.{config}.hidden=16")
+    assert (before.split(":")[0], after) == ("    hidden", "    hidden: 16")
+    ((before, after),) = changed_lines(path, "training.batch_size=7")
+    assert (before.split()[0], after.split()[:2]) == ("batch_size:", ["batch_size:", "7"])
+    assert before.partition("#")[2] == after.partition("#")[2]
+    assert changed_lines(path, "evaluate.max_words=9")[0][1].startswith("  max_words: 9")
+    assert load_params(path).evaluate.max_words == 9
+
+
+def test_a_preset_says_how_long_it_takes(project: Path) -> None:
+    for name in NAMES:
+        _, time, _ = apply_preset(project, name)
+        assert time.startswith("time: ")
+        assert f"# Time: {time.removeprefix('time: ')}\n" in (REPOSITORY / f"presets/{name}.yaml").read_text()
+    (project / "presets/mine.yaml").write_text("training: {epochs: 3}")
+    assert len(apply_preset(project, "mine")) == 2
 
 
 @pytest.mark.parametrize("name", NAMES)

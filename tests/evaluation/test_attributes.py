@@ -43,7 +43,7 @@ def test_a_caption_is_judged(caption: str, verdict: tuple[bool | None, ...], mea
 
 
 def test_the_scenes_own_captions_are_true(meaning: dict[str, Any], tmp_path: Path) -> None:
-    records, truth = scenes(SOURCE, ScenesParams(train=40, val=0, test=20, seed=3), tmp_path)
+    records, truth = scenes(SOURCE, ScenesParams(train=39, val=1, test=20, seed=3), tmp_path)
     for number in range(5):
         captions = {record.image: clean(record.captions[number], "standard") for record in records}
         found = accuracy(captions, truth, meaning)
@@ -55,7 +55,7 @@ def test_the_scenes_own_captions_are_true(meaning: dict[str, Any], tmp_path: Pat
 
 
 def test_another_scenes_captions_are_not(meaning: dict[str, Any], tmp_path: Path) -> None:
-    records, truth = scenes(SOURCE, ScenesParams(train=60, val=0, test=0, seed=3), tmp_path)
+    records, truth = scenes(SOURCE, ScenesParams(train=58, val=1, test=1, seed=3), tmp_path)
     shifted = [*records[1:], records[0]]
     captions = {
         record.image: clean(other.captions[0], "standard") for record, other in zip(records, shifted, strict=True)

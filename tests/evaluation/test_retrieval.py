@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from captionlab.config import SimilarityParams
 from captionlab.evaluation.retrieval import Retriever, _vectors
 from captionlab.metrics.cider import CiderD
 from retrieval_world import BOATS, CAPTIONS, DOGS, ODD, TRAINING, photos, words
+
+SIMILARITY = SimilarityParams(semantic_dimensions=200, ridge=1000.0)
 
 
 def test_the_caption_is_of_the_photos_that_look_alike_and_agrees_with_theirs() -> None:
@@ -39,7 +42,7 @@ def test_by_meaning_photos_are_near_that_show_the_same() -> None:
     looks[:, 0] += 3 * shows_boat
     captions = [words(BOATS[i % 3] if boat else DOGS[i % 3]) for i, boat in enumerate(shows_boat)]
     shares = []
-    for by_meaning in (False, True):
+    for by_meaning in (None, SIMILARITY):
         retriever = Retriever(looks[:200], captions[:200], consensus_k=1, by_meaning=by_meaning)
         dogs_and_boats = np.array(retriever.consensus([words(DOGS[1], BOATS[1])] * 20, looks[200:], 5))
         shares.append((dogs_and_boats.argmax(1) == shows_boat[200:]).mean())
@@ -47,8 +50,16 @@ def test_by_meaning_photos_are_near_that_show_the_same() -> None:
     assert shares[1] >= 0.8
 
 
+def test_photos_are_compared_by_so_many_semantic_dimensions_as_asked() -> None:
+    how = SimilarityParams(semantic_dimensions=2, ridge=3.0)
+    retriever = Retriever(TRAINING, CAPTIONS, consensus_k=1, by_meaning=how)
+    assert retriever._search.n_features_in_ == TRAINING.shape[1] + 2
+    assert retriever._ridge is not None
+    assert retriever._ridge.alpha == 3.0
+
+
 def test_a_few_photos_have_a_meaning_too() -> None:
-    retriever = Retriever(TRAINING[:2], [words("dog"), words("boat")], consensus_k=1, by_meaning=True)
+    retriever = Retriever(TRAINING[:2], [words("dog"), words("boat")], consensus_k=1, by_meaning=SIMILARITY)
     dog, boat = np.array(retriever.consensus([words("dog", "boat")] * 2, TRAINING[:2], 1))
     assert dog.argmax() == 0
     assert boat.argmax() == 1

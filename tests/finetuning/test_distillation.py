@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from captionlab.config import TrainingParams
+from captionlab.core.records import Decoding
 from captionlab.finetuning import distillation
 from captionlab.finetuning.distillation import Distilling
 from captionlab.finetuning.validation import CiderJudge
@@ -36,10 +37,10 @@ class School:
         model.standardise.fit(self.train_set.feature_blocks())
         return model.eval()
 
-    def distilling(self, teacher: Decoder, cross_entropy: float = 0.0) -> Distilling:
+    def distilling(self, teacher: Decoder, cross_entropy: float = 0.0, top_k: int = 32) -> Distilling:
         references = {c.image: [c.words] for c in self._world.captions if c.split == "val"}
-        judge = CiderJudge(self._world.vocab, self.val_set, references)
-        return Distilling(teacher, self.train_set, judge, cross_entropy=cross_entropy)
+        judge = CiderJudge(self._world.vocab, self.val_set, references, Decoding())
+        return Distilling(teacher, self.train_set, judge, cross_entropy=cross_entropy, top_k=top_k)
 
 
 @pytest.fixture
@@ -64,6 +65,15 @@ def test_the_loss_is_the_cross_entropy_of_the_teachers_words(school: School) -> 
     torch.testing.assert_close(taught(school.distilling(teacher), model, batch), expected, rtol=1e-3, atol=0)
     mixed = taught(school.distilling(teacher, cross_entropy=0.25), model, batch)
     torch.testing.assert_close(mixed, 0.25 * 8 + 0.75 * expected, rtol=1e-3, atol=0)
+
+
+def test_of_a_teachers_words_the_most_probable_are_learnt(school: School) -> None:
+    model, teacher = school.model(1), school.model(2)
+    (batch,) = school.train_set.batches(100)
+    _, ours_NV, _ = spoken(model, batch)
+    _, theirs_NV, _ = spoken(teacher, batch)
+    expected = torch.nn.functional.cross_entropy(ours_NV, theirs_NV.argmax(1))
+    torch.testing.assert_close(taught(school.distilling(teacher, top_k=1), model, batch), expected)
 
 
 def test_a_system_has_nothing_to_learn_of_itself(school: School) -> None:

@@ -1,5 +1,6 @@
 """Self-critical training: the reward is the scorer's, the gradient points the right way, and a kill costs nothing."""
 
+import dataclasses
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor
 
 from captionlab.config import TrainingParams
-from captionlab.core.records import Split
+from captionlab.core.records import Decoding, Split
 from captionlab.core.results import Epoch
 from captionlab.core.tokens import END, PAD, START
 from captionlab.finetuning.self_critical import SelfCritical
-from captionlab.finetuning.validation import BEAM, LENGTH_PENALTY, MAX_WORDS, CiderJudge
+from captionlab.finetuning.validation import CiderJudge
 from captionlab.inference.decoding import beam_search, draw
 from captionlab.metrics.scorer import Scorer
 from captionlab.models.base import Decoder
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from conftest import World
 
 SYSTEMS = ("baseline", "modified", "attention")
+DECODING = Decoding(beam=3, length_penalty=0.7, max_words=25)
 
 
 class Studio:
@@ -53,7 +55,7 @@ class Studio:
         return found
 
     def judge(self) -> CiderJudge:
-        return CiderJudge(self.vocab, self.val_set, self.references("val"))
+        return CiderJudge(self.vocab, self.val_set, self.references("val"), DECODING)
 
     def selfcritical(self, samples: int = 3, cross_entropy: float = 0.0) -> SelfCritical:
         return SelfCritical(
@@ -112,7 +114,7 @@ def test_validation_is_scored_as_the_evaluation_scores(attention: Studio) -> Non
 
     model.eval()
     features = attention.val_set.features(range(len(attention.val_set.images)))
-    ranked = beam_search(model, features, beam=BEAM, length_penalty=LENGTH_PENALTY, max_words=MAX_WORDS)
+    ranked = beam_search(model, features, **dataclasses.asdict(DECODING))
     for image, photo in zip(attention.val_set.images, ranked, strict=True):
         said[image] = attention.vocab.decode(photo[0].tokens)
     references = {image: [" ".join(words) for words in own] for image, own in attention.references("val").items()}

@@ -199,9 +199,11 @@ def test_the_key_changes_with_what_decides_the_training(root: Path, params: Para
     assert before != key()
 
 
-def test_a_system_that_is_too_large_is_refused(root: Path, params: Params, tiny: Any) -> None:
-    large = dataclasses.replace(params, baseline={"large": tiny("baseline", hidden=300)})
-    with pytest.raises(CaptionlabError, match=r"baseline\.large has .* takes 1\.\d MB.*max_megabytes \(1\)"):
+@pytest.mark.parametrize(("hidden", "takes"), [(300, r"1\.\d"), (1_000_000, r"16,000,\d\d\d\.\d")])
+def test_a_system_that_is_too_large_is_refused(root: Path, params: Params, tiny: Any, hidden: int, takes: str) -> None:
+    """Before memory is taken: the larger one's weights would need 16 terabytes."""
+    large = dataclasses.replace(params, baseline={"large": tiny("baseline", hidden=hidden)})
+    with pytest.raises(CaptionlabError, match=rf"baseline\.large has .* takes {takes} MB.*max_megabytes \(1\)"):
         train_system(large, root, "baseline", "large")
     assert not (root / MODELS).exists()
 

@@ -26,7 +26,7 @@ from captionlab.commands.score import score_files
 from captionlab.config import Params, build_system, load_params
 from captionlab.core.files import read_json, read_jsonl
 from captionlab.core.records import LONGEST_CAPTION, Decoding
-from captionlab.core.strict import build
+from captionlab.core.validation import validate
 from captionlab.data.photos import FORMATS, fault_of, read_photo
 from captionlab.data.store import open_store
 from captionlab.data.text import CLEANINGS, clean
@@ -248,7 +248,7 @@ def _small_params() -> dict[str, Any]:
 
 
 def _params_values(data: bytes, work: Path) -> None:
-    build(Params, _json(data), "")
+    validate(Params, _json(data))
 
 
 def _params_yaml(data: bytes, work: Path) -> None:

@@ -269,11 +269,20 @@ def test_cosine_schedule(lab: Lab) -> None:
     assert [epoch.learning_rate for epoch in history] == pytest.approx(expected)
 
 
-def test_plateau_schedule(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("patience", "factor", "rates"),
+    [(3, 0.2, [1e-3] * 4 + [2e-4] * 3 + [4e-5] * 2), (2, 0.5, [1e-3] * 3 + [5e-4] * 2 + [25e-5] * 2 + [125e-6] * 2)],
+)
+def test_plateau_schedule(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, patience: int, factor: float, rates: list[float]
+) -> None:
+    """The rate falls after every ``patience`` epochs that were no better."""
     losses = iter([5.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 4.0, 6.0])
     monkeypatch.setattr(loop, "measure", lambda *_: SimpleNamespace(loss=next(losses), accuracy=0.0))
-    trained = lab.train(lab.model(), schedule="plateau", epochs=9, patience=20, learning_rate=1e-3)
-    rates = [1e-3] * 4 + [2e-4] * 3 + [4e-5] * 2  # a fifth after every third epoch that was no better
+    trained = lab.train(
+        lab.model(), schedule="plateau", epochs=9, patience=20, learning_rate=1e-3, plateau_patience=patience,
+        plateau_factor=factor,
+    )  # fmt: skip
     assert [epoch.learning_rate for epoch in trained.history] == pytest.approx(rates)
     assert trained.best_epoch == 8
 
@@ -308,7 +317,7 @@ def test_the_loss_counts_real_words_only(lab: Lab, system: str, padding: int, sm
 
 
 def test_reported_losses_are_without_smoothing(lab: Lab) -> None:
-    history = lab.train(lab.model(), label_smoothing=0.5, learning_rate=0.0, batch_size=100, epochs=1).history
+    history = lab.train(lab.model(), label_smoothing=0.5, learning_rate=1e-9, batch_size=100, epochs=1).history
     loss, _ = step_loss(lab, lab.model())
     assert history[0].train_loss == pytest.approx(loss.item(), rel=1e-5)
 

@@ -1,5 +1,7 @@
-"""A preset laid over params.yaml: one command sets everything that a report had. Knows the files, not what they say."""
+"""Write a preset into params.yaml. Knows the files, not what their parameters mean."""
 
+import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ PRESETS = Path("presets")
 
 
 def apply_preset(root: Path, name: str) -> list[str]:
-    """Lay ``presets/<name>.yaml`` over params.yaml, comments too; returns the closing lines.
+    """Write the values of ``presets/<name>.yaml`` into params.yaml, whose comments stay; returns the closing lines.
 
-    The systems' configurations are replaced as a whole, any other section key by key. Raises CaptionlabError for a
-    name that no preset has, and when the result could not be read; params.yaml is then left as it is.
+    The systems' configurations are replaced as a whole, any other section key by key. The layout is the one that
+    DVC's ``exp run -S`` writes, so that it later changes one line. Raises CaptionlabError for an unknown preset and for
+    one whose result is not valid; params.yaml is then unchanged.
     """
     known = sorted(path.stem for path in (root / PRESETS).glob("*.yaml"))
     if name not in known:
@@ -25,11 +28,12 @@ def apply_preset(root: Path, name: str) -> list[str]:
     path = root / "params.yaml"
     load_params(path)
     yaml = YAML()
-    yaml.width = 1000  # lines stay as they are
+    yaml.default_flow_style = False  # as DVC writes it
     params = yaml.load(path)
-    read_yaml(root / PRESETS / f"{name}.yaml", "choose another")
+    source = root / PRESETS / f"{name}.yaml"
+    read_yaml(source, "choose another")
     try:
-        preset = yaml.load(root / PRESETS / f"{name}.yaml")
+        preset = yaml.load(source)
     except (YAMLError, ValueError, AttributeError) as error:  # AttributeError: an anchor that merges itself
         raise CaptionlabError(f"{PRESETS / name}.yaml is not valid YAML: {' '.join(str(error).split())}") from error
     params["finetune"], params["ensemble"] = {}, {}  # they name configurations, which the preset replaces
@@ -38,16 +42,19 @@ def apply_preset(root: Path, name: str) -> list[str]:
             params[section] = values
         else:
             params.setdefault(section, {}).update(values)
+    text = StringIO()
+    yaml.dump(params, text)
     with atomic_file(path) as temporary:
-        yaml.dump(params, temporary)
+        temporary.write_text(_spaced(text.getvalue()), encoding="utf-8", newline="\n")
         try:
             changed = load_params(temporary)
         except CaptionlabError as error:
             reason = str(error).removeprefix(f"{temporary}: ")
-            raise CaptionlabError(f"{PRESETS / name}.yaml: {reason}; params.yaml is as it was") from None
+            raise CaptionlabError(f"{PRESETS / name}.yaml: {reason}; params.yaml is unchanged") from None
     encoders = ", ".join(changed.extract_features.encoders)
     return [
         f"params.yaml holds preset {name}: {len(changed.systems())} configurations over {encoders}",
+        *(f"time: {time}" for time in re.findall(r"^# Time: (.+)", source.read_text(encoding="utf-8"), re.MULTILINE)),
         "run it with `dvc exp run`; `git restore params.yaml` goes back",
     ]
 
@@ -56,3 +63,13 @@ def _sections(preset: Any, name: str) -> list[tuple[str, Any]]:
     if not isinstance(preset, dict) or not all(isinstance(values, dict) for values in preset.values()):
         raise CaptionlabError(f"{PRESETS / name}.yaml must be a mapping of sections, as params.yaml is")
     return list(preset.items())
+
+
+def _spaced(text: str) -> str:
+    """One blank line before each section and none in it; one space before a comment behind a value.
+
+    ruamel keeps blank lines and columns beside the values of the section before, which the preset replaces.
+    """
+    text = re.sub(r"\n{2,}", "\n", text)
+    text = re.sub(r"""^( *\w+:(?: [^\s'"]+)?) +#""", r"\1 #", text, flags=re.MULTILINE)
+    return re.sub(r"^(?=\w)", "\n", text, flags=re.MULTILINE)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from captionlab.core.files import read_json
+from captionlab.core.validation import first_fault
 from captionlab.errors import CaptionlabError
 
 Record = TypeVar("Record")
@@ -24,9 +25,3 @@ def typed(value: Any, kind: type[Record], origin: str) -> Record:
         raise CaptionlabError(
             f"{origin} is not what its stage writes ({first_fault(error)}); run the stage again (dvc repro)"
         ) from None
-
-
-def first_fault(error: ValidationError) -> str:
-    """The first of the faults that pydantic found, with its place, in one line."""
-    fault = error.errors(include_url=False, include_input=False)[0]
-    return ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic.dataclasses
 from numpy.typing import NDArray
+from pydantic import Field, StrictInt, StrictStr
 
 from captionlab.core.files import read_json
-from captionlab.core.strict import build
+from captionlab.core.validation import Checked, Size, validate
 from captionlab.errors import CaptionlabError
 
 MIRRORED = "mirrored"  # the folder inside a store's that holds the store of the mirror images
@@ -47,22 +49,22 @@ class FeatureStore:
             raise CaptionlabError(f"no features of {error.args[0]}; run extract_features again") from None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _About:
-    """What images.json says: how the arrays came about, and whose their rows are."""
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+class _About(Checked):
+    """images.json: how the arrays were computed, and the image of each row."""
 
-    encoder: str
-    pixels: int
-    preprocessing: str
-    weights: str
-    grid: int
-    images: tuple[str, ...]
+    encoder: StrictStr
+    pixels: Size
+    preprocessing: StrictStr
+    weights: StrictStr
+    grid: Annotated[StrictInt, Field(ge=0)]
+    images: tuple[StrictStr, ...]
 
 
 def open_store(folder: Path) -> FeatureStore:
     """Open a finished store, memory-mapped."""
     try:
-        about: _About = build(_About, read_json(folder / "images.json"), "")
+        about = validate(_About, read_json(folder / "images.json"))
     except CaptionlabError as error:
         raise CaptionlabError(f"{folder / 'images.json'}: {error}; extract the features again") from None
     pooled = _mapped(folder / "pooled.npy", 2)

@@ -17,11 +17,10 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler, normalize
 
+from captionlab.config import SimilarityParams
 from captionlab.metrics.cider import ORDERS, CiderD, Words, ngrams
 
 _SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length
-_MEANINGS = 200  # directions of latent semantic analysis
-_RIDGE = 1000.0  # weight of the penalty on the map from features to them; 300 and 3000 are no better
 
 
 class Retriever:
@@ -37,15 +36,15 @@ class Retriever:
 
     def __init__(
         self, pooled_ND: NDArray[np.float32], captions: Sequence[Sequence[Words]], consensus_k: int, *,
-        by_meaning: bool = False,
+        by_meaning: SimilarityParams | None = None,
     ) -> None:  # fmt: skip
         self._scaler = StandardScaler().fit(pooled_ND)
         standard_ND = self._scaler.transform(pooled_ND)
         self._ridge: Ridge | None = None
         compared_NX = standard_ND
         if by_meaning:
-            meaning_NM = _meanings(captions)
-            self._ridge = Ridge(_RIDGE).fit(standard_ND, meaning_NM)
+            meaning_NM = _meanings(captions, by_meaning.semantic_dimensions)
+            self._ridge = Ridge(by_meaning.ridge).fit(standard_ND, meaning_NM)
             compared_NX = np.hstack([normalize(standard_ND), normalize(meaning_NM)])
         self._search = NearestNeighbors(metric="cosine", algorithm="brute").fit(compared_NX)
         self._consensus_k = consensus_k
@@ -97,11 +96,11 @@ class Retriever:
         return self._captions[rows[int(np.argmax(agreement_C))]]  # of equals, that of the nearest photo
 
 
-def _meanings(captions: Sequence[Sequence[Words]]) -> NDArray[np.float64]:
+def _meanings(captions: Sequence[Sequence[Words]], dimensions: int) -> NDArray[np.float64]:
     """(N, M) latent semantic analysis (Deerwester et al. 1990) of each photo's captions, the mean taken off."""
     texts = [[word for words in own for word in words] for own in captions]
     weights_NV = TfidfVectorizer(analyzer=list, sublinear_tf=True).fit_transform(texts)
-    directions = min(_MEANINGS, *weights_NV.shape)
+    directions = min(dimensions, *weights_NV.shape)
     meaning_NM: NDArray[np.float64] = TruncatedSVD(directions, random_state=0).fit_transform(weights_NV)
     return meaning_NM - meaning_NM.mean(0)
 

@@ -14,24 +14,24 @@ from captionlab.models.base import Decoder
 from captionlab.training.batches import Batch, CaptionedFeatures
 from captionlab.training.loop import spoken
 
-LIKELIEST = 32  # of a teacher's words; the others, a few hundredths of the whole, are left out
-
 
 class Distilling:
     """What takes the place of plain cross-entropy in ``training.train``.
 
     ``teacher`` is one system or an ensemble, ``train_set`` the training photos as its encoders saw them: the same
     photos, in the same order, as those it teaches about. ``cross_entropy`` is the share (0 to 1) of the loss that stays
-    cross-entropy of the true captions. The teacher is asked once about each caption.
+    cross-entropy of the true captions. The teacher is asked once about each caption; of its words the ``top_k`` most
+    probable are kept, and their probabilities scaled to add up to 1.
     """
 
     def __init__(
-        self, teacher: Decoder, train_set: CaptionedFeatures, judge: CiderJudge, *, cross_entropy: float
+        self, teacher: Decoder, train_set: CaptionedFeatures, judge: CiderJudge, *, cross_entropy: float, top_k: int
     ) -> None:
         self.judge = judge
         self._teacher = teacher.eval()
         self._train_set = train_set
         self._cross_entropy = cross_entropy
+        self._top_k = top_k
         self._lessons: dict[int, tuple[Tensor, Tensor]] = {}  # by photo, in little memory
 
     def loss(self, model: Decoder, batch: Batch, logits_NV: Tensor, cross_entropy: Tensor) -> tuple[Tensor, None]:
@@ -53,7 +53,7 @@ class Distilling:
     def _ask(self, batch: Batch) -> None:
         features = self._train_set.features(batch.positions).to(str(batch.tokens_BT.device))
         _, logits_NV, _ = spoken(self._teacher, batch._replace(features=features))
-        best = logits_NV.float().softmax(-1).topk(min(LIKELIEST, logits_NV.shape[1]))
+        best = logits_NV.float().softmax(-1).topk(min(self._top_k, logits_NV.shape[1]))
         shares_NK = best.values / best.values.sum(1, keepdim=True)
         lengths_B = (batch.tokens_BT[:, 1:] != PAD).sum(1)
         words_P = torch.zeros(len(batch.positions), dtype=torch.long, device=lengths_B.device)

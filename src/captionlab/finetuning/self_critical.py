@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captionlab.core.tokens import END, PAD
 from captionlab.data.vocab import Vocabulary
-from captionlab.finetuning.validation import MAX_WORDS, CiderJudge
+from captionlab.finetuning.validation import CiderJudge
 from captionlab.inference.decoding import NEVER_SAID, draw
 from captionlab.metrics.cider import CiderD, Words
 from captionlab.models.base import Decoder
@@ -53,7 +53,7 @@ class SelfCritical:
         The captions are drawn without dropout and made likelier with it.
         """
         model.eval()
-        tokens_BT = draw(model, batch.features, count=self._samples, max_words=MAX_WORDS)
+        tokens_BT = draw(model, batch.features, count=self._samples, max_words=self.judge.decoding.max_words)
         model.train()
         reward_PS = self.rewards(tokens_BT, batch.positions)
         # A draw's reward above the mean of the others; equals S / (S - 1) times that above the mean of all.

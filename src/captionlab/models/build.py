@@ -1,7 +1,11 @@
-"""From a configuration to a system with fresh weights. Each network is imported only when it is built."""
+"""From a configuration to a system with initial weights. Each network is imported only when it is built."""
 
 from dataclasses import asdict
 from importlib import import_module
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
 
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
@@ -11,7 +15,7 @@ _NOT_OF_THE_NETWORK = ("encoder", "training", "kind")
 
 
 def build_model(config: SystemParams, *, vocab: int, pooled: int, channels: int) -> Decoder:
-    """Build the network that a configuration names, with fresh weights from torch's current seed.
+    """Build the network that a configuration names, with initial weights from torch's current seed.
 
     ``vocab`` words, features of ``pooled`` numbers a photo or ``channels`` a region.
     Raises CaptionlabError for sizes that do not go together.
@@ -25,3 +29,22 @@ def build_model(config: SystemParams, *, vocab: int, pooled: int, channels: int)
     except ValueError as error:
         raise CaptionlabError(str(error)) from None
     return model
+
+
+def build_shapes(config: SystemParams, *, vocab: int, pooled: int, channels: int) -> Decoder:
+    """The network on torch's meta device: its weights have shapes and take no memory, however large they are.
+
+    Raises CaptionlabError as ``build_model`` does, and RuntimeError for a weight with more elements than torch counts.
+    """
+    with torch.device("meta"), _WithoutInitialisation():
+        return build_model(config, vocab=vocab, pooled=pooled, channels=channels)
+
+
+class _WithoutInitialisation(TorchFunctionMode):
+    """Leaves weights uninitialised: on the meta device, initialising imports torch's compiler, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == torch.nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

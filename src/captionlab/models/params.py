@@ -1,26 +1,32 @@
 """The parameters of each decoder: its section or ``kind`` in params.yaml, and the network that they build.
 
-A decoder's parameters stand here and not beside its network, because params.yaml is read without torch.
+They are here and not beside the networks because params.yaml is read without torch.
 """
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StrictBool, StrictInt, StrictStr
+from pydantic.dataclasses import dataclass
+
+from captionlab.core.validation import Checked, Number, Size
+
+Dropout = Annotated[Number, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SystemParams:
-    """One configuration of a system. ``embedding`` is the size of a word's vector, report A's "input"."""
+class SystemParams(Checked):
+    """One configuration of a system."""
 
     network: ClassVar[str]  # the Decoder below captionlab.models that these parameters build
     uses_regions: ClassVar[bool] = False  # whether it attends to the grid, instead of the pooled vector
 
-    encoder: str
-    embedding: int
-    hidden: int
-    layers: int
-    dropout: float
-    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    encoder: StrictStr
+    embedding: Size  # of a word's vector; report A calls it "input"
+    hidden: Size
+    layers: Annotated[StrictInt, Field(ge=1, le=100)]
+    dropout: Dropout
+    training: dict[StrictStr, Any] = dataclasses.field(default_factory=dict)  # replaces keys of Params.training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +36,8 @@ class BaselineParams(SystemParams):
     network = "baseline.Baseline"
 
     image: Literal["pre-inject", "init-inject", "par-inject", "merge"] = "pre-inject"  # where the image enters
-    image_dropout: float = 0.0  # of the image vector; report A has it, and it costs dearly
+    image_dropout: Dropout = 0.0  # of the image vector; report A has it, but it lowers the scores
+    forget_bias: Annotated[Number, Field(ge=-100, le=100)] = 3.0  # initial bias of the LSTM's forget gate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +47,18 @@ class ModifiedParams(SystemParams):
     network = "modified.bilstm.Modified"
 
     kind: Literal["bilstm"] = "bilstm"
-    repeats: int  # how many time steps repeat the image
-    image_dropout: float = 0.0  # of the image vector
+    repeats: Annotated[StrictInt, Field(ge=1, le=1000)]  # time steps that repeat the image
+    image_dropout: Dropout = 0.0  # of the image vector
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeParams(SystemParams):
-    """Report B's pre-inject + merge; wants embedding == hidden."""
+    """Report B's pre-inject + merge; embedding and hidden must be equal."""
 
     network = "modified.merge.Merge"
 
     kind: Literal["merge"] = "merge"
-    dense: int  # size of the layer between LSTM and words
+    dense: Size  # of the layer between LSTM and words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +69,18 @@ class AttentionParams(SystemParams):
     uses_regions = True
 
     kind: Literal["regions"] = "regions"
-    attention: int  # size of the attention's inner layer
-    memory: int  # size each region is projected to before it is looked at; 0 keeps the encoder's channels
-    teacher_forcing: bool
-    tied: bool  # input and output words share one matrix; wants embedding == hidden
+    attention: Size  # of the attention's inner layer
+    memory: Annotated[StrictInt, Field(ge=0, le=1_000_000)]  # size regions are projected to; 0: the encoder's channels
+    teacher_forcing: StrictBool
+    tied: StrictBool  # input and output words share one matrix; embedding and hidden must then be equal
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatesParams(SystemParams):
-    """Report B's attention over the LSTM's states; wants embedding == hidden."""
+    """Report B's attention over the LSTM's states; embedding and hidden must be equal."""
 
     network = "attention.states.States"
 
     kind: Literal["states"] = "states"
-    attention: int  # size of the attention's inner layer
-    dense: int  # size of the layer between attention and words
+    attention: Size  # of the attention's inner layer
+    dense: Size  # of the layer between attention and words

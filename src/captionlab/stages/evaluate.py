@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from captionlab.config import Params, RetrievalParams
+from captionlab.config import Params, RetrievalParams, SimilarityParams
 from captionlab.core.files import atomic_folder, read_json, read_jsonl, write_json
 from captionlab.core.photo_results import (
     AttentionMap,
@@ -116,7 +116,7 @@ def evaluate(params: Params, root: Path) -> list[str]:
 
     @cache  # configurations of the same encoder share it
     def by_meaning(encoder: str) -> Retriever:
-        return _retriever(root, encoder, data.captions, by_meaning=True)
+        return _retriever(root, encoder, data.captions, by_meaning=params.evaluate.similarity)
 
     configurations = tqdm(params.configurations(), desc="evaluate", unit="configuration", disable=None)
     captioned = [_caption(params, root, (system, name), data, search, by_meaning) for system, name in configurations]
@@ -209,8 +209,9 @@ def _retrieve(root: Path, name: str, config: RetrievalParams, data: _Dataset) ->
 
 
 def _retriever(
-    root: Path, encoder: str, captions: Sequence[Caption], consensus_k: int = 1, *, by_meaning: bool = False
-) -> Retriever:
+    root: Path, encoder: str, captions: Sequence[Caption], consensus_k: int = 1, *,
+    by_meaning: SimilarityParams | None = None,
+) -> Retriever:  # fmt: skip
     known: dict[str, list[tuple[str, ...]]] = {}
     for caption in captions:
         if caption.split == "train" and caption.words:

@@ -33,7 +33,11 @@ def finetune(params: Params, root: Path, name: str) -> list[str]:
         raise CaptionlabError(f"{start} has another vocabulary than {VOCAB}; train it again (dvc repro)")
     teachers = [checkpoint_of(root, finetuned.system, teacher) for teacher in finetuned.teachers]
     own = {key: value for key, value in dataclasses.asdict(finetuned).items() if key != "training"}
-    settings = {**settings_of(config, training), **{f"finetune.{key}": value for key, value in own.items()}}
+    settings = {
+        **settings_of(config, training),
+        **{f"finetune.{key}": value for key, value in own.items()},
+        **{f"finetuning.{key}": value for key, value in dataclasses.asdict(params.finetuning).items()},
+    }
     base = training_key(params, root, finetuned.system, finetuned.config)
     key = digest_of([name, settings, base, *map(sha256_of, [start, *teachers])])
     experiment = Experiment(
@@ -53,7 +57,7 @@ def _finetuning(params: Params, root: Path, finetuned: FinetuneParams, material:
     for caption in material.captions:
         if caption.split in references:
             references[caption.split].setdefault(caption.image, []).append(clean(caption.raw, "characters"))
-    judge = CiderJudge(material.vocab, material.val_set, references["val"])
+    judge = CiderJudge(material.vocab, material.val_set, references["val"], params.finetuning.decoding)
     if not finetuned.teachers:
         return SelfCritical(
             material.vocab, material.train_set, references["train"], judge,
@@ -64,4 +68,6 @@ def _finetuning(params: Params, root: Path, finetuned: FinetuneParams, material:
     if teachers.vocab.digest != material.vocab.digest:
         raise CaptionlabError(f"{paths[0]} has another vocabulary than {VOCAB}; train it again (dvc repro)")
     lessons = features_for(root, teachers.sources, material.captions, "train", material.vocab)
-    return Distilling(teachers.model, lessons, judge, cross_entropy=finetuned.cross_entropy)
+    return Distilling(
+        teachers.model, lessons, judge, cross_entropy=finetuned.cross_entropy, top_k=params.finetuning.top_k
+    )

@@ -6,22 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from captionlab.config import build_system
 from captionlab.core.files import atomic_file
 from captionlab.core.records import Decoding, Scores
 from captionlab.core.results import ConfigurationDiagnostics
-from captionlab.core.typed import first_fault
+from captionlab.core.validation import first_fault
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
-from captionlab.models.build import build_model
+from captionlab.models.build import build_model, build_shapes
 
 FORMAT = 2
 
@@ -123,8 +121,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise _no_checkpoint(path, f"it says more layers than the {len(tensors)} arrays it holds")
     sizes = {"vocab": len(vocab), "pooled": identity.pooled, "channels": identity.channels}
     try:
-        with torch.device("meta"), _AsAllocated():  # where a size costs nothing, whatever the file says it is
-            _compare(build_model(config, **sizes), tensors, str(path))
+        _compare(build_shapes(config, **sizes), tensors, str(path))  # before memory is taken for what the file says
         model = build_model(config, **sizes)
     except (RuntimeError, TypeError, OverflowError) as error:  # a negative size, or one that no memory or number holds
         raise _no_checkpoint(path, error) from error
@@ -183,16 +180,6 @@ def restore(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """Put ``tensors``, as ``unique_tensors`` gave them, back into a model of the same shape."""
     _compare(model, tensors, where)
     model.load_state_dict(tensors, strict=False)  # shared tensors stand there once
-
-
-class _AsAllocated(TorchFunctionMode):
-    """Weights are not drawn: on the device "meta" that would import torch's compiler, which takes seconds."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", "") == torch.nn.init.__name__:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def _compare(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:

@@ -21,7 +21,7 @@ from captionlab.data.store import MIRRORED, FeatureStore, open_store
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder, count_parameters, megabytes
-from captionlab.models.build import build_model
+from captionlab.models.build import build_model, build_shapes
 from captionlab.models.params import SystemParams
 from captionlab.tracking import runs
 from captionlab.training.batches import CaptionedFeatures
@@ -169,18 +169,22 @@ def _progress(epoch: Epoch, epochs: int) -> str:
 
 
 def fresh_model(config: SystemParams, training: TrainingParams, material: Material, row: str) -> Decoder:
-    """An untrained system, its features' standardisation fitted; one that is too large is a CaptionlabError."""
-    torch.manual_seed(training.seed)
+    """An untrained system, its features' standardisation fitted.
+
+    Raises CaptionlabError, before memory is taken, for one that is larger than ``training.max_megabytes``.
+    """
     store = material.store
     channels = 0 if store.grid is None else store.grid.shape[2]
-    model = build_model(config, vocab=len(material.vocab), pooled=store.pooled.shape[1], channels=channels)
-    model.standardise.fit(material.train_set.feature_blocks())
-    size = megabytes(model)
-    if size > training.max_megabytes:
+    sizes = {"vocab": len(material.vocab), "pooled": store.pooled.shape[1], "channels": channels}
+    shapes = build_shapes(config, **sizes)
+    if megabytes(shapes) > training.max_megabytes:
         raise CaptionlabError(
-            f"{row} has {count_parameters(model):,} parameters and takes {size:.1f} MB, more than "
+            f"{row} has {count_parameters(shapes):,} parameters and takes {megabytes(shapes):,.1f} MB, more than "
             f"training.max_megabytes ({training.max_megabytes:g}); make it smaller or raise the limit"
         )
+    torch.manual_seed(training.seed)
+    model = build_model(config, **sizes)
+    model.standardise.fit(material.train_set.feature_blocks())
     return model
 
 

@@ -253,7 +253,7 @@ class _Stopping:
     """Early stopping, and what the plateau schedule needs to know."""
 
     def __init__(self, params: TrainingParams) -> None:
-        self._patience = params.patience
+        self._patience, self._plateau_patience = params.patience, params.plateau_patience
         self._best = math.inf
         self._waited = 0
         self.best_epoch = 0
@@ -265,7 +265,7 @@ class _Stopping:
             self._best, self._waited, self.best_epoch = falls, 0, epoch.epoch
             return
         self._waited += 1
-        if self._waited % 3 == 0:  # report B's ReduceLROnPlateau: patience 3, factor 0.2
+        if self._waited % self._plateau_patience == 0:
             self.reductions += 1
 
     @property
@@ -277,7 +277,7 @@ def _schedule(params: TrainingParams, done: float, stopping: _Stopping) -> float
     """The learning rate's factor after a share ``done`` of all steps."""
     if params.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * done))
-    return float(0.2**stopping.reductions) if params.schedule == "plateau" else 1.0
+    return float(params.plateau_factor**stopping.reductions) if params.schedule == "plateau" else 1.0
 
 
 def _optimizer(model: Decoder, params: TrainingParams) -> torch.optim.Optimizer:
