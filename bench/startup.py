@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from captionlab.inference.captioner import RELEASED
+from captionlab.core.records import RELEASED
 from common import ROOT, Rates, Way, interleave, keep, load, options, section
 from decoding import trained
 from extraction import draw_photos

@@ -5,7 +5,6 @@ it shows, ``sh`` is run in a shell; ``text`` is not executed. The copy is made s
 scenes, MLflow's tables already created). A test provides what its page expects of the reader, such as photos.
 """
 
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from captionlab.config import SECTIONS, ScenesParams
-from captionlab.datasets.scenes import scenes
+from captionlab.data.text import clean
+from captionlab.datasets.scenes import scene_words, scenes
 from captionlab.encoders import load
 from repository import ROOT, Repository
 
@@ -215,20 +215,21 @@ def test_add_an_encoder(reader: Reader, monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_own_photos(reader: Reader, tmp_path: Path) -> None:
     photos = reader.folder / "data/mine/Images"
     photos.mkdir(parents=True)
-    found, _ = scenes(ROOT / "assets/scenes", ScenesParams(train=48, val=1, test=1, seed=3), photos)
+    found, _ = scenes(ROOT / "assets/scenes", ScenesParams(train=28, val=1, test=1, seed=3), photos)
     lines = [f"{photo.image},{caption}" for photo in found for caption in photo.captions[:2]]
     (photos.parent / "captions.txt").write_text("\n".join(["image,caption", *lines, ""]), encoding="utf-8")
-    first, trained, everything = reader.follow("own-photos")
-    assert "download: 50 photos (40 train, 5 val, 5 test), 100 captions" in first
-    assert reader.ran(trained) == {"clean_captions", "build_vocab", "extract_features@efficientnet_lite0",
-                                   "train_baseline@lite0"}  # fmt: skip
-    captions = [caption_in(trained, photo.image) for photo in found]
-    assert len(captions) == 50
-    known = json.loads((reader.folder / "artifacts/vocab/vocab.json").read_text())["words"]
-    assert {word for caption in captions for word in caption.split()} <= set(known)
-    assert any(captions)
-    assert "mine is whole: 50 of 50 photos, 100 of 100 captions" in everything
-    assert re.search(r"^ok    artifacts ", everything, re.MULTILINE), everything
+    first, trained = reader.follow("own-photos")
+    assert "download: 30 photos (24 train, 3 val, 3 test), 60 captions" in first
+    assert reader.ran(trained) >= {"build_vocab", "extract_features@efficientnet_lite2", "train_attention@mine"}
+    captions = {photo.image: caption_in(trained, photo.image) for photo in found}
+    assert len(set(captions.values())) > 20
+    kinds = scene_words(ROOT / "assets/scenes")["kinds"]
+    named = [
+        bool({kinds[word] for word in captions[photo.image].split() if word in kinds} & shown)
+        for photo in found
+        if (shown := {kinds[word] for text in photo.captions for word in clean(text, "standard") if word in kinds})
+    ]
+    assert sum(named) > len(named) / 2, "most captions name something that their photo shows"
     assert (reader.folder / "reports/mine/comparison.html").exists()
     assert reader.run("git", "status", "--porcelain", "data") == ""
 

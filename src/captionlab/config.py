@@ -99,6 +99,7 @@ class BuildVocabParams(Checked):
     """Which words are in the vocabulary."""
 
     min_count: Annotated[StrictInt, Field(ge=1)]  # in the training captions
+    released_words: StrictBool = False  # add the words of the captioner that ships, for training.warm_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +137,7 @@ class TrainingParams(Checked):
     clip_norm: Annotated[Number, Field(gt=0)]
     ema_decay: Annotated[Number, Field(ge=0, lt=1)]  # of the weights' moving average, which is kept; 0: none
     precision: Literal["auto", "fp32", "bf16"]
+    warm_start: Literal["none", "released"] = "none"  # released: begin with the captioner that ships
     max_megabytes: Annotated[Number, Field(gt=0)]  # of a system's weights; a larger system is refused
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 import captionlab
 from captionlab import Captioner, CaptionlabError
 from captionlab.commands.attention_map import TILE, attention_map
-from captionlab.core.records import EVALUATION, Decoding
+from captionlab.core.records import EVALUATION, RELEASED, Decoding
 from captionlab.core.results import ConfigurationScores, DecodedScores, Evaluation, checkpoint_of, write_evaluation
 from captionlab.inference import captioner
 from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
@@ -255,13 +255,13 @@ def test_a_copy_without_a_captioner_says_so(run: "Run", monkeypatch: pytest.Monk
 
 
 def test_the_released_captioner_describes_a_photo() -> None:
-    if not captioner.RELEASED.exists():
+    if not RELEASED.exists():
         pytest.skip("no captioner is released in this copy")
     from sklearn.datasets import load_sample_images
 
     system = Captioner.load()
     assert system.release is not None
-    assert captioner.RELEASED.stat().st_size <= 25e6
+    assert RELEASED.stat().st_size <= 25e6
     said = system.caption([Image.fromarray(photo) for photo in load_sample_images().images])
     assert all(len(sentences[0].caption.split()) > 2 for sentences in said)
     assert said[0][0].caption != said[1][0].caption

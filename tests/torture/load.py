@@ -23,8 +23,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from captionlab.core.records import Decoding
-from captionlab.inference.captioner import RELEASED
+from captionlab.core.records import RELEASED, Decoding
 from captionlab.serving import registry
 from torture.tally import Tally
 

@@ -184,7 +184,7 @@ class Trap:
         (lambda path: change(path, release={"bits": 16}), "missing key dataset_digest"),
         (lambda path: change(path, decoding={"beam": "wide"}), "beam must be an integer"),
         (lambda path: change(path, decoding={"beams": 3}), "unknown key beams"),
-        (lambda path: drop(path, "encoder"), "encoder: Field required"),
+        (lambda path: drop(path, "encoder"), "missing key encoder"),
         (lambda path: drop(path, "vocabulary"), "holds no vocabulary"),
         (lambda path: path.unlink() or path.mkdir(), "is not a checkpoint of captionlab"),
     ],

@@ -17,6 +17,7 @@ MODELS = Path("artifacts/models")
 EVALUATION = Path("artifacts/evaluation")
 TIMINGS = Path("artifacts/timings")
 REPORTS = Path("reports")
+RELEASED = Path(__file__).parents[1] / "released/captioner.safetensors"  # ships with the package
 CHECKPOINT = "checkpoint.safetensors"  # in the folder of a trained system
 
 NO_WORDS = "(no words)"  # shown to readers in place of an empty caption

@@ -3,11 +3,16 @@
 Knows nothing of files, tensors or photos.
 """
 
+import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from captionlab.core.files import digest_of
 from captionlab.core.tokens import END, SPECIALS, START, UNK
@@ -46,6 +51,10 @@ class Vocabulary:
         if fault:
             raise CaptionlabError(f"{origin} holds no vocabulary: {fault}; run build_vocab again")
         return cls(words=tuple(value["words"]), cleaning=value["cleaning"], min_count=value["min_count"])
+
+    def with_words(self, words: Iterable[str]) -> "Vocabulary":
+        """The same vocabulary with those of ``words`` that it lacks at its end."""
+        return dataclasses.replace(self, words=tuple(dict.fromkeys([*self.words, *words])))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, in the order in which it is written."""
@@ -95,6 +104,16 @@ class Vocabulary:
             total += len(words)
             known += sum(word in self.index for word in words)
         return known / total if total else 1.0
+
+
+def read_words(checkpoint: Path) -> list[str]:
+    """The words of a checkpoint's vocabulary, special tokens included. Reads no weights and needs no torch."""
+    try:
+        with safe_open(checkpoint, framework="numpy") as file:
+            words: list[str] = json.loads(file.metadata()["captionlab"])["vocabulary"]["words"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CaptionlabError(f"cannot read the vocabulary of {checkpoint} ({error})") from error
+    return words
 
 
 def _fault(value: Any) -> str | None:

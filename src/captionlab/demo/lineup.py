@@ -12,9 +12,9 @@ from typing import Any
 
 from PIL import Image
 
-from captionlab.core.records import MODELS, NO_WORDS
+from captionlab.core.records import MODELS, NO_WORDS, RELEASED
 from captionlab.errors import CaptionlabError
-from captionlab.inference.captioner import RELEASED, Captioner, Sentence
+from captionlab.inference.captioner import Captioner, Sentence
 from captionlab.models.base import Features
 
 DRAWN_SCENES = "scenes"  # name of the built-in dataset in params.yaml

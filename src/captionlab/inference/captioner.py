@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from captionlab.core.devices import choose_device
-from captionlab.core.records import Decoding
+from captionlab.core.records import RELEASED, Decoding
 from captionlab.core.results import chosen_decoding
 from captionlab.core.tokens import START
 from captionlab.data.photos import PREPROCESSING, Photo, Pixels, read_photo
@@ -29,7 +29,6 @@ from captionlab.models.base import Decoder, Features
 from captionlab.models.ensemble import Ensemble
 from captionlab.training.checkpoint import Identity, Release, load_checkpoint
 
-RELEASED = Path(__file__).parents[1] / "released/captioner.safetensors"  # ships with the package
 BLOCK = {"cpu": 32}  # photos that are captioned together, by device
 ACCELERATOR_BLOCK = 256
 COMPILE_FROM = 100  # photos from which compiling the encoder saves more time than it takes

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from captionlab.config import Params
 from captionlab.core.files import read_jsonl, write_json
-from captionlab.core.records import CAPTIONS, SPLITS, VOCAB, Split
+from captionlab.core.records import CAPTIONS, RELEASED, SPLITS, VOCAB, Split
 from captionlab.core.tokens import SPECIALS
-from captionlab.data.vocab import Vocabulary
+from captionlab.data.vocab import Vocabulary, read_words
 
 
 def build_vocab(params: Params, root: Path) -> list[str]:
@@ -16,11 +16,14 @@ def build_vocab(params: Params, root: Path) -> list[str]:
         words[row["split"]].append(row["words"])
     min_count = params.build_vocab.min_count
     vocabulary = Vocabulary.build(words["train"], cleaning=params.clean_captions.cleaning, min_count=min_count)
+    if params.build_vocab.released_words:
+        vocabulary = vocabulary.with_words(read_words(RELEASED))
     coverage = {split: round(vocabulary.coverage(words[split]), 6) for split in SPLITS}
     write_json(root / VOCAB, vocabulary.to_json())
     write_json((root / VOCAB).with_name("coverage.json"), {"size": len(vocabulary), **coverage})
+    released = " or that the released captioner knows" if params.build_vocab.released_words else ""
     shares = ", ".join(f"{share:.1%} of {split}" for split, share in coverage.items())
     return [
-        f"build_vocab: {len(vocabulary) - len(SPECIALS):,} words that occur at least {min_count} times, and"
-        f" {len(SPECIALS)} special tokens; they cover {shares}"
+        f"build_vocab: {len(vocabulary) - len(SPECIALS):,} words that occur at least {min_count} times"
+        f"{released}, and {len(SPECIALS)} special tokens; they cover {shares}"
     ]

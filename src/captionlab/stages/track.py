@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from captionlab.config import Params
 from captionlab.core import files, records
 from captionlab.core.photo_results import read_captions
-from captionlab.core.records import MODELS, Decoding, Scores
+from captionlab.core.records import MODELS, RELEASED, Decoding, Scores
 from captionlab.core.results import (
     ConfigurationScores,
     Evaluation,
@@ -25,7 +25,6 @@ from captionlab.core.results import (
     read_summary,
     read_training,
 )
-from captionlab.inference.captioner import RELEASED
 from captionlab.serving import registry
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError

@@ -15,7 +15,7 @@ from captionlab.config import Params, TrainingParams, build_system
 from captionlab.core import distributed
 from captionlab.core.devices import choose_device
 from captionlab.core.files import digest_of, read_json, read_jsonl, sha256_of
-from captionlab.core.records import CAPTIONS, CHECKPOINT, FEATURES, MODELS, VOCAB, Caption, Split
+from captionlab.core.records import CAPTIONS, CHECKPOINT, FEATURES, MODELS, RELEASED, VOCAB, Caption, Split
 from captionlab.core.results import Epoch, Summary, Training, read_manifest, write_training
 from captionlab.data.store import MIRRORED, FeatureStore, open_store
 from captionlab.data.vocab import Vocabulary
@@ -25,8 +25,9 @@ from captionlab.models.build import build_model, build_shapes
 from captionlab.models.params import SystemParams
 from captionlab.tracking import runs
 from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.checkpoint import Checkpoint, Identity, save_checkpoint
+from captionlab.training.checkpoint import Checkpoint, Identity, load_checkpoint, save_checkpoint
 from captionlab.training.loop import Finetuning, train
+from captionlab.training.warm_start import warm_start
 
 
 def read_captions(root: Path) -> list[Caption]:
@@ -169,7 +170,7 @@ def _progress(epoch: Epoch, epochs: int) -> str:
 
 
 def fresh_model(config: SystemParams, training: TrainingParams, material: Material, row: str) -> Decoder:
-    """An untrained system, its features' standardisation fitted.
+    """A system to be trained, its features' standardisation fitted: with fresh weights, or with those it starts from.
 
     Raises CaptionlabError, before memory is taken, for one that is larger than ``training.max_megabytes``.
     """
@@ -184,7 +185,10 @@ def fresh_model(config: SystemParams, training: TrainingParams, material: Materi
         )
     torch.manual_seed(training.seed)
     model = build_model(config, **sizes)
-    model.standardise.fit(material.train_set.feature_blocks())
+    if training.warm_start == "released":
+        warm_start(model, material.vocab, load_checkpoint(RELEASED))
+    else:
+        model.standardise.fit(material.train_set.feature_blocks())
     return model
 
 
@@ -205,6 +209,8 @@ def training_key(params: Params, root: Path, system: str, name: str) -> str:
         "vocabulary": sha256_of(root / VOCAB),
         "features": sha256_of(store / array),
     }
+    if params.training_of(config).warm_start == "released":
+        inputs["released"] = sha256_of(RELEASED)
     if (store / MIRRORED).exists():
         inputs["mirrored"] = sha256_of(store / MIRRORED / array)
     return digest_of([system, name, settings_of(config, params.training_of(config)), inputs])

@@ -24,17 +24,13 @@ def warm_start(model: Decoder, vocab: Vocabulary, start: Checkpoint) -> None:
     known = [(row, start.vocab.index[word]) for row, word in enumerate(vocab.words) if word in start.vocab.index]
     rows, places = (torch.tensor(column) for column in zip(*known, strict=True))
     for name, tensor in own.items():
-        other = theirs.get(name)
-        if (
-            other is None
-            or other.shape[1:] != tensor.shape[1:]
-            or (name not in _PER_WORD and len(other) != len(tensor))
-        ):
+        other, per_word = theirs.get(name), name in _PER_WORD
+        if other is None or other.shape[per_word:] != tensor.shape[per_word:]:
             raise CaptionlabError(
                 f"warm_start: {name} has other sizes in {start.identity.system}.{start.identity.name}; use its "
                 f"parameters: {start.identity.config}"
             )
-        if name in _PER_WORD:
+        if per_word:
             tensor[:] = other.mean(0)
             tensor[rows] = other[places]
         else:
