@@ -44,7 +44,7 @@ FORMATS = tuple(_SUFFIXES)
 _HEIC_SUFFIXES = frozenset({".heic", ".heif"})
 _HAS_HEIC = find_spec("pillow_heif") is not None
 SUFFIXES = frozenset(" ".join(_SUFFIXES.values()).split()) | (_HEIC_SUFFIXES if _HAS_HEIC else frozenset())
-# Photos all the same, though nothing here reads them. None of them is skipped without a word.
+# Formats of photos that are not read. Files in them are counted, not skipped silently.
 _UNREAD_SUFFIXES = (
     frozenset(".arw .cr2 .cr3 .dng .nef .orf .raf .rw2 .jxl .psd .svg .tga".split()) | _HEIC_SUFFIXES
 ) - SUFFIXES
@@ -52,7 +52,7 @@ _HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", 
 _INSTALL_HEIC = "pip install 'captionlab[heic]'"
 
 _JPEG_END = b"\xff\xd9"
-_FOLLOWING = (b"", b"\x55" * 64, b"\x33" * 64)
+_TAILS = (b"", b"\x55" * 64, b"\x33" * 64)  # tried after the last byte of a truncated JPEG
 _CHECKED_AT = 224  # pixels a side
 
 
@@ -99,7 +99,7 @@ def preprocess(photo: Image.Image, pixels: int) -> Pixels:
 
 
 def skipped_formats(paths: Iterable[Path]) -> str | None:
-    """One sentence on those of the files that are photos in formats that are not read; None where there are none."""
+    """A sentence that counts the photos in formats that are not read; None where there are none."""
     counts = Counter(suffix for path in paths if (suffix := path.suffix.lower()) in _UNREAD_SUFFIXES)
     if not counts:
         return None
@@ -170,14 +170,14 @@ def _opened_file(photo: Path | str | bytes) -> Image.Image:
 
 
 class _JpegOfAnyResolution(JpegImagePlugin.JpegImageFile):
-    """Pillow refuses a JPEG whose EXIF gives as its resolution what is not a number. No pixel depends on it."""
+    """Pillow refuses a JPEG whose resolution in EXIF is not a number. No pixel depends on the resolution."""
 
     def _read_dpi_from_exif(self) -> None:
         pass
 
 
 class _TiffOfAnyResolution(TiffImagePlugin.TiffImageFile):
-    """As for JPEG, where the resolution is a tag of the file itself."""
+    """The same for TIFF, where the resolution is a tag of the file itself."""
 
     def _setup(self) -> None:
         for tag in (ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit):
@@ -187,7 +187,7 @@ class _TiffOfAnyResolution(TiffImagePlugin.TiffImageFile):
 
 @cache
 def _heic() -> tuple[str]:
-    """The name of the format in Pillow, once the reader is registered. CaptionlabError where it is not installed."""
+    """Register the reader of HEIC and return Pillow's name of the format; CaptionlabError if it is not installed."""
     if not _HAS_HEIC:
         raise CaptionlabError(f"it is a HEIC file, which needs a reader of its own: {_INSTALL_HEIC}")
     importlib.import_module("pillow_heif").register_heif_opener()
@@ -211,7 +211,7 @@ def _with_end_marker(photo: Photo) -> bytes | None:
     content = photo if isinstance(photo, bytes) else Path(photo).read_bytes()
     content = content.removesuffix(_JPEG_END[:1])
     try:
-        seen = [np.asarray(_opened(content + following + _JPEG_END)) for following in _FOLLOWING]
+        seen = [np.asarray(_opened(content + tail + _JPEG_END)) for tail in _TAILS]
     except OSError:
         return None
     return content + _JPEG_END if all(np.array_equal(seen[0], other) for other in seen[1:]) else None
@@ -229,5 +229,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "it is not a photo, or not in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF)"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # without the path, which the line has already
+        return error.strerror  # without the path, which the message already has
     return " ".join(str(error).split()) or type(error).__name__
