@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (REPOSITORY / "presets").glob("*.yaml"))
+OF_FLICKR8K = [name for name in NAMES if name != "own_photos"]
 # The pooled vector, and the channels of the grid.
 SIZES = {
     "resnet18": (512, 512),
@@ -49,6 +50,7 @@ WORDS = {
     "image_places": 3_000,
     "flickr8k": 3_000,
     "hour": 3_000,
+    "own_photos": 3_000,
 }  # Flickr8k's vocabulary, special words counted
 
 
@@ -85,7 +87,8 @@ ROWS = [(name, *row) for name in NAMES for row in rows(name)]
 
 
 def test_no_preset_writes_over_the_report_of_another(presets: dict[str, Params]) -> None:
-    for name, params in presets.items():
+    for name in OF_FLICKR8K:
+        params = presets[name]
         assert params.dataset.name == (name if name == "flickr8k" else f"flickr8k_{name}")
         assert params.dataset.resolved_format == "flickr8k"
 
@@ -214,7 +217,7 @@ def test_a_preset_names_encoders_that_there_are_and_uses_each(presets: dict[str,
     named = set(params.extract_features.encoders)
     assert named <= {*LITE_PIXELS, *SIDE_BY_SIDE, *TORCHVISION_WEIGHTS}
     assert {config.encoder for _, _, config in params.systems()} == named
-    assert f"\n{name}" in (REPOSITORY / "Makefile").read_text().replace(" ", "\n")
+    assert (f"\n{name}" in (REPOSITORY / "Makefile").read_text().replace(" ", "\n")) == (name in OF_FLICKR8K)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +247,7 @@ def test_a_preset_that_does_not_fit_changes_nothing(project: Path, content: str,
 
 def test_an_unknown_preset_is_told_the_known(project: Path) -> None:
     with pytest.raises(
-        CaptionlabError, match="no preset 'report_c' in presets/; there are flickr8k, hour, image_places, report_a, "
+        CaptionlabError, match="no preset 'report_c' in presets/; there are flickr8k, .*hour, image_places, "
     ):
         apply_preset(project, "report_c")
     with pytest.raises(CaptionlabError, match="there are none"):
