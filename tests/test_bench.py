@@ -14,7 +14,7 @@ import growth
 import training
 from captionlab.core.tokens import END
 from captionlab.models.base import Decoder
-from captionlab.training.loop import spoken
+from captionlab.training.step import teacher_forced_logits
 
 SUBJECTS = {subject.name: subject for subject in training.subjects(2)}
 
@@ -27,7 +27,7 @@ def test_operations_are_those_that_torch_counts(name: str) -> None:
     (batch,) = subject.data.batches(2)
     # Without oneDNN's fused LSTM every product is one that torch can count.
     with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
-        spoken(model, batch)[1].sum().backward()
+        teacher_forced_logits(model, batch)[1].sum().backward()
     assert counter.get_total_flops() == pytest.approx(training.operations(subject), rel=0.03)
 
 

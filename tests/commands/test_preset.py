@@ -26,7 +26,7 @@ from captionlab.models.base import megabytes
 from captionlab.models.build import build_model
 from captionlab.models.params import AttentionParams, MergeParams, StatesParams, SystemParams
 from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.loop import Trained, train
+from captionlab.training.loop import ResumeFile, Splits, Trained, train
 
 if TYPE_CHECKING:
     from conftest import World
@@ -231,9 +231,8 @@ def one_step(world: "World", store: FeatureStore, params: Params, row: SystemPar
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     how = dataclasses.replace(params.training_of(row), epochs=1, batch_size=100, precision="fp32")
     trained = train(
-        model, data["train"], data["val"], how, device="cpu", resume=resume, key="key",
-        on_epoch=lambda _: None,
-    )  # fmt: skip
+        model, Splits(data["train"], data["val"]), how, resume_file=ResumeFile(resume, "key"), on_epoch=lambda _: None
+    )
     after = model.state_dict()
     assert not torch.equal(before["embedding.weight"], after["embedding.weight"])
     assert not torch.equal(before["out.weight"], after["out.weight"])

@@ -20,7 +20,8 @@ from captionlab.models.base import Decoder, Features, Outputs
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.training import loop
-from captionlab.training.loop import Trained, measure, spoken, train
+from captionlab.training.loop import ResumeFile, Splits, Trained, train
+from captionlab.training.step import measure, packed_loss, teacher_forced_logits
 
 if TYPE_CHECKING:
     from conftest import World
@@ -50,9 +51,8 @@ class Lab:
     ) -> Trained:  # fmt: skip
         self.heard = []
         return train(
-            model, self.world.split("train", grid), self.world.split(val, grid),  # type: ignore[arg-type]
-            self.settings(**changes), device="cpu", resume=self.resume, key=key,
-            on_epoch=on_epoch or self.heard.append,
+            model, Splits(self.world.split("train", grid), self.world.split(val, grid)),  # type: ignore[arg-type]
+            self.settings(**changes), resume_file=ResumeFile(self.resume, key), on_epoch=on_epoch or self.heard.append,
         )  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def test_scheduled_sampling_reads_what_the_system_says(
         return outputs(features, tokens_BT, photo_B)
 
     monkeypatch.setattr(model, "outputs", listen)
-    _, logits_NV, target_N = spoken(model, batch, share)
+    _, logits_NV, target_N = teacher_forced_logits(model, batch, share)
     true_BT, read_BT = heard
     assert torch.equal(target_N, batch.tokens_BT[:, 1:][batch.tokens_BT[:, 1:] != PAD])
     assert len(logits_NV) == len(target_N)
@@ -289,9 +289,7 @@ def step_loss(lab: Lab, model: Decoder, padding: int = 0, smoothing: float = 0.0
     """The loss of one batch as trained on, and as PyTorch computes it from the whole logits."""
     (batch,) = lab.world.split("train").batches(100)
     tokens_BT = torch.nn.functional.pad(batch.tokens_BT, (0, padding), value=PAD)
-    loss, _ = loop._step_loss(
-        model, batch._replace(tokens_BT=tokens_BT), lab.settings(label_smoothing=smoothing), loop._Meter()
-    )
+    loss, _, _ = packed_loss(model, batch._replace(tokens_BT=tokens_BT), lab.settings(label_smoothing=smoothing))
     logits_BTV = model(batch.features, batch.tokens_BT[:, :-1], batch.photo_B)
     said_BT = batch.tokens_BT[:, 1:]
     return loss, nn.functional.cross_entropy(
@@ -322,9 +320,7 @@ def test_measure_does_not_depend_on_the_batch(lab: Lab) -> None:
 def test_the_doubly_stochastic_term(lab: Lab) -> None:
     model = lab.model("attention")
     (batch,) = lab.world.split("train", grid=True).batches(100)
-    plain, with_term = (
-        loop._step_loss(model, batch, lab.settings(doubly_stochastic=weight), loop._Meter())[0] for weight in (0.0, 0.7)
-    )
+    plain, with_term = (packed_loss(model, batch, lab.settings(doubly_stochastic=weight))[0] for weight in (0.0, 0.7))
     term = 0.0
     for b in range(len(batch.tokens_BT)):
         words = int((batch.tokens_BT[b] != PAD).sum()) - 1

@@ -1,6 +1,8 @@
 """Which device computes, and in which precision. Knows hardware only."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -38,10 +40,24 @@ def uses_bf16(precision: Literal["auto", "fp32", "bf16"], device: str) -> bool:
     return device == "cpu" and _cpu_multiplies_bf16_faster()
 
 
-def fp32_products(device: str) -> None:
-    """Let CUDA multiply float32 matrices in TF32, for training."""
-    if device == "cuda":
-        torch.set_float32_matmul_precision("high")
+@contextmanager
+def gpu_arithmetic(device: str) -> Iterator[None]:
+    """Train on CUDA with float32 products in TF32 and without cuDNN; on other devices nothing changes.
+
+    cuDNN keeps random numbers of its own for the dropout between the layers of an LSTM, which a CUDA graph cannot
+    reproduce. PyTorch's own LSTM has torch's.
+    """
+    if device != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.enabled
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.enabled = before[1]
 
 
 def _cpu_multiplies_bf16_faster() -> bool:

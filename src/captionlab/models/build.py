@@ -1,4 +1,4 @@
-"""From a configuration to a system with fresh weights. Each network is imported only when it is built."""
+"""Build a system with fresh weights from a configuration. Each network is imported only when it is built."""
 
 from dataclasses import asdict
 from importlib import import_module
@@ -14,7 +14,7 @@ def build_model(config: SystemParams, *, vocab: int, pooled: int, channels: int)
     """Build the network that a configuration names, with fresh weights from torch's current seed.
 
     ``vocab`` words, features of ``pooled`` numbers a photo or ``channels`` a region.
-    Raises CaptionlabError for sizes that do not go together.
+    Raises CaptionlabError for sizes that do not fit together.
     """
     module, _, name = config.network.rpartition(".")
     network = getattr(import_module(f"captionlab.models.{module}"), name)
