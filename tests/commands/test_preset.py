@@ -19,7 +19,7 @@ from captionlab.config import SECTIONS, Params, load_params
 from captionlab.core.records import Split
 from captionlab.data.store import FeatureStore, open_store
 from captionlab.encoders import load
-from captionlab.encoders.extraction import extract
+from captionlab.encoders.extraction import Photos, extract
 from captionlab.encoders.load import LITE_PIXELS, SIDE_BY_SIDE, TORCHVISION_WEIGHTS, load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import megabytes
@@ -280,7 +280,8 @@ def test_report_as_attention_learns_from_resnet18s_grid(
     for image in world.store.images:
         Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)).save(tmp_path / image)
     out = tmp_path / "features"
-    extract(load_encoder("resnet18", grid), grid, "cpu", tmp_path, world.store.images, out, dataset="tiny")
+    photos = Photos(folder=tmp_path, images=world.store.images, dataset="tiny")
+    extract(load_encoder("resnet18", grid), "cpu", photos, out)
     store = open_store(out)
     assert store.grid is not None
     assert (store.side, store.grid.shape) == (14, (12, 196, 512))

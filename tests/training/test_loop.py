@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -139,6 +140,26 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     assert lab.heard == list(expected.history)
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_training_with_fixed_shapes_learns_the_same(lab: Lab, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    """The loop as a GPU runs it, without graphs."""
+    how: dict[str, Any] = {"grid": system == "attention", "ema_decay": 0.9, "doubly_stochastic": 0.5}
+    expected = lab.train(lab.model(system), **how)
+    lab.resume.unlink()
+    monkeypatch.setattr(Decoder, "uses_fixed_shapes", lambda self, tokens_BT: True)
+    found = lab.train(lab.model(system), **how)
+    for ours, theirs in zip(found.history, expected.history, strict=True):
+        for field, value in asdict(theirs).items():
+            assert asdict(ours)[field] == (None if value is None else pytest.approx(value, rel=1e-4)), field
+
+
+def test_a_state_of_another_device_is_not_continued(lab: Lab) -> None:
+    lab.train(lab.model())
+    resume = ResumeFile(lab.resume, "key")
+    assert resume.load("cpu") is not None
+    assert resume.load("cuda") is None
+
+
 def test_the_moving_average_is_what_is_validated_and_kept(lab: Lab) -> None:
     """Against the average computed by hand from the weights after every step: two epochs of one step each."""
     steps: list[dict[str, Tensor]] = []
@@ -251,6 +272,25 @@ def test_a_loss_that_is_no_number_is_one_line_and_keeps_the_last_good_state(lab:
     again = lab.model()
     assert lab.train(again) == expected
     assert same(weights(again), weights(unbroken))
+
+
+@pytest.mark.parametrize("steps", [2, 100])
+def test_a_loss_that_is_checked_later_stops_the_training_before_it_is_saved(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """As on a GPU; the step is still the one where it happened."""
+    monkeypatch.setitem(loop.STEPS_A_CHECK, "cpu", steps)
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(lab.model(), on_epoch=stop_after(1))
+    good = lab.resume.read_bytes()
+    model = lab.model()
+
+    def poison(epoch: Epoch) -> None:
+        next(model.parameters()).data.fill_(math.nan)
+
+    with pytest.raises(CaptionlabError, match=r"the loss is nan in epoch 2, step 1; lower training\."):
+        lab.train(model, on_epoch=poison)
+    assert lab.resume.read_bytes() == good
 
 
 def test_weights_lost_in_an_epochs_last_step_do_not_reach_the_resume_file(lab: Lab) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from captionlab.errors import CaptionlabError
 
@@ -38,6 +39,13 @@ def uses_bf16(precision: Literal["auto", "fp32", "bf16"], device: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     return device == "cpu" and _cpu_multiplies_bf16_faster()
+
+
+def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
+    """Copy a tensor to a device; from the CPU to CUDA through pinned memory, without waiting for the copy."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @contextmanager

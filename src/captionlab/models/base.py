@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from captionlab.core.devices import to_device
 from captionlab.core.tokens import PAD
 
 Lstm = TypeVar("Lstm", nn.LSTM, nn.LSTMCell)
@@ -161,13 +162,6 @@ def of_captions(rows_PX: Tensor, photo_B: Tensor) -> Tensor:
     if rows_PX.device.type == "cpu":
         return rows_PX.index_select(0, photo_B)
     return nn.functional.embedding(photo_B, rows_PX.flatten(1)).unflatten(1, rows_PX.shape[1:])
-
-
-def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
-    """Copy a tensor to a device; from the CPU to CUDA through pinned memory, without waiting for the copy."""
-    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def lengths_of(tokens_BT: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captionlab.core.devices import to_device
 from captionlab.core.records import Caption, Split
 from captionlab.core.tokens import PAD
 from captionlab.data.store import FeatureStore
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
-from captionlab.models.base import Features, to_device
+from captionlab.models.base import Features
 
 CAPTIONS_MULTIPLE, TOKENS_MULTIPLE = 16, 4  # fixed shapes are multiples of these: few shapes, little padding
 

@@ -27,7 +27,7 @@ from captionlab.training.batches import Batch, CaptionedFeatures, prepared_ahead
 from captionlab.training.graphs import GraphedStep
 from captionlab.training.step import Meter, autocast, measure, packed_loss, padded_loss
 
-CHECK_EVERY = 100  # steps between two checks of the losses on a GPU, which has to be waited for
+STEPS_A_CHECK = {"cpu": 1, "cuda": 100, "mps": 100}  # reading a loss means to wait for a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +243,6 @@ def _train_epoch(run: _Run, data: CaptionedFeatures, gradients: _Gradients) -> t
     model.train()
     meter, rewards = Meter(), list[float]()
     batches = gradients.prepared(data.batches(params.batch_size, seed, rank, ranks))
-    check_every = 1 if gradients.device.type == "cpu" else CHECK_EVERY
     bar = tqdm(
         batches, f"epoch {run.number}", steps, leave=False, unit="step", disable=None if distributed.is_main() else True
     )
@@ -254,7 +253,7 @@ def _train_epoch(run: _Run, data: CaptionedFeatures, gradients: _Gradients) -> t
             group["lr"] = params.learning_rate * _schedule(params, done, run.stopping)
         loss, sums_3, reward = gradients(batch, params.scheduled_sampling * done)
         meter.add(loss, sums_3 if batch.words_share else torch.zeros_like(sums_3))
-        if meter.unread == check_every:
+        if meter.unread == STEPS_A_CHECK[gradients.device.type]:
             _check_losses(meter, run)
         rewards += [] if reward is None else [reward]
         distributed.all_reduce_gradients(model)
