@@ -1,6 +1,7 @@
 """Which device computes, and in which precision. Knows hardware only."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from captionlab.errors import CaptionlabError
 def choose_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> str:
     """Resolve "auto" to the fastest device there is; a device that is not there is a CaptionlabError.
 
-    On CUDA it also asks PyTorch and cuBLAS for algorithms that give the same bytes each time.
+    For CUDA it also sets PyTorch and cuBLAS to algorithms that give the same bytes each time, and cuDNN to float32.
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted != "auto" and not there[wanted]:
@@ -23,6 +24,8 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> str:
     if chosen == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         torch.use_deterministic_algorithms(True, warn_only=True)  # an operation that has none warns, and runs
+        warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")  # PyTorch 2.9 alone
+        torch.backends.cudnn.allow_tf32 = False  # an LSTM's captions are to be those of the CPU
     return chosen
 
 
