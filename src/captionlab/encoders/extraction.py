@@ -70,7 +70,7 @@ def _encode_on_cpu(encoder: Encoder, paths: Sequence[Path], mirrored: bool) -> I
 def _encode_on_gpu(
     encoder: Encoder, device: str, paths: Sequence[Path], mirrored: bool
 ) -> Iterator[tuple[Floats, NDArray[Any]]]:
-    chunks = _decoded(_Pixels(paths, encoder.pixels, mirrored), pinned=device == "cuda")
+    chunks = decode_in_processes(paths, encoder.pixels, mirrored=mirrored, pinned=device == "cuda")
     engine = TorchEngine(encoder, device)
     encoded = None
     while block := list(islice(chunks, BLOCK // CHUNK)):
@@ -100,12 +100,20 @@ class _Pixels(Dataset[Pixels | CaptionlabError]):
             return error
 
 
-def _decoded(photos: _Pixels, pinned: bool) -> Iterator[Tensor]:
-    """Chunks (n, H, W, 3) of up to ``CHUNK`` photos, in order, decoded by a process a core, which starts at once."""
-    if not len(photos):
+def decode_in_processes(
+    paths: Sequence[Path], pixels: int, *, mirrored: bool = False, pinned: bool = False
+) -> Iterator[Tensor]:
+    """Chunks (n, H, W, 3) of up to ``CHUNK`` photos, in order, decoded by one process for each core.
+
+    The processes start at once. ``pinned`` chunks are in memory that can be copied to CUDA without waiting.
+    """
+    if not paths:
         return iter(())
-    workers = min(_cores(), -(-len(photos) // CHUNK))
-    loader = DataLoader(photos, CHUNK, num_workers=workers, prefetch_factor=4, pin_memory=pinned, collate_fn=_chunk_of)
+    workers = min(_cores(), -(-len(paths) // CHUNK))
+    loader = DataLoader(
+        _Pixels(paths, pixels, mirrored), CHUNK, num_workers=workers, prefetch_factor=4, pin_memory=pinned,
+        collate_fn=_chunk_of,
+    )  # fmt: skip
     return map(_raised, iter(loader))
 
 
