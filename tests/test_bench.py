@@ -1,6 +1,8 @@
 """What the benchmarks rest on: their peers compute the same, their operations are counted right. Nothing is timed."""
 
 import argparse
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,3 +75,30 @@ def test_a_million_photos_cost_what_the_growth_says() -> None:
     assert "Extraction (efficientnet_lite0): 2.8 hours" in text
     assert "5.1 GB pooled" in text
     assert "extract_features 1.1 GB" in text
+
+
+GPU = Path(__file__).parents[1] / "bench/gpu.py"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is an NVIDIA GPU")
+def test_without_a_gpu_its_benchmark_says_so_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, GPU, "--reports", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "bench/gpu.py measures an NVIDIA GPU, and this machine has none that PyTorch can use\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs(tmp_path: Path) -> None:
+    """With the CPU in the GPU's place, at tiny sizes."""
+    command = [sys.executable, GPU, "--device", "cpu", "--smoke", "--reports", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = done.stdout[done.stdout.index("# Speed on") :].splitlines()
+    headings = [line for line in page if line.startswith("#")]
+    assert headings == [
+        "# Speed on the CPU", "## Extraction", "## Training", "## Captions from features", "## Captions from photos"
+    ]  # fmt: skip
+    for name in SUBJECTS:
+        assert sum(line.startswith(f"| {name} |") for line in page) == 2
+    assert not list(tmp_path.iterdir())

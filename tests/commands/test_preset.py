@@ -45,6 +45,7 @@ WORDS = {
     "report_b": 7_369,
     "image_places": 3_000,
     "flickr8k": 3_000,
+    "gpu": 3_000,
     "hour": 3_000,
 }  # Flickr8k's vocabulary, special words counted
 
