@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 PRESETS := flickr8k hour image_places report_a report_a_lite report_b report_b_lite
 
-.PHONY: repro $(PRESETS) test torture check format ui bench bench-keras clean
+.PHONY: repro $(PRESETS) test torture check format ui bench bench-keras gpu clean
 
 repro: .venv/.installed
 	dvc repro
@@ -55,6 +55,12 @@ ui: .venv/.installed
 BENCH ?=
 bench: .venv/.installed
 	for part in extraction training decoding startup growth stages; do python bench/$$part.py $(BENCH) || exit 1; done
+
+# make gpu [SOURCE=folder with Flickr8k's zips]: the tests that need an NVIDIA GPU, then its speeds, to reports/gpu.md;
+# six minutes. (presets/gpu.yaml is something else: captionlab preset gpu.)
+gpu: .venv/.installed
+	pytest -m cuda -rs tests/cuda
+	python bench/gpu.py $(if $(wildcard $(SOURCE)/Flickr8k_Dataset.zip),--source $(SOURCE))
 
 # Keras in an environment of its own, for the peer in bench/training.py.
 bench-keras: .venv-keras/.installed

@@ -41,7 +41,7 @@ def one_photo(model: Decoder, features: Features, penalty: float, max_words: int
             read_1T = torch.tensor([[START, *tokens]], device=device)
             last_1H = model.outputs(features, read_1T, photo_B).hidden_BTH[:, -1]
             log_probs_V = model.words(last_1H)[0].log_softmax(-1)
-            log_probs_V[list(NEVER_SAID)] = -torch.inf
+            log_probs_V[[*NEVER_SAID, END] if length == 1 else list(NEVER_SAID)] = -torch.inf
             best, words = log_probs_V.topk(min(2 * BEAM, len(log_probs_V)))
             candidates += [(log_prob + p, (*tokens, w)) for p, w in zip(best.tolist(), words.tolist(), strict=True)]
         candidates = sorted(candidates, key=lambda each: -each[0])[: 2 * BEAM]

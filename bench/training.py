@@ -29,7 +29,8 @@ from captionlab.models.baseline import Baseline
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.loop import measure, train
+from captionlab.training.loop import ResumeFile, Splits, train
+from captionlab.training.step import measure
 from common import ROOT, Rates, Way, figure, interleave, keep, load, matrix_product, options, section
 from drawn import CAPTIONS, draw
 
@@ -108,8 +109,8 @@ def ours(subject: Subject, device: str) -> Way:
     def run() -> float:
         with tempfile.TemporaryDirectory() as folder:
             train(
-                subject.fresh(), subject.data, subject.few, subject.training, device=device,
-                resume=Path(folder) / "state.pt", key="bench", on_epoch=lambda _: None,
+                subject.fresh().to(device), Splits(subject.data, subject.few), subject.training,
+                resume_file=ResumeFile(Path(folder) / "state.pt", "bench"), on_epoch=lambda _: None,
             )  # fmt: skip
         return EPOCHS * subject.captions
 

@@ -1,6 +1,8 @@
 """What the benchmarks rest on: their peers compute the same, their operations are counted right. Nothing is timed."""
 
 import argparse
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import growth
 import training
 from captionlab.core.tokens import END
 from captionlab.models.base import Decoder
-from captionlab.training.loop import spoken
+from captionlab.training.step import teacher_forced_logits
 
 SUBJECTS = {subject.name: subject for subject in training.subjects(2)}
 
@@ -27,7 +29,7 @@ def test_operations_are_those_that_torch_counts(name: str) -> None:
     (batch,) = subject.data.batches(2)
     # Without oneDNN's fused LSTM every product is one that torch can count.
     with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
-        spoken(model, batch)[1].sum().backward()
+        teacher_forced_logits(model, batch)[1].sum().backward()
     assert counter.get_total_flops() == pytest.approx(training.operations(subject), rel=0.03)
 
 
@@ -73,3 +75,30 @@ def test_a_million_photos_cost_what_the_growth_says() -> None:
     assert "Extraction (efficientnet_lite0): 2.8 hours" in text
     assert "5.1 GB pooled" in text
     assert "extract_features 1.1 GB" in text
+
+
+GPU = Path(__file__).parents[1] / "bench/gpu.py"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is an NVIDIA GPU")
+def test_without_a_gpu_its_benchmark_says_so_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, GPU, "--reports", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "bench/gpu.py measures an NVIDIA GPU, and this machine has none that PyTorch can use\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs(tmp_path: Path) -> None:
+    """With the CPU in the GPU's place, at tiny sizes."""
+    command = [sys.executable, str(GPU), "--device", "cpu", "--smoke", "--reports", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = done.stdout[done.stdout.index("# Speed on") :].splitlines()
+    headings = [line for line in page if line.startswith("#")]
+    assert headings == [
+        "# Speed on the CPU", "## Extraction", "## Training", "## Captions from features", "## Captions from photos"
+    ]  # fmt: skip
+    for name in SUBJECTS:
+        assert sum(line.startswith(f"| {name} |") for line in page) == 2
+    assert not list(tmp_path.iterdir())

@@ -22,14 +22,14 @@ from captionlab.config import SECTIONS, Params, load_params
 from captionlab.core.records import Split
 from captionlab.data.store import FeatureStore, open_store
 from captionlab.encoders import load
-from captionlab.encoders.extraction import extract
+from captionlab.encoders.extraction import Photos, extract
 from captionlab.encoders.load import LITE_PIXELS, SIDE_BY_SIDE, TORCHVISION_WEIGHTS, load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import megabytes
 from captionlab.models.build import build_model
 from captionlab.models.params import AttentionParams, MergeParams, StatesParams, SystemParams
 from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.loop import Trained, train
+from captionlab.training.loop import ResumeFile, Splits, Trained, train
 
 if TYPE_CHECKING:
     from conftest import World
@@ -49,6 +49,7 @@ WORDS = {
     "report_b": 7_369,
     "image_places": 3_000,
     "flickr8k": 3_000,
+    "gpu": 3_000,
     "hour": 3_000,
     "own_photos": 3_000,
 }  # Flickr8k's vocabulary, special words counted
@@ -247,7 +248,7 @@ def test_a_preset_that_does_not_fit_changes_nothing(project: Path, content: str,
 
 def test_an_unknown_preset_is_told_the_known(project: Path) -> None:
     with pytest.raises(
-        CaptionlabError, match="no preset 'report_c' in presets/; there are flickr8k, .*hour, image_places, "
+        CaptionlabError, match=r"no preset 'report_c' in presets/; there are flickr8k, .*hour, image_places, "
     ):
         apply_preset(project, "report_c")
     with pytest.raises(CaptionlabError, match="there are none"):
@@ -274,9 +275,8 @@ def one_step(world: "World", store: FeatureStore, params: Params, row: SystemPar
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     how = dataclasses.replace(params.training_of(row), epochs=1, batch_size=100, precision="fp32")
     trained = train(
-        model, data["train"], data["val"], how, device="cpu", resume=resume, key="key",
-        on_epoch=lambda _: None,
-    )  # fmt: skip
+        model, Splits(data["train"], data["val"]), how, resume_file=ResumeFile(resume, "key"), on_epoch=lambda _: None
+    )
     after = model.state_dict()
     assert not torch.equal(before["embedding.weight"], after["embedding.weight"])
     assert not torch.equal(before["out.weight"], after["out.weight"])
@@ -324,7 +324,8 @@ def test_report_as_attention_learns_from_resnet18s_grid(
     for image in world.store.images:
         Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)).save(tmp_path / image)
     out = tmp_path / "features"
-    extract(load_encoder("resnet18", grid), grid, "cpu", tmp_path, world.store.images, out, dataset="tiny")
+    photos = Photos(folder=tmp_path, images=world.store.images, dataset="tiny")
+    extract(load_encoder("resnet18", grid), "cpu", photos, out)
     store = open_store(out)
     assert store.grid is not None
     assert (store.side, store.grid.shape) == (14, (12, 196, 512))

@@ -24,7 +24,7 @@ from captionlab.data.photos import Pixels, read_photo
 from captionlab.data.store import describe, open_store
 from captionlab.encoders import extraction
 from captionlab.encoders.engines import OnnxEngine, TorchEngine
-from captionlab.encoders.extraction import encode_photos, extract, finish
+from captionlab.encoders.extraction import Photos, encode_photos, extract, finish
 from captionlab.encoders.load import Encoder, Network, _PooledMap, load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.stages.extract_features import extract_features
@@ -66,19 +66,42 @@ def test_photos_come_out_in_order_whatever_their_number(
         np.testing.assert_allclose(np.concatenate([block[part] for block in blocks]), expected[part], atol=1e-5)
 
 
-def test_the_engine_for_other_devices_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs on an accelerator, here with the CPU in its place."""
-    monkeypatch.setattr(extraction, "BLOCK", 4)
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a device for which photos are encoded as for a GPU, in blocks of 16, with the CPU in its place."""
+    monkeypatch.setattr(extraction, "BLOCK", 16)
     monkeypatch.setattr(extraction, "TorchEngine", lambda encoder, _: TorchEngine(encoder, "cpu"))
+    return "other"
+
+
+@pytest.mark.parametrize("count", [0, 1, 16, 37])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_worker_processes_decode_for_a_gpu(tmp_path: Path, gpu: str, count: int, mirrored: bool) -> None:
     encoder = tiny_encoder(2)
-    paths = [tmp_path / image for image in draw_photos(tmp_path, 6)]
-    for ours, reference in zip(
-        encode_photos(encoder, "other", paths), encode_photos(encoder, "cpu", paths), strict=True
-    ):
-        np.testing.assert_allclose(ours[0], reference[0], atol=1e-5)
-        np.testing.assert_allclose(ours[1], reference[1], atol=1e-5)
-    assert list(encode_photos(encoder, "other", [])) == []
-    assert list(encode_photos(encoder, "cpu", [])) == []
+    paths = [tmp_path / image for image in draw_photos(tmp_path, count)]
+    ours, theirs = (list(encode_photos(encoder, device, paths, mirrored=mirrored)) for device in (gpu, "cpu"))
+    assert [len(pooled) for pooled, _ in ours] == [16] * (count // 16) + [count % 16] * (count % 16 > 0)
+    assert {grid.dtype.name for _, grid in ours} <= {"float16"}
+    for own, reference in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(own[0], reference[0], atol=1e-5)
+        np.testing.assert_allclose(own[1], reference[1], atol=1e-5, rtol=1e-3)
+
+
+def test_an_unreadable_photo_stops_worker_processes_with_its_name(tmp_path: Path, gpu: str) -> None:
+    """Without the worker's traceback, and what was encoded before is kept."""
+    images = draw_photos(tmp_path, 60)
+    for unreadable in (images[49], images[50]):
+        (tmp_path / unreadable).write_bytes(b"no photo")
+    photos = Photos(folder=tmp_path, images=images, dataset="d")
+    with pytest.raises(CaptionlabError, match=r"^cannot read the photo .*/049\.jpg: ") as caught:
+        extract(tiny_encoder(2), gpu, photos, tmp_path / "work")
+    assert "\n" not in str(caught.value)
+    assert read_json(tmp_path / "work/progress.json")["done"] in (32, 48)  # the last block may not have come back
+    for mended in (images[49], images[50]):
+        shutil.copy(tmp_path / images[0], tmp_path / mended)
+    extract(tiny_encoder(2), gpu, photos, tmp_path / "work")
+    extract(tiny_encoder(2), gpu, photos, tmp_path / "unbroken")
+    assert stored(tmp_path / "work") == stored(tmp_path / "unbroken")
 
 
 @pytest.mark.parametrize("pooled", [True, False], ids=["pooled map", "own vector"])
@@ -100,7 +123,7 @@ def test_features_are_float32_under_any_autocast(pooled: bool) -> None:
 def test_a_store_holds_what_the_engine_saw(tmp_path: Path) -> None:
     images = draw_photos(tmp_path / "photos", 6)
     encoder = tiny_encoder(2)
-    extract(encoder, 2, "cpu", tmp_path / "photos", images, tmp_path / "work", dataset="d")
+    extract(encoder, "cpu", Photos(folder=tmp_path / "photos", images=images, dataset="d"), tmp_path / "work")
     finish(tmp_path / "work", tmp_path / "store")
     store = open_store(tmp_path / "store")
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["grid.npy", "images.json", "pooled.npy"]
@@ -118,9 +141,9 @@ def test_a_store_holds_what_the_engine_saw(tmp_path: Path) -> None:
 
 def test_an_encoder_without_a_grid_writes_none(tmp_path: Path) -> None:
     images = draw_photos(tmp_path / "photos", 5)
-    extract(tiny_encoder(2), 2, "cpu", tmp_path / "photos", images, tmp_path / "work", dataset="d")
+    extract(tiny_encoder(2), "cpu", Photos(folder=tmp_path / "photos", images=images, dataset="d"), tmp_path / "work")
     (tmp_path / "work/progress.json").write_text('{"key": "another", "done": 4}')
-    extract(tiny_encoder(0), 0, "cpu", tmp_path / "photos", images, tmp_path / "work", dataset="d")
+    extract(tiny_encoder(0), "cpu", Photos(folder=tmp_path / "photos", images=images, dataset="d"), tmp_path / "work")
     finish(tmp_path / "work", tmp_path / "store")
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["images.json", "pooled.npy"]
     store = open_store(tmp_path / "store")
@@ -146,7 +169,8 @@ def slowly(path, pixels):
     return read(path, pixels)
 extraction.read_photo = slowly
 images = sorted(path.name for path in Path("photos").iterdir())
-extraction.extract(tiny_encoder(2), 2, "cpu", Path("photos"), images, Path("work"), dataset="d")
+photos = extraction.Photos(folder=Path("photos"), images=images, dataset="d")
+extraction.extract(tiny_encoder(2), "cpu", photos, Path("work"))
 """
 
 
@@ -180,9 +204,9 @@ def test_a_killed_extraction_goes_on_to_the_same_bytes(tmp_path: Path, monkeypat
 
     read = watch_reading(monkeypatch)
     photos = tmp_path / "photos"
-    extract(tiny_encoder(2), 2, "cpu", photos, images, tmp_path / "work", dataset="d")
+    extract(tiny_encoder(2), "cpu", Photos(folder=photos, images=images, dataset="d"), tmp_path / "work")
     assert sorted(read) == images[done:]
-    extract(tiny_encoder(2), 2, "cpu", photos, images, tmp_path / "unbroken", dataset="d")
+    extract(tiny_encoder(2), "cpu", Photos(folder=photos, images=images, dataset="d"), tmp_path / "unbroken")
     assert stored(tmp_path / "work") == stored(tmp_path / "unbroken")
 
 
@@ -198,8 +222,9 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return read_photo(path, pixels)
 
     monkeypatch.setattr(extraction, "read_photo", broken)
+    photos = Photos(folder=tmp_path / "photos", images=images, dataset="d")
     with pytest.raises(CaptionlabError, match="stop"):
-        extract(tiny_encoder(2), 2, "cpu", tmp_path / "photos", images, tmp_path / "work", dataset="d")
+        extract(tiny_encoder(2), "cpu", photos, tmp_path / "work")
     monkeypatch.setattr(extraction, "read_photo", read_photo)
     assert read_json(tmp_path / "work/progress.json")["done"] == 8
     return tmp_path
@@ -213,19 +238,19 @@ def test_another_extraction_begins_anew(interrupted: Path, monkeypatch: pytest.M
     images = sorted(path.name for path in (interrupted / "photos").iterdir())
     encoder = replace(tiny_encoder(2), **change.get("encoder", {}))
     dataset = change.get("dataset", "d")
-    extract(encoder, 2, "cpu", interrupted / "photos", images, interrupted / "work", dataset=dataset)
+    extract(encoder, "cpu", Photos(folder=interrupted / "photos", images=images, dataset=dataset), interrupted / "work")
     assert sorted(read) == images
 
 
 def test_a_run_killed_after_its_last_photo_is_finished(interrupted: Path) -> None:
     images = sorted(path.name for path in (interrupted / "photos").iterdir())
     photos, work = interrupted / "photos", interrupted / "work"
-    extract(tiny_encoder(2), 2, "cpu", photos, images, interrupted / "unbroken", dataset="d")
+    extract(tiny_encoder(2), "cpu", Photos(folder=photos, images=images, dataset="d"), interrupted / "unbroken")
     state = read_json(work / "progress.json")
-    extract(tiny_encoder(2), 2, "cpu", photos, images, work, dataset="d")
+    extract(tiny_encoder(2), "cpu", Photos(folder=photos, images=images, dataset="d"), work)
     (work / "images.json").unlink()
     write_json(work / "progress.json", {**state, "done": 10})
-    extract(tiny_encoder(2), 2, "cpu", photos, images, work, dataset="d")
+    extract(tiny_encoder(2), "cpu", Photos(folder=photos, images=images, dataset="d"), work)
     assert stored(work) == stored(interrupted / "unbroken")
 
 
@@ -238,7 +263,7 @@ def test_a_corrupt_photo_is_named_in_one_line(tmp_path: Path) -> None:
     for content in (b"", b"no photo", whole[: len(whole) // 2], b"<svg/>"):
         (tmp_path / images[4]).write_bytes(content)
         with pytest.raises(CaptionlabError, match=r"^cannot read the photo .*/004\.jpg: ") as caught:
-            extract(tiny_encoder(0), 0, "cpu", tmp_path, images, tmp_path / "work", dataset="d")
+            extract(tiny_encoder(0), "cpu", Photos(folder=tmp_path, images=images, dataset="d"), tmp_path / "work")
         assert "\n" not in str(caught.value)
     (tmp_path / images[4]).unlink()
     with pytest.raises(CaptionlabError, match=r"^cannot read the photo .*/004\.jpg: No such file"):
@@ -277,7 +302,7 @@ def test_a_store_that_is_not_whole_says_so(tmp_path: Path) -> None:
 
     def fresh() -> None:
         shutil.rmtree(work, ignore_errors=True)
-        extract(tiny_encoder(2), 2, "cpu", tmp_path / "photos", images, work, dataset="d")
+        extract(tiny_encoder(2), "cpu", Photos(folder=tmp_path / "photos", images=images, dataset="d"), work)
 
     for name in ("pooled.npy", "grid.npy"):
         fresh()
@@ -299,9 +324,10 @@ def test_a_full_disk_is_an_error_not_a_killed_process(tmp_path: Path, small_disk
     """A memory map over a sparse file would end the process with SIGBUS."""
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from pathlib import Path\n"
-        "from captionlab.encoders.extraction import extract; from tiny_encoder import tiny_encoder\n"
+        "from captionlab.encoders.extraction import Photos, extract; from tiny_encoder import tiny_encoder\n"
         "images = sorted(path.name for path in Path('photos').iterdir())\n"
-        "extract(tiny_encoder(40), 40, 'cpu', Path('photos'), images, Path('disk/features'), dataset='d')"
+        "photos = Photos(folder=Path('photos'), images=images, dataset='d')\n"
+        "extract(tiny_encoder(40), 'cpu', photos, Path('disk/features'))"
     )
     draw_photos(tmp_path / "photos", 5)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -382,7 +408,7 @@ def test_the_stage_refuses_an_encoder_that_params_do_not_name(tmp_path: Path) ->
 def test_a_store_of_another_shape_is_refused(tmp_path: Path, name: str, content: bytes | None) -> None:
     images = draw_photos(tmp_path / "photos", 3)
     work = tmp_path / "work"
-    extract(tiny_encoder(2), 2, "cpu", tmp_path / "photos", images, work, dataset="d")
+    extract(tiny_encoder(2), "cpu", Photos(folder=tmp_path / "photos", images=images, dataset="d"), work)
     if content is None:
         np.save(work / name, np.zeros(3, np.float32))
     else:

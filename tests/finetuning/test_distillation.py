@@ -18,7 +18,8 @@ from captionlab.models.build import build_model
 from captionlab.models.ensemble import Ensemble
 from captionlab.models.params import SystemParams
 from captionlab.training.batches import Batch
-from captionlab.training.loop import spoken, train
+from captionlab.training.loop import ResumeFile, Splits, train
+from captionlab.training.step import teacher_forced_logits
 
 if TYPE_CHECKING:
     from conftest import World
@@ -49,7 +50,7 @@ def school(world: "World", tiny: Callable[..., SystemParams]) -> School:
 
 
 def taught(distilling: Distilling, model: Decoder, batch: Batch) -> Tensor:
-    _, logits_NV, _ = spoken(model, batch)
+    _, logits_NV, _ = teacher_forced_logits(model, batch)
     loss, reward = distilling.loss(model, batch, logits_NV, torch.tensor(8.0))
     assert reward is None
     return loss
@@ -59,8 +60,8 @@ def test_the_loss_is_the_cross_entropy_of_the_teachers_words(school: School) -> 
     """In a vocabulary so small that all its words are among the likeliest."""
     model, teacher = school.model(1), Ensemble([school.model(2), school.model(3)], [0, 0])
     (batch,) = school.train_set.batches(100)
-    _, ours_NV, _ = spoken(model, batch)
-    _, theirs_NV, _ = spoken(teacher, batch)
+    _, ours_NV, _ = teacher_forced_logits(model, batch)
+    _, theirs_NV, _ = teacher_forced_logits(teacher, batch)
     expected = -(theirs_NV.softmax(-1) * ours_NV.log_softmax(-1)).sum(1).mean()
     torch.testing.assert_close(taught(school.distilling(teacher), model, batch), expected, rtol=1e-3, atol=0)
     mixed = taught(school.distilling(teacher, cross_entropy=0.25), model, batch)
@@ -70,8 +71,8 @@ def test_the_loss_is_the_cross_entropy_of_the_teachers_words(school: School) -> 
 def test_of_a_teachers_words_the_most_probable_are_learnt(school: School) -> None:
     model, teacher = school.model(1), school.model(2)
     (batch,) = school.train_set.batches(100)
-    _, ours_NV, _ = spoken(model, batch)
-    _, theirs_NV, _ = spoken(teacher, batch)
+    _, ours_NV, _ = teacher_forced_logits(model, batch)
+    _, theirs_NV, _ = teacher_forced_logits(teacher, batch)
     expected = torch.nn.functional.cross_entropy(ours_NV, theirs_NV.argmax(1))
     torch.testing.assert_close(taught(school.distilling(teacher, top_k=1), model, batch), expected)
 
@@ -95,9 +96,9 @@ def test_the_teacher_is_asked_once_about_each_caption(school: School, monkeypatc
     def count(decoder: Decoder, batch: Batch) -> object:
         nonlocal asked
         asked += 1
-        return spoken(decoder, batch)
+        return teacher_forced_logits(decoder, batch)
 
-    monkeypatch.setattr(distillation, "spoken", count)
+    monkeypatch.setattr(distillation, "teacher_forced_logits", count)
     for batch in school.train_set.batches(2, 5):
         taught(once, model, batch)
     assert asked == 3
@@ -114,8 +115,8 @@ def test_the_system_comes_to_say_what_the_teacher_says(
     (batch,) = school.train_set.batches(100)
     before = taught(school.distilling(teacher), model, batch)
     trained = train(
-        model, school.train_set, school.val_set, settings(epochs=15, patience=15, learning_rate=0.02),
-        device="cpu", resume=tmp_path / "resume.pt", key="key", on_epoch=lambda _: None,
+        model, Splits(school.train_set, school.val_set), settings(epochs=15, patience=15, learning_rate=0.02),
+        resume_file=ResumeFile(tmp_path / "resume.pt", "key"), on_epoch=lambda _: None,
         finetuning=school.distilling(teacher),
     )  # fmt: skip
     assert all(epoch.val_cider is not None and epoch.train_reward is None for epoch in trained.history)

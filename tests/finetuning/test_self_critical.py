@@ -16,13 +16,13 @@ from captionlab.core.results import Epoch
 from captionlab.core.tokens import END, PAD, START
 from captionlab.finetuning.self_critical import SelfCritical
 from captionlab.finetuning.validation import CiderJudge
-from captionlab.inference.decoding import beam_search, draw
+from captionlab.inference.decoding import beam_search, sample
 from captionlab.metrics.scorer import Scorer
 from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.training.batches import Batch
-from captionlab.training.loop import Trained, train
+from captionlab.training.loop import ResumeFile, Splits, Trained, train
 
 if TYPE_CHECKING:
     from conftest import World
@@ -72,8 +72,8 @@ class Studio:
         cross_entropy: float = 0.3,
     ) -> Trained:  # fmt: skip
         return train(
-            model, self.train_set, self.val_set, settings, device="cpu", resume=self.resume,
-            key="key", on_epoch=on_epoch or (lambda _: None), finetuning=self.selfcritical(3, cross_entropy),
+            model, Splits(self.train_set, self.val_set), settings, resume_file=ResumeFile(self.resume, "key"),
+            on_epoch=on_epoch or (lambda _: None), finetuning=self.selfcritical(3, cross_entropy),
         )  # fmt: skip
 
 
@@ -121,26 +121,27 @@ def test_validation_is_scored_as_the_evaluation_scores(attention: Studio) -> Non
     assert judge.cider(model, "cpu") == pytest.approx(Scorer(references).score(said, meteor=False).cider)
 
 
-def test_what_is_drawn_follows_the_systems_probabilities(studio: Studio) -> None:
+def test_sampled_words_follow_the_systems_probabilities(studio: Studio) -> None:
     model = studio.model().eval()
     features = studio.train_set.features([2])
     torch.manual_seed(0)
-    tokens_BT = draw(model, features, count=4000, max_words=1)
+    tokens_BT = sample(model, features, count=4000, max_words=1)
     assert tokens_BT.shape == (4000, 2)
     assert (tokens_BT[:, 0] == START).all()
     log_probs_1V, _ = model.step(torch.tensor([START]), model.start(features))
-    log_probs_1V[:, (PAD, START, 3)] = -torch.inf
+    log_probs_1V[:, (PAD, START, END, 3)] = -torch.inf
     shares = log_probs_1V.softmax(1)[0]
-    drawn = torch.bincount(tokens_BT[:, 1], minlength=len(shares)) / 4000
-    torch.testing.assert_close(drawn, shares, atol=0.03, rtol=0)  # about four standard errors
+    sampled = torch.bincount(tokens_BT[:, 1], minlength=len(shares)) / 4000
+    torch.testing.assert_close(sampled, shares, atol=0.03, rtol=0)  # about four standard errors
 
 
-def test_a_drawn_caption_ends_once(studio: Studio) -> None:
+def test_a_sampled_caption_has_a_word_and_ends_once(studio: Studio) -> None:
     torch.manual_seed(0)
-    tokens_BT = draw(studio.model().eval(), studio.train_set.features(range(6)), count=5, max_words=12)
+    tokens_BT = sample(studio.model().eval(), studio.train_set.features(range(6)), count=5, max_words=12)
     assert len(tokens_BT) == 30
     for row in tokens_BT[:, 1:].tolist():
         words = row[: row.index(END)] if END in row else row
+        assert words
         assert not {PAD, START, END, 3} & set(words)
         assert set(row[len(words) + 1 :]) <= {PAD}
     assert any(END in row for row in tokens_BT.tolist())
@@ -152,7 +153,8 @@ def log_prob(model: Decoder, studio: Studio, position: int, tokens: list[int]) -
     total = torch.zeros(())
     for token, following in pairwise(tokens):
         log_probs_1V, state = model.step(torch.tensor([token]), state)
-        allowed = log_probs_1V.index_fill(1, torch.tensor([PAD, START, 3]), -torch.inf).log_softmax(1)
+        impossible = [PAD, START, 3, END] if token == START else [PAD, START, 3]
+        allowed = log_probs_1V.index_fill(1, torch.tensor(impossible), -torch.inf).log_softmax(1)
         total = total + allowed[0, following]
     return total
 
@@ -163,7 +165,7 @@ def test_the_loss_is_reinforce_with_the_others_as_baseline(studio: Studio) -> No
     torch.manual_seed(5)
     loss, mean = critic.loss(model, batch, torch.empty(0), torch.zeros(()))
     torch.manual_seed(5)
-    tokens_BT = draw(model.eval(), batch.features, count=3, max_words=25)
+    tokens_BT = sample(model.eval(), batch.features, count=3, max_words=25)
     rewards = critic.rewards(tokens_BT, batch.positions)
     assert mean == pytest.approx(rewards.mean().item())
     assert rewards.unique().numel() > 1
@@ -182,7 +184,7 @@ def test_the_praised_caption_becomes_likelier_than_the_other(studio: Studio) -> 
     batch = next(studio.train_set.batches(1))
     for seed in range(50):  # until two captions of different worth are drawn
         torch.manual_seed(seed)
-        tokens_BT = draw(model.eval(), batch.features, count=2, max_words=25)
+        tokens_BT = sample(model.eval(), batch.features, count=2, max_words=25)
         rewards = critic.rewards(tokens_BT, batch.positions)[0]
         if rewards[0] != rewards[1]:
             break

@@ -1,4 +1,4 @@
-"""Beam search with hand-made models whose best captions are known."""
+"""Beam search and sampling with hand-made models whose best captions are known."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from captionlab.core.tokens import END, PAD, START, UNK
-from captionlab.inference.decoding import Hypothesis, beam_search
+from captionlab.inference.decoding import Hypothesis, beam_search, sample
 from captionlab.models.base import Decoder, Features, State
 
 A, B = 4, 5
@@ -79,10 +79,13 @@ def test_a_length_penalty_changes_the_winner() -> None:
 
 
 def test_a_caption_that_ends_gives_its_place_to_another() -> None:
-    table = lasting({(): {A: 0.5, END: 0.3, B: 0.2}, (A,): {A: 0.34, B: 0.33, END: 0.33}, (B,): {END: 1.0}})
-    ranked = search(table, 2, 1.0)[0]  # A and B go on, though the empty caption was more likely than B
-    assert [hypothesis.tokens for hypothesis in ranked] == [(B,), ()]
-    assert [hypothesis.score for hypothesis in ranked] == pytest.approx([math.log(0.2) / 2, math.log(0.3)], rel=1e-5)
+    table = lasting({
+        (): {A: 1.0}, (A,): {A: 0.5, END: 0.3, B: 0.2}, (A, A): {A: 0.34, B: 0.33, END: 0.33}, (A, B): {END: 1.0}
+    })  # fmt: skip
+    ranked = search(table, 2, 1.0)[0]  # (A, A) and (A, B) go on, though (A,) was more likely than (A, B)
+    assert [hypothesis.tokens for hypothesis in ranked] == [(A, B), (A,)]
+    expected = [math.log(0.2) / 3, math.log(0.3) / 2]
+    assert [hypothesis.score for hypothesis in ranked] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("beam", [1, 3])
@@ -102,21 +105,35 @@ def test_special_words_are_never_said(beam: int) -> None:
     assert all(hypothesis.log_prob > -100 for hypothesis in ranked)
 
 
-def test_an_empty_caption_is_a_caption() -> None:
-    assert search(lambda _, said: {END: 1.0}, 3)[0] == [Hypothesis((), 0.0, 0.0)]
+@pytest.mark.parametrize("beam", [1, 2, 5])
+def test_no_caption_ends_before_its_first_word(beam: int) -> None:
+    """However likely END is there; the probability of what is said instead stays what it is."""
+    ranked = search(lasting({(): {END: 0.98, A: 0.015, B: 0.005}}), beam)[0]
+    assert [hypothesis.tokens for hypothesis in ranked] == [(A,), (B,)][:beam]
+    assert ranked[0].log_prob == pytest.approx(math.log(0.015), rel=1e-5)
+
+
+def test_no_sample_ends_before_its_first_word() -> None:
+    torch.manual_seed(0)
+    table: Table = lambda photo, said: {END: 0.9, A: 0.1} if len(said) < 2 else {END: 1.0}  # noqa: E731
+    tokens_BT = sample(Mock(table), Features(torch.zeros(2, 1)), count=50, max_words=6)
+    assert (tokens_BT[:, 1] == A).all()
+    longest = tokens_BT[:, 2] == A  # at the second step END is as likely as the model says
+    assert 0.02 < longest.float().mean() < 0.2
+    assert (tokens_BT[~longest, 2] == END).all()
 
 
 def test_more_hypotheses_than_the_vocabulary_allows() -> None:
     ranked = search(lambda _, said: {A: 0.5, END: 0.5}, 7, max_words=3, vocab=5)[0]
-    assert [hypothesis.tokens for hypothesis in ranked[:2]] == [(), (A,)]
-    assert sorted(hypothesis.tokens for hypothesis in ranked) == [(), (A,), (A, A), (A, A, A)]
+    assert [hypothesis.tokens for hypothesis in ranked[:1]] == [(A,)]
+    assert sorted(hypothesis.tokens for hypothesis in ranked) == [(A,), (A, A), (A, A, A)]
 
 
 def test_a_photo_that_is_done_waits_for_the_others() -> None:
-    table: Table = lambda photo, said: {END: 0.9, A: 0.1} if photo == 0 or len(said) == 4 else {B: 0.9, A: 0.1}  # noqa: E731
-    first, second = search(table, 1, photos=(0, 1))
-    assert first[0].tokens == ()
-    assert second[0].tokens == (B,) * 4
+    lengths = {0: 3, 1: 1, 2: 4}  # words of each photo's caption
+    table: Table = lambda photo, said: {END: 0.9, A: 0.1} if len(said) == lengths[photo] else {B: 0.9, A: 0.1}  # noqa: E731
+    found = search(table, 1, photos=(0, 1, 2))
+    assert [photo[0].tokens for photo in found] == [(B,) * 3, (B,), (B,) * 4]
 
 
 def random_table(seed: int, words: int) -> Table:
@@ -131,7 +148,7 @@ def random_table(seed: int, words: int) -> Table:
 def everything(table: Table, words: int, max_words: int, penalty: float) -> list[tuple[float, tuple[int, ...]]]:
     """Every caption there is, with its score, best first."""
     found = []
-    for length in range(max_words + 1):
+    for length in range(1, max_words + 1):
         for said in product(range(4, 4 + words), repeat=length):
             whole = (*said, END) if length < max_words else said
             log_prob = sum(math.log(table(0, whole[:t])[word]) for t, word in enumerate(whole))
@@ -169,7 +186,8 @@ def test_a_beam_of_one_is_greedy(seed: int) -> None:
     said: list[int] = []
     while len(said) < 5:
         probabilities = table(0, tuple(said))
-        word = max((END, *range(4, 7)), key=lambda word: probabilities[word])
+        possible = (END, *range(4, 7)) if said else range(4, 7)
+        word = max(possible, key=lambda word: probabilities[word])
         if word == END:
             break
         said.append(word)

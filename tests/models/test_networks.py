@@ -13,7 +13,7 @@ from captionlab.inference.decoding import beam_search
 from captionlab.models.attention.recurrence import AttentionRecurrence
 from captionlab.models.attention.regions import Attention
 from captionlab.models.attention.states import States
-from captionlab.models.base import Decoder, Features, Standardise, count_parameters, megabytes
+from captionlab.models.base import Decoder, Features, Standardise, count_parameters, megabytes, of_captions
 from captionlab.models.baseline import Baseline
 from captionlab.models.build import build_model
 from captionlab.models.modified.bilstm import Modified
@@ -110,6 +110,44 @@ def test_forward_equals_step_with_several_hypotheses(tiny: Tiny, name: str, chan
     expected_BV = model(features(), whole_BT, photo_B)[:, -1].log_softmax(-1)
     torch.testing.assert_close(log_probs_BV, expected_BV, atol=2e-5, rtol=1e-4)
     assert not torch.allclose(expected_BV[2], expected_BV[4], atol=1e-3)  # another photo, other words
+
+
+@pytest.mark.parametrize(("name", "changes"), [*VARIANTS, ("attention", {"teacher_forcing": False})])
+def test_computing_padding_changes_nothing(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any]
+) -> None:
+    """What a GPU computes, here on a CPU: the outputs of real words and all gradients are those without padding."""
+    weight_NV = torch.randn(int((TOKENS_BT != PAD).sum()), VOCAB, generator=torch.Generator().manual_seed(2))
+    found = []
+    for rows, columns in ((0, 0), (2, 3)):  # of padding; two captions are nothing else
+        monkeypatch.setattr(Decoder, "uses_fixed_shapes", lambda self, tokens_BT, fixed=rows > 0: fixed)
+        tokens_BT, photo_B = nn.functional.pad(TOKENS_BT, (0, columns, 0, rows)), nn.functional.pad(PHOTO_B, (0, rows))
+        model, real_BT = system(tiny(name, **changes), train=True), tokens_BT != PAD
+        outputs = model.outputs(features(), tokens_BT, photo_B)
+        logits_NV = model.words(outputs.hidden_BTH[real_BT])
+        loss = (logits_NV.log_softmax(-1) * weight_NV).sum()
+        if outputs.attention_BTR is not None:
+            assert not outputs.attention_BTR[~real_BT].any()
+            loss = loss + outputs.attention_BTR.square().sum()
+        loss.backward()
+        grads = {key: parameter.grad for key, parameter in model.named_parameters() if parameter.grad is not None}
+        found.append({"logits": logits_NV.detach()} | grads)
+    assert found[0].keys() == found[1].keys()
+    for key, expected in found[0].items():
+        torch.testing.assert_close(found[1][key], expected, atol=1e-5, rtol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_captions_take_their_photos_rows(count: int) -> None:
+    """On a GPU by another operation, with the same values and the same gradient."""
+    rows_PX = torch.randn(3, *[2, 5][:count], requires_grad=True)
+    rows = of_captions(rows_PX, PHOTO_B)
+    assert torch.equal(rows, rows_PX[PHOTO_B])
+    on_gpu = torch.nn.functional.embedding(PHOTO_B, rows_PX.flatten(1)).unflatten(1, rows_PX.shape[1:])
+    assert torch.equal(on_gpu, rows)
+    weight = torch.randn_like(rows)
+    ours, theirs = (torch.autograd.grad((each * weight).sum(), rows_PX)[0] for each in (rows, on_gpu))
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize(("name", "changes"), VARIANTS)

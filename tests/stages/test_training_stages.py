@@ -69,7 +69,7 @@ from captionlab.stages.train_modified import train_modified
 from captionlab.training import fit, loop
 from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
 from captionlab.training.fit import read_captions, train_system
-from captionlab.training.loop import measure
+from captionlab.training.step import measure
 from results_tree import configuration_scores
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def test_trained_twice_gives_the_same_bytes(trained: Path, root: Path, params: P
 def test_a_killed_stage_goes_on_to_the_same_bytes(
     trained: Path, root: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save, saved = loop._save_state, []
+    save, saved = loop.ResumeFile.save, []
 
     def killed(*given: Any) -> None:
         save(*given)
@@ -177,7 +177,7 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_save_state", killed)
+        patch.setattr(loop.ResumeFile, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             train_system(params, root, "baseline", "tiny")
     assert not (root / MODELS / "baseline").exists()

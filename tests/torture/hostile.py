@@ -133,7 +133,7 @@ def _places(folder: Path, sprung: Path) -> dict[str, Callable[[bytes], object]]:
 
     return {
         "checkpoint": lambda data: load_checkpoint(at("checkpoint.safetensors", data)),
-        "resume file": lambda data: loop._load_state(at("lite.pt", data), "key"),
+        "resume file": lambda data: loop.ResumeFile(at("lite.pt", data), "key").load("cpu"),
         "feature array": store,
         "package of an encoder": package,
         "torchvision's cache": torch_cache,

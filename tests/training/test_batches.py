@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,13 +12,13 @@ import torch
 from captionlab.core.records import Caption
 from captionlab.core.tokens import PAD
 from captionlab.errors import CaptionlabError
-from captionlab.training.batches import Batch, CaptionedFeatures
+from captionlab.training.batches import Batch, CaptionedFeatures, prepared_ahead, with_fixed_shape
 
 if TYPE_CHECKING:
     from conftest import World
 
 
-def spoken(world: "World", batches: list[Batch]) -> Counter[tuple[str, str]]:
+def captions_of(world: "World", batches: list[Batch]) -> Counter[tuple[str, str]]:
     """(image, caption) of every row, the image told by its features alone."""
     found: Counter[tuple[str, str]] = Counter()
     for batch in batches:
@@ -34,7 +35,7 @@ def test_every_caption_stands_once_beside_its_photo(world: "World", photos: int,
     batches = list(world.split("train").batches(photos, shuffle))
     assert len(batches) == -(-6 // photos)
     expected = Counter((c.image, " ".join(c.words)) for c in world.captions if c.split == "train")
-    assert spoken(world, batches) == expected
+    assert captions_of(world, batches) == expected
     assert all(batch.tokens_BT[:, -1].ne(PAD).any() for batch in batches)  # no wider than its longest caption
 
 
@@ -109,3 +110,41 @@ def test_a_photo_without_features_is_refused(world: "World") -> None:
     stranger = Caption(image="stranger.jpg", split="val", raw="a dog", words=("a", "dog"))
     with pytest.raises(CaptionlabError, match=r"no features of stranger\.jpg"):
         CaptionedFeatures.of(world.store, False, [*world.captions, stranger], "val", world.vocab)
+
+
+def test_batches_of_fixed_shape_have_few_shapes_and_the_same_captions(world: "World") -> None:
+    data = world.split("train", True)
+    batches = list(data.batches(4, 7))
+    filled = [with_fixed_shape(batch, photos=4) for batch in batches]
+    assert {batch.tokens_BT.shape[0] for batch in filled} == {16}
+    assert {(batch.tokens_BT.shape[1] - 1) % 4 for batch in filled} == {0}
+    for plain, batch in zip(batches, filled, strict=True):
+        captions, tokens = plain.tokens_BT.shape
+        assert [len(tensor) for tensor in batch.features.map(torch.clone)[:2] if tensor is not None] == [4, 4]
+        assert torch.equal(batch.tokens_BT[:captions, :tokens], plain.tokens_BT)
+        assert torch.equal(batch.photo_B[:captions], plain.photo_B)
+        assert not batch.tokens_BT[captions:].any()
+        assert not batch.tokens_BT[:, tokens:].any()
+        photos = len(plain.positions)
+        assert torch.equal(batch.features.pooled_PD[:photos], plain.features.pooled_PD)
+        assert batch.positions == plain.positions
+        again = with_fixed_shape(batch, photos=4)
+        assert [tensor.shape for tensor in again.tensors()] == [tensor.shape for tensor in batch.tensors()]
+
+
+def test_batches_prepared_ahead_are_the_same_in_the_same_order(world: "World") -> None:
+    data = world.split("train")
+    for count in (1, 2, 9):
+        ahead = [batch.positions for batch in prepared_ahead(data.batches(1, 5), count)]
+        assert ahead == [batch.positions for batch in data.batches(1, 5)]
+
+
+def test_what_goes_wrong_in_preparing_is_raised_where_the_batch_is_used(world: "World") -> None:
+    def broken() -> Iterator[Batch]:
+        yield from world.split("train").batches(3)
+        raise CaptionlabError("no more")
+
+    batches = prepared_ahead(broken())
+    assert len([next(batches), next(batches)]) == 2
+    with pytest.raises(CaptionlabError, match="no more"):
+        next(batches)

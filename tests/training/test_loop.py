@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ from captionlab.models.base import Decoder, Features, Outputs
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.training import loop
-from captionlab.training.loop import Trained, measure, spoken, train
+from captionlab.training.loop import ResumeFile, Splits, Trained, train
+from captionlab.training.step import measure, packed_loss, teacher_forced_logits
 
 if TYPE_CHECKING:
     from conftest import World
@@ -50,9 +52,8 @@ class Lab:
     ) -> Trained:  # fmt: skip
         self.heard = []
         return train(
-            model, self.world.split("train", grid), self.world.split(val, grid),  # type: ignore[arg-type]
-            self.settings(**changes), device="cpu", resume=self.resume, key=key,
-            on_epoch=on_epoch or self.heard.append,
+            model, Splits(self.world.split("train", grid), self.world.split(val, grid)),  # type: ignore[arg-type]
+            self.settings(**changes), resume_file=ResumeFile(self.resume, key), on_epoch=on_epoch or self.heard.append,
         )  # fmt: skip
 
 
@@ -139,6 +140,26 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     assert lab.heard == list(expected.history)
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_training_with_fixed_shapes_learns_the_same(lab: Lab, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    """The loop as a GPU runs it, without graphs."""
+    how: dict[str, Any] = {"grid": system == "attention", "ema_decay": 0.9, "doubly_stochastic": 0.5}
+    expected = lab.train(lab.model(system), **how)
+    lab.resume.unlink()
+    monkeypatch.setattr(Decoder, "uses_fixed_shapes", lambda self, tokens_BT: True)
+    found = lab.train(lab.model(system), **how)
+    for ours, theirs in zip(found.history, expected.history, strict=True):
+        for field, value in asdict(theirs).items():
+            assert asdict(ours)[field] == (None if value is None else pytest.approx(value, rel=1e-4)), field
+
+
+def test_a_state_of_another_device_is_not_continued(lab: Lab) -> None:
+    lab.train(lab.model())
+    resume = ResumeFile(lab.resume, "key")
+    assert resume.load("cpu") is not None
+    assert resume.load("cuda") is None
+
+
 def test_the_moving_average_is_what_is_validated_and_kept(lab: Lab) -> None:
     """Against the average computed by hand from the weights after every step: two epochs of one step each."""
     steps: list[dict[str, Tensor]] = []
@@ -176,7 +197,7 @@ def test_scheduled_sampling_reads_what_the_system_says(
         return outputs(features, tokens_BT, photo_B)
 
     monkeypatch.setattr(model, "outputs", listen)
-    _, logits_NV, target_N = spoken(model, batch, share)
+    _, logits_NV, target_N = teacher_forced_logits(model, batch, share)
     true_BT, read_BT = heard
     assert torch.equal(target_N, batch.tokens_BT[:, 1:][batch.tokens_BT[:, 1:] != PAD])
     assert len(logits_NV) == len(target_N)
@@ -253,6 +274,25 @@ def test_a_loss_that_is_no_number_is_one_line_and_keeps_the_last_good_state(lab:
     assert same(weights(again), weights(unbroken))
 
 
+@pytest.mark.parametrize("steps", [2, 100])
+def test_a_loss_that_is_checked_later_stops_the_training_before_it_is_saved(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """As on a GPU; the step is still the one where it happened."""
+    monkeypatch.setitem(loop.STEPS_A_CHECK, "cpu", steps)
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(lab.model(), on_epoch=stop_after(1))
+    good = lab.resume.read_bytes()
+    model = lab.model()
+
+    def poison(epoch: Epoch) -> None:
+        next(model.parameters()).data.fill_(math.nan)
+
+    with pytest.raises(CaptionlabError, match=r"the loss is nan in epoch 2, step 1; lower training\."):
+        lab.train(model, on_epoch=poison)
+    assert lab.resume.read_bytes() == good
+
+
 def test_weights_lost_in_an_epochs_last_step_do_not_reach_the_resume_file(lab: Lab) -> None:
     with pytest.raises(KeyboardInterrupt):
         lab.train(lab.model(), on_epoch=stop_after(1))
@@ -298,9 +338,7 @@ def step_loss(lab: Lab, model: Decoder, padding: int = 0, smoothing: float = 0.0
     """The loss of one batch as trained on, and as PyTorch computes it from the whole logits."""
     (batch,) = lab.world.split("train").batches(100)
     tokens_BT = torch.nn.functional.pad(batch.tokens_BT, (0, padding), value=PAD)
-    loss, _ = loop._step_loss(
-        model, batch._replace(tokens_BT=tokens_BT), lab.settings(label_smoothing=smoothing), loop._Meter()
-    )
+    loss, _, _ = packed_loss(model, batch._replace(tokens_BT=tokens_BT), lab.settings(label_smoothing=smoothing))
     logits_BTV = model(batch.features, batch.tokens_BT[:, :-1], batch.photo_B)
     said_BT = batch.tokens_BT[:, 1:]
     return loss, nn.functional.cross_entropy(
@@ -331,9 +369,7 @@ def test_measure_does_not_depend_on_the_batch(lab: Lab) -> None:
 def test_the_doubly_stochastic_term(lab: Lab) -> None:
     model = lab.model("attention")
     (batch,) = lab.world.split("train", grid=True).batches(100)
-    plain, with_term = (
-        loop._step_loss(model, batch, lab.settings(doubly_stochastic=weight), loop._Meter())[0] for weight in (0.0, 0.7)
-    )
+    plain, with_term = (packed_loss(model, batch, lab.settings(doubly_stochastic=weight))[0] for weight in (0.0, 0.7))
     term = 0.0
     for b in range(len(batch.tokens_BT)):
         words = int((batch.tokens_BT[b] != PAD).sum()) - 1

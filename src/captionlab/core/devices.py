@@ -1,9 +1,13 @@
 """Which device computes, and in which precision. Knows hardware only."""
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from captionlab.errors import CaptionlabError
 
@@ -11,7 +15,7 @@ from captionlab.errors import CaptionlabError
 def choose_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> str:
     """Resolve "auto" to the fastest device there is; a device that is not there is a CaptionlabError.
 
-    On CUDA it also asks PyTorch and cuBLAS for algorithms that give the same bytes each time.
+    For CUDA it also sets PyTorch and cuBLAS to algorithms that give the same bytes each time, and cuDNN to float32.
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted != "auto" and not there[wanted]:
@@ -20,6 +24,8 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> str:
     if chosen == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         torch.use_deterministic_algorithms(True, warn_only=True)  # an operation that has none warns, and runs
+        warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")  # PyTorch 2.9 alone
+        torch.backends.cudnn.allow_tf32 = False  # an LSTM's captions are to be those of the CPU
     return chosen
 
 
@@ -38,10 +44,31 @@ def uses_bf16(precision: Literal["auto", "fp32", "bf16"], device: str) -> bool:
     return device == "cpu" and _cpu_multiplies_bf16_faster()
 
 
-def fp32_products(device: str) -> None:
-    """Let CUDA multiply float32 matrices in TF32, for training."""
-    if device == "cuda":
-        torch.set_float32_matmul_precision("high")
+def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
+    """Copy a tensor to a device; from the CPU to CUDA through pinned memory, without waiting for the copy."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+@contextmanager
+def gpu_arithmetic(device: str) -> Iterator[None]:
+    """Train on CUDA with float32 products in TF32 and without cuDNN; on other devices nothing changes.
+
+    cuDNN keeps random numbers of its own for the dropout between the layers of an LSTM, which a CUDA graph cannot
+    reproduce. PyTorch's own LSTM has torch's.
+    """
+    if device != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.enabled
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.enabled = before[1]
 
 
 def _cpu_multiplies_bf16_faster() -> bool:

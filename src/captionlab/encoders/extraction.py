@@ -7,134 +7,230 @@ R regions, C channels of the grid.
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from captionlab.core import distributed
 from captionlab.core.files import digest_of, read_json, write_json
 from captionlab.data.photos import PREPROCESSING, Pixels, read_photo
-from captionlab.encoders.engines import CPU_BATCH, Engine, Floats, OnnxEngine, TorchEngine
+from captionlab.encoders.engines import CPU_BATCH, Floats, OnnxEngine, TorchEngine, copied_to_host
 from captionlab.encoders.load import Encoder
 from captionlab.errors import CaptionlabError
 
-BLOCK = 256  # photos between two records of progress
+BLOCK = 256  # photos between two records of progress; a GPU encodes them together
+CHUNK = 8  # photos that a worker process decodes before it takes others; a divisor of BLOCK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photos:
+    """The photos to encode: files of a folder, or their mirror images."""
+
+    folder: Path
+    images: Sequence[str]  # their names in the folder
+    dataset: str  # a digest of their content
+    mirrored: bool = False
 
 
 def encode_photos(
     encoder: Encoder, device: str, paths: Sequence[Path], *, mirrored: bool = False
-) -> Iterator[tuple[Floats, Floats]]:
+) -> Iterator[tuple[Floats, NDArray[Any]]]:
     """Yield pooled (n, D) and grid (n, R, C) for each block of up to ``BLOCK`` photos, in order.
 
-    On the CPU each core decodes and encodes its own few photos; elsewhere the cores decode the next block while the
-    device encodes this one.
+    On the CPU each core decodes and encodes a few photos at a time. For a GPU worker processes decode while it
+    encodes; its grids are rounded to float16, as they are stored. Raises CaptionlabError for an unreadable photo.
     """
-
-    def read(path: Path) -> Pixels:
-        pixels_HW3 = read_photo(path, encoder.pixels)
-        return pixels_HW3[:, ::-1] if mirrored else pixels_HW3
-
-    blocks = [paths[i : i + BLOCK] for i in range(0, len(paths), BLOCK)]
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // distributed.local_world_size())) as pool:
-        if device == "cpu":
-            engine: Engine = OnnxEngine(encoder)
-
-            def encode(chunk: Sequence[Path]) -> tuple[Floats, Floats]:
-                return engine(np.stack([read(path) for path in chunk]))
-
-            for block in blocks:
-                parts = list(pool.map(encode, [block[i : i + CPU_BATCH] for i in range(0, len(block), CPU_BATCH)]))
-                yield np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-        else:
-            engine = TorchEngine(encoder, device)
-            ahead = [pool.submit(read, path) for path in blocks[0]] if blocks else []
-            for following in [*blocks[1:], ()]:
-                now, ahead = ahead, [pool.submit(read, path) for path in following]
-                if now:
-                    yield engine(np.stack([future.result() for future in now]))
+    if device == "cpu":
+        return _encode_on_cpu(encoder, paths, mirrored)
+    return _encode_on_gpu(encoder, device, paths, mirrored)
 
 
-def extract(
-    encoder: Encoder, grid: int, device: str, photos: Path, images: Sequence[str], work: Path, *, dataset: str,
-    mirrored: bool = False,
-) -> None:  # fmt: skip
-    """Write pooled.npy, grid.npy (if ``grid``) and images.json into the folder ``work``, block by block.
+def _encode_on_cpu(encoder: Encoder, paths: Sequence[Path], mirrored: bool) -> Iterator[tuple[Floats, NDArray[Any]]]:
+    engine = OnnxEngine(encoder)
 
-    ``mirrored`` has the encoder look at their mirror images. A folder left by a killed run of the same extraction is
-    continued, one of another is begun anew; ``dataset`` is the digest that tells photos of equal names apart. Under
-    torchrun each rank writes a part of its own in there, and the first one joins them to the same bytes: it has to see
-    the others' files. ``finish`` puts the folder in its place.
+    def encode(chunk: Sequence[Path]) -> tuple[Floats, Floats]:
+        return engine(np.stack([_read(path, encoder.pixels, mirrored) for path in chunk]))
+
+    with ThreadPoolExecutor(_cores()) as pool:
+        for i in range(0, len(paths), BLOCK):
+            block = paths[i : i + BLOCK]
+            parts = list(pool.map(encode, [block[k : k + CPU_BATCH] for k in range(0, len(block), CPU_BATCH)]))
+            yield np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def _encode_on_gpu(
+    encoder: Encoder, device: str, paths: Sequence[Path], mirrored: bool
+) -> Iterator[tuple[Floats, NDArray[Any]]]:
+    chunks = decode_in_processes(paths, encoder.pixels, mirrored=mirrored, pinned=device == "cuda")
+    engine = TorchEngine(encoder, device)
+    encoded = None
+    while block := list(islice(chunks, BLOCK // CHUNK)):
+        pooled_ND, grid_NRC = engine.encode(block)
+        before, encoded = encoded, copied_to_host(pooled_ND, grid_NRC.half())
+        if before:  # stored while the device is at work on the next block
+            pooled, grid = before()
+            yield pooled, grid
+    if encoded:
+        pooled, grid = encoded()
+        yield pooled, grid
+
+
+class _Pixels(Dataset[Pixels | CaptionlabError]):
+    """Decoded photos. An error is returned, for DataLoader would wrap a raised one in a traceback."""
+
+    def __init__(self, paths: Sequence[Path], pixels: int, mirrored: bool) -> None:
+        self._paths, self._pixels, self._mirrored = paths, pixels, mirrored
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Pixels | CaptionlabError:
+        try:
+            return _read(self._paths[index], self._pixels, self._mirrored)
+        except CaptionlabError as error:
+            return error
+
+
+def decode_in_processes(
+    paths: Sequence[Path], pixels: int, *, mirrored: bool = False, pinned: bool = False
+) -> Iterator[Tensor]:
+    """Chunks (n, H, W, 3) of up to ``CHUNK`` photos, in order, decoded by one process for each core.
+
+    The processes start at once. ``pinned`` chunks are in memory that can be copied to CUDA without waiting.
+    """
+    if not paths:
+        return iter(())
+    workers = min(_cores(), -(-len(paths) // CHUNK))
+    loader = DataLoader(
+        _Pixels(paths, pixels, mirrored), CHUNK, num_workers=workers, prefetch_factor=4, pin_memory=pinned,
+        collate_fn=_chunk_of,
+    )  # fmt: skip
+    return map(_raised, iter(loader))
+
+
+def _chunk_of(photos: Sequence[Pixels | CaptionlabError]) -> Tensor | CaptionlabError:
+    errors = (photo for photo in photos if isinstance(photo, CaptionlabError))
+    return next(errors, None) or torch.from_numpy(np.stack(photos))  # type: ignore[arg-type]
+
+
+def _raised(chunk: Tensor | CaptionlabError) -> Tensor:
+    if isinstance(chunk, CaptionlabError):
+        raise chunk
+    return chunk
+
+
+def _read(path: Path, pixels: int, mirrored: bool) -> Pixels:
+    pixels_HW3 = read_photo(path, pixels)
+    return pixels_HW3[:, ::-1] if mirrored else pixels_HW3
+
+
+def _cores() -> int:
+    """This process's share of the cores that it may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // distributed.local_world_size())
+
+
+def extract(encoder: Encoder, device: str, photos: Photos, work: Path) -> None:
+    """Write pooled.npy, grid.npy (if the encoder has a grid) and images.json into the folder ``work``.
+
+    A folder that a killed run of the same extraction left is continued, that of another one is started again. Under
+    torchrun each rank writes a part of its own there, and the first one joins them to the same bytes: it has to see
+    the others' files. ``finish`` moves the folder to its place.
     """
     about = {
         "encoder": encoder.name,
         "pixels": encoder.pixels,
         "preprocessing": PREPROCESSING,
         "weights": encoder.weights_digest,
-        "grid": grid,
+        "grid": encoder.grid,
     }
-    # Where a part ends, so does a batch in any case: a photo's last bits may depend on those it is encoded with.
+    images = list(photos.images)
+    # Parts are multiples of a batch: a photo's last bits may depend on the others in its batch.
     own = images[distributed.shard(len(images), CPU_BATCH if device == "cpu" else BLOCK)]
-    key = digest_of({**about, "images": list(own), "dataset": dataset, "device": device, "mirrored": mirrored})
-    if distributed.world_size() == 1:
-        _extract(encoder, grid, device, photos, own, work, key, mirrored)
-    else:
-        ranks = distributed.world_size()
-        parts = [work / f"part{number}of{ranks}" for number in range(1, ranks + 1)]
-        _extract(encoder, grid, device, photos, own, parts[distributed.rank()], key, mirrored)
+    same = {"images": own, "dataset": photos.dataset, "device": device, "mirrored": photos.mirrored}
+    paths, key = [photos.folder / image for image in own], digest_of({**about, **same})
+    ranks = distributed.world_size()
+    parts = [work / f"part{number}of{ranks}" for number in range(1, ranks + 1)] if ranks > 1 else [work]
+    quiet = None if distributed.is_main() else True
+    with (
+        _Part(parts[distributed.rank()], key, len(own)) as part,
+        tqdm(total=len(own), initial=part.done, unit="img", desc=encoder.name, disable=quiet) as bar,
+    ):
+        for pooled_ND, grid_NRC in encode_photos(encoder, device, paths[part.done :], mirrored=photos.mirrored):
+            part.write(pooled_ND, grid_NRC)
+            bar.update(len(pooled_ND))
+    if ranks > 1:
         distributed.barrier()
         if not distributed.is_main():
             return
         _join(parts, work, len(images))
-    write_json(work / "images.json", {**about, "images": list(images)})
+    write_json(work / "images.json", {**about, "images": images})
     for leftover in work.glob("part*of*"):
         shutil.rmtree(leftover)
 
 
 def finish(work: Path, folder: Path) -> None:
-    """Make a store of a whole ``work``. Until then it knows that it is whole, and a killed run need not repeat it."""
+    """Move a complete ``work`` to its place. Until then a killed run finds in it that all photos are done."""
     (work / "progress.json").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(work, folder)
 
 
-def _extract(
-    encoder: Encoder, grid: int, device: str, photos: Path, images: Sequence[str], work: Path, key: str, mirrored: bool
-) -> None:
-    progress = work / "progress.json"
-    done = 0
-    if progress.exists():
-        state = read_json(progress)
-        done = state["done"] if state["key"] == key else 0
-    if not done:
-        shutil.rmtree(work, ignore_errors=True)
-    pooled = grids = None
-    quiet = None if distributed.is_main() else True
-    bar = tqdm(total=len(images), initial=done, unit="img", desc=encoder.name, disable=quiet)
-    paths = [photos / image for image in images[done:]]
-    for pooled_ND, grid_NRC in encode_photos(encoder, device, paths, mirrored=mirrored):
-        if pooled is None:
-            mode: Any = "r+" if done else "w+"
-            pooled = _array(work / "pooled.npy", mode, np.float32, (len(images), pooled_ND.shape[1]))
-            if grid:
-                grids = _array(work / "grid.npy", mode, np.float16, (len(images), *grid_NRC.shape[1:]))
-        pooled[done : done + len(pooled_ND)] = pooled_ND
-        pooled.flush()
-        if grids is not None:
-            grids[done : done + len(pooled_ND)] = grid_NRC
-            grids.flush()
-        done += len(pooled_ND)
-        write_json(progress, {"key": key, "done": done})
-        bar.update(len(pooled_ND))
-    bar.close()
+class _Part:
+    """A folder with the features of ``count`` photos, written block by block, and a record of how many are done."""
+
+    def __init__(self, folder: Path, key: str, count: int) -> None:
+        self._folder, self._key, self._count = folder, key, count
+        self._arrays: dict[str, np.memmap[Any, Any]] = {}
+        self.done = 0
+        if (folder / "progress.json").exists():
+            state = read_json(folder / "progress.json")
+            self.done = state["done"] if state["key"] == key else 0
+        if not self.done:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._thread = ThreadPoolExecutor(1)  # it waits for the disk while the next block is encoded
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> "_Part":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()
+        if self._writing and kind is None:
+            self._writing.result()
+
+    def write(self, pooled_ND: Floats, grid_NRC: NDArray[Any]) -> None:
+        """Start writing the next block, once the one before is written."""
+        if self._writing:
+            self._writing.result()
+        self._writing = self._thread.submit(self._write, self.done, pooled_ND, grid_NRC)
+        self.done += len(pooled_ND)
+
+    def _write(self, row: int, pooled_ND: Floats, grid_NRC: NDArray[Any]) -> None:
+        for name, values, dtype in (("pooled.npy", pooled_ND, np.float32), ("grid.npy", grid_NRC, np.float16)):
+            if not values.size:  # an encoder without a grid
+                continue
+            path = self._folder / name
+            if name not in self._arrays:
+                self._arrays[name] = _array(path, "r+" if row else "w+", dtype, (self._count, *values.shape[1:]))
+            self._arrays[name][row : row + len(values)] = values
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())  # NumPy's flush would stop all threads
+        write_json(self._folder / "progress.json", {"key": self._key, "done": row + len(pooled_ND)})
 
 
 def _join(parts: Sequence[Path], work: Path, count: int) -> None:
-    """Write the parts' arrays one after another into ``work``; ``count`` photos they have to be."""
+    """Write the parts' arrays one after another into ``work``; they have to be of ``count`` photos."""
     for name in ("pooled.npy", "grid.npy"):
         arrays = [np.load(part / name, mmap_mode="r") for part in parts if (part / name).exists()]
         rows = [*accumulate(map(len, arrays), initial=0)]
@@ -154,7 +250,7 @@ def _array(path: Path, mode: Any, dtype: Any, shape: tuple[int, ...]) -> np.memm
         path.parent.mkdir(parents=True, exist_ok=True)
         array = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
         if mode == "w+" and hasattr(os, "posix_fallocate"):
-            # Without its blocks reserved, a full disk would kill the process at some later write, without a word.
+            # Reserve the blocks: otherwise a full disk kills the process at a later write, without a message.
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         return array

@@ -46,6 +46,11 @@ class Encoder:
     network: nn.Module
     weights_digest: str
 
+    @property
+    def grid(self) -> int:
+        """Regions a side; 0 for none."""
+        return cast(Network, self.network).grid
+
 
 class Network(nn.Module):
     """Bytes in, pooled vector and grid out: normalisation, CNN and pooling in one graph."""

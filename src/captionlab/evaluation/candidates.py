@@ -19,7 +19,7 @@ from captionlab.inference.captioner import Captioner, EnsembleCaptioner, Sentenc
 from captionlab.models.base import Features
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.fit import features_for
-from captionlab.training.loop import measure
+from captionlab.training.step import measure
 
 PHOTOS_AT_ONCE = 100
 

@@ -12,7 +12,7 @@ from captionlab.core.tokens import PAD
 from captionlab.finetuning.validation import CiderJudge
 from captionlab.models.base import Decoder
 from captionlab.training.batches import Batch, CaptionedFeatures
-from captionlab.training.loop import spoken
+from captionlab.training.step import teacher_forced_logits
 
 
 class Distilling:
@@ -52,7 +52,7 @@ class Distilling:
     @torch.no_grad()
     def _ask(self, batch: Batch) -> None:
         features = self._train_set.features(batch.positions).to(str(batch.tokens_BT.device))
-        _, logits_NV, _ = spoken(self._teacher, batch._replace(features=features))
+        _, logits_NV, _ = teacher_forced_logits(self._teacher, batch._replace(features=features))
         best = logits_NV.float().softmax(-1).topk(min(self._top_k, logits_NV.shape[1]))
         shares_NK = best.values / best.values.sum(1, keepdim=True)
         lengths_B = (batch.tokens_BT[:, 1:] != PAD).sum(1)

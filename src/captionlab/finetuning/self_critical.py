@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from captionlab.core.tokens import END, PAD
 from captionlab.data.vocab import Vocabulary
 from captionlab.finetuning.validation import CiderJudge
-from captionlab.inference.decoding import NEVER_SAID, draw
+from captionlab.inference.decoding import NEVER_SAID, sample
 from captionlab.metrics.cider import CiderD, Words
 from captionlab.models.base import Decoder
 from captionlab.training.batches import Batch, CaptionedFeatures
-from captionlab.training.loop import spoken
+from captionlab.training.step import teacher_forced_logits
 
 
 class SelfCritical:
@@ -48,22 +48,24 @@ class SelfCritical:
         return torch.tensor(scores, dtype=torch.float32).view(len(positions), self._samples)
 
     def loss(self, model: Decoder, batch: Batch, logits_NV: Tensor, cross_entropy: Tensor) -> tuple[Tensor, float]:
-        """The mixed loss of a batch, given its cross-entropy, and the mean reward of what was drawn.
+        """The mixed loss of a batch, given its cross-entropy, and the mean reward of the sampled captions.
 
-        The captions are drawn without dropout and made likelier with it.
+        The captions are sampled without dropout and made more likely with it.
         """
         model.eval()
-        tokens_BT = draw(model, batch.features, count=self._samples, max_words=self.judge.decoding.max_words)
+        tokens_BT = sample(model, batch.features, count=self._samples, max_words=self.judge.decoding.max_words)
         model.train()
         reward_PS = self.rewards(tokens_BT, batch.positions)
-        # A draw's reward above the mean of the others; equals S / (S - 1) times that above the mean of all.
+        # A sample's reward above the mean of the others; equals S / (S - 1) times that above the mean of all.
         advantage_PS = (reward_PS - reward_PS.mean(1, keepdim=True)) * (self._samples / (self._samples - 1))
         advantage_B = advantage_PS.flatten().to(tokens_BT.device)
         photo_B = torch.arange(len(reward_PS), device=tokens_BT.device).repeat_interleave(self._samples)
-        _, drawn_NV, target_N = spoken(model, batch._replace(tokens_BT=tokens_BT, photo_B=photo_B))
-        row_N = (tokens_BT[:, 1:] != PAD).nonzero()[:, 0]
-        never = torch.tensor(NEVER_SAID, device=tokens_BT.device)
-        drawn_NV = drawn_NV.float().index_fill(1, never, -torch.inf)
-        nats_N = nn.functional.cross_entropy(drawn_NV, target_N, reduction="none")
-        drawn = (advantage_B[row_N] * nats_N).mean()
-        return self._cross_entropy * cross_entropy + (1 - self._cross_entropy) * drawn, reward_PS.mean().item()
+        _, sampled_NV, target_N = teacher_forced_logits(model, batch._replace(tokens_BT=tokens_BT, photo_B=photo_B))
+        row_N, step_N = (tokens_BT[:, 1:] != PAD).nonzero(as_tuple=True)
+        impossible_NV = torch.zeros_like(sampled_NV, dtype=torch.bool)
+        impossible_NV[:, NEVER_SAID] = True
+        impossible_NV[:, END] = step_N == 0  # as in sampling: a caption has a word
+        sampled_NV = sampled_NV.float().masked_fill(impossible_NV, -torch.inf)
+        nats_N = nn.functional.cross_entropy(sampled_NV, target_N, reduction="none")
+        sampled = (advantage_B[row_N] * nats_N).mean()
+        return self._cross_entropy * cross_entropy + (1 - self._cross_entropy) * sampled, reward_PS.mean().item()

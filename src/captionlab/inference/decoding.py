@@ -1,6 +1,7 @@
-"""Greedy and beam search and drawing by chance, batched over photos, for any system. Knows the decoder contract only.
+"""Greedy search, beam search and sampling, batched over photos, for any system. Knows the decoder contract only.
 
-Shape letters: P photos, K hypotheses a photo, B hypotheses of all photos, V words.
+A caption has at least one word: END is impossible at the first step. Shape letters: P photos, K hypotheses a photo,
+B hypotheses of all photos, T words so far, V words, X candidates, N candidates of all steps.
 """
 
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captionlab.core.tokens import END, PAD, START, UNK
-from captionlab.models.base import Decoder, Features
+from captionlab.models.base import Decoder, Features, State
 
 NEVER_SAID = (PAD, START, UNK)
 
@@ -22,89 +23,110 @@ class Hypothesis(NamedTuple):
     score: float  # log_prob / length ** length_penalty, END counted; what the search ranks by
 
 
+class _Ended(NamedTuple):
+    """Candidates of one step, on the device; those with a finite log_prob are finished captions."""
+
+    photo_P: Tensor
+    tokens_PKT: Tensor
+    log_probs_PK: Tensor
+    length: int  # END counted
+
+
 @torch.inference_mode()
 def beam_search(
     model: Decoder, features: Features, *, beam: int, length_penalty: float, max_words: int
 ) -> list[list[Hypothesis]]:
-    """The best captions of each photo, best first; at least one and up to ``beam``. A beam of 1 is greedy.
+    """The best captions of each photo, best first: at least one and up to ``beam``. A beam of 1 is greedy search.
 
-    A photo is done when ``beam`` of its captions have ended. What has not ended after ``max_words`` counts as it
-    stands, so that every photo gets a caption.
+    A photo is done when ``beam`` of its captions have ended. A caption that has not ended after ``max_words`` counts
+    as it is, so that every photo gets a caption.
     """
     photos = len(features.pooled_PD)
     device = features.pooled_PD.device
     state = model.start(features)
-    photo_P = list(range(photos))  # those still at work; P falls as photos are done
+    photo_P = torch.arange(photos, device=device)  # photos that are not done
+    count_P = torch.zeros(photos, dtype=torch.long, device=device)  # of their captions that have ended
     tokens_B = torch.full((photos,), START, device=device)
     log_probs_PK = torch.zeros(photos, 1, device=device)
-    said_PKT = torch.empty(photos, 1, 0, dtype=torch.long, device=device)
-    done: list[list[Hypothesis]] = [[] for _ in range(photos)]
+    words_PKT = torch.empty(photos, 1, 0, dtype=torch.long, device=device)
+    ended: list[_Ended] = []
     for length in range(1, max_words + 1):
-        log_probs_BV, state = model.step(tokens_B, state)
-        log_probs_BV[:, NEVER_SAID] = -torch.inf
+        log_probs_BV, state = _next_word(model, tokens_B, state, first=length == 1)
         k, v = log_probs_PK.shape[1], log_probs_BV.shape[1]
         total_PX = (log_probs_PK.unsqueeze(-1) + log_probs_BV.view(len(photo_P), k, v)).flatten(1)
-        # Each hypothesis can end only once, so twice the beam always holds enough that go on.
+        # Each hypothesis can end only once, so twice the beam always contains enough that go on.
         best_PX, index_PX = total_PX.topk(min(2 * beam, total_PX.shape[1]))
         parent_PX, word_PX = index_PX // v, index_PX % v
         ends_PX = word_PX == END
-        for p, x in (ends_PX[:, :beam] & best_PX[:, :beam].isfinite()).nonzero().tolist():
-            ended = done[photo_P[p]]
-            if len(ended) < beam:
-                tokens = said_PKT[p, parent_PX[p, x]].tolist()
-                ended.append(_hypothesis(tokens, best_PX[p, x].item(), length, length_penalty))
-        left = [p for p, photo in enumerate(photo_P) if len(done[photo]) < beam]
-        if not left:
-            return _ranked(done)
+        ends_PK = best_PX.masked_fill(~ends_PX, -torch.inf)[:, :beam]
+        ended.append(_Ended(photo_P, _take(words_PKT, parent_PX[:, :beam]), ends_PK, length))
+        count_P = count_P + ends_PK.isfinite().sum(1)
         going_PX = best_PX.masked_fill(ends_PX, -torch.inf)
         log_probs_PK, keep_PK = going_PX.topk(min(beam, going_PX.shape[1]))
         parent_PK, word_PK = parent_PX.gather(1, keep_PK), word_PX.gather(1, keep_PK)
-        said_PKT = torch.cat([_take(said_PKT, parent_PK), word_PK.unsqueeze(-1)], -1)
+        words_PKT = torch.cat([_take(words_PKT, parent_PK), word_PK.unsqueeze(-1)], -1)
         parent_PK += k * torch.arange(len(photo_P), device=device).unsqueeze(1)
-        if len(left) < len(photo_P):
-            photo_P = [photo_P[p] for p in left]
-            left_P = torch.tensor(left, device=device)
-            log_probs_PK, said_PKT, parent_PK, word_PK = (
-                tensor[left_P] for tensor in (log_probs_PK, said_PKT, parent_PK, word_PK)
+        left_P = (count_P < beam).nonzero().squeeze(1)  # the one place of a step that waits for the device
+        if len(left_P) < len(photo_P):
+            photo_P, count_P, log_probs_PK, words_PKT, parent_PK, word_PK = (
+                tensor[left_P] for tensor in (photo_P, count_P, log_probs_PK, words_PKT, parent_PK, word_PK)
             )
-            state = state.of_photos(left_P)
+            if not len(photo_P):
+                break
+            state = state.select_photos(left_P)
         state = state.reorder(parent_PK.flatten())
         tokens_B = word_PK.flatten()
-    for p, photo in enumerate(photo_P):
-        for x in range(log_probs_PK.shape[1]):
-            if len(done[photo]) < beam and log_probs_PK[p, x].isfinite():
-                tokens = said_PKT[p, x].tolist()
-                done[photo].append(_hypothesis(tokens, log_probs_PK[p, x].item(), max_words, length_penalty))
-    return _ranked(done)
+    ended.append(_Ended(photo_P, words_PKT, log_probs_PK, max_words))
+    return _ranked(ended, photos, beam, length_penalty)
 
 
-@torch.no_grad()  # not inference_mode: what is drawn is trained on
-def draw(model: Decoder, features: Features, *, count: int, max_words: int) -> Tensor:
-    """``count`` captions a photo, drawn from the model's own probabilities with torch's generator: tokens_BT.
+@torch.no_grad()  # not inference_mode: the captions are trained on
+def sample(model: Decoder, features: Features, *, count: int, max_words: int) -> Tensor:
+    """``count`` captions for each photo, sampled from the model's probabilities with torch's generator: tokens_BT.
 
-    A row is START, up to ``max_words`` words, END (unless that many were said) and PAD. A photo's rows stand together.
+    A row is START, up to ``max_words`` words, END (unless ``max_words`` are reached) and PAD. The captions of a photo
+    are consecutive rows.
     """
     state = model.start(features).repeat(count)
     tokens_B = torch.full((len(features.pooled_PD) * count,), START, device=features.pooled_PD.device)
-    said, ended_B = [tokens_B], torch.zeros_like(tokens_B, dtype=torch.bool)
-    for _ in range(max_words):
-        log_probs_BV, state = model.step(tokens_B, state)
-        log_probs_BV[:, NEVER_SAID] = -torch.inf
+    steps, ended_B = [tokens_B], torch.zeros_like(tokens_B, dtype=torch.bool)
+    for length in range(1, max_words + 1):
+        log_probs_BV, state = _next_word(model, tokens_B, state, first=length == 1)
         tokens_B = log_probs_BV.exp().multinomial(1).squeeze(1)
-        said.append(tokens_B.masked_fill(ended_B, PAD))
+        steps.append(tokens_B.masked_fill(ended_B, PAD))
         ended_B = ended_B | (tokens_B == END)
         if ended_B.all():
             break
-    return torch.stack(said, 1)
+    return torch.stack(steps, 1)
 
 
-def _ranked(done: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
-    return [sorted(ended, key=lambda hypothesis: -hypothesis.score) for ended in done]
+def _next_word(model: Decoder, tokens_B: Tensor, state: State, *, first: bool) -> tuple[Tensor, State]:
+    """The model's step, with probability 0 for what no caption has at this place."""
+    log_probs_BV, state = model.step(tokens_B, state)
+    for word in (*NEVER_SAID, END) if first else NEVER_SAID:
+        log_probs_BV[:, word].fill_(-torch.inf)
+    return log_probs_BV, state
 
 
-def _hypothesis(tokens: list[int], log_prob: float, length: int, penalty: float) -> Hypothesis:
-    return Hypothesis(tuple(tokens), log_prob, log_prob / length**penalty)
+def _ranked(ended: list[_Ended], photos: int, beam: int, penalty: float) -> list[list[Hypothesis]]:
+    """Each photo's first ``beam`` finished captions in the order they ended, then sorted by score."""
+    longest = max(step.tokens_PKT.shape[2] for step in ended)
+    photo_N = torch.cat([step.photo_P.unsqueeze(1).expand_as(step.log_probs_PK).flatten() for step in ended]).cpu()
+    log_prob_N = torch.cat([step.log_probs_PK.flatten() for step in ended]).cpu()
+    tokens_NT = torch.cat([
+        torch.nn.functional.pad(step.tokens_PKT, (0, longest - step.tokens_PKT.shape[2]), value=PAD).flatten(0, 1)
+        for step in ended
+    ]).cpu()  # fmt: skip
+    length_N = torch.cat([torch.full((step.log_probs_PK.numel(),), step.length) for step in ended])
+    real_N = log_prob_N.isfinite()
+    found: list[list[Hypothesis]] = [[] for _ in range(photos)]
+    columns = (column[real_N].tolist() for column in (photo_N, tokens_NT, log_prob_N, length_N))
+    for photo, tokens, log_prob, length in zip(*columns, strict=True):
+        if len(found[photo]) < beam:
+            words = tuple(token for token in tokens if token != PAD)
+            found[photo].append(Hypothesis(words, log_prob, log_prob / length**penalty))
+    return [sorted(captions, key=lambda hypothesis: -hypothesis.score) for captions in found]
 
 
-def _take(said_PKT: Tensor, parent_PK: Tensor) -> Tensor:
-    return said_PKT.gather(1, parent_PK.unsqueeze(-1).expand(-1, -1, said_PKT.shape[2]))
+def _take(words_PKT: Tensor, parent_PK: Tensor) -> Tensor:
+    return words_PKT.gather(1, parent_PK.unsqueeze(-1).expand(-1, -1, words_PKT.shape[2]))

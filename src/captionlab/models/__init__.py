@@ -1,1 +1,1 @@
-"""The captioning systems: the decoder contract in ``base``, and one file a system. Knows no data, files or words."""
+"""The captioning systems: the decoder contract in ``base`` and one file for each system. No data, files or words."""

@@ -2,52 +2,57 @@
 
 Knows tensors only: no data, files or words. Shape letters: P photos, B captions or hypotheses, T time steps,
 V words, L layers, H hidden size, E word embedding size, D pooled vector size, R regions, C grid channels,
-A attention size.
+A attention size, X any size.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from captionlab.core.devices import to_device
 from captionlab.core.tokens import PAD
 
 Lstm = TypeVar("Lstm", nn.LSTM, nn.LSTMCell)
 
 
 class Features(NamedTuple):
-    """What an encoder saw: a row a photo."""
+    """An encoder's output, one row a photo."""
 
     pooled_PD: Tensor
     grid_PRC: Tensor | None = None
-    others: "tuple[Features, ...]" = ()  # what further encoders saw of the same photos, for an ensemble
+    others: "tuple[Features, ...]" = ()  # the same photos' features by further encoders, for an ensemble
 
-    def to(self, device: str) -> "Features":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Features":
+        """The same features with each tensor changed."""
+        grid_PRC = None if self.grid_PRC is None else change(self.grid_PRC)
+        return Features(change(self.pooled_PD), grid_PRC, tuple(other.map(change) for other in self.others))
+
+    def to(self, device: str | torch.device) -> "Features":
         """The same features on another device."""
-        grid_PRC = None if self.grid_PRC is None else self.grid_PRC.to(device)
-        return Features(self.pooled_PD.to(device), grid_PRC, tuple(other.to(device) for other in self.others))
+        return self.map(lambda tensor: to_device(tensor, device))
 
 
 class Outputs(NamedTuple):
     """What a decoder computed under teacher forcing, before the word layer."""
 
     hidden_BTH: Tensor
-    attention_BTR: Tensor | None = None
+    attention_BTR: Tensor | None = None  # shares that sum to 1; 0 where the token is PAD
 
 
 class State(NamedTuple):
-    """Where a decoder stands in its captions. Photo p owns the hypotheses p * B / P up to (p + 1) * B / P."""
+    """A decoder's state between two words. Hypotheses p * B / P up to (p + 1) * B / P belong to photo p."""
 
-    memory: tuple[Tensor, ...]  # a row a photo; the same at every step
-    hidden: tuple[Tensor, ...]  # a row a hypothesis
+    memory: tuple[Tensor, ...]  # one row a photo; the same at every step
+    hidden: tuple[Tensor, ...]  # one row a hypothesis
 
     def reorder(self, index_B: Tensor) -> "State":
-        """Take over other hypotheses' pasts; every photo of ``memory`` keeps its own, equally many, in its order."""
+        """Select hypotheses by index: the same number for each photo of ``memory``, photo by photo."""
         return State(self.memory, tuple(tensor.index_select(0, index_B) for tensor in self.hidden))
 
-    def of_photos(self, index_P: Tensor) -> "State":
-        """Forget the other photos' memory; their hypotheses leave with the ``reorder`` that has to follow."""
+    def select_photos(self, index_P: Tensor) -> "State":
+        """Drop the memory of the other photos; a ``reorder`` that drops their hypotheses has to follow."""
         return State(tuple(tensor.index_select(0, index_P) for tensor in self.memory), self.hidden)
 
     def repeat(self, count: int) -> "State":
@@ -58,19 +63,25 @@ class State(NamedTuple):
 class Decoder(nn.Module):
     """A captioning system: image features and the words so far in, the next word's probabilities out.
 
-    ``forward`` and repeated ``step``s compute the same; a test holds every system to it.
+    ``forward`` and repeated ``step``s compute the same; a test checks this for every system.
     """
 
     standardise: "Standardise"
 
     def outputs(self, features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
-        """Hidden vectors for whole captions at once; ``tokens_BT`` begins with START, PAD fills the end.
+        """Hidden vectors for whole captions at once; ``tokens_BT`` begins with START and is filled up with PAD.
 
-        Row b of ``tokens_BT`` describes row ``photo_B[b]`` of the features; ``index_select`` takes it, for plain
-        indexing adds the gradients of a photo's captions in whatever order the threads come. Positions after END are
-        undefined.
+        Row b of ``tokens_BT`` describes row ``photo_B[b]`` of the features. Hidden vectors after END are undefined.
         """
         raise NotImplementedError
+
+    def uses_fixed_shapes(self, tokens_BT: Tensor) -> bool:
+        """Whether ``outputs`` computes padding as well, so that its operations depend on shapes alone.
+
+        So it is on a GPU: leaving padding out would mean to wait for the GPU to say how long the captions are, and
+        operations that depend on shapes alone can be launched as one CUDA graph. A CPU leaves padding out.
+        """
+        return tokens_BT.device.type != "cpu"
 
     def words(self, hidden_XH: Tensor) -> Tensor:
         """The word layer: hidden vectors (..., H) to logits (..., V)."""
@@ -81,18 +92,20 @@ class Decoder(nn.Module):
         raise NotImplementedError
 
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read one word a hypothesis (START first); return log_probs_BV of the next and the state after it."""
+        """Read one word for each hypothesis (START first): log_probs_BV of the next word, and the state after it."""
         raise NotImplementedError
 
     def forward(self, features: Features, tokens_BT: Tensor, photo_B: Tensor | None = None) -> Tensor:
-        """Teacher forcing: logits_BTV. Without ``photo_B`` there is one caption a photo, in order."""
+        """Teacher forcing: logits_BTV. Without ``photo_B`` each photo has one caption, in order."""
         if photo_B is None:
             photo_B = torch.arange(len(tokens_BT), device=tokens_BT.device)
         return self.words(self.outputs(features, tokens_BT, photo_B).hidden_BTH)
 
 
 class Standardise(nn.Module):
-    """Bring each channel to mean 0 and deviation 1 over the training photos; fitted once, kept with the weights."""
+    """Scale each channel to mean 0 and standard deviation 1 over the training photos; fitted once, saved with the
+    weights. Takes 16-bit or 32-bit features and returns float32.
+    """
 
     mean: Tensor
     scale: Tensor
@@ -103,7 +116,7 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(channels))
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
-        """Learn mean and deviation from blocks (..., channels), in float64 so that the block size does not matter."""
+        """Compute mean and deviation from blocks (..., channels), in float64 so that the block size does not matter."""
         total = torch.zeros(len(self.mean), dtype=torch.float64)
         squares, count = total.clone(), 0
         for block in blocks:
@@ -120,8 +133,8 @@ class Standardise(nn.Module):
 def one_bias(lstm: Lstm, forget: float = 1.0) -> Lstm:
     """Give an LSTM one bias, as its equations and Keras have it: PyTorch's second one is fixed at zero.
 
-    The forget gate's bias begins at ``forget``: 1 as Jozefowicz et al. 2015 advise and Keras has it, more for what has
-    to be remembered longer.
+    The forget gate's bias starts at ``forget``: 1 as Jozefowicz et al. 2015 advise and Keras does, more where the LSTM
+    has to remember something for longer.
     """
     for name, parameter in lstm.named_parameters():
         if name.startswith("bias_hh"):
@@ -133,11 +146,22 @@ def one_bias(lstm: Lstm, forget: float = 1.0) -> Lstm:
     return lstm
 
 
-def read_one(lstm: nn.LSTM, input_BE: Tensor, h_BLH: Tensor, c_BLH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of an LSTM whose state has its rows in front, as a State wants it: hidden_BH, h_BLH, c_BLH."""
+def lstm_step(lstm: nn.LSTM, input_BE: Tensor, h_BLH: Tensor, c_BLH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of an LSTM whose state has its rows first, as ``State`` needs it: hidden_BH, h_BLH, c_BLH."""
     past = (h_BLH.transpose(0, 1).contiguous(), c_BLH.transpose(0, 1).contiguous())
     hidden_B1H, (h_LBH, c_LBH) = lstm(input_BE.unsqueeze(1), past)
     return hidden_B1H[:, 0], h_LBH.transpose(0, 1), c_LBH.transpose(0, 1)
+
+
+def of_captions(rows_PX: Tensor, photo_B: Tensor) -> Tensor:
+    """The row of each caption's photo, ``rows_PX[photo_B]``, with a gradient that is always summed in the same order.
+
+    Plain indexing adds the gradients of a photo's captions in any order. ``index_select`` does not on a CPU; on a GPU
+    ``embedding`` is the operation that keeps the order and does not wait for the device.
+    """
+    if rows_PX.device.type == "cpu":
+        return rows_PX.index_select(0, photo_B)
+    return nn.functional.embedding(photo_B, rows_PX.flatten(1)).unflatten(1, rows_PX.shape[1:])
 
 
 def lengths_of(tokens_BT: Tensor) -> Tensor:
@@ -146,11 +170,11 @@ def lengths_of(tokens_BT: Tensor) -> Tensor:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Trained parameters, which is how Keras counts them for the layers used here."""
+    """The number of trained parameters, as Keras counts them."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def megabytes(model: nn.Module) -> float:
-    """Size of everything a checkpoint stores, in millions of bytes; a shared tensor is stored once."""
+    """Size of all parameters and buffers in millions of bytes; a shared tensor counts once."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6

@@ -1,11 +1,11 @@
-"""Report A's System 1, and with it the four places to put the image (Tanti et al. 2017).
+"""Report A's System 1, with the four places where the image can enter (Tanti et al. 2017).
 
-| ``image`` | where it enters |
+| ``image`` | where the image enters |
 |---|---|
 | ``pre-inject`` | as the LSTM's first input, before the words: report A's System 1 (Vinyals et al. 2015) |
 | ``init-inject`` | as the first hidden state of every layer; the first cell state is zero |
 | ``par-inject`` | beside every word, as a part of the LSTM's input |
-| ``merge`` | beside the LSTM's output, before the word layer: the LSTM never sees it |
+| ``merge`` | beside the LSTM's output, before the word layer; not into the LSTM |
 
 Shape letters as in ``base``; I size of the image vector, X of the LSTM's input.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from captionlab.core.tokens import PAD
-from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, one_bias, read_one
+from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, lstm_step, of_captions, one_bias
 
 
 class Baseline(Decoder):
@@ -46,13 +46,13 @@ class Baseline(Decoder):
         return (zeros_LXH + image_XI if self.place == "init-inject" else zeros_LXH), zeros_LXH
 
     def outputs(self, features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
-        image_BI = self._image(features).index_select(0, photo_B)
+        image_BI = of_captions(self._image(features), photo_B)
         words_BTE = self.dropout(self.embedding(tokens_BT))
         image_BTI = image_BI.unsqueeze(1).expand(-1, tokens_BT.shape[1], -1)
         match self.place:
             case "pre-inject":
                 inputs_BTE = torch.cat([image_BTI[:, :1], words_BTE], 1)
-                # What follows the image itself is START, which nobody predicts.
+                # The output after the image would predict START, which is given.
                 return Outputs(self.lstm(inputs_BTE)[0][:, 1:])
             case "par-inject":
                 return Outputs(self.lstm(torch.cat([words_BTE, image_BTI], -1))[0])
@@ -68,13 +68,13 @@ class Baseline(Decoder):
         h_LPH, c_LPH = self._initial(image_PI)
         if self.place == "pre-inject":
             _, (h_LPH, c_LPH) = self.lstm(image_PI.unsqueeze(1))
-        seen_later = (image_PI,) if self.place in ("par-inject", "merge") else ()
-        return State(seen_later, (h_LPH.transpose(0, 1), c_LPH.transpose(0, 1)))
+        memory = (image_PI,) if self.place in ("par-inject", "merge") else ()
+        return State(memory, (h_LPH.transpose(0, 1), c_LPH.transpose(0, 1)))
 
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
         image_BI = [image_PI.repeat_interleave(len(tokens_B) // len(image_PI), 0) for image_PI in state.memory]
         par, merge = (image_BI if self.place == place else [] for place in ("par-inject", "merge"))
         input_BX = torch.cat([self.embedding(tokens_B), *par], -1)
-        hidden_BH, *hidden = read_one(self.lstm, input_BX, *state.hidden)
+        hidden_BH, *hidden = lstm_step(self.lstm, input_BX, *state.hidden)
         log_probs_BV = self.words(torch.cat([hidden_BH, *merge], -1)).log_softmax(-1)
         return log_probs_BV, State(state.memory, tuple(hidden))

@@ -18,7 +18,7 @@ def build_model(config: SystemParams, *, vocab: int, pooled: int, channels: int)
     """Build the network that a configuration names, with initial weights from torch's current seed.
 
     ``vocab`` words, features of ``pooled`` numbers a photo or ``channels`` a region.
-    Raises CaptionlabError for sizes that do not go together.
+    Raises CaptionlabError for sizes that do not fit together.
     """
     module, _, name = config.network.rpartition(".")
     network = getattr(import_module(f"captionlab.models.{module}"), name)

@@ -1,4 +1,4 @@
-"""Several trained systems that choose each word together: a decoder like any other. Knows the contract only.
+"""Several trained systems that choose each word together, as one decoder. Knows the decoder contract only.
 
 Shape letters as in ``base``; M members.
 """
@@ -13,7 +13,7 @@ from captionlab.models.base import Decoder, Features, Outputs, State
 
 
 class Ensemble(Decoder):
-    """The mean of the members' probabilities at each step. ``sources[m]`` says whose features member m looks at:
+    """The mean of the members' probabilities at each step. ``sources[m]`` says which features member m reads:
     0 for the features themselves, i for the i-th of their ``others``. All members must share one vocabulary.
     """
 
@@ -21,17 +21,17 @@ class Ensemble(Decoder):
         super().__init__()
         self.members = nn.ModuleList(members)
         self._sources = tuple(sources)
-        self._shares: list[tuple[int, int]] = []  # how many tensors of a state are each member's; known once started
+        self._counts: list[tuple[int, int]] = []  # how many tensors of a state each member has; set by start()
 
     def _each(self, features: Features) -> list[tuple[Decoder, Features]]:
-        seen = (features, *features.others)
+        sources = (features, *features.others)
         return [
-            (member, seen[source])  # type: ignore[misc]  # a ModuleList forgets what it holds
+            (member, sources[source])  # type: ignore[misc]  # a ModuleList is typed as holding any module
             for member, source in zip(self.members, self._sources, strict=True)
         ]
 
     def outputs(self, features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
-        """Here the word layer is already in them, for each member has its own: log_probs_BTV."""
+        """Log_probs_BTV in place of hidden vectors: each member has a word layer of its own."""
         return Outputs(_mean([member(own, tokens_BT, photo_B).log_softmax(-1) for member, own in self._each(features)]))
 
     def words(self, hidden_XH: Tensor) -> Tensor:
@@ -39,16 +39,16 @@ class Ensemble(Decoder):
 
     def start(self, features: Features) -> State:
         states = [member.start(own) for member, own in self._each(features)]
-        self._shares = [(len(state.memory), len(state.hidden)) for state in states]
+        self._counts = [(len(state.memory), len(state.hidden)) for state in states]
         return _joined(states)
 
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
         log_probs, states = [], []
         memory, hidden = state
-        for module, (remembered, hiding) in zip(self.members, self._shares, strict=True):
-            member: Decoder = module  # type: ignore[assignment]  # a ModuleList forgets what it holds
-            own = State(memory[:remembered], hidden[:hiding])
-            memory, hidden = memory[remembered:], hidden[hiding:]
+        for module, (memories, hiddens) in zip(self.members, self._counts, strict=True):
+            member: Decoder = module  # type: ignore[assignment]  # a ModuleList is typed as holding any module
+            own = State(memory[:memories], hidden[:hiddens])
+            memory, hidden = memory[memories:], hidden[hiddens:]
             log_probs_BV, after = member.step(tokens_B, own)
             log_probs.append(log_probs_BV)
             states.append(after)
@@ -56,7 +56,7 @@ class Ensemble(Decoder):
 
 
 def _joined(states: Sequence[State]) -> State:
-    """One state that holds all members' tensors, so that reordering it reorders each member's."""
+    """One state that holds the tensors of all members' states."""
     return State(
         tuple(tensor for state in states for tensor in state.memory),
         tuple(tensor for state in states for tensor in state.hidden),
@@ -64,7 +64,7 @@ def _joined(states: Sequence[State]) -> State:
 
 
 def _mean(log_probs: Sequence[Tensor]) -> Tensor:
-    """The logarithm of the members' mean probability; of one member, its own to the bit."""
+    """The logarithm of the members' mean probability; with one member, exactly its own."""
     if len(log_probs) == 1:
         return log_probs[0]
     return torch.stack(list(log_probs)).logsumexp(0) - math.log(len(log_probs))

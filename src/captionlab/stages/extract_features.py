@@ -32,7 +32,8 @@ def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
     if wanted[encoder].mirrored:
         views.append((out / MIRRORED, root / ".resume" / FEATURES.name / f"{encoder}.mirrored", True))
     for _, work, mirrored in views:
-        extraction.extract(network, grid, device, photos, images, work, dataset=dataset, mirrored=mirrored)
+        wanted_photos = extraction.Photos(folder=photos, images=images, dataset=dataset, mirrored=mirrored)
+        extraction.extract(network, device, wanted_photos, work)
     if not distributed.is_main():
         return []
     rate = len(views) * len(images) / (time.perf_counter() - began)

@@ -1,9 +1,11 @@
-"""From features and captions to tensors. Knows the feature store and the vocabulary; nothing of systems.
+"""From features and captions to batches of tensors. Knows the feature store and the vocabulary; nothing of systems.
 
 Shape letters as in ``models.base``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captionlab.core.devices import to_device
 from captionlab.core.records import Caption, Split
 from captionlab.core.tokens import PAD
 from captionlab.data.store import FeatureStore
@@ -18,50 +21,68 @@ from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Features
 
+CAPTIONS_MULTIPLE, TOKENS_MULTIPLE = 16, 4  # fixed shapes are multiples of these: few shapes, little padding
+
 
 class Batch(NamedTuple):
-    """Some photos with all their captions; ``tokens_BT[:, :-1]`` is read, ``tokens_BT[:, 1:]`` is to be said."""
+    """Some photos with all their captions; ``tokens_BT[:, :-1]`` is read, ``tokens_BT[:, 1:]`` is to be predicted."""
 
     features: Features
     tokens_BT: Tensor
     photo_B: Tensor
     positions: Sequence[int]  # of the photos in their CaptionedFeatures
-    words_share: float = 1.0  # of all words said in this step: less where ranks share it, 0 for one that has no photo
-    captions_share: float = 1.0
+    # This rank's share of the step's words and captions: 1 without torchrun, 0 for a rank that has no photo.
+    words_share: float | Tensor = 1.0
+    captions_share: float | Tensor = 1.0
 
-    def to(self, device: str) -> "Batch":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch with the tensors of photos and captions changed."""
+        features = self.features.map(change)
+        return self._replace(features=features, tokens_BT=change(self.tokens_BT), photo_B=change(self.photo_B))
+
+    def to(self, device: str | torch.device) -> "Batch":
         """The same batch on another device."""
-        features, tokens_BT, photo_B = self.features.to(device), self.tokens_BT.to(device), self.photo_B.to(device)
-        return self._replace(features=features, tokens_BT=tokens_BT, photo_B=photo_B)
+        return self.map(lambda tensor: to_device(tensor, device))
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors of photos and captions, always in the same order."""
+        found: list[Tensor] = []
+
+        def keep(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map(keep)
+        return found
 
 
 @dataclass(frozen=True)
 class CaptionedFeatures:
-    """The photos of one split: their rows in the store and their encoded captions."""
+    """The photos of one split: their rows in the feature store and their encoded captions."""
 
     store: FeatureStore
     use_grid: bool
     images: Sequence[str]  # sorted
     rows: np.ndarray[tuple[int], np.dtype[np.int64]]
     captions: Sequence[Sequence[Sequence[int]]]  # photo, caption, token
-    others: "Sequence[CaptionedFeatures]" = ()  # the same photos as further encoders saw them, for an ensemble
+    others: "Sequence[CaptionedFeatures]" = ()  # the same photos with features of further encoders, for an ensemble
 
     @classmethod
     def of(
         cls, store: FeatureStore, use_grid: bool, captions: Sequence[Caption], split: Split, vocab: Vocabulary
     ) -> "CaptionedFeatures":
-        """Collect a split's photos that have a caption with words; none at all is a CaptionlabError."""
+        """Collect a split's photos that have a caption with words; raises CaptionlabError if there are none."""
         by_image: dict[str, list[list[int]]] = {}
         for caption in captions:
             if caption.split == split and caption.words:
                 by_image.setdefault(caption.image, []).append(vocab.encode(caption.words))
         if not by_image:
-            raise CaptionlabError(f"split {split} has no captions; a system needs some to learn and to stop by")
+            raise CaptionlabError(f"split {split} has no captions; a system needs some for training and validation")
         images = sorted(by_image)
         return cls(store, use_grid, images, store.rows(images), [by_image[image] for image in images])
 
     def features(self, positions: Sequence[int], mirrored: Sequence[bool] = ()) -> Features:
-        """Read the features of some photos, by position, from the memory map; of the ``mirrored``, as mirror images."""
+        """Read features of photos, by position, from the memory map; of mirror images where ``mirrored`` is True."""
         rows, grid = self.rows[list(positions)], self.store.grid
         pooled_PD, grid_PRC = self.store.pooled[rows], grid[rows] if self.use_grid and grid is not None else None
         mirror = self.store.mirrored
@@ -79,9 +100,10 @@ class CaptionedFeatures:
     def batches(
         self, batch_size: int, shuffle_seed: int | None = None, rank: int = 0, ranks: int = 1
     ) -> Iterator[Batch]:
-        """Go once over the photos: in order, or shuffled by a seed and some of them mirrored, where the store can.
+        """One pass over the photos: in order, or shuffled by a seed and mirrored at random, if the store has mirrors.
 
-        Of several ``ranks`` each has its photos of every batch; one for which none is left has a photo of no weight.
+        With several ``ranks`` each gets a part of the photos of every batch. A rank for which none is left gets one
+        photo with a share of 0.
         """
         order = np.arange(len(self.rows))
         mirrored = np.zeros(len(order), dtype=bool)
@@ -95,23 +117,63 @@ class CaptionedFeatures:
             positions = together[rank::ranks] or together[:1]
             sequences = [tokens for position in positions for tokens in self.captions[position]]
             photo_B = [p for p, position in enumerate(positions) for _ in self.captions[position]]
-            tokens_BT = torch.full((len(sequences), max(map(len, sequences))), PAD)
+            tokens_BT = np.full((len(sequences), max(map(len, sequences))), PAD)
             for row, tokens in enumerate(sequences):
-                tokens_BT[row, : len(tokens)] = torch.tensor(tokens)
+                tokens_BT[row, : len(tokens)] = tokens
             features = self.features(positions, mirrored[positions].tolist())
-            batch = Batch(features, tokens_BT, torch.tensor(photo_B), positions)
+            batch = Batch(features, torch.from_numpy(tokens_BT), torch.tensor(photo_B), positions)
             if ranks > 1:
                 own, whole = self._size(together[rank::ranks]), self._size(together)
                 batch = batch._replace(words_share=own[0] / whole[0], captions_share=own[1] / whole[1])
             yield batch
 
     def _size(self, positions: Sequence[int]) -> tuple[int, int]:
-        """How many words are to be said of some photos, ends included, and in how many captions."""
+        """How many words are to be predicted for some photos, ends included, and in how many captions."""
         captions = [tokens for position in positions for tokens in self.captions[position]]
         return sum(map(len, captions)) - len(captions), len(captions)
 
     def feature_blocks(self, photos_per_block: int = 512) -> Iterator[Tensor]:
-        """Everything a Standardise is fitted on, block by block: the grid where it is used, else pooled."""
+        """Everything a Standardise is fitted on, block by block: the grid where it is used, else the pooled vectors."""
         for i in range(0, len(self.rows), photos_per_block):
             features = self.features(range(i, min(i + photos_per_block, len(self.rows))))
             yield features.pooled_PD if features.grid_PRC is None else features.grid_PRC
+
+
+def with_fixed_shape(batch: Batch, photos: int) -> Batch:
+    """Fill a batch up with zeros, so that batches have few different shapes: a CUDA graph is recorded for each.
+
+    There are ``photos`` photos; captions and tokens read are multiples of 16 and 4. What is added is padding: the
+    captions have no words.
+    """
+    captions, tokens = batch.tokens_BT.shape
+    tokens_BT = _filled(batch.tokens_BT, 0, _up(captions, CAPTIONS_MULTIPLE))
+    return batch._replace(
+        features=batch.features.map(lambda tensor: _filled(tensor, 0, photos)),
+        tokens_BT=_filled(tokens_BT, 1, 1 + _up(tokens - 1, TOKENS_MULTIPLE)),
+        photo_B=_filled(batch.photo_B, 0, _up(captions, CAPTIONS_MULTIPLE)),
+    )
+
+
+def prepared_for(device: str, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches on a device; for a GPU a thread prepares the next ones meanwhile."""
+    return (batch.to(device) for batch in (batches if device == "cpu" else prepared_ahead(batches)))
+
+
+def prepared_ahead(batches: Iterator[Batch], count: int = 2) -> Iterator[Batch]:
+    """The same batches; while one is used, a thread prepares the next ``count``."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(next, batches, None) for _ in range(count))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, batches, None))
+            yield batch
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def _filled(tensor: Tensor, dimension: int, size: int) -> Tensor:
+    """Zeros, which are PAD, behind a tensor's rows or columns up to ``size`` of them."""
+    missing = list(tensor.shape)
+    missing[dimension] = size - tensor.shape[dimension]
+    return torch.cat([tensor, tensor.new_zeros(missing)], dimension) if missing[dimension] else tensor

@@ -26,7 +26,7 @@ from captionlab.models.params import SystemParams
 from captionlab.tracking import runs
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.checkpoint import Checkpoint, Identity, load_checkpoint, save_checkpoint
-from captionlab.training.loop import Finetuning, train
+from captionlab.training.loop import Finetuning, ResumeFile, Splits, train
 from captionlab.training.warm_start import warm_start
 
 
@@ -127,8 +127,8 @@ def fit(params: Params, root: Path, experiment: Experiment, material: Material) 
             print(f"{experiment.key} {_progress(epoch, training.epochs)}", flush=True)
 
         trained = train(
-            model, material.train_set, material.val_set, training, device=choose_device(params.device),
-            resume=resume, key=key, on_epoch=on_epoch, finetuning=experiment.finetuning,
+            model.to(choose_device(params.device)), Splits(material.train_set, material.val_set), training,
+            resume_file=ResumeFile(resume, key), on_epoch=on_epoch, finetuning=experiment.finetuning,
         )  # fmt: skip
     if not distributed.is_main():
         return []

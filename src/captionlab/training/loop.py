@@ -1,56 +1,89 @@
-"""The training loop: epochs, early stopping, resume. Knows the decoder contract and batches; nothing of files' places.
+"""The training loop: epochs, early stopping, resuming. Knows the decoder contract, steps and batches.
 
-Shape letters as in ``models.base``; N real words of a batch.
+Nothing here knows where files belong. Shape letters as in ``models.base``; N real words of a batch.
 """
 
+import copy
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from captionlab.config import TrainingParams
 from captionlab.core import distributed
-from captionlab.core.devices import fp32_products, uses_bf16
+from captionlab.core.devices import gpu_arithmetic, uses_bf16
 from captionlab.core.files import atomic_file
 from captionlab.core.results import Epoch
-from captionlab.core.tokens import END, PAD, START
 from captionlab.errors import CaptionlabError
-from captionlab.models.base import Decoder, Outputs
-from captionlab.training.batches import Batch, CaptionedFeatures
-from captionlab.training.losses import SmoothedCrossEntropy
+from captionlab.models.base import Decoder
+from captionlab.training.batches import Batch, CaptionedFeatures, prepared_ahead, prepared_for, with_fixed_shape
+from captionlab.training.graphs import GraphedStep
+from captionlab.training.step import Meter, autocast, measure, packed_loss, padded_loss
 
-_Tensors = tuple[Tensor, ...] | list[Tensor]
+STEPS_A_CHECK = {"cpu": 1, "cuda": 100, "mps": 100}  # reading a loss means to wait for a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """How a training went; the model holds the weights of ``best_epoch``."""
+    """A training's history; the model has the weights of ``best_epoch``."""
 
     history: tuple[Epoch, ...]
     best_epoch: int
 
 
+class Splits(NamedTuple):
+    """The photos a system is trained on, and those that decide when to stop."""
+
+    train: CaptionedFeatures
+    val: CaptionedFeatures
+
+
+@dataclass(frozen=True)
+class ResumeFile:
+    """Where a training saves its state after each epoch. ``key`` tells the training apart from all others."""
+
+    path: Path
+    key: str
+
+    def load(self, device: str) -> dict[str, Any] | None:
+        """The state of an interrupted run; None if there is none, or if it is unreadable or another training's."""
+        if not self.path.exists():
+            return None
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            same = (content["key"], content["device"]) == (self.key, device)
+            return content["state"] if same else None
+        except Exception:  # whatever a broken file raises, the training starts again
+            return None
+
+    def save(self, state: dict[str, Any], device: str) -> None:
+        """Write the state as a whole or not at all."""
+        content = io.BytesIO()  # torch's own writer does not report a full disk
+        torch.save({"key": self.key, "device": device, "state": state}, content)
+        with atomic_file(self.path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+
+
 class Judge(Protocol):
-    """Who says how good the captions are that a system writes alone."""
+    """Scores the captions that a system generates by itself."""
 
     def cider(self, model: Decoder, device: str) -> float:
         """CIDEr-D of the validation captions."""
 
 
 class Finetuning(Protocol):
-    """What the loop asks of a training by more than the true captions."""
+    """A training on more than the true captions."""
 
     @property
     def judge(self) -> Judge:
-        """By whom it stops."""
+        """Its score decides when to stop."""
 
     def loss(
         self, model: Decoder, batch: Batch, logits_NV: Tensor, cross_entropy: Tensor
@@ -60,99 +93,182 @@ class Finetuning(Protocol):
 
 def train(
     model: Decoder,
-    train_set: CaptionedFeatures,
-    val_set: CaptionedFeatures,
+    splits: Splits,
     params: TrainingParams,
     *,
-    device: str,
-    resume: Path,
-    key: str,
+    resume_file: ResumeFile,
     on_epoch: Callable[[Epoch], None],
     finetuning: Finetuning | None = None,
 ) -> Trained:
     """Train until the validation loss stops falling, and leave the best epoch's weights in ``model``.
 
-    With ``finetuning`` its loss is trained on, until the validation captions' CIDEr-D stops rising.
-    With ``params.ema_decay`` it is the weights' moving average that is validated, and of which the best is kept.
+    It runs on the model's device. With ``finetuning`` its loss is trained on, until the CIDEr-D of the validation
+    captions stops rising. With ``params.ema_decay`` the moving average of the weights is validated and returned.
 
-    After each epoch the whole state goes to the file ``resume``; a run with the same ``key`` continues from it to
-    the result of an unbroken one. ``on_epoch`` hears of every epoch, resumed ones included. Under torchrun all ranks
-    call this, share each step's photos and get the same; the first one reads and writes ``resume``.
-    Raises CaptionlabError when the loss is no longer a number; the last good state stays in ``resume``.
+    After each epoch the whole state is saved; a run with the same key continues from it to the result of an
+    uninterrupted one. ``on_epoch`` is called for every epoch, resumed ones included. Under torchrun all ranks call
+    this, share each step's photos and get the same result; the first one reads and writes the resume file.
+    Raises CaptionlabError when the loss is not finite; the last good state stays in the resume file.
     """
-    model.to(device)
-    optimizer = _optimizer(model, params)
-    averaged = AveragedModel(model, multi_avg_fn=_averaging(params.ema_decay)) if params.ema_decay else None
-    judged = model if averaged is None else cast(Decoder, averaged.module)
-    steps_per_epoch = -(-len(train_set.rows) // params.batch_size)
-    history: list[Epoch] = []
-    distributed.broadcast_weights(model)
-    best = _copy(model)
-    stopping = _Stopping(params)
-    state = distributed.broadcast_object(_load_state(resume, key) if distributed.is_main() else None)
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if averaged is not None:
-            averaged.load_state_dict(state["averaged"])
-        best, history = state["best"], [Epoch(**row) for row in state["history"]]
-        for epoch in history:
-            stopping.hear(epoch)
-            on_epoch(epoch)
+    device = next(model.parameters()).device.type
     bf16 = uses_bf16(params.precision, device)
-    fp32_products(device)
-    while len(history) < params.epochs and not stopping.now:
-        number = len(history) + 1
-        seed = params.seed * 100_003 + number  # dropout depends on epoch and rank alone, so resuming is exact
-        torch.manual_seed(seed + 1_000_000_007 * distributed.rank())
-        model.train()
-        meter, rewards = _Meter(), list[float]()
-        batches = train_set.batches(params.batch_size, seed, distributed.rank(), distributed.world_size())
-        quiet = None if distributed.is_main() else True
-        bar = tqdm(batches, f"epoch {number}", steps_per_epoch, leave=False, unit="step", disable=quiet)
-        for step, batch in enumerate(bar):
-            done = (len(history) * steps_per_epoch + step) / (params.epochs * steps_per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = params.learning_rate * _schedule(params, done, stopping)
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-                batch = batch.to(device)
-                own_words = params.scheduled_sampling * done
-                loss, logits_NV = _step_loss(model, batch, params, meter, own_words)
-                if finetuning is not None:
-                    loss, reward = finetuning.loss(model, batch, logits_NV, loss)
-                    rewards += [] if reward is None else [reward]
-            _check_finite(loss.item(), f"epoch {number}, step {step + 1}", params)
-            optimizer.zero_grad()
-            loss.backward()
-            distributed.all_reduce_gradients(model)
-            nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
-            optimizer.step()
-            if averaged is not None:
-                averaged.update_parameters(model)
-        meter.gather()
-        val = measure(judged, val_set, params.batch_size, device, bf16)
-        _check_finite(val.loss, f"the validation of epoch {number}", params)  # before it reaches the resume file
-        epoch = Epoch(
-            epoch=number,
-            train_loss=meter.loss,
-            val_loss=val.loss,
-            train_accuracy=meter.accuracy,
-            val_accuracy=val.accuracy,
-            train_perplexity=_perplexity(meter.loss),
-            val_perplexity=_perplexity(val.loss),
-            learning_rate=optimizer.param_groups[0]["lr"],
-            train_reward=fmean(rewards) if rewards else None,
-            val_cider=finetuning.judge.cider(judged, device) if finetuning is not None else None,
+    distributed.broadcast_weights(model)
+    run = _Run(model, params)
+    state = distributed.broadcast_object(resume_file.load(device) if distributed.is_main() else None)
+    if state is not None:
+        run.load_state_dict(state)
+        for epoch in run.history:
+            on_epoch(epoch)
+    with gpu_arithmetic(device):
+        gradients = _Gradients(model, params, bf16, finetuning)
+        while len(run.history) < params.epochs and not run.stopping.now:
+            meter, rewards = _train_epoch(run, splits.train, gradients)
+            val = measure(run.validated, splits.val, params.batch_size, device, bf16)
+            _check_finite(val.loss, f"the validation of epoch {run.number}", params)  # before it is saved
+            epoch = Epoch(
+                epoch=run.number,
+                train_loss=meter.loss,
+                val_loss=val.loss,
+                train_accuracy=meter.accuracy,
+                val_accuracy=val.accuracy,
+                train_perplexity=_perplexity(meter.loss),
+                val_perplexity=_perplexity(val.loss),
+                learning_rate=run.optimizer.param_groups[0]["lr"],
+                train_reward=fmean(rewards) if rewards else None,
+                val_cider=finetuning.judge.cider(run.validated, device) if finetuning is not None else None,
+            )
+            run.finish(epoch)
+            if distributed.is_main():
+                resume_file.save(run.state_dict(), device)
+            on_epoch(epoch)
+    model.load_state_dict(run.best)
+    return Trained(history=tuple(run.history), best_epoch=run.stopping.best_epoch)
+
+
+class _Run:
+    """A training between two steps: everything that a resumed one needs."""
+
+    def __init__(self, model: Decoder, params: TrainingParams) -> None:
+        self.model, self.params = model, params
+        self.optimizer = _optimizer(model, params)
+        self.average = copy.deepcopy(model) if params.ema_decay else None
+        self.history: list[Epoch] = []
+        self.stopping = _Stopping(params)
+        self.best = _copy(model)
+
+    @property
+    def number(self) -> int:
+        """The present epoch's, from 1."""
+        return len(self.history) + 1
+
+    @property
+    def validated(self) -> Decoder:
+        """The system whose loss decides: the moving average, if there is one."""
+        return self.model if self.average is None else self.average
+
+    def finish(self, epoch: Epoch) -> None:
+        """Take note of an epoch."""
+        self.history.append(epoch)
+        self.stopping.hear(epoch)
+        if self.stopping.best_epoch == epoch.epoch:
+            self.best = _copy(self.validated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as torch saves it without pickling code."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "best": self.best,
+            "history": [asdict(epoch) for epoch in self.history],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what ``state_dict`` returned."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.best, self.history = state["best"], [Epoch(**row) for row in state["history"]]
+        for epoch in self.history:
+            self.stopping.hear(epoch)
+
+
+class _Gradients:
+    """Computes the gradients of one batch: from a CUDA graph where there is CUDA, except in a finetuning."""
+
+    def __init__(self, model: Decoder, params: TrainingParams, bf16: bool, finetuning: Finetuning | None) -> None:
+        self._model, self._params, self._bf16, self._finetuning = model, params, bf16, finetuning
+        self.device = next(model.parameters()).device
+        graphs = self.device.type == "cuda" and finetuning is None
+        self.graphed = GraphedStep(self._padded, model) if graphs else None
+
+    def prepared(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches as ``__call__`` wants them."""
+        if self.graphed is None:
+            return prepared_for(self.device.type, batches)
+        return prepared_ahead(with_fixed_shape(batch, self._params.batch_size) for batch in batches)
+
+    def __call__(self, batch: Batch, sampling: float) -> tuple[Tensor, Tensor, float | None]:
+        """Leave the gradients in the model: the batch's loss, the sums for a Meter, and a finetuning's reward."""
+        if self.graphed is not None:
+            return *self.graphed(batch, sampling), None
+        if self._finetuning is None and self._model.uses_fixed_shapes(batch.tokens_BT):
+            return *self._padded(batch, sampling), None
+        reward = None
+        with autocast(self._bf16):
+            loss, sums_3, logits_NV = packed_loss(self._model, batch, self._params, sampling)
+            if self._finetuning is not None:
+                loss, reward = self._finetuning.loss(self._model, batch, logits_NV, loss)
+        return self._backward(loss), sums_3, reward
+
+    def _padded(self, batch: Batch, sampling: float | Tensor) -> tuple[Tensor, Tensor]:
+        loss, sums_3 = padded_loss(
+            self._model, batch, self._params, sampling if self._params.scheduled_sampling else 0.0
         )
-        history.append(epoch)
-        stopping.hear(epoch)
-        if stopping.best_epoch == number:
-            best = _copy(judged)
-        if distributed.is_main():
-            _save_state(resume, key, model, optimizer, averaged, best, history)
-        on_epoch(epoch)
-    model.load_state_dict(best)
-    return Trained(history=tuple(history), best_epoch=stopping.best_epoch)
+        return self._backward(loss), sums_3
+
+    def _backward(self, loss: Tensor) -> Tensor:
+        self._model.zero_grad()
+        loss.backward()
+        return loss.detach()
+
+
+def _train_epoch(run: _Run, data: CaptionedFeatures, gradients: _Gradients) -> tuple[Meter, list[float]]:
+    """One pass over the photos: its sums, and the rewards of a finetuning's steps."""
+    model, params, rank, ranks = run.model, run.params, distributed.rank(), distributed.world_size()
+    steps = -(-len(data.rows) // params.batch_size)
+    seed = params.seed * 100_003 + run.number  # dropout depends on epoch and rank alone, so resuming is exact
+    torch.manual_seed(seed + 1_000_000_007 * rank)
+    model.train()
+    meter, rewards = Meter(), list[float]()
+    batches = gradients.prepared(data.batches(params.batch_size, seed, rank, ranks))
+    bar = tqdm(
+        batches, f"epoch {run.number}", steps, leave=False, unit="step", disable=None if distributed.is_main() else True
+    )
+    for step, batch in enumerate(bar):
+        number = (run.number - 1) * steps + step  # of all steps
+        done = number / (params.epochs * steps)
+        for group in run.optimizer.param_groups:
+            group["lr"] = params.learning_rate * _schedule(params, done, run.stopping)
+        loss, sums_3, reward = gradients(batch, params.scheduled_sampling * done)
+        meter.add(loss, sums_3 if batch.words_share else torch.zeros_like(sums_3))
+        if meter.unread == STEPS_A_CHECK[gradients.device.type]:
+            _check_losses(meter, run)
+        rewards += [] if reward is None else [reward]
+        distributed.all_reduce_gradients(model)
+        nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
+        run.optimizer.step()
+        if run.average is not None:
+            _update_average(run.average, model, params.ema_decay, number)
+    _check_losses(meter, run)
+    meter.gather()
+    return meter, rewards
+
+
+def _check_losses(meter: Meter, run: _Run) -> None:
+    for step, loss in meter.read():
+        _check_finite(loss, f"epoch {run.number}, step {step}", run.params)
 
 
 def _check_finite(loss: float, where: str, params: TrainingParams) -> None:
@@ -163,94 +279,8 @@ def _check_finite(loss: float, where: str, params: TrainingParams) -> None:
         )
 
 
-@dataclass
-class _Meter:
-    """Sums over real words."""
-
-    nats: float = 0.0
-    right: int = 0
-    words: int = 0
-
-    @property
-    def loss(self) -> float:
-        return self.nats / self.words
-
-    @property
-    def accuracy(self) -> float:
-        return self.right / self.words
-
-    def gather(self) -> None:
-        """Add up what the ranks heard."""
-        nats, right, words = distributed.all_reduce_sum(self.nats, self.right, self.words)
-        self.nats, self.right, self.words = nats, int(right), int(words)
-
-    def hear(self, nats_N: Tensor, words_N: Tensor, target_N: Tensor) -> None:
-        self.nats += nats_N.sum().item()
-        self.right += int((words_N == target_N).sum())
-        self.words += len(target_N)
-
-
-def spoken(model: Decoder, batch: Batch, own_words: float = 0.0) -> tuple[Outputs, Tensor, Tensor]:
-    """Teacher forcing over a batch: the outputs, logits_NV of every real word to be said, and which it was.
-
-    A word that is read is, with probability ``own_words``, not the true one but one that the system says there.
-    """
-    said_BT, target_BT = batch.tokens_BT[:, :-1], batch.tokens_BT[:, 1:]
-    real_BT = target_BT != PAD
-    read_BT = said_BT.where(real_BT, PAD)  # END is said, never read
-    if own_words:
-        read_BT = _with_own_words(model, batch, read_BT, real_BT, own_words)
-    outputs = model.outputs(batch.features, read_BT, batch.photo_B)
-    return outputs, model.words(outputs.hidden_BTH[real_BT]), target_BT[real_BT]
-
-
-@torch.no_grad()
-def _with_own_words(model: Decoder, batch: Batch, read_BT: Tensor, real_BT: Tensor, share: float) -> Tensor:
-    """What is read in scheduled sampling (Bengio et al. 2015), in two passes instead of a word at a time (Mihaylova and
-    Martins 2019): the words are drawn from what the system says after the true ones.
-    """
-    outputs = model.outputs(batch.features, read_BT, batch.photo_B)
-    logits_NV = model.words(outputs.hidden_BTH[real_BT]).float()
-    logits_NV[:, [PAD, START, END]] = -torch.inf  # never read after the first word
-    drawn_BT = read_BT.masked_scatter(real_BT, logits_NV.softmax(1).multinomial(1))
-    own_BT = real_BT[:, 1:] & (torch.rand(real_BT[:, 1:].shape, device=real_BT.device) < share)
-    return torch.cat([read_BT[:, :1], drawn_BT[:, :-1].where(own_BT, read_BT[:, 1:])], 1)
-
-
-def _step_loss(
-    model: Decoder, batch: Batch, params: TrainingParams, meter: _Meter, own_words: float = 0.0
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The loss of a batch, and logits_NV of its words."""
-    outputs, logits_NV, target_N = spoken(model, batch, own_words)
-    loss: Tensor
-    loss, nats_N, words_N = SmoothedCrossEntropy.apply(logits_NV, target_N, params.label_smoothing)  # type: ignore[no-untyped-call]
-    if batch.words_share:
-        meter.hear(nats_N, words_N, target_N)
-    loss = loss * batch.words_share  # the ranks' losses add up to the mean over all words
-    if params.doubly_stochastic and outputs.attention_BTR is not None:
-        looked_BR = outputs.attention_BTR.sum(1)
-        loss = loss + params.doubly_stochastic * batch.captions_share * (1 - looked_BR).square().mean()
-    return loss, logits_NV
-
-
-@torch.inference_mode()
-def measure(model: Decoder, data: CaptionedFeatures, batch_size: int, device: str, bf16: bool = False) -> Any:
-    """Loss in nats a word and accuracy under teacher forcing: an object with ``loss`` and ``accuracy``."""
-    model.eval()
-    meter = _Meter()
-    for batch in data.batches(batch_size, None, distributed.rank(), distributed.world_size()):
-        if not batch.words_share:
-            continue
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            _, logits_NV, target_N = spoken(model, batch.to(device))
-        _, nats_N, words_N = SmoothedCrossEntropy.apply(logits_NV, target_N, 0.0)  # type: ignore[no-untyped-call]
-        meter.hear(nats_N, words_N, target_N)
-    meter.gather()
-    return meter
-
-
 class _Stopping:
-    """Early stopping, and what the plateau schedule needs to know."""
+    """Early stopping, and the plateau schedule's number of reductions."""
 
     def __init__(self, params: TrainingParams) -> None:
         self._patience, self._plateau_patience = params.patience, params.plateau_patience
@@ -260,9 +290,9 @@ class _Stopping:
         self.reductions = 0
 
     def hear(self, epoch: Epoch) -> None:
-        falls = epoch.val_loss if epoch.val_cider is None else -epoch.val_cider
-        if falls < self._best:
-            self._best, self._waited, self.best_epoch = falls, 0, epoch.epoch
+        value = epoch.val_loss if epoch.val_cider is None else -epoch.val_cider
+        if value < self._best:
+            self._best, self._waited, self.best_epoch = value, 0, epoch.epoch
             return
         self._waited += 1
         if self._waited % self._plateau_patience == 0:
@@ -288,15 +318,11 @@ def _optimizer(model: Decoder, params: TrainingParams) -> torch.optim.Optimizer:
     return kind(trained, params.learning_rate, weight_decay=params.weight_decay, fused=True)
 
 
-def _averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """An exponential moving average that forgets sooner in its first steps, when the weights are still far off."""
-
-    @torch.no_grad()
-    def update(averages: _Tensors, weights: _Tensors, updates: Tensor | int) -> None:
-        done = int(updates)
-        torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + done) / (10 + done)))
-
-    return update
+@torch.no_grad()
+def _update_average(average: nn.Module, model: nn.Module, decay: float, updates: int) -> None:
+    """Update an exponential moving average that forgets sooner in its first steps, when the weights are far off."""
+    weight = 1 - min(decay, (1 + updates) / (10 + updates)) if updates else 1.0
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
@@ -305,32 +331,3 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
 
 def _perplexity(loss: float) -> float:
     return math.exp(min(loss, 50.0))
-
-
-def _save_state(
-    path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, averaged: nn.Module | None,
-    best: dict[str, Tensor], history: list[Epoch],
-) -> None:  # fmt: skip
-    state = {
-        "key": key,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "averaged": None if averaged is None else averaged.state_dict(),
-        "best": best,
-        "history": [asdict(epoch) for epoch in history],
-    }
-    content = io.BytesIO()  # torch's own writer does not say that a disk is full
-    torch.save(state, content)
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
-
-
-def _load_state(path: Path, key: str) -> dict[str, Any] | None:
-    """The state a killed run left, if it is of this very training; of another, or unreadable, it is not used."""
-    if not path.exists():
-        return None
-    try:
-        state = torch.load(path, weights_only=True)
-    except Exception:  # whatever a broken file raises, the training begins anew
-        return None
-    return state if isinstance(state, dict) and state.get("key") == key else None

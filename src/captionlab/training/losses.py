@@ -1,21 +1,23 @@
-"""The training loss over the word layer, with its gradient written out. Knows tensors only.
+"""The training loss over the word layer. Knows tensors only.
 
-The logits are the largest tensor of a training step. Autograd goes over it a dozen times for a smoothed
-cross-entropy; this goes over it about five times and keeps one copy. Shape letters: N words to be said, V vocabulary.
+Shape letters: N words to be predicted, V vocabulary.
 """
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from captionlab.core.tokens import PAD
 
 
 class SmoothedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy in nats a word, with label smoothing (Szegedy et al. 2016): the share ``smoothing`` of the target
-    is spread evenly over all words.
+    """Cross-entropy in nats a word, with label smoothing (Szegedy et al. 2016), for a CPU.
 
-    ``apply(logits_NV, target_N, smoothing)`` returns the loss, nats_N without smoothing and the likeliest words_N;
-    only the loss has a gradient.
+    The logits are the largest tensor of a training step. Autograd passes over it a dozen times; with the gradient
+    written out it is about five passes and one copy. ``smoothing`` is the share of the target that is spread evenly
+    over all words. ``apply(logits_NV, target_N, smoothing)`` returns the loss, nats_N without smoothing and the most
+    likely words_N; only the loss has a gradient.
     """
 
     @staticmethod
@@ -42,3 +44,15 @@ class SmoothedCrossEntropy(torch.autograd.Function):
             d_logits_NV -= d_loss * (ctx.smoothing / (n * v))
         d_target_N1 = (d_loss * (ctx.smoothing - 1) / n).expand(n, 1)
         return d_logits_NV.scatter_add_(1, target_N.unsqueeze(1), d_target_N1), None, None
+
+
+def padded_cross_entropy(logits_NV: Tensor, target_N: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The same where some targets are PAD, which do not count: for a GPU, where it waits for nothing.
+
+    nats_N is 0 where the target is PAD.
+    """
+    logits_NV = logits_NV.float()
+    loss = nn.functional.cross_entropy(logits_NV, target_N, ignore_index=PAD, label_smoothing=smoothing)
+    with torch.no_grad():
+        nats_N = nn.functional.cross_entropy(logits_NV, target_N, ignore_index=PAD, reduction="none")
+    return loss, nats_N, logits_NV.argmax(1)

@@ -31,7 +31,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
 from captionlab.training.fit import Material, fresh_model, settings_of, training_key
-from captionlab.training.loop import train
+from captionlab.training.loop import ResumeFile, Splits, train
 from captionlab.tuning.ranges import Space, changed, corners, draw, grid, overrides, read_ranges
 
 TRIALS = 10  # report B's, of its random search
@@ -266,10 +266,10 @@ def _run(search: Search, study: optuna.Study, trial: optuna.Trial) -> None:
             settings_of(config, training), _tags(search, study, trial.number, config.encoder),
         ) as tracker:  # fmt: skip
             material = Material.of(search.root, config)
+            model = fresh_model(config, training, material, f"{search.row}, trial {trial.number},")
             train(
-                fresh_model(config, training, material, f"{search.row}, trial {trial.number},"),
-                material.train_set, material.val_set, training,
-                device=choose_device(params.device), resume=resume, key=_key(study, trial.number), on_epoch=on_epoch,
+                model.to(choose_device(params.device)), Splits(material.train_set, material.val_set), training,
+                resume_file=ResumeFile(resume, _key(study, trial.number)), on_epoch=on_epoch,
             )  # fmt: skip
         value = _best_loss(history)
     except runs.Pruned:

@@ -1,11 +1,11 @@
-"""The attention recurrence as one differentiable operation, with its gradient written out.
+"""The attention recurrence as one differentiable operation, with its gradient written out. Knows tensors only.
 
-Left to autograd, each step of the loop fills gradients the size of the whole batch and multiplies weight gradients
-of a few rows. Here the weight gradients of all steps are one product each, the rectified energies are computed
-again instead of kept, and captions leave the batch as they end. Knows tensors only.
+Left to autograd, each step of the loop would fill gradients the size of the whole batch and compute weight gradients
+from a few rows. Here the weight gradients of all steps are one product each, the rectified energies are computed again
+instead of stored, and captions may leave the batch when they end.
 
-Shape letters as in ``base``: B captions sorted by falling length, R regions, M memory, A attention, H hidden,
-G = 4 H gates (input, forget, cell, output); n captions still alive at a step; N words of all steps, step by step.
+Shape letters as in ``base``: B captions, R regions, M memory, A attention, H hidden, G = 4 H gates (input, forget,
+cell, output), X = M + H; n captions of one step; N words of all steps, step by step.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from torch import Tensor
 class AttentionRecurrence(torch.autograd.Function):
     """Run the LSTM cell and its attention over whole captions.
 
-    ``gates_NG`` are the words' shares of the gates; ``alive`` says how many captions each step has, never more than
-    the step before. Returns hidden_NH and attention_NR.
+    ``gates_NG`` are the words' part of the gates. ``alive`` says how many captions each step has, the first rows of B:
+    never more than the step before. Returns hidden_NH and attention_NR.
     """
 
     @staticmethod

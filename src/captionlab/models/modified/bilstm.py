@@ -1,8 +1,8 @@
-"""Report A's System 1 Modified: the repeated image and a caption LSTM, concatenated in time, under a BiLSTM.
+"""Report A's System 1 Modified: the repeated image and a caption LSTM's output, concatenated in time, into a BiLSTM.
 
-A bidirectional LSTM over every prefix of a caption looks as if the caption had to be cut into its prefixes, as the
-report does. It need not: the forward half is causal, so one pass serves all prefixes; the backward half starts anew
-at each prefix, so all prefixes walk back side by side, one step for all of them.
+The report runs the bidirectional LSTM on each prefix of a caption. Here the forward LSTM, which is causal, runs once
+over the whole caption. The backward LSTM starts at the end of each prefix; it runs over all prefixes at once, one step
+for all of them.
 
 Shape letters as in ``base``; G = 4 H gates.
 """
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from captionlab.core.tokens import PAD
-from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, one_bias, read_one
+from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, lstm_step, of_captions, one_bias
 
 
 class Modified(Decoder):
-    """Image through a dense layer, repeated; embedding, LSTM, dense; joined in time; BiLSTM's two last states."""
+    """Dense layer over the image, repeated; embedding, LSTM, dense; concatenated in time; a BiLSTM's last states."""
 
     def __init__(
         self, *, vocab: int, pooled: int, embedding: int, hidden: int, layers: int, dropout: float, repeats: int,
@@ -45,7 +45,7 @@ class Modified(Decoder):
         return state
 
     def _gates(self, inputs_XE: Tensor) -> Tensor:
-        """The backward LSTM's input half of its gates: (..., E) to (..., G)."""
+        """The inputs' part of the backward LSTM's gates: (..., E) to (..., G)."""
         return nn.functional.linear(inputs_XE, self.back.weight_ih, self.back.bias_ih)
 
     def _back_step(self, gates_XG: Tensor, h_XH: Tensor, c_XH: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,15 +62,35 @@ class Modified(Decoder):
         image_PE = self._image(features)
         caption_BTE = self.project(self.caption(self.dropout(self.embedding(tokens_BT)))[0])
         h_1PH, c_1PH = self._ahead_over_image(image_PE)
-        ahead_BTH, _ = self.ahead(caption_BTE, (h_1PH.index_select(1, photo_B), c_1PH.index_select(1, photo_B)))
+        start = (of_captions(h_1PH[0], photo_B).unsqueeze(0), of_captions(c_1PH[0], photo_B).unsqueeze(0))
+        ahead_BTH, _ = self.ahead(caption_BTE, start)
+        back = self._back_over_all if self.uses_fixed_shapes(tokens_BT) else self._back_over_words
+        back_BTH = back(self._gates(caption_BTE), self._gates(image_PE), tokens_BT, photo_B)
+        return Outputs(torch.cat([ahead_BTH, back_BTH], -1))
 
-        # One row a prefix, longest first: at each step back those that still have words stand in front.
+    def _back_over_all(self, gates_BTG: Tensor, image_gates_PG: Tensor, tokens_BT: Tensor, photo_B: Tensor) -> Tensor:
+        """The backward LSTM's last state of the prefix that ends at each place, padding too: back_BTH."""
+        batch, steps = tokens_BT.shape
+        # Column t is the prefix that ends at t; after n steps back the first n prefixes have read all their words.
+        h_BTH = gates_BTG.new_zeros(batch, steps, self.back.hidden_size)
+        c_BTH = torch.zeros_like(h_BTH)
+        finished = []
+        for n in range(steps):
+            h_BTH, c_BTH = self._back_step(gates_BTG[:, : steps - n], h_BTH, c_BTH)
+            finished.append((h_BTH[:, :1], c_BTH[:, :1]))
+            h_BTH, c_BTH = h_BTH[:, 1:], c_BTH[:, 1:]
+        h_BTH, c_BTH = (torch.cat(parts, 1) for parts in zip(*finished, strict=True))
+        return self._back_over_image(of_captions(image_gates_PG, photo_B).unsqueeze(1), h_BTH, c_BTH)
+
+    def _back_over_words(self, gates_BTG: Tensor, image_gates_PG: Tensor, tokens_BT: Tensor, photo_B: Tensor) -> Tensor:
+        """The same for the real words alone."""
+        # One row a prefix, the longest first: those that still have words to read are the first rows.
         batch, steps = tokens_BT.shape
         row_N, end_N = (tokens_BT != PAD).nonzero(as_tuple=True)
         order_N = end_N.argsort(descending=True, stable=True)
         row_N, end_N = row_N[order_N], end_N[order_N]
         flat_N = row_N * steps + end_N
-        gates_XG = self._gates(caption_BTE).flatten(0, 1)
+        gates_XG = gates_BTG.flatten(0, 1)
         h_NH = gates_XG.new_zeros(len(flat_N), self.back.hidden_size)
         c_NH = torch.zeros_like(h_NH)
         finished = []
@@ -83,10 +103,8 @@ class Modified(Decoder):
         else:
             finished.append((h_NH, c_NH))
         h_NH, c_NH = (torch.cat(parts[::-1]) for parts in zip(*finished, strict=True))
-        image_gates_NG = self._gates(image_PE).index_select(0, photo_B[row_N])
-        h_NH = self._back_over_image(image_gates_NG, h_NH, c_NH)
-        back_BTH = ahead_BTH.new_zeros(batch, steps, self.back.hidden_size).index_put((row_N, end_N), h_NH)
-        return Outputs(torch.cat([ahead_BTH, back_BTH], -1))
+        h_NH = self._back_over_image(of_captions(image_gates_PG, photo_B[row_N]), h_NH, c_NH)
+        return h_NH.new_zeros(batch, steps, self.back.hidden_size).index_put((row_N, end_N), h_NH)
 
     def words(self, hidden_XH: Tensor) -> Tensor:
         return self.out(self.dropout(hidden_XH))
@@ -101,7 +119,7 @@ class Modified(Decoder):
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
         (image_gates_PG,) = state.memory
         ch_BLH, cc_BLH, h_BH, c_BH, gates_BTG = state.hidden
-        hidden_BH, ch_BLH, cc_BLH = read_one(self.caption, self.embedding(tokens_B), ch_BLH, cc_BLH)
+        hidden_BH, ch_BLH, cc_BLH = lstm_step(self.caption, self.embedding(tokens_B), ch_BLH, cc_BLH)
         caption_B1E = self.project(hidden_BH).unsqueeze(1)
         ahead_B1H, (h_1BH, c_1BH) = self.ahead(caption_B1E, (h_BH.unsqueeze(0), c_BH.unsqueeze(0)))
         gates_BTG = torch.cat([gates_BTG, self._gates(caption_B1E)], 1)

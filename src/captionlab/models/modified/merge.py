@@ -1,6 +1,6 @@
-"""Report B's pre-inject + merge: the image is the LSTM's first input, and is added to what the LSTM says of each word.
+"""Report B's pre-inject + merge: the image is the LSTM's first input, and is added to its output at each word.
 
-The report trains on every prefix of a caption by itself. The LSTM is causal, so one pass over the whole caption gives
+The report trains on each prefix of a caption separately. The LSTM is causal, so one pass over the whole caption gives
 the same states (without the zeros that the report's code appends to each prefix and reads as words).
 
 Shape letters as in ``base``; S states, the one after the image first: S = T + 1.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from captionlab.core.tokens import PAD
-from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, one_bias, read_one
+from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, lstm_step, of_captions, one_bias
 
 
 class Merge(Decoder):
@@ -43,7 +43,7 @@ class Merge(Decoder):
         return states_BSH
 
     def outputs(self, features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
-        image_BE = self._image(features).index_select(0, photo_B)
+        image_BE = of_captions(self._image(features), photo_B)
         states_BSH = self._states(image_BE, tokens_BT)
         return Outputs(self.dropout(states_BSH[:, 1:]) + image_BE.unsqueeze(1))
 
@@ -57,10 +57,10 @@ class Merge(Decoder):
 
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
         (image_PE,) = state.memory
-        state_BH, *hidden = read_one(self.lstm, self.embedding(tokens_B), *state.hidden)
+        state_BH, *hidden = lstm_step(self.lstm, self.embedding(tokens_B), *state.hidden)
         return self._log_probs(state_BH, image_PE), State(state.memory, tuple(hidden))
 
     def _log_probs(self, seen_BH: Tensor, image_PE: Tensor) -> Tensor:
-        """The next word's log_probs_BV, the image added to what the hypotheses have read."""
+        """The next word's log_probs_BV from the LSTM's output seen_BH and the image."""
         image_BE = image_PE.repeat_interleave(len(seen_BH) // len(image_PE), 0)
         return self.words(self.dropout(seen_BH) + image_BE).log_softmax(-1)

@@ -1,0 +1,365 @@
+"""How fast a GPU encodes, trains and captions, beside what limits it: writes reports/gpu.md with the card's name.
+
+    python bench/gpu.py [--source FOLDER] [--reports reports]
+
+The photos and captions are drawn. With ``--source``, a folder that holds Flickr8k's two zips, its photos are encoded
+and every system is trained on it for an epoch as well. It needs the packages of EfficientNet-Lite0 and -Lite2 alone,
+and neither DVC, MLflow nor a network.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captionlab.core.devices import choose_device, gpu_arithmetic
+from captionlab.core.files import write_text
+from captionlab.core.records import Caption, Split
+from captionlab.data.store import FeatureStore, open_store
+from captionlab.data.text import clean
+from captionlab.data.vocab import Vocabulary
+from captionlab.datasets.flickr8k import flickr8k
+from captionlab.encoders.engines import TorchEngine
+from captionlab.encoders.extraction import BLOCK, Photos, decode_in_processes, encode_photos, extract, finish
+from captionlab.encoders.load import Encoder, load_encoder
+from captionlab.errors import CaptionlabError
+from captionlab.inference.captioner import Captioner
+from captionlab.inference.decoding import beam_search
+from captionlab.models.base import Decoder
+from captionlab.models.build import build_model
+from captionlab.training import loop
+from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.loop import ResumeFile, Splits, train
+from common import ROOT, Way, figure, interleave, machine
+from extraction import draw_photos
+from training import Subject, subjects
+
+ENCODER, GRID = "efficientnet_lite2", 7
+BEAM, LENGTH_PENALTY, MAX_WORDS = 5, 0.7, 20
+DECODING, FORWARD = "photos decoded by worker processes", "forward pass, photos on the device"
+ENCODED, STORED = "decoded and encoded", "decoded, encoded and stored"
+Rows = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured; ``SMOKE`` only tries whether all runs."""
+
+    photos: int = 256  # different ones
+    repeats: int = 16
+    rounds: int = 3
+    steps: int = 40
+    batches: tuple[int, ...] = (16, 64)  # photos a step
+    captions: int = 100
+    on_cpu: int = 20
+
+
+SMOKE = Sizes(photos=6, repeats=4, rounds=1, steps=2, batches=(4,), captions=3, on_cpu=2)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every part needs to know."""
+
+    device: str
+    sizes: Sizes
+    folder: Path  # for files that are deleted afterwards
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done all its work."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(device: str, work: Callable[[], Any]) -> float:
+    """How long some work takes on the device."""
+    synchronize(device)
+    began = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def table(columns: Sequence[str], rows: Rows) -> list[str]:
+    """A table in Markdown."""
+    return [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+# Extraction
+
+
+def extraction_part(bench: Bench) -> list[str]:
+    """Photos a second: decoding alone, the network alone, and both together, which the slower one limits."""
+    encoder, sizes, device = load_encoder(ENCODER, GRID), bench.sizes, bench.device
+    photos = bench.folder / "photos"
+    photos.mkdir()
+    paths = draw_photos(photos, sizes.photos) * sizes.repeats
+    images = [path.name for path in paths]
+
+    def decode() -> float:
+        return float(sum(len(chunk) for chunk in decode_in_processes(paths, encoder.pixels, pinned=device == "cuda")))
+
+    def encode() -> float:
+        return float(sum(len(pooled) for pooled, _ in encode_photos(encoder, device, paths)))
+
+    def store() -> float:
+        extract(encoder, device, Photos(folder=photos, images=images, dataset="drawn"), bench.folder / "work")
+        finish(bench.folder / "work", bench.folder / "features")
+        return float(len(paths))
+
+    # The network is on the device and has run before anything is timed.
+    forward = forward_pass(encoder, device, 4 if sizes is SMOKE else BLOCK, len(paths))
+    rates = interleave({DECODING: decode, FORWARD: forward, ENCODED: encode, STORED: store}, sizes.rounds)
+    slower = min((DECODING, FORWARD), key=lambda way: rates[way].median)
+    kilobytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e3
+    rows = [[way, rates[way].text(), rates[way].over(rates[slower]).text()] for way in rates]
+    return [
+        "## Extraction",
+        "",
+        *table(["", "photos a second", f"over {slower}"], rows),
+        "",
+        f"{len(paths):,} drawn photos of {kilobytes:.0f} kB; {ENCODER} at {encoder.pixels} pixels, grid {GRID}x{GRID}, "
+        f"half precision inside the network, {BLOCK} photos at a time. Starting the worker processes is included. The "
+        "aim is 0.8 of the slower of decoding and the forward pass.",
+    ]
+
+
+def forward_pass(encoder: Encoder, device: str, batch: int, photos: int) -> Way:
+    """The engine alone, over photos that are on the device; run once already."""
+    engine = TorchEngine(encoder, device)
+    pixels = torch.randint(0, 256, (batch, encoder.pixels, encoder.pixels, 3), dtype=torch.uint8).to(device)
+    times = max(1, photos // batch)
+
+    def run() -> float:
+        for _ in range(times):
+            engine.encode([pixels])
+        synchronize(device)
+        return float(times * batch)
+
+    run()
+    return run
+
+
+# Training
+
+
+def step_times(subject: Subject, device: str) -> tuple[float, float, float]:
+    """Seconds of a pass over a subject's photos: a usual one, the first one, and one without graphs."""
+    with gpu_arithmetic(device):
+        run = loop._Run(subject.fresh().to(device), subject.training)
+        gradients = loop._Gradients(run.model, subject.training, False, None)
+
+        def one_pass() -> None:
+            loop._train_epoch(run, subject.data, gradients)
+
+        first = seconds(device, one_pass)
+        usual = statistics.median(seconds(device, one_pass) for _ in range(3))
+        if gradients.graphed is not None:
+            gradients.graphed._fails = True  # launches each kernel by itself
+        return usual, first, seconds(device, one_pass)
+
+
+def training_part(bench: Bench) -> list[str]:
+    """Milliseconds a step of every system, beside the same step launched kernel by kernel and preparing its batch."""
+    rows: Rows = []
+    device = bench.device
+    for photos in bench.sizes.batches:
+        for subject in subjects(photos * bench.sizes.steps):
+            own = replace(subject, training=replace(subject.training, batch_size=photos, precision="fp32"))
+            began = time.perf_counter()
+            steps = sum(1 for _ in own.data.batches(photos, 1))
+            preparing = time.perf_counter() - began
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            passes = step_times(own, device)
+            peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0.0
+            each = [figure(1e3 * taken / steps) for taken in (*passes, preparing)]
+            rows.append([own.name, str(photos), *each, f"{peak:,.0f}"])
+            print(" | ".join(rows[-1]), flush=True)
+    columns = [
+        "system", "photos a step", "ms a step", "in the first pass", "without graphs", "preparing a batch, ms",
+        "most memory, MiB",
+    ]  # fmt: skip
+    return [
+        "## Training",
+        "",
+        *table(columns, rows),
+        "",
+        f"{bench.sizes.steps} steps a pass over drawn captions with Flickr8k's lengths, five a photo; float32 with "
+        "products in TF32; batches are prepared by a thread meanwhile. The first pass records a CUDA graph for each "
+        "shape of batch. The aim is 15 ms a step of attention.lite2 with 16 photos on an H100-class card.",
+    ]
+
+
+# Decoding
+
+
+def decoding_part(bench: Bench) -> list[str]:
+    """Captions a second of every system, beside the CPU."""
+    rows: Rows = []
+    sizes = bench.sizes
+    for subject in subjects(max(sizes.captions, 16)):
+        training = replace(subject.training, batch_size=16, epochs=1, precision="fp32")
+        model = subject.fresh().to(bench.device)
+        resume_file = ResumeFile(bench.folder / f"{subject.name}.pt", "bench")
+        train(model, Splits(subject.data, subject.few), training, resume_file=resume_file, on_epoch=lambda _: None)
+        model.eval()
+        found, rates = [], []
+        for device, photos in ((bench.device, sizes.captions), ("cpu", sizes.on_cpu)):
+            model.to(device)
+            features = subject.data.features(range(photos)).to(device)
+
+            def search(model: Decoder = model, features: Any = features) -> list[tuple[int, ...]]:
+                ranked = beam_search(model, features, beam=BEAM, length_penalty=LENGTH_PENALTY, max_words=MAX_WORDS)
+                return [own[0].tokens for own in ranked]
+
+            found.append(search())  # and warms up
+            rates.append(photos / seconds(device, search))
+        same = sum(ours == theirs for ours, theirs in zip(found[0], found[1], strict=False))
+        rows.append([subject.name, figure(rates[0]), figure(rates[1]), f"{same} of {sizes.on_cpu}"])
+        print(" | ".join(rows[-1]), flush=True)
+    return [
+        "## Captions from features",
+        "",
+        *table(["system", "captions a second", "on this machine's CPU", "the same captions"], rows),
+        "",
+        f"Beam {BEAM}, up to {MAX_WORDS} words, {sizes.captions} photos at once ({sizes.on_cpu} on the CPU), after one "
+        "epoch on drawn captions.",
+    ]
+
+
+def captioning_part(bench: Bench) -> list[str]:
+    """Photos to captions with the captioner that ships, if its encoder is installed."""
+    heading = ["", "## Captions from photos", ""]
+    photos = draw_photos(bench.folder, bench.sizes.captions)
+    try:
+        captioner = Captioner.load(None, bench.device)  # type: ignore[arg-type]
+        captioner.caption(photos[:2])
+    except CaptionlabError as error:
+        return [*heading, f"Not measured: {error}."]
+    times = [seconds(bench.device, lambda: captioner.caption(photos)) for _ in range(bench.sizes.rounds)]
+    return [
+        *heading,
+        f"The captioner that ships describes {len(photos)} photo files in {figure(statistics.median(times))} s, its "
+        f"encoder {captioner.identity.encoder} loaded before.",
+    ]
+
+
+# Flickr8k
+
+
+def flickr8k_part(bench: Bench, source: Path) -> list[str]:
+    """Flickr8k itself: its photos encoded, and an epoch of every system with validation and the state on disk."""
+    images = bench.folder / "flickr8k"
+    images.mkdir()
+    found = flickr8k(source, images)
+    names = sorted(path.name for path in images.iterdir())[: 60 if bench.sizes is SMOKE else None]
+    encoder = load_encoder(ENCODER, GRID)
+    photos = Photos(folder=images, images=names, dataset="flickr8k")
+    taken = seconds(bench.device, lambda: extract(encoder, bench.device, photos, bench.folder / "flickr8k.work"))
+    finish(bench.folder / "flickr8k.work", bench.folder / "flickr8k.features")
+    captions = [caption for caption in _captions(found.captions, found.splits) if caption.image in set(names)]
+    vocab = Vocabulary.build(
+        [caption.words for caption in captions if caption.split == "train"], cleaning="standard", min_count=5
+    )
+    store = open_store(bench.folder / "flickr8k.features")
+    chosen = [subject for subject in subjects(2) if subject.preset == "flickr8k"]
+    rows = [_epoch_row(subject, store, captions, vocab, bench) for subject in chosen]
+    return [
+        "",
+        "## Flickr8k",
+        "",
+        f"{len(names):,} photos encoded by {ENCODER} (grid {GRID}x{GRID}) and stored in {taken:.1f} s: "
+        f"{len(names) / taken:,.0f} a second, the start of the worker processes included.",
+        "",
+        *table(["system", "parameters", "seconds an epoch", "photos a step", "validation loss"], rows),
+        "",
+        "Sizes and batches of presets/flickr8k.yaml; the second of two epochs, with the validation and the state on "
+        "disk. All systems read the features of this one encoder.",
+    ]
+
+
+def _captions(captions: Sequence[tuple[str, str]], splits: dict[Split, list[str]]) -> list[Caption]:
+    split_of = {image: split for split, members in splits.items() for image in members}
+    return [
+        Caption(image=image, split=split_of[image], raw=raw, words=clean(raw, "standard"))
+        for image, raw in captions
+        if image in split_of
+    ]
+
+
+def _epoch_row(
+    subject: Subject, store: FeatureStore, captions: Sequence[Caption], vocab: Vocabulary, bench: Bench
+) -> list[str]:
+    config = subject.config
+    data, few = (CaptionedFeatures.of(store, config.uses_regions, captions, s, vocab) for s in ("train", "val"))
+    torch.manual_seed(0)
+    assert store.grid is not None
+    sizes = {"vocab": len(vocab), "pooled": store.pooled.shape[1], "channels": store.grid.shape[2]}
+    model = build_model(config, **sizes)
+    model.standardise.fit(data.feature_blocks())
+    training = replace(subject.training, epochs=2, patience=2, precision="fp32")
+    ends: list[float] = []
+
+    def on_epoch(_: Any) -> None:
+        synchronize(bench.device)
+        ends.append(time.perf_counter())
+
+    resume_file = ResumeFile(bench.folder / f"{subject.name}.flickr8k.pt", "bench")
+    trained = train(model.to(bench.device), Splits(data, few), training, resume_file=resume_file, on_epoch=on_epoch)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    loss = f"{trained.history[-1].val_loss:.3f}"
+    row = [subject.name, f"{parameters:,}", figure(ends[1] - ends[0]), str(training.batch_size), loss]
+    print(" | ".join(row), flush=True)
+    return row
+
+
+def report(bench: Bench, source: Path | None) -> list[str]:
+    """The page."""
+    card = "the CPU" if bench.device == "cpu" else torch.cuda.get_device_name()
+    versions = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    began = time.perf_counter()
+    parts = [
+        *extraction_part(bench), "", *training_part(bench), "", *decoding_part(bench), *captioning_part(bench),
+        *(flickr8k_part(bench, source) if source else []),
+    ]  # fmt: skip
+    taken = time.perf_counter() - began
+    return [
+        f"# Speed on {card}",
+        "",
+        "`make gpu` measures all this again and writes this page; figures are medians and, in brackets, the lowest "
+        "and the highest of all rounds.",
+        "",
+        f"**Machine**: {card}; {versions}; {machine()}. Measured in {taken:.0f} s.",
+        "",
+        *parts,
+    ]
+
+
+def main() -> None:
+    """Measure everything and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--source", type=Path, help="a folder with Flickr8k's two zips")
+    parser.add_argument("--reports", type=Path, default=ROOT / "reports", help="where gpu.md goes")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help=argparse.SUPPRESS)
+    parser.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)  # tiny sizes; nothing is kept
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("bench/gpu.py measures an NVIDIA GPU, and this machine has none that PyTorch can use")
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(choose_device(arguments.device), SMOKE if arguments.smoke else Sizes(), Path(folder))
+        page = report(bench, arguments.source)
+    print("\n".join(page))
+    if not arguments.smoke:
+        write_text(arguments.reports / "gpu.md", "\n".join(page) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""On an NVIDIA GPU: every system computes what a CPU computes, repeats itself to the bit, and resumes to the bit."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from captionlab.core.devices import choose_device, gpu_arithmetic
+from captionlab.core.records import Decoding
+from captionlab.core.results import Epoch
+from captionlab.finetuning.distillation import Distilling
+from captionlab.finetuning.self_critical import SelfCritical
+from captionlab.finetuning.validation import CiderJudge
+from captionlab.inference.decoding import beam_search, sample
+from captionlab.models.build import build_model
+from captionlab.training.batches import with_fixed_shape
+from captionlab.training.loop import Finetuning, ResumeFile, Splits, train
+from captionlab.training.step import measure, packed_loss, padded_loss
+from cuda_systems import NAMES, PHOTOS, digest, subject, train_on, without_dropout
+
+if TYPE_CHECKING:
+    from conftest import World
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU"),
+    pytest.mark.filterwarnings("error:training without CUDA graphs"),
+]
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def cuda() -> str:
+    """As every command begins on CUDA."""
+    return choose_device("cuda")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Every system, trained on CUDA: the model and its history."""
+    choose_device("cuda")
+    return {name: train_on("cuda", name, tmp_path_factory.mktemp("resume")) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_step_has_the_loss_and_the_gradient_of_a_cpu(name: str) -> None:
+    own = subject(name)
+    batch = next(iter(own.data.batches(16)))
+    on_cpu = without_dropout(own.fresh())
+    on_cuda = copy.deepcopy(on_cpu).to("cuda")
+    expected = packed_loss(on_cpu, batch, own.training)[0]
+    with gpu_arithmetic("cuda"):
+        loss, _ = padded_loss(on_cuda, with_fixed_shape(batch, 16).to("cuda"), own.training)
+        loss.backward()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
+    ours, theirs = (
+        torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
+        for model in (on_cuda, on_cpu)
+    )
+    assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_learns_and_its_validation_is_that_of_a_cpu(trained: dict[str, Any], name: str) -> None:
+    model, result = trained[name]
+    losses = [epoch.train_loss for epoch in result.history]
+    assert losses[-1] < losses[0]
+    on_cuda, on_cpu = (measure(copy.deepcopy(model).to(d), subject(name).few, 16, d) for d in ("cuda", "cpu"))
+    assert on_cuda.loss == pytest.approx(on_cpu.loss, abs=1e-4)
+    assert on_cuda.words == on_cpu.words
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_captions_are_those_of_a_cpu(trained: dict[str, Any], name: str) -> None:
+    model, data = trained[name][0].eval(), subject(name).data
+    found: list[list[tuple[int, ...]]] = []
+    for device in ("cuda", "cpu"):
+        features = data.features(range(len(data.images))).to(device)
+        ranked = beam_search(copy.deepcopy(model).to(device), features, beam=3, length_penalty=0.7, max_words=20)
+        found.append([photo[0].tokens for photo in ranked])
+    same = sum(ours == theirs for ours, theirs in zip(*found, strict=True))
+    assert same >= 0.95 * len(data.images)
+    tokens_BT = sample(model, data.features(range(8)).to("cuda"), count=3, max_words=20)
+    assert tokens_BT.shape[0] == 24
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_killed_training_resumes_to_the_same_bytes(trained: dict[str, Any], name: str, tmp_path: Path) -> None:
+    def kill(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_on("cuda", name, tmp_path, kill)
+    torch.manual_seed(99)  # another process has another generator
+    model, result = train_on("cuda", name, tmp_path)
+    expected, history = trained[name]
+    assert result == history
+    assert digest(model) == digest(expected)
+
+
+def test_a_recorded_step_gets_new_random_numbers(tmp_path: Path) -> None:
+    """Without learning, the same photos have another loss in each epoch, by dropout alone; a seed repeats them."""
+    own = subject("baseline.lite0")
+    histories = []
+    for number, seed in enumerate((1, 1, 2)):
+        training = replace(own.training, learning_rate=0.0, batch_size=PHOTOS, seed=seed)
+        trained = train(
+            own.fresh().to("cuda"), Splits(own.data, own.few), training,
+            resume_file=ResumeFile(tmp_path / f"{number}.pt", "key"), on_epoch=lambda _: None,
+        )  # fmt: skip
+        losses = [epoch.train_loss for epoch in trained.history]
+        assert min(abs(a - b) for a, b in combinations(losses, 2)) > 1e-5
+        histories.append(losses)
+    assert histories[0] == histories[1] != histories[2]
+
+
+@pytest.mark.parametrize("kind", ["self-critical", "distillation"])
+def test_finetunings_run(world: "World", tiny: Any, settings: Any, tmp_path: Path, kind: str) -> None:
+    train_set, val_set = world.split("train", True), world.split("val", True)
+    references: dict[str, dict[str, list[tuple[str, ...]]]] = {"train": {}, "val": {}}
+    for caption in world.captions:
+        if caption.split in references:
+            references[caption.split].setdefault(caption.image, []).append(caption.words)
+    torch.manual_seed(1)
+    model, teacher = (build_model(tiny("attention"), vocab=len(world.vocab), pooled=10, channels=7) for _ in range(2))
+    judge = CiderJudge(world.vocab, val_set, references["val"], Decoding(beam=3, max_words=7))
+    finetuning: Finetuning
+    if kind == "distillation":
+        finetuning = Distilling(teacher.to("cuda"), train_set, judge, cross_entropy=0.3, top_k=8)
+    else:
+        finetuning = SelfCritical(world.vocab, train_set, references["train"], judge, samples=3, cross_entropy=0.3)
+    trained = train(
+        model.to("cuda"), Splits(train_set, val_set), settings(epochs=2, learning_rate=0.001),
+        resume_file=ResumeFile(tmp_path / "resume.pt", "key"), on_epoch=lambda _: None, finetuning=finetuning,
+    )  # fmt: skip
+    assert [epoch.val_cider is not None for epoch in trained.history] == [True, True]
+
+
+def test_two_processes_compute_the_same_bytes() -> None:
+    """Every system's weights, and features."""
+    command = [sys.executable, str(REPOSITORY / "tests/cuda_systems.py"), "cuda"]
+    path = os.pathsep.join(str(REPOSITORY / folder) for folder in ("src", "bench", "tests"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])}
+    runs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    first, second = (json.loads(text.splitlines()[-1]) for text in printed)
+    assert first == second
+    assert set(first) == {*NAMES, "features"}

@@ -1,0 +1,177 @@
+"""One step's loss: what a GPU computes equals what a CPU computes, and it never waits for the device."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from captionlab.config import TrainingParams
+from captionlab.core.tokens import END, PAD, START
+from captionlab.models.base import Decoder, Features, Outputs
+from captionlab.models.build import build_model
+from captionlab.models.params import SystemParams
+from captionlab.training.batches import Batch, with_fixed_shape
+from captionlab.training.step import Meter, measure, packed_loss, padded_loss, teacher_forced_logits
+
+if TYPE_CHECKING:
+    from conftest import World
+
+SYSTEMS: list[tuple[str, dict[str, Any]]] = [
+    ("baseline", {"layers": 2}),
+    ("modified", {}),
+    ("modified", {"kind": "merge"}),
+    ("attention", {}),
+    ("attention", {"teacher_forcing": False}),
+    ("attention", {"kind": "states"}),
+]
+# Operations whose result's shape or value the host has to ask the device for, or that copy from the host; and those
+# that add in any order, or of which PyTorch's deterministic form waits.
+WAITING = ("nonzero", "_local_scalar_dense", "masked_select", "lift_fresh", "multinomial", "is_nonzero", "unique")
+UNORDERED = ("index_add", "index_put", "index_select", "scatter_add", "gather")
+
+
+@pytest.fixture
+def fixed_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Decoder, "uses_fixed_shapes", lambda self, tokens_BT: True)
+
+
+@pytest.fixture
+def build(world: "World", tiny: Callable[..., SystemParams]) -> Callable[..., Decoder]:
+    def model(system: str, **changes: Any) -> Decoder:
+        torch.manual_seed(1)
+        return build_model(tiny(system, **changes), vocab=len(world.vocab), pooled=10, channels=7).train()
+
+    return model
+
+
+def batch_of(world: "World") -> Batch:
+    (batch,) = world.split("train", grid=True).batches(100)
+    return batch
+
+
+def gradients(model: Decoder, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {key: parameter.grad for key, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize(("system", "changes"), SYSTEMS)
+def test_the_loss_with_padding_is_the_loss_without(
+    world: "World", build: Any, settings: Callable[..., TrainingParams], monkeypatch: pytest.MonkeyPatch, system: str,
+    changes: dict[str, Any],
+) -> None:  # fmt: skip
+    params = settings(label_smoothing=0.1, doubly_stochastic=0.7)
+    model = build(system, **changes)
+    batch = batch_of(world)._replace(words_share=0.25, captions_share=0.5)
+    loss, sums_3, _ = packed_loss(model, batch, params)
+    expected = {"loss": loss.detach(), "sums": sums_3, **gradients(model, loss)}
+    monkeypatch.setattr(Decoder, "uses_fixed_shapes", lambda self, tokens_BT: True)
+    shares = torch.tensor([0.25, 0.5])
+    filled = with_fixed_shape(batch, photos=9)._replace(words_share=shares[0], captions_share=shares[1])
+    assert filled.tokens_BT.shape == (16, 9)
+    loss, sums_3 = padded_loss(model, filled, params)
+    found = {"loss": loss.detach(), "sums": sums_3, **gradients(model, loss)}
+    assert found.keys() == expected.keys()
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], atol=1e-5, rtol=1e-5, msg=key)
+
+
+class Recorder(TorchDispatchMode):
+    """Notes the operations that run, those of the gradient too."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func).removeprefix("aten."))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("sampling", [False, True])
+@pytest.mark.parametrize(("system", "changes"), SYSTEMS)
+def test_a_step_with_fixed_shapes_waits_for_nothing(
+    world: "World", build: Any, settings: Callable[..., TrainingParams], fixed_shapes: None,
+    monkeypatch: pytest.MonkeyPatch, system: str, changes: dict[str, Any], sampling: bool,
+) -> None:  # fmt: skip
+    """Every operation of it and of its gradient can be recorded as a CUDA graph, with deterministic algorithms."""
+    for module in ("regions", "states"):  # the operation that a GPU takes there
+        monkeypatch.setattr(f"captionlab.models.attention.{module}.of_captions", on_gpu)
+    for name in ("baseline", "modified.bilstm", "modified.merge"):
+        monkeypatch.setattr(f"captionlab.models.{name}.of_captions", on_gpu)
+    model = build(system, dropout=0.3, **changes)
+    batch = with_fixed_shape(batch_of(world), photos=8)
+    params = settings(doubly_stochastic=0.7, label_smoothing=0.1)
+    probability: float | Tensor = torch.tensor(0.5) if sampling else 0.0
+    with Recorder() as recorder:
+        loss, _ = padded_loss(model, batch, params, probability)
+        loss.backward()
+    assert "mm.default" in recorder.names
+    found = sorted(name for name in recorder.names if name.startswith((*WAITING, *UNORDERED)))
+    assert not found
+    with Recorder() as recorder:  # as a CPU does it, which shows that the list would notice
+        packed_loss(model, batch_of(world), params)[0].backward()
+    assert {name.split(".")[0] for name in recorder.names} & {"index", "index_put", "nonzero"}
+
+
+def on_gpu(rows_PX: Tensor, photo_B: Tensor) -> Tensor:
+    return torch.nn.functional.embedding(photo_B, rows_PX.flatten(1)).unflatten(1, rows_PX.shape[1:])
+
+
+@pytest.mark.parametrize("probability", [1.0, 0.5])
+def test_scheduled_sampling_with_fixed_shapes_follows_the_systems_probabilities(
+    world: "World", build: Any, fixed_shapes: None, monkeypatch: pytest.MonkeyPatch, probability: float
+) -> None:
+    """Against shares known from the logits: of many equal captions, the second word read is sampled."""
+    model, words = build("baseline").eval(), len(world.vocab)
+    logits_V = torch.linspace(-1, 1, words)
+    monkeypatch.setattr(model, "words", lambda hidden_XH: logits_V.expand(*hidden_XH.shape[:-1], -1).clone())
+    heard, outputs = list[Tensor](), model.outputs
+
+    def listen(features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
+        heard.append(tokens_BT)
+        return outputs(features, tokens_BT, photo_B)
+
+    monkeypatch.setattr(model, "outputs", listen)
+    tokens_BT = torch.tensor([[START, 5, 6, END, PAD]]).repeat(4000, 1)
+    features = world.split("train").features([0])
+    torch.manual_seed(0)
+    teacher_forced_logits(model, Batch(features, tokens_BT, torch.zeros(4000, dtype=torch.long), [0]), probability)
+    true_BT, read_BT = heard
+    assert torch.equal(true_BT, torch.tensor([[START, 5, 6, PAD]]).expand(4000, -1))
+    assert (read_BT[:, 0] == START).all()
+    assert (read_BT[:, 3] == PAD).all()
+    possible_V = logits_V.clone()
+    possible_V[[PAD, START, END]] = -torch.inf
+    for step, true in ((1, 5), (2, 6)):
+        expected = probability * possible_V.softmax(0)
+        expected[true] += 1 - probability
+        shares = torch.bincount(read_BT[:, step], minlength=words) / 4000
+        torch.testing.assert_close(shares, expected, atol=0.03, rtol=0)  # about four standard errors
+
+
+def test_a_validation_with_fixed_shapes_is_the_one_without(
+    world: "World", build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build("attention")
+    expected = measure(model, world.split("val", grid=True), 2, "cpu")
+    monkeypatch.setattr(Decoder, "uses_fixed_shapes", lambda self, tokens_BT: True)
+    found = measure(model, world.split("val", grid=True), 2, "cpu")
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert (found.right, found.words) == (expected.right, expected.words)
+
+
+def test_a_meter_reads_each_step_once() -> None:
+    meter = Meter()
+    for loss in (1.0, 2.0, 3.0):
+        meter.add(torch.tensor(loss), torch.tensor([10 * loss, loss, 4.0]))
+    assert meter.unread == 3
+    assert meter.read() == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    meter.add(torch.tensor(torch.nan), torch.tensor([40.0, 0.0, 4.0]))
+    ((step, loss),) = meter.read()
+    assert (step, loss != loss) == (4, True)
+    assert meter.read() == []
+    assert (meter.loss, meter.accuracy) == (100 / 16, 6 / 16)
