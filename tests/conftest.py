@@ -18,9 +18,16 @@ import numpy as np
 import pytest
 import torch
 
-from builders import identity, tiny_system
+from builders import identity, tiny_system, write_tree
 from captionlab import cli
-from captionlab.config import Params, TrainingParams, load_params
+from captionlab.config import (
+    EncoderParams,
+    ExtractFeaturesParams,
+    Params,
+    RetrievalParams,
+    TrainingParams,
+    load_params,
+)
 from captionlab.core.records import Caption, Decoding, Scores, Split
 from captionlab.core.results import CaptionStatistics, ConfigurationDiagnostics, LanguageBias, WordAgreement
 from captionlab.data.store import FeatureStore
@@ -29,6 +36,10 @@ from captionlab.encoders.engines import TorchEngine
 from captionlab.encoders.load import load_encoder
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
+from captionlab.stages.evaluate import evaluate
+from captionlab.stages.train_attention import train_attention
+from captionlab.stages.train_baseline import train_baseline
+from captionlab.stages.train_modified import train_modified
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.checkpoint import Checkpoint, Release, save_checkpoint
 from demo_project import demo, write_demo_project
@@ -118,6 +129,49 @@ def settings() -> Callable[..., TrainingParams]:
 def project_params() -> Params:
     """The repository's own params.yaml."""
     return load_params(Path(__file__).parents[1] / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def tiny_params(project_params: Params, settings: Callable[..., TrainingParams]) -> Params:
+    """One tiny configuration of each of three systems, and retrieval, over the encoder of the made-up world."""
+    systems: Any = {name: {"tiny": tiny_system(name)} for name in ("baseline", "modified", "attention")}
+    return dataclasses.replace(
+        project_params,
+        device="cpu",
+        dataset=dataclasses.replace(project_params.dataset, name="tiny"),
+        extract_features=ExtractFeaturesParams(encoders={"tiny": EncoderParams(grid=2)}),
+        training=settings(epochs=12, patience=4, learning_rate=0.03),
+        evaluate=dataclasses.replace(project_params.evaluate, beams=(1, 3), max_words=7),
+        report=dataclasses.replace(project_params.report, gallery=2),
+        **systems,
+        retrieval={"tiny": RetrievalParams(encoder="tiny", neighbours=(1, 3), consensus_k=2)},
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, world: World, tiny_params: Params, empty_database: Path) -> Path:
+    """A tree with the systems of ``tiny_params`` trained by their stages; to be read and not changed.
+
+    The runs are in its runs.db: MLFLOW_TRACKING_URI says so.
+    """
+    root = write_tree(tmp_path_factory.mktemp("trained"), world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_database, root / 'runs.db')}")
+        for stage in (train_baseline, train_modified, train_attention):
+            (line,) = stage(tiny_params, root, "tiny")
+            assert "parameters" in line
+    return root
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, trained: Path, tiny_params: Params) -> Path:
+    """The tree of ``trained`` after evaluate, without METEOR; to be read and not changed."""
+    root = tmp_path_factory.mktemp("evaluated")
+    shutil.copytree(trained, root, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(root / "no_java"))
+        evaluate(tiny_params, root)
+    return root
 
 
 @pytest.fixture(scope="session")

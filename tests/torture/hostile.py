@@ -22,7 +22,7 @@ from captionlab.encoders import load
 from captionlab.errors import CaptionlabError
 from captionlab.training import loop
 from captionlab.training.checkpoint import load_checkpoint
-from torture.parsers import jpeg
+from torture.parsers.inputs import jpeg
 from torture.tally import Tally
 
 PART = "Hostile files"

@@ -1,0 +1,123 @@
+"""From a trained and scored system to the captioner that ships, and its card."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from builders import digests
+from captionlab.commands import release as releasing
+from captionlab.commands.release import CARD, RELEASED, release
+from captionlab.core.records import EVALUATION, MODELS
+from captionlab.core.results import (
+    CaptionStatistics,
+    ConfigurationDiagnostics,
+    Diagnostics,
+    LanguageBias,
+    WordAgreement,
+    checkpoint_of,
+    read_evaluation,
+    write_diagnostics,
+    write_evaluation,
+)
+from captionlab.errors import CaptionlabError
+from captionlab.inference.captioner import Captioner
+from results_tree import configuration_scores
+
+if TYPE_CHECKING:
+    from conftest import World
+
+NAMES = ("baseline", "modified", "attention")
+
+
+@pytest.fixture
+def shop(evaluated: Path, tmp_path: Path) -> Path:
+    """A copy of the tree to release from."""
+    shutil.copytree(evaluated / "artifacts", tmp_path / "shop/artifacts")
+    return tmp_path / "shop"
+
+
+@pytest.mark.parametrize("name", [f"{system}.tiny" for system in NAMES])
+def test_a_released_system_says_the_same_and_carries_its_scores(shop: Path, world: "World", name: str) -> None:
+    line, back = release(shop, name)
+    assert back == "to go back: git restore src/captionlab/released/captioner.safetensors docs/model-card.md"
+    assert line.startswith(f"{name} is released as src/captionlab/released/captioner.safetensors (0.0 MB, 16 bits; ")
+    system = name.split(".")[0]
+    trained = checkpoint_of(shop, system, "tiny")
+    ours, theirs = Captioner.load(shop / RELEASED), Captioner.load(trained)
+    assert theirs.release is None
+    assert ours.release is not None
+    best = read_evaluation(shop)[name].best
+    assert ours.decoding == theirs.decoding == best.decoding
+    assert (ours.release.scores, ours.release.dataset_digest) == (best.test["strict"], "abc")
+    assert ours.release.photos == {"train": 6, "val": 3, "test": 3}
+    assert ours.vocab == theirs.vocab
+    assert ours.identity == theirs.identity
+    assert (shop / RELEASED).stat().st_size < trained.stat().st_size
+    features = world.split("test", system == "attention").features(range(3))
+    said = [each.describe(features) for each in (ours, theirs)]
+    assert [photo[0].tokens for photo in said[0]] == [photo[0].tokens for photo in said[1]]
+    card = (shop / CARD).read_text(encoding="utf-8")
+    assert f"| CIDEr-D | {best.test['strict'].cider:.3f} |" in card
+    assert "n/a (needs Java)" in card
+    assert "## Language bias" in card
+
+
+def test_the_best_on_validation_is_released_with_what_evaluate_found(shop: Path) -> None:
+    name = "modified.tiny"
+    configurations = (
+        configuration_scores("baseline", "tiny", val=0.2, test=0.5),
+        configuration_scores("modified", "tiny", val=0.3, test=0.1),
+        configuration_scores("retrieval", "tiny", val=0.9, test=0.9),  # it has no checkpoint
+    )
+    evaluation = dataclasses.replace(read_evaluation(shop), configurations=configurations)
+    write_evaluation(shop / EVALUATION, evaluation)
+    per_score = {"bleu_4": 0.5, "cider": 1.0}
+    colours = WordAgreement(said=4, precision=0.75, expected=0, recall=None)
+    found = ConfigurationDiagnostics(
+        language_bias=LanguageBias(right=per_score, wrong=per_score, without=per_score, image_contribution=per_score),
+        caption_statistics=CaptionStatistics(
+            distinct=0.5, repeated=0.25, copied=0.125, words=7, length=4.5, colours=colours,
+            counts=WordAgreement(said=0, precision=None, expected=0, recall=None),
+        ),
+    )  # fmt: skip
+    diagnostics = Diagnostics(
+        settings={}, configurations={name: found}, intervals={name: {"cider": (0.25, 1.75)}}, pairs={}
+    )
+    write_diagnostics(shop / EVALUATION, diagnostics)
+    line, _ = release(shop)
+    assert line.startswith("modified.tiny ")
+    card = (shop / CARD).read_text(encoding="utf-8")
+    assert "| CIDEr-D | 0.300 [0.250, 1.750] |" in card
+    assert "| CIDEr-D | 1.000 | 1.000 | 1.000 | 1.000 |" in card
+    assert "50 % of the captions are different" in card
+    assert "Of the colours it names, 75 %" in card
+    assert "Of the counts" not in card
+    before = digests(shop / "src") | digests(shop / "docs")
+    release(shop)
+    assert digests(shop / "src") | digests(shop / "docs") == before
+
+
+def test_weights_that_16_bits_would_change_stay_in_32(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releasing, "MIN_UNCHANGED", 1.1)
+    line, _ = release(shop, "baseline.tiny")
+    assert "32 bits" in line
+    loaded = Captioner.load(shop / RELEASED)
+    assert loaded.release is not None
+    assert (loaded.release.bits, loaded.release.unchanged) == (32, 1.0)
+    original = Captioner.load(shop / MODELS / "baseline/tiny/checkpoint.safetensors").model.state_dict()
+    assert all(value.equal(original[key]) for key, value in loaded.model.state_dict().items())
+
+
+def test_what_cannot_be_released_is_refused(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CaptionlabError, match=r"'oracle' is not trained and scored; there are attention\.tiny, base"):
+        release(shop, "oracle")
+    monkeypatch.setattr(releasing, "MAX_MEGABYTES", 0.001)
+    with pytest.raises(CaptionlabError, match=r"baseline\.tiny takes 0\.0 MB, more than the 0\.001 of a release"):
+        release(shop, "baseline.tiny")
+    assert not (shop / "src").exists()
+    shutil.rmtree(shop / MODELS)
+    with pytest.raises(CaptionlabError, match="no trained and scored system to release; run dvc repro"):
+        release(shop)

@@ -1,0 +1,27 @@
+"""Several trained systems that choose each word together."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from captionlab.core.results import checkpoint_of
+from captionlab.errors import CaptionlabError
+from captionlab.inference.captioner import EnsembleCaptioner
+from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
+from results_tree import write_checkpoint
+
+
+def test_an_ensemble_names_its_members_and_wants_one_vocabulary(tmp_path: Path) -> None:
+    paths = []
+    for system in ("baseline", "attention"):
+        write_checkpoint(tmp_path, system, "tiny")
+        paths.append(checkpoint_of(tmp_path, system, "tiny"))
+    both = EnsembleCaptioner.load(paths)
+    assert [member.identity.system for member in both.members] == ["baseline", "attention"]
+    assert both.sources == {"tiny": True}  # the baseline reads the pooled vectors beside the grid
+    checkpoint = load_checkpoint(paths[0])
+    vocab = dataclasses.replace(checkpoint.vocab, words=(*checkpoint.vocab.words[:-1], "zebra"))
+    save_checkpoint(tmp_path / "other.safetensors", dataclasses.replace(checkpoint, vocab=vocab))
+    with pytest.raises(CaptionlabError, match="know different words; an ensemble needs one vocabulary"):
+        EnsembleCaptioner.load([paths[1], tmp_path / "other.safetensors"])

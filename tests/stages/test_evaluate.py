@@ -1,0 +1,257 @@
+"""Stage evaluate on three tiny systems: what it writes, and that validation decides."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from builders import digests
+from captionlab.config import EnsembleParams, Params
+from captionlab.core.files import read_json, read_jsonl, write_json, write_jsonl
+from captionlab.core.photo_results import read_attention, read_gallery
+from captionlab.core.photo_results import read_captions as read_photo_captions
+from captionlab.core.records import CAPTIONS, EVALUATION, MODELS, PROTOCOLS, VOCAB, Decoding, Neighbours, Split
+from captionlab.core.results import Evaluation, checkpoint_of, read_diagnostics, read_evaluation
+from captionlab.errors import CaptionlabError
+from captionlab.evaluation.candidates import Candidates, Finder, Members
+from captionlab.inference.captioner import Captioner, Sentence
+from captionlab.metrics.scorer import Scorer, score
+from captionlab.stages.evaluate import Captioned, _gallery, _score, evaluate
+from captionlab.training.step import measure
+
+if TYPE_CHECKING:
+    from conftest import World
+
+NAMES = ("baseline", "modified", "attention")
+
+
+@pytest.fixture(autouse=True)
+def _without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """METEOR, which tests/metrics tests, takes seconds to start."""
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+
+
+@pytest.fixture
+def copy(evaluated: Path, tmp_path: Path) -> Path:
+    """A copy of the tree, to be changed."""
+    return Path(shutil.copytree(evaluated, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_scores_are_those_of_the_saved_captions(evaluated: Path, system: str) -> None:
+    rows = read_photo_captions(evaluated, f"{system}.tiny")
+    assert [row.image for row in rows] == ["test0.jpg", "test1.jpg", "test2.jpg"]
+    references = {row.image: row.references for row in rows}
+    decodings = read_evaluation(evaluated)[f"{system}.tiny"].decodings
+    assert [each.decoding for each in decodings] == [Decoding(beam=beam, max_words=7) for beam in (1, 3)]
+    for each in decodings:
+        captions = {row.image: row.captions[each.decoding.label].caption for row in rows}
+        for protocol in PROTOCOLS:
+            expected = dataclasses.asdict(score(references, captions, protocol))
+            assert dataclasses.asdict(each.test[protocol]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_the_decoding_is_chosen_on_validation(
+    evaluated: Path, tiny_params: Params, world: "World", system: str
+) -> None:
+    captioner = Captioner.load(checkpoint_of(evaluated, system, "tiny"))
+    data = world.split("val", system == "attention")
+    references = {image: [caption.raw for caption in world.captions if caption.image == image] for image in data.images}
+    scored = read_evaluation(evaluated)[f"{system}.tiny"]
+    ciders = []
+    for decoding in tiny_params.evaluate.decodings:
+        said = captioner.describe(data.features(range(3)), decoding)
+        captions = {image: photo[0].caption for image, photo in zip(data.images, said, strict=True)}
+        ciders.append(score(references, captions).cider or 0.0)
+    assert [each.val.cider for each in scored.decodings] == pytest.approx(ciders, abs=1e-6)
+    assert ciders[scored.chosen] == max(ciders) == pytest.approx(scored.val_cider, abs=1e-6)
+    metrics = read_json(evaluated / "reports/tiny/metrics.json")[f"{system}.tiny"]
+    best = scored.best.test["strict"]
+    assert metrics == {"bleu_4": best.bleu_4, "cider": best.cider}
+    test = measure(captioner.model, world.split("test", system == "attention"), 50, "cpu")
+    assert (scored.loss, scored.accuracy) == pytest.approx((test.loss, test.accuracy), abs=1e-5)
+
+
+REFERENCES: dict[Split, dict[str, Sequence[str]]] = {
+    split: {f"{split}0": ["a black dog runs over the grass"], f"{split}1": ["the white cat sleeps in a box"]}
+    for split in ("val", "test")
+}
+
+
+def captioned(name: str, right: Mapping[Split, int | None]) -> Captioned:
+    """A system whose captions are the references under the decoding in this place of each split, else wrong."""
+    wrong = Sentence(caption="a horse", log_prob=-1.0, score=-0.5, tokens=())
+    return Captioned(
+        system="baseline", name=name, loss=1.0, accuracy=0.5,
+        decodings=[Decoding(beam=1), Decoding(beam=3)], without_photo=["a", "a"],
+        sentences={
+            split: [
+                {
+                    image: dataclasses.replace(wrong, caption=texts[0]) if place == right[split] else wrong
+                    for image, texts in REFERENCES[split].items()
+                }
+                for place in (0, 1)
+            ]
+            for split in REFERENCES
+        },
+    )  # fmt: skip
+
+
+def test_the_test_split_has_no_say_in_the_decoding() -> None:
+    (scored,) = _score([captioned("tiny", {"val": 1, "test": 0})], REFERENCES)
+    assert scored.best.decoding == Decoding(beam=3)
+    assert scored.best.test["strict"].cider == 0.0  # what it then gets on test, not the best there
+
+
+def test_the_test_split_has_no_say_in_what_is_best() -> None:
+    """Nor in the gallery: the photos are ranked by the captions of the configuration that leads on validation."""
+    rivals = [captioned("leads_on_test", {"val": None, "test": 0}), captioned("leads_on_val", {"val": 1, "test": None})]
+    scored = _score(rivals, REFERENCES)
+    evaluation = Evaluation(dataset="tiny", dataset_digest="abc", idf="", configurations=scored)
+    assert (scored[0].best.test["strict"].cider or 0) > (scored[1].best.test["strict"].cider or 0)
+    assert evaluation.best.key == "baseline.leads_on_val"
+    gallery = _gallery(rivals, evaluation.best, REFERENCES["test"], photos=2)
+    assert (gallery.selected_by, gallery.decoding) == ("baseline.leads_on_val", "beam 3")
+    assert {photo.cider for photo in gallery.photos} == {0.0}
+
+
+def test_the_closing_line_and_the_gallery_name_the_best_on_validation(copy: Path, tiny_params: Params) -> None:
+    best = read_evaluation(copy).best
+    test = best.best.test["strict"]
+    (line,) = evaluate(tiny_params, copy)
+    assert line == (
+        f"evaluate: 4 configurations on 3 test photos; the best on validation is {best.key} "
+        f"({best.best.decoding.label}), on test BLEU-4 {test.bleu_4:.3f} and CIDEr {test.cider:.3f}"
+    )
+    shown = read_gallery(copy)
+    assert (shown.selected_by, shown.decoding, shown.ranked) == (best.key, best.best.decoding.label, 3)
+
+
+def test_the_gallery_holds_photos_of_each_third_by_the_best_configurations_score(evaluated: Path) -> None:
+    shown = read_gallery(evaluated)
+    assert [photo.tercile for photo in shown.photos] == ["best", "middle"]  # two photos for three thirds
+    assert [photo.rank for photo in shown.photos] == [1, 2]
+    rows = read_photo_captions(evaluated, shown.selected_by)
+    captions = {row.image: row.captions[shown.decoding].caption for row in rows}
+    scores = Scorer({row.image: row.references for row in rows}).cider_by_image(captions)
+    assert [photo.cider for photo in shown.photos] == pytest.approx(sorted(scores.values(), reverse=True)[:2], abs=1e-6)
+    metrics = read_json(evaluated / "reports/tiny/metrics.json")
+    assert sum(scores.values()) / 3 == pytest.approx(metrics[shown.selected_by]["cider"], abs=1e-6)
+
+
+def test_attention_maps_fit_their_captions(evaluated: Path) -> None:
+    assert [path.name for path in (evaluated / EVALUATION / "attention").iterdir()] == ["attention.tiny.json"]
+    maps = read_attention(evaluated, "attention.tiny")
+    assert [entry.image for entry in maps] == [photo.image for photo in read_gallery(evaluated).photos]
+    chosen = read_evaluation(evaluated)["attention.tiny"].best.decoding.label
+    rows = {row.image: row for row in read_photo_captions(evaluated, "attention.tiny")}
+    for entry in maps:
+        assert " ".join(entry.words) == rows[entry.image].captions[chosen].caption
+        assert len(entry.maps) == len(entry.words)
+        assert [sum(shares) for shares in entry.maps] == pytest.approx([1] * len(entry.maps), abs=1e-4)
+
+
+def test_the_retrieval_row_borrows_training_captions(evaluated: Path, world: "World") -> None:
+    scored = read_evaluation(evaluated)["retrieval.tiny"]
+    assert (scored.loss, scored.accuracy) == (None, None)
+    assert [each.decoding for each in scored.decodings] == [Neighbours(neighbours=1), Neighbours(neighbours=3)]
+    assert scored.best.val.cider == max(each.val.cider or 0.0 for each in scored.decodings)
+    learnt = {" ".join(caption.words) for caption in world.captions if caption.split == "train"}
+    rows = read_photo_captions(evaluated, "retrieval.tiny")
+    assert [row.image for row in rows] == ["test0.jpg", "test1.jpg", "test2.jpg"]
+    assert [list(row.captions) for row in rows] == [["1 neighbour", "3 neighbours"]] * 3
+    assert {said.caption for row in rows for said in row.captions.values()} <= learnt
+    found = read_diagnostics(evaluated).configurations["retrieval.tiny"]
+    assert found.caption_statistics.copied == 1.0
+
+
+def test_a_retrieved_caption_has_no_probability(evaluated: Path) -> None:
+    for key in ("retrieval.tiny", "baseline.tiny"):
+        rows = read_jsonl(evaluated / EVALUATION / f"captions/{key}.jsonl")
+        log_probs = {said["log_prob"] for row in rows for said in row["captions"].values()}
+        if key == "retrieval.tiny":
+            assert log_probs == {None}
+        else:
+            assert max(log_probs) < 0
+
+
+@pytest.mark.parametrize("system", [*NAMES, "retrieval"])
+def test_diagnostics_are_of_the_chosen_decoding(evaluated: Path, system: str) -> None:
+    key = f"{system}.tiny"
+    found = read_diagnostics(evaluated)
+    own = found.configurations[key]
+    metrics = read_json(evaluated / "reports/tiny/metrics.json")[key]
+    assert own.language_bias.right == pytest.approx(metrics, abs=1e-6)
+    for score_name, value in metrics.items():
+        low, high = found.intervals[key][score_name]
+        assert low <= value <= high
+    assert own.attributes is None  # which only drawn scenes know
+    assert set(found.pairs[key]) == {f"{name}.tiny" for name in (*NAMES, "retrieval")} - {key}
+
+
+def test_scores_say_what_they_were_computed_against(evaluated: Path) -> None:
+    found = read_evaluation(evaluated)
+    assert (found.dataset, found.dataset_digest) == ("tiny", "abc")
+    assert found.idf == "references of the scored split"
+
+
+def test_evaluated_twice_gives_the_same_bytes_and_decodes_once(
+    copy: Path, tiny_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = digests(copy / EVALUATION)
+    searched: list[Members] = []
+    search = Finder.search
+
+    def spied(finder: Finder, members: Members) -> Candidates:
+        searched.append(members)
+        return search(finder, members)
+
+    monkeypatch.setattr(Finder, "search", spied)
+    evaluate(tiny_params, copy)
+    assert searched == []
+    assert digests(copy / EVALUATION) == before
+    shutil.rmtree(copy / ".resume")
+    more = dataclasses.replace(tiny_params, ensemble={"one": EnsembleParams(members=("attention.tiny",))})
+    evaluate(more, copy)
+    assert searched == [((system, "tiny"),) for system in NAMES]  # the ensemble of one has the same members
+    evaluate(tiny_params, copy)
+    assert digests(copy / EVALUATION) == before
+
+
+def test_another_vocabulary_is_refused(copy: Path, tiny_params: Params, world: "World") -> None:
+    size = len(world.vocab)
+    write_json(copy / VOCAB, dataclasses.replace(world.vocab, words=(*world.vocab.words, "zebra")).to_json())
+    with pytest.raises(CaptionlabError, match=f"vocabulary of {size} words.* another of {size + 1}; train it again"):
+        evaluate(tiny_params, copy)
+
+
+def test_a_missing_checkpoint_is_refused_and_old_scores_stay(copy: Path, tiny_params: Params) -> None:
+    before = digests(copy / EVALUATION)
+    (copy / MODELS / "attention/tiny/checkpoint.safetensors").unlink()
+    with pytest.raises(CaptionlabError, match="does not exist; train the system first"):
+        evaluate(tiny_params, copy)
+    assert digests(copy / EVALUATION) == before
+
+
+def test_scores_of_a_former_version_are_replaced(copy: Path, tiny_params: Params) -> None:
+    before = digests(copy / EVALUATION)
+    write_json(copy / EVALUATION / "scores.json", {"signature": {}, "systems": []})
+    shutil.rmtree(copy / ".resume")
+    evaluate(tiny_params, copy)
+    assert digests(copy / EVALUATION) == before
+
+
+def test_a_test_photo_without_words_is_refused(copy: Path, tiny_params: Params) -> None:
+    rows = [row | {"words": []} if row["image"] == "test1.jpg" else row for row in read_jsonl(copy / CAPTIONS)]
+    write_jsonl(copy / CAPTIONS, rows)
+    with pytest.raises(CaptionlabError, match=r"1 photos of split test have no caption with words, test1\.jpg for one"):
+        evaluate(tiny_params, copy)
+
+
+def test_no_output_names_this_machine(evaluated: Path) -> None:
+    for path in (path for folder in (MODELS, EVALUATION) for path in (evaluated / folder).rglob("*.*")):
+        assert str(evaluated).encode() not in path.read_bytes(), path

@@ -1,0 +1,132 @@
+"""Which stages DVC runs again after an edit of the source: with the real dvc.yaml and DVC, and commands that only make
+each stage's outputs. What follows from changed outputs is DVC's own business and not asked here.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from captionlab.config import SYSTEMS
+from repository import ROOT, Repository
+
+pytestmark = pytest.mark.slow
+
+SOURCE = Path("src/captionlab")
+TRAININGS = {f"train_{system}" for system in SYSTEMS}
+LATER = {"finetune", "evaluate"}  # they load and run any system
+UNTOUCHED = (  # edits that leave every result as it is
+    "cli.py", "config.py", "errors.py", "core/results.py", "tracking/runs.py", "serving/model.py",
+    "commands/caption.py", "demo/server.py", "tuning/search.py", "stages/track.py",
+)  # fmt: skip
+STALE: dict[str, set[str]] = {  # by the file that is edited
+    "datasets/scenes.py": {"download"},
+    "data/photos.py": {"download", "extract_features"} | LATER,
+    "data/text.py": {"clean_captions", "build_vocab"} | LATER,
+    "data/vocab.py": {"build_vocab"} | TRAININGS | LATER,
+    "data/store.py": {"extract_features"} | TRAININGS | LATER,
+    "encoders/load.py": {"extract_features"} | LATER,
+    "models/base.py": TRAININGS | LATER,
+    "models/baseline.py": {"train_baseline"} | LATER,
+    "models/modified/bilstm.py": {"train_modified"} | LATER,
+    "models/modified/merge.py": {"train_modified", "train_attention"} | LATER,  # one kind of attention has its head
+    "models/attention/regions.py": {"train_attention"} | LATER,
+    "models/ensemble.py": LATER,
+    "training/losses.py": TRAININGS | LATER,
+    "finetuning/self_critical.py": {"finetune"},
+    "inference/decoding.py": LATER,
+    "metrics/cider.py": LATER,
+    "metrics/scorer.py": {"evaluate"},
+    "evaluation/retrieval.py": {"evaluate"},
+    "report/tables.py": {"report"},
+    "stages/download.py": {"download"},
+    "stages/clean_captions.py": {"clean_captions"},
+    "stages/build_vocab.py": {"build_vocab"},
+    "stages/extract_features.py": {"extract_features"},
+    "stages/train_baseline.py": {"train_baseline"},
+    "stages/train_modified.py": {"train_modified"},
+    "stages/train_attention.py": {"train_attention"},
+    "stages/finetune.py": {"finetune"},
+    "stages/evaluate.py": {"evaluate"},
+    "stages/report.py": {"report"},
+}
+MAKE = 'for out; do mkdir -p "$(dirname "$out")"; echo "$out" > "$out"; done\n'
+
+
+class Outline(Repository):
+    """A copy of the project whose stages make their outputs at once."""
+
+    def _write_params(self) -> None:
+        super()._write_params()
+        yaml = YAML()
+        params = yaml.load(self.folder / "params.yaml")
+        params["finetune"] = {"tiny": {"system": "attention", "config": "tiny", "samples": 2, "cross_entropy": 0.2}}
+        yaml.dump(params, self.folder / "params.yaml")
+        pipeline = yaml.load(self.folder / "dvc.yaml")
+        for stage in pipeline["stages"].values():
+            each = stage.get("do", stage)
+            made = [*each.get("outs", []), *each.get("metrics", []), *each.get("plots", [])]
+            names = [out if isinstance(out, str) else next(iter(out)) for out in made]
+            each["cmd"] = " ".join(["sh", "make.sh", *names])
+        yaml.dump(pipeline, self.folder / "dvc.yaml")
+        (self.folder / "make.sh").write_text(MAKE)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Outline:
+    outline = Outline(tmp_path_factory.mktemp("outline") / "captionlab")
+    outline.run("dvc", "repro")
+    return outline
+
+
+@pytest.fixture(scope="module")
+def dvc(repository: Outline) -> Iterator[Any]:
+    """DVC in this process: a command of its own would take a second for each edit."""
+    from dvc.repo import Repo
+
+    with Repo(str(repository.folder)) as repo:
+        yield repo
+
+
+def stale(dvc: Any) -> set[str]:
+    """The stages that would run again, without their items; those that run always are left out."""
+    addresses = {address for address, changes in dvc.status().items() if changes != ["always changed"]}
+    return {address.rpartition(":")[2].partition("@")[0] for address in addresses}
+
+
+def test_nothing_is_stale_after_a_run(dvc: Any) -> None:
+    assert stale(dvc) == set()
+
+
+@contextmanager
+def edited(repository: Outline, *names: str) -> Iterator[None]:
+    """Files of the package with a comment more."""
+    paths = [repository.folder / SOURCE / name for name in names]
+    before = [path.read_text(encoding="utf-8") for path in paths]
+    for path, text in zip(paths, before, strict=True):
+        path.write_text(f"{text}# edited\n", encoding="utf-8")
+    yield
+    for path, text in zip(paths, before, strict=True):
+        path.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", STALE)
+def test_an_edit_makes_these_stages_stale(repository: Outline, dvc: Any, name: str) -> None:
+    with edited(repository, name):
+        found = stale(dvc)
+    assert found == STALE[name]
+
+
+def test_an_edit_outside_the_stages_code_makes_none_stale(repository: Outline, dvc: Any) -> None:
+    with edited(repository, *UNTOUCHED):
+        found = stale(dvc)
+    assert found == set()
+
+
+def test_a_file_of_every_folder_is_edited() -> None:
+    modules = [path.relative_to(ROOT / SOURCE) for path in (ROOT / SOURCE).rglob("*.py")]
+    folders = {path.parts[0] for path in modules if len(path.parts) > 1}
+    assert folders == {Path(name).parts[0] for name in (*UNTOUCHED, *STALE) if "/" in name}

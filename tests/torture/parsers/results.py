@@ -1,0 +1,48 @@
+"""Readers of what training and evaluation leave."""
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from captionlab.core.photo_results import read_attention, read_captions, read_gallery
+from captionlab.core.results import read_diagnostics, read_evaluation, read_manifest, read_summary, read_training
+from results_tree import toys, write_results
+from torture.fuzz import Parser, mutate_bytes, mutate_json
+from torture.parsers.inputs import NASTY_JSON
+
+_MODEL, _EVALUATION = "artifacts/models/baseline/lite0", "artifacts/evaluation"
+_KEY = "attention.lite2"
+# What reads each file, from the project's root; the files of JSON first.
+_READERS: dict[str, Callable[[Path], object]] = {
+    "artifacts/dataset/manifest.json": read_manifest,
+    f"{_MODEL}/summary.json": lambda root: read_summary(root / _MODEL),
+    f"{_EVALUATION}/scores.json": read_evaluation,
+    f"{_EVALUATION}/diagnostics.json": read_diagnostics,
+    f"{_EVALUATION}/gallery.json": read_gallery,
+    f"{_EVALUATION}/attention/{_KEY}.json": lambda root: read_attention(root, _KEY),
+    f"{_EVALUATION}/captions/{_KEY}.jsonl": lambda root: read_captions(root, _KEY),
+    f"{_MODEL}/history.csv": lambda root: read_training(root / _MODEL),
+}
+
+
+def _read(name: str, summary: bytes, data: bytes, work: Path) -> None:
+    for path, content in ((work / _MODEL / "summary.json", summary), (work / name, data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    _READERS[name](work)
+
+
+def parsers() -> list[Parser]:
+    """Every reader of results."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_results(Path(folder), toys())
+        sound = {name: (Path(folder) / name).read_bytes() for name in _READERS}
+    summary = sound[f"{_MODEL}/summary.json"]
+    return [
+        Parser(
+            name=f"results, {Path(name).name}", corpus=[content], read=partial(_read, name, summary),
+            mutate=mutate_json if name.endswith(".json") else mutate_bytes, nasty=NASTY_JSON,
+        )
+        for name, content in sound.items()
+    ]  # fmt: skip
