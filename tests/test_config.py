@@ -71,6 +71,8 @@ def test_the_shipped_file_is_read() -> None:
         ("baseline.lite0.hiden", 1, "unknown key baseline.lite0.hiden; known are encoder, embedding, "),
         ("baseline.lite0.repeats", 1, "unknown key baseline.lite0.repeats"),
         ("training.2024", 1, "unknown key training.2024"),
+        ("training.\ud800", 1, "unknown key training.\\ud800; known are seed, "),
+        ("device", "\ud800", "device"),
         ("build_vocab.min_count", "3", "build_vocab.min_count must be an integer, not '3'"),
         ("build_vocab.min_count", 3.0, "build_vocab.min_count must be an integer, not 3.0"),
         ("build_vocab.min_count", True, "build_vocab.min_count must be an integer, not True"),

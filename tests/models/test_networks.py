@@ -213,6 +213,8 @@ def test_an_lstm_has_one_bias_and_remembers_at_first(tiny: Tiny) -> None:
         assert bias[8:16].tolist() == [3.0] * 8
         assert not bias[:8].any()
         assert not bias[16:].any()
+    other: Any = build_model(tiny("baseline", forget_bias=0.5), vocab=VOCAB, pooled=POOLED, channels=0)
+    assert other.lstm.bias_ih_l0[8:16].tolist() == [0.5] * 8
 
 
 def literal_modified(model: Modified, own: Features, tokens_T: Tensor) -> Tensor:

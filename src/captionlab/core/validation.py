@@ -73,7 +73,7 @@ NoRepeats = AfterValidator(_check_repeats)  # of a tuple
 
 class _UnknownKeyError(ValueError):
     def __init__(self, key: object, known: list[str]) -> None:
-        super().__init__(f"unknown key {key}")
+        super().__init__("unknown key")  # pydantic reads this text, and does not take every key as UTF-8
         self.key, self.known = key, known
 
 
