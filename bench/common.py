@@ -20,7 +20,7 @@ import torch
 from captionlab.core.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).parents[1]
-ORDER = ("extraction", "training", "decoding", "startup", "growth", "stages")  # of the sections in the report
+ORDER = ("extraction", "training", "shared", "decoding", "startup", "growth", "stages")  # of the sections in the report
 Way = Callable[[], float]  # does some work and says how much: photos, captions, operations
 
 

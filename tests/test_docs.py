@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from captionlab.config import SECTIONS, ScenesParams
 from captionlab.data.text import clean
 from captionlab.datasets.scenes import scene_words, scenes
-from captionlab.encoders import load
+from hub import downloaded
 from repository import ROOT, Repository
 
 
@@ -178,22 +178,6 @@ def test_add_a_decoder(reader: Reader) -> None:
     assert artifacts_line(reader).startswith("ok")
 
 
-def downloaded(model: str, folder: Path) -> None:
-    """Put random weights where timm would have put the downloaded ones."""
-    load._import_torchvision()  # before timm, which imports it
-    import timm
-    from safetensors.torch import save_file
-
-    cfg = timm.get_pretrained_cfg(model)
-    assert cfg is not None
-    assert cfg.hf_hub_id is not None
-    place = folder / f"hub/models--{cfg.hf_hub_id.replace('/', '--')}"
-    (place / "snapshots/abc").mkdir(parents=True)
-    (place / "refs").mkdir()
-    (place / "refs/main").write_text("abc")
-    save_file(timm.create_model(model).state_dict(), place / "snapshots/abc/model.safetensors")
-
-
 @pytest.mark.slow
 def test_add_an_encoder(reader: Reader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -207,8 +191,8 @@ def test_add_an_encoder(reader: Reader, monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert reader.ran(everything) >= {"train_baseline@lite0", "evaluate"}
     assert not reader.ran(everything) & {"train_baseline@mobile", "train_baseline@colours"}
     said = reader.run("captionlab", "doctor")
-    assert re.search(r"^ok .*timm_mobilenetv3_small_100 +at hand", said, re.MULTILINE), said
-    assert re.search(r"^ok .*colours +at hand", said, re.MULTILINE), said
+    assert re.search(r"^ok .*timm_mobilenetv3_small_100 +installed", said, re.MULTILINE), said
+    assert re.search(r"^ok .*colours +installed", said, re.MULTILINE), said
 
 
 @pytest.mark.slow

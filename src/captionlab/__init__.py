@@ -1,5 +1,6 @@
 """captionlab: train, compare and use image-captioning systems."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,11 @@ if TYPE_CHECKING:
     from captionlab.core.records import Decoding
     from captionlab.errors import CaptionlabError
     from captionlab.inference.captioner import Captioner, Sentence
+
+# By default OpenMP's threads spin while they wait for one another, which slows down whatever else runs on their cores.
+# GNU's and LLVM's OpenMP read this when torch is loaded, so it has to be set before; GOMP_SPINCOUNT and KMP_BLOCKTIME,
+# where they are set, still take precedence.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = ["Captioner", "CaptionlabError", "Decoding", "Sentence"]

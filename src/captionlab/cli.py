@@ -1,21 +1,23 @@
-"""The command line: one command a stage, and what a person does with the results.
+"""The command line: a command for each stage, and commands that use the results.
 
-Imports the work only when a command runs, so that help and completion are quick.
+Imports what a command needs only when it runs, so that help and completion are fast.
 """
 
-import json
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from captionlab import __version__
+from captionlab.core.output import escape_what_cannot_be_encoded, json_line
 from captionlab.errors import CaptionlabError
 
 app = typer.Typer(
@@ -24,8 +26,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_STAGES = "Stages of the pipeline, as dvc repro runs them"
-_USE = "Use"
 
 
 def _print_version(wanted: bool) -> None:
@@ -36,7 +36,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error occurred.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
     ] = False,
@@ -45,57 +45,45 @@ def options(
 
     Example: captionlab doctor
     """
-    # --traceback is read by main() from the arguments: an error can come before a callback.
+    # main() reads --traceback from the arguments: errors can occur before a callback.
 
 
 def _run(stage: str, *items: str) -> None:
-    """Run a stage in the current folder, say what it found, and keep what it cost beside the artifacts.
+    """Run a stage in the current folder, print what it reports, and write its time and memory beside the artifacts.
 
-    Of several processes that torchrun started, the first one does what is to be done once.
+    Of several processes that torchrun started, only the first one prints and writes.
     """
     from captionlab.config import load_params
-    from captionlab.core.files import write_json
-    from captionlab.core.records import TIMINGS
+    from captionlab.core.timings import write_timing
 
     root = Path.cwd()
     params = load_params(root / "params.yaml")
     work: Callable[..., list[str]] = getattr(import_module(f"captionlab.stages.{stage}"), stage)
-    began = time.perf_counter()
+    start = time.perf_counter()
     with _together(shared=stage == "extract_features" or stage.startswith("train_")) as first:
         lines = work(params, root, *items)
     if not first:
         return
-    timing = {"stage": stage, "item": ".".join(items), "seconds": round(time.perf_counter() - began, 1)}
-    write_json(root / TIMINGS / f"{'.'.join([stage, *items])}.json", {**timing, "peak_megabytes": _peak_megabytes()})
+    write_timing(root, stage, ".".join(items), time.perf_counter() - start)
     for line in lines:
         print(line)
 
 
 @contextmanager
 def _together(shared: bool) -> Iterator[bool]:
-    """Join the other processes, if torchrun started this one; yields whether it is the first of them."""
+    """Join the other processes that torchrun started, if any; yields whether this is the first of them."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield True
         return
     if not shared:
-        raise CaptionlabError("torchrun is for extract_features, train_* and caption; run this by itself")
+        raise CaptionlabError("torchrun is for extract_features, train_* and caption; run this command without it")
     from captionlab.core import distributed
 
     with distributed.process_group():
         yield distributed.is_main()
 
 
-def _peak_megabytes() -> float | None:
-    """The most memory this process has held, where the system tells."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-
-
-@app.command("check_params", rich_help_panel=_STAGES)
+@app.command("check_params")
 def check_params() -> None:
     """Check params.yaml.
 
@@ -104,7 +92,7 @@ def check_params() -> None:
     _run("check_params")
 
 
-@app.command("download", rich_help_panel=_STAGES)
+@app.command("download")
 def download() -> None:
     """Collect and check the dataset named in params.yaml.
 
@@ -113,27 +101,27 @@ def download() -> None:
     _run("download")
 
 
-@app.command("clean_captions", rich_help_panel=_STAGES)
+@app.command("clean_captions")
 def clean_captions() -> None:
-    """Turn raw captions into words.
+    """Split the captions into words.
 
     Example: captionlab clean_captions
     """
     _run("clean_captions")
 
 
-@app.command("build_vocab", rich_help_panel=_STAGES)
+@app.command("build_vocab")
 def build_vocab() -> None:
-    """Choose the words the systems can say. They come from the training captions.
+    """Build the vocabulary from the training captions.
 
     Example: captionlab build_vocab
     """
     _run("build_vocab")
 
 
-@app.command("extract_features", rich_help_panel=_STAGES)
+@app.command("extract_features")
 def extract_features(encoder: Annotated[str, typer.Argument(help="One of extract_features.encoders.")]) -> None:
-    """Let one encoder look at every photo.
+    """Extract every photo's features with one encoder.
 
     Example: captionlab extract_features efficientnet_lite0
     """
@@ -143,43 +131,43 @@ def extract_features(encoder: Annotated[str, typer.Argument(help="One of extract
 _Configuration = Annotated[str, typer.Argument(help="A configuration's name in params.yaml.")]
 
 
-@app.command("train_baseline", rich_help_panel=_STAGES)
+@app.command("train_baseline")
 def train_baseline(config: _Configuration) -> None:
-    """Train report A's System 1. The image stands at one of four places.
+    """Train the baseline, report A's System 1.
 
     Example: captionlab train_baseline lite0
     """
     _run("train_baseline", config)
 
 
-@app.command("train_modified", rich_help_panel=_STAGES)
+@app.command("train_modified")
 def train_modified(config: _Configuration) -> None:
-    """Train report A's System 1 Modified, or report B's merge.
+    """Train report A's System 1 Modified or report B's merge.
 
     Example: captionlab train_modified lite2
     """
     _run("train_modified", config)
 
 
-@app.command("train_attention", rich_help_panel=_STAGES)
+@app.command("train_attention")
 def train_attention(config: _Configuration) -> None:
-    """Train report A's attention, or report B's over states.
+    """Train report A's attention or report B's over states.
 
     Example: captionlab train_attention lite2
     """
     _run("train_attention", config)
 
 
-@app.command("finetune", rich_help_panel=_STAGES)
+@app.command("finetune")
 def finetune(name: Annotated[str, typer.Argument(help="An entry of finetune in params.yaml.")]) -> None:
-    """Train a trained system further, CIDEr-D its reward.
+    """Fine-tune a trained system by CIDEr-D or distillation.
 
     Example: captionlab finetune lite2
     """
     _run("finetune", name)
 
 
-@app.command("evaluate", rich_help_panel=_STAGES)
+@app.command("evaluate")
 def evaluate() -> None:
     """Caption and score the test photos with every system.
 
@@ -188,7 +176,7 @@ def evaluate() -> None:
     _run("evaluate")
 
 
-@app.command("report", rich_help_panel=_STAGES)
+@app.command("report")
 def report() -> None:
     """Render the comparison table, figures and gallery.
 
@@ -197,18 +185,18 @@ def report() -> None:
     _run("report")
 
 
-@app.command("track", rich_help_panel=_STAGES)
+@app.command("track")
 def track() -> None:
-    """Complete in MLflow what is missing there.
+    """Publish in MLflow the runs that it does not have yet.
 
     Example: captionlab track
     """
     _run("track")
 
 
-@app.command("preset", rich_help_panel=_USE)
-def preset(name: Annotated[str, typer.Argument(help="A file's name in presets/, without .yaml.")]) -> None:
-    """Lay a preset over params.yaml.
+@app.command("preset")
+def preset(name: Annotated[str, typer.Argument(help="The name of a file in presets/, without .yaml.")]) -> None:
+    """Replace sections of params.yaml by those of a preset.
 
     Example: captionlab preset report_b && dvc exp run
     """
@@ -218,10 +206,11 @@ def preset(name: Annotated[str, typer.Argument(help="A file's name in presets/, 
         print(line)
 
 
-@app.command("score", rich_help_panel=_USE)
+@app.command("score")
 def score(
-    references: Annotated[Path, typer.Option(help='JSON: {"image id": ["reference", ...], ...}')],
-    hypotheses: Annotated[Path, typer.Option(help='JSON: {"image id": "caption", ...}')],
+    references: Annotated[Path, typer.Option(help='JSON {"id": ["reference"]}, COCO annotations or Karpathy\'s.')],
+    hypotheses: Annotated[Path, typer.Option(help='JSON {"id": "caption"}, COCO results or caption --out\'s lines.')],
+    meteor: Annotated[bool, typer.Option(help="METEOR needs Java and takes it 5 to 10 seconds.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score any captions under the strict protocol.
@@ -230,45 +219,47 @@ def score(
     """
     import dataclasses
 
-    from captionlab.commands.score import score_files
+    from captionlab.commands.score import lines, score_files
 
-    scores = dataclasses.asdict(score_files(references, hypotheses))
-    if as_json:
-        print(json.dumps(scores))
-        return
-    for name, value in scores.items():
-        print(f"{name:8} {'n/a (needs Java and the extra captionlab[meteor])' if value is None else f'{value:.4f}'}")
+    scores = score_files(references, hypotheses, meteor)
+    for line in [json_line(dataclasses.asdict(scores))] if as_json else lines(scores, meteor):
+        print(line)
 
 
-@app.command("caption", rich_help_panel=_USE)
+@app.command("caption")
 def caption(
     photos: Annotated[list[str], typer.Argument(help="Photos, folders of photos, or - for one on standard input.")],
-    model: Annotated[Path | None, typer.Option(help="A checkpoint or an MLflow model; without it what ships.")] = None,
-    beam: Annotated[int | None, typer.Option(min=1, max=50, help="1 is greedy; without it as it was scored.")] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Best captions a photo: 1 unless said, in JSON all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a photo.")] = False,
-    attention: Annotated[Path | None, typer.Option(help="Draw where each word looked, as PNG; one photo.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Add JSON lines to this file; photos it has are left out.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A trained system, a checkpoint or an MLflow model; default: the released one.")
+    ] = None,
+    beam: Annotated[
+        int | None, typer.Option(min=1, max=50, help="1 is greedy search; default: as chosen on validation.")
+    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Captions per photo; default: 1, in JSON all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per photo.")] = False,
+    attention: Annotated[Path | None, typer.Option(help="Draw each word's attention as PNG; one photo only.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Append JSON lines to this file; skip the photos it has.")] = None,
 ) -> None:
-    """Describe photos, a line each. One that cannot be read is a line on standard error, and exit code 1 in the end.
+    """Caption photos, a line each. An unreadable photo is reported on standard error; the exit code is then 1.
 
     Example: captionlab caption holiday.jpg
     """
     if attention and (len(photos) > 1 or Path(photos[0]).is_dir()):
         raise typer.BadParameter("wants one photo", param_hint="--attention")
-    from captionlab.commands.caption import describe
+    from captionlab.commands.caption import Options, caption_photos
 
+    options = Options(model=model, beam=beam, top=top, as_json=as_json, attention=attention, out=out)
     with _together(shared=True):
-        whole = describe(photos, model=model, beam=beam, top=top, as_json=as_json, attention=attention, out=out)
-    if not whole:
+        all_read = caption_photos(photos, options)
+    if not all_read:
         raise typer.Exit(1)
 
 
-@app.command("release", rich_help_panel=_USE)
+@app.command("release")
 def release(
-    system: Annotated[str | None, typer.Argument(help="system.config; without it the best on validation.")] = None,
+    system: Annotated[str | None, typer.Argument(help="system.config; default: the best on validation.")] = None,
 ) -> None:
-    """Make a trained system the captioner that ships.
+    """Make a trained system the released captioner.
 
     Example: captionlab release attention.lite2
     """
@@ -278,47 +269,44 @@ def release(
         print(line)
 
 
-@app.command("tune", rich_help_panel=_USE)
+@app.command("tune")
 def tune(
     system: Annotated[str, typer.Argument(help="system.config, such as baseline.lite0.")],
-    sampler: Annotated[Literal["grid", "random", "hyperband"], typer.Option(help="Hyperband draws and prunes.")] = (
-        "random"
-    ),
+    sampler: Annotated[
+        Literal["grid", "random", "hyperband"], typer.Option(help="hyperband draws like random, and prunes.")
+    ] = ("random"),
     ranges: Annotated[
         list[str] | None,
-        typer.Option("--range", help="KEY=VALUE,VALUE or KEY=LOW..HIGH[:log]; KEY,KEY take one value. Repeatable."),
+        typer.Option("--range", help="KEY=VALUE,VALUE or KEY=LOW..HIGH[:log]; KEY,KEY share a value. Repeatable."),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="In all, earlier calls' too; without it 10, of a grid every point.")
+        int | None, typer.Option(min=1, help="In total, with those of earlier calls; default: 10, of a grid all.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the trials and the cores.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Search a configuration's parameters by validation loss. A killed search goes on where it stopped.
+    """Search a configuration's parameters by validation loss. The same command resumes a killed search.
 
     Example: captionlab tune baseline.lite0 --sampler grid --range hidden=128,256,512
     """
-    from captionlab.config import load_params
-
     try:
         from captionlab.tuning import search
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise
         raise CaptionlabError("captionlab tune needs Optuna: pip install 'captionlab[tune]'") from error
-    params = load_params(Path.cwd() / "params.yaml")
-    found = search.tune(params, Path.cwd(), system, sampler, ranges or [], trials, workers)
-    for line in [json.dumps(found)] if as_json else search.lines(found):
+    found = search.tune(Path.cwd(), system, sampler, ranges or [], trials, workers)
+    for line in [json_line(found)] if as_json else search.lines(found):
         print(line)
 
 
-@app.command("demo", rich_help_panel=_USE)
+@app.command("demo")
 def demo(
-    host: Annotated[str, typer.Option(help="Where it listens; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 admits other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the browser.")] = True,
 ) -> None:
-    """Open a page where every system describes your photos.
+    """Open a page where every system captions your photos.
 
     Example: captionlab demo --port 8001
     """
@@ -328,11 +316,11 @@ def demo(
         print(line)
 
 
-@app.command("ui", rich_help_panel=_USE)
+@app.command("ui")
 def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where it listens, on this machine only.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine, for it alone.")] = 5000,
 ) -> None:
-    """Open the MLflow UI on the runs of this project.
+    """Serve the MLflow UI of this project's runs.
 
     Example: captionlab ui --port 5001
     """
@@ -344,12 +332,14 @@ def ui(
         print(line)
 
 
-@app.command("doctor", rich_help_panel=_USE)
+@app.command("doctor")
 def doctor(
-    cache: Annotated[bool, typer.Option("--cache", help="Compare DVC's whole cache with its digests, too.")] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Also compare every file in DVC's cache with its digest.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look at what is installed, at hand and whole. Says what to do about the rest; exit code 1 where something fails.
+    """Check the installation and this project. The exit code is 1 if a check fails.
 
     Example: captionlab doctor
     """
@@ -359,7 +349,7 @@ def doctor(
 
     findings = list(examine(Path.cwd(), cache=cache))
     if as_json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in findings], ensure_ascii=False))
+        print(json_line([dataclasses.asdict(finding) for finding in findings]))
     else:
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
@@ -368,22 +358,40 @@ def doctor(
 
 
 def main() -> None:
-    """Run the command line; an error is one line and exit code 1, with ``--traceback`` it is the whole story."""
+    """Run the command line. An error is one line and exit code 1; with ``--traceback`` it is raised."""
+    escape_what_cannot_be_encoded()
     try:
-        app()
+        _refuse_empty(sys.argv)
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except Exception as error:
         if "--traceback" in sys.argv:
             raise
-        message = str(error) if isinstance(error, CaptionlabError) else _fault(error)
+        if isinstance(error, BrokenPipeError):  # whoever read the output has stopped, as head does
+            sys.exit(1)
+        message = str(error) if isinstance(error, CaptionlabError) else _internal(error)
         print(f"captionlab: {message}", file=sys.stderr)
         sys.exit(1)
 
 
-def _fault(error: Exception) -> str:
-    """One line on an error that is captionlab's own."""
+def _refuse_empty(arguments: list[str]) -> None:
+    """An unset variable of the shell must not mean the current folder, or no option at all."""
+    for before, argument in pairwise(arguments):
+        if argument == "":
+            raise CaptionlabError(f"the argument after {before} is empty; is a variable unset?")
+        if argument.startswith("--") and argument.endswith("="):
+            raise CaptionlabError(f"{argument.removesuffix('=')} is empty; is a variable unset?")
+
+
+def _internal(error: Exception) -> str:
+    """One line for an error that no command expects: standard output on a full disk, or a fault of captionlab."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"cannot write the output: {error.strerror}; free space"
     what = " ".join(f"{type(error).__name__}: {error}".split())
     command = " ".join(["captionlab", "--traceback", *sys.argv[1:]])
-    return f"this should not have happened ({what}); `{command}` shows where it did"
+    return f"unexpected error ({what}); `{command}` shows where it occurred"
 
 
 if __name__ == "__main__":

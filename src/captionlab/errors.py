@@ -1,18 +1,22 @@
-"""The one error type that users see. Knows nothing else of the project."""
+"""The error type that users see, and how text from strangers is shown. Knows nothing else of the project."""
 
-_MOST = 1000  # characters; file names and captions of strangers stand in messages
-_TAIL = 200
+_LONGEST = 1000  # characters; messages quote file names and captions of any length
+_END = 200
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that would not show on a terminal, or would control it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class CaptionlabError(Exception):
-    """Something the user can put right; the message is one line that says what to do.
+    """An error that the user can put right; the message is one line that says what to do.
 
-    The command line prints the message and exits with 1; a traceback is shown only with ``--traceback``. What a
-    terminal would not print, or would obey, stands as an escape, and a message of a megabyte is cut in its middle.
+    The command line prints the message and exits with 1; it shows a traceback only with ``--traceback``. Unprintable
+    characters are escaped, and the middle of a very long message is left out.
     """
 
     def __init__(self, message: str) -> None:
-        if len(message) > _MOST:
-            message = f"{message[: _MOST - _TAIL]} ... {message[-_TAIL:]}"
-        shown = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message)
-        super().__init__("".join(shown))
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST - _END]} ... {message[-_END:]}"
+        super().__init__(printable(message))

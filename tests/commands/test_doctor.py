@@ -1,6 +1,7 @@
-"""The doctor's findings: each trouble is seen and named with what to do, and looking changes nothing."""
+"""The doctor's findings: each problem is found and named with advice, and nothing is changed."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -66,8 +67,8 @@ def test_a_sound_project_has_no_fail_and_nothing_is_changed(project: Path) -> No
     findings = found(project)
     assert [finding.name for finding in findings.values() if finding.verdict == "fail"] == []
     assert findings["torch"].found == metadata.version("torch")
-    assert findings["dataset"].found == "scenes is whole: 2 of 2 photos, 4 of 4 captions"
-    assert findings["efficientnet_lite0"].found.startswith("at hand, works offline (package ")
+    assert findings["dataset"].found == "scenes is complete: 2 of 2 photos, 4 of 4 captions"
+    assert findings["efficientnet_lite0"].found.startswith("installed, works offline (package ")
     assert findings["mlflow runs"].found.startswith("none yet")
     assert "trains in " in findings["device"].found
     assert "GB free" in findings["disk"].found
@@ -86,23 +87,23 @@ def test_a_photo_that_is_gone_is_named(project: Path) -> None:
     (project / "artifacts/dataset/images/b.jpg").unlink()
     finding = found(project)["dataset"]
     assert (finding.verdict, finding.found) == (
-        "fail", "not whole: 1 of 2 photos, 4 of 4 captions, b.jpg is missing"
+        "fail", "incomplete: 1 of 2 photos, 4 of 4 captions, b.jpg is missing"
     )  # fmt: skip
     assert "dvc checkout" in finding.advice
     write_json(project / "artifacts/dataset/manifest.json", {"name": "scenes"})
-    assert found(project)["dataset"].found.startswith("not whole: 'images'")
+    assert found(project)["dataset"].found.startswith("incomplete: ")
 
 
 def test_another_dataset_and_a_source_that_is_not_there(project: Path) -> None:
     change(project, dataset__name="mine", dataset__format="folder", dataset__source="data/mine")
     findings = found(project)
-    assert findings["dataset"].found == "artifacts/dataset holds scenes, params.yaml names mine"
+    assert findings["dataset"].found == "artifacts/dataset has scenes, params.yaml names mine"
     assert (findings["source"].verdict, findings["source"].found) == ("fail", "data/mine is not a folder")
     (project / "data.dvc").write_text("outs:\n- path: data/mine\n")
-    assert found(project)["source"].found == "data/mine is not there yet; dvc repro makes it"
+    assert found(project)["source"].found == "data/mine does not exist yet; dvc repro makes it"
 
 
-def test_weights_that_are_not_at_hand(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_weights_that_are_not_installed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     from captionlab.encoders.load import _torchvision_weights
 
     change(
@@ -110,8 +111,8 @@ def test_weights_that_are_not_at_hand(project: Path, tmp_path_factory: pytest.Te
     )
     findings = found(project)
     assert findings["resnet18"].verdict == "warn"
-    assert "not at hand; comes from https://download.pytorch.org/" in findings["resnet18"].found
-    assert (findings["resnet50"].verdict, findings["resnet50"].found[:24]) == ("ok", "not at hand and not used")
+    assert findings["resnet18"].found.startswith("not downloaded yet (from https://download.pytorch.org/")
+    assert (findings["resnet50"].verdict, findings["resnet50"].found[:23]) == ("ok", "not installed, not used")
     assert findings["timm_nosuch"].verdict == "fail"
     assert "timm knows no model 'nosuch'" in findings["timm_nosuch"].found
     _, cached = _torchvision_weights("resnet18")
@@ -135,6 +136,27 @@ def test_commands_that_are_not_found(project: Path, monkeypatch: pytest.MonkeyPa
     assert {name for name in findings if findings[name].verdict == "fail"} == {"git", "dvc", "captionlab"}
     assert "source .venv/bin/activate" in findings["captionlab"].advice
     assert (findings["java"].verdict, findings["java"].found) == ("warn", "none on the PATH")
+
+
+def test_a_git_that_does_not_know_its_user_cannot_commit_experiments(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
+        monkeypatch.delenv(name, raising=False)
+    for scope in ("GLOBAL", "SYSTEM"):
+        monkeypatch.setenv(f"GIT_CONFIG_{scope}", os.devnull)
+    finding = found(project)["git"]
+    assert (finding.verdict, finding.advice) == (
+        "warn", 'git config --global user.name "..."; git config --global user.email "..."'
+    )  # fmt: skip
+    assert "does not know your name and email, which dvc exp run needs" in finding.found
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    subprocess.run(["git", "config", "user.name", "Ada"], cwd=project, check=True)
+    assert found(project)["git"].advice == 'git config --global user.email "..."'
+    monkeypatch.setenv("GIT_AUTHOR_EMAIL", "ada@example.org")
+    assert "git" in found(project)
+    monkeypatch.setenv("GIT_COMMITTER_EMAIL", "ada@example.org")
+    assert "git" not in found(project)
 
 
 def test_a_wrong_params_file_and_a_device_that_is_not_there(project: Path) -> None:
@@ -176,11 +198,15 @@ def server() -> Iterator[str]:
 def test_a_tracking_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{server}")
     assert doctor._runs(tmp_path) == Finding(name="mlflow runs", verdict="ok", found=f"http://{server} answers")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{server}/")
+    assert doctor._runs(tmp_path) == Finding(name="mlflow runs", verdict="ok", found=f"http://{server}/ answers")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     finding = doctor._runs(tmp_path)
     assert finding.verdict == "warn"
+    assert finding.found.startswith("http://127.0.0.1:9 does not answer (")
     assert "captionlab track publishes later" in finding.advice
-    assert "secret" not in str(finding)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@db/runs")
+    assert doctor._runs(tmp_path).found == "at postgresql://db/runs; not checked"
 
 
 def test_the_database_is_read_and_never_made(tmp_path: Path) -> None:
@@ -207,7 +233,7 @@ def test_a_damaged_file_in_dvcs_cache_is_named(project: Path) -> None:
     """DVC looks at its mode alone, which no failing disk changes."""
     for command in (["init", "-q", "--no-scm"], ["add", "-q", "artifacts/dataset"]):
         subprocess.run([sys.executable, "-m", "dvc", *command], cwd=project, check=True)
-    assert doctor._cache(project).found == "4 files, 0.0 GB, as DVC stored them"  # a folder, three others
+    assert doctor._cache(project).found == "4 files, 0.0 GB, all intact"  # a folder, three others
     for kept in sorted((project / ".dvc/cache/files").rglob("*")):
         if kept.is_file() and (whole := kept.read_bytes()):
             kept.chmod(0o644)
@@ -215,7 +241,7 @@ def test_a_damaged_file_in_dvcs_cache_is_named(project: Path) -> None:
             kept.chmod(0o444)
             finding = doctor._cache(project)
             assert (finding.verdict, finding.found) == (
-                "fail", f"1 of 4 files are not what DVC stored: {kept}"
+                "fail", f"1 of 4 files are damaged: {kept}"
             )  # fmt: skip
             kept.chmod(0o644)
             kept.write_bytes(whole)

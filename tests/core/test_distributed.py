@@ -1,4 +1,4 @@
-"""Several processes as one: real torchrun, real gloo, each test a few processes on this machine."""
+"""Several processes under torchrun with gloo, on this machine."""
 
 import csv
 import json
@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from builders import digests, draw_photos, project, write_params, write_tree
-from captionlab import Captioner, CaptionlabError
-from captionlab.commands.caption_file import Journal
+from captionlab import Captioner
 from captionlab.config import load_params
 from captionlab.core import distributed
 from captionlab.core.files import read_json, read_jsonl
@@ -175,7 +174,7 @@ def test_what_has_to_be_one_process_says_so(tmp_path: Path, run: "Run", monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun gives its processes one
     assert run("download") == (
-        1, "", "captionlab: torchrun is for extract_features, train_* and caption; run this by itself\n"
+        1, "", "captionlab: torchrun is for extract_features, train_* and caption; run this command without it\n"
     )  # fmt: skip
 
 
@@ -199,22 +198,15 @@ def test_two_processes_caption_a_folder_and_go_on_where_one_stopped(tmp_path: Pa
     assert [caption for _, caption in expected] == said
 
     lines = (tmp_path / "all.jsonl").read_bytes().splitlines(keepends=True)
-    kept = json.dumps({"image": photos[5], "caption": "kept"}) + "\n"
+    kept = json.dumps({**json.loads(lines[5]), "caption": "kept"}) + "\n"
     (tmp_path / "all.jsonl").write_bytes(lines[3] + kept.encode())
-    (tmp_path / "all.jsonl.rank3").write_bytes(lines[1] + lines[0][:-4])  # of four that were killed, the last in a line
+    (tmp_path / "all.jsonl.rank3").write_bytes(lines[1] + lines[0][:-4])  # of a killed process
     (tmp_path / "photos/003x.jpg").write_bytes(b"no photo")
     done = torchrun(tmp_path, *command)
     assert done.returncode != 0
     assert done.stderr.count("cannot read the photo photos/003x.jpg") == 1
     assert captions(tmp_path / "all.jsonl") == [*expected[:5], (photos[5], "kept"), expected[6]]
     assert [path.name for path in tmp_path.glob("all.jsonl*")] == ["all.jsonl"]
-
-
-def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("milk\nbread\n")
-    with pytest.raises(CaptionlabError, match=r"notes\.txt, line 1 is not of captionlab caption; name another file"):
-        Journal(tmp_path / "notes.txt", [])
-    assert (tmp_path / "notes.txt").read_text() == "milk\nbread\n"
 
 
 # Alone

@@ -4,7 +4,10 @@ import copy
 import hashlib
 import io
 import json
+import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +25,7 @@ from captionlab.encoders.engines import TorchEngine
 from captionlab.encoders.extraction import encode_photos
 from captionlab.encoders.load import LITE_PIXELS, SIDE_BY_SIDE, Encoder, lite_weights, load_encoder, pool_grid
 from captionlab.errors import CaptionlabError
+from hub import downloaded
 
 ASSETS = Path(__file__).parents[1] / "assets"
 FLICKR8K = Path(__file__).parents[2] / "../shared/flickr8k"
@@ -291,20 +295,39 @@ def test_the_door_to_timm_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(CaptionlabError, match="timm knows no model 'nope'"):
         load_encoder("timm_nope")
-    for model in ("resnet18", "resnet18.no_such_weights"):
-        with pytest.raises(CaptionlabError, match=r"cannot be had \(.*offline: efficientnet_lite0") as caught:
-            load_encoder(f"timm_{model}")
-        assert "\n" not in str(caught.value)
+    with pytest.raises(CaptionlabError, match=r"Invalid pretrained tag"):
+        load_encoder("timm_resnet18.no_such_weights")
+    with pytest.raises(CaptionlabError) as caught:
+        load_encoder("timm_resnet18")
+    message = str(caught.value)
+    assert f"not in {tmp_path}/models--timm--resnet18.a1_in1k, and https://huggingface.co/timm/" in message
+    assert message.endswith(
+        "use an encoder that works offline: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2"
+    )
+    assert "\n" not in message
 
 
-@pytest.mark.parametrize(("model", "channels"), [("test_resnet", None), ("test_vit", 0), ("test_mambaout", 0)])
-def test_timm_models_with_weights(monkeypatch: pytest.MonkeyPatch, model: str, channels: int | None) -> None:
-    """Weights cannot be had here, so timm's own fresh ones stand in; the maps' layout is the same."""
-    load._import_torchvision()
-    import timm
+def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:
+    """Its own download says "Retrying in ..." for a minute."""
+    script = "from captionlab.encoders.load import load_encoder; load_encoder('timm_resnet18')"
+    settings = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **settings}, capture_output=True, text=True, timeout=120
+    )
+    assert "resolve/main/model.safetensors cannot be reached (" in done.stderr.splitlines()[-1]
+    assert "Retrying" not in done.stderr
 
-    create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: create(*args, **{**kwargs, "pretrained": False}))
+
+@pytest.mark.parametrize(("model", "channels"), [("test_resnet", None), ("test_vit", 0), ("mambaout_femto", 0)])
+def test_timm_models_with_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, channels: int | None
+) -> None:
+    """Random ones, where the download puts them; no network is asked for weights that are there."""
+    downloaded(model, tmp_path)
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     if channels == 0:
         with pytest.raises(CaptionlabError, match="gives no square map of channels"):
             load_encoder(f"timm_{model}")

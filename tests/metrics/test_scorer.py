@@ -4,11 +4,9 @@ import json
 import math
 import random
 import shutil
-import time
 import warnings
 from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import corpus_bleu
 
-from captionlab.commands.score import score_files
 from captionlab.errors import CaptionlabError
 from captionlab.metrics import meteor
 from captionlab.metrics.cider import CiderD
@@ -277,7 +274,8 @@ def test_report_a_counts_start_and_end() -> None:
 
 
 @needs_java
-def test_meteor_for_real_and_for_several_systems_at_once() -> None:
+def test_meteor_for_several_systems_at_once_and_in_any_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE")  # writes a decimal comma by itself
     perfect = {image: own[0] for image, own in REFERENCES.items()}
     mixed = {image: (HYPOTHESES if number % 2 else perfect)[image] for number, image in enumerate(perfect)}
     found = Scorer(REFERENCES).score_all(
@@ -299,10 +297,8 @@ def test_meteor_survives_a_java_that_fails(behaviour: str, tmp_path: Path, monke
     java.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(meteor, "_STARTUP_SECONDS", 0.5)
-    began = time.monotonic()
     with pytest.warns(RuntimeWarning, match="METEOR is left out"):
         ours = score({"a": ["a dog runs"]}, {"a": "a dog"})
-    assert time.monotonic() - began < 10
     assert ours.meteor is None
     assert ours.bleu_1 > 0
 
@@ -329,71 +325,3 @@ def test_ids_must_match() -> None:
 def test_references_must_be_there(references: dict[str, list[str]]) -> None:
     with pytest.raises(CaptionlabError, match="no references"):
         Scorer(references)
-
-
-def test_score_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))  # no Java
-    (tmp_path / "r.json").write_text(json.dumps(REFERENCES), encoding="utf-8")
-    (tmp_path / "h.json").write_text(json.dumps(HYPOTHESES), encoding="utf-8-sig")
-    ours = score_files(tmp_path / "r.json", tmp_path / "h.json")
-    assert ours == score(REFERENCES, HYPOTHESES, meteor=False)
-
-
-GOOD_REFERENCES = '{"a": ["a dog"]}'
-GOOD_HYPOTHESES = '{"a": "a dog"}'
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not valid JSON"),
-        ("1" * 5000, "not valid JSON"),
-        ("[" * 100_000, "not valid JSON"),
-        ("[]", "must be a JSON object"),
-        ("{}", "at least one image"),
-        ('{"a": ["x"], "a": ["y"]}', "'a' occurs more than once"),
-        ('{"a": "a dog"}', "must have a list"),
-        ('{"a": []}', "at least one reference"),
-        ('{"a": ["a dog", 3]}', "no text or blank"),
-        ('{"a": [" "]}', "no text or blank"),
-        ('{"b": ["a dog"]}', r"1 without a hypothesis \(b\)"),
-        (b'{"a": ["caf\xe9"]}', "not UTF-8"),
-        (None, "cannot read"),
-    ],
-)
-def test_bad_references_file(content: str | bytes | None, message: str, tmp_path: Path) -> None:
-    _expect_error(tmp_path, content, GOOD_HYPOTHESES, message, "r.json")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"a": ["a dog"]}', "must have one string"),
-        ('{"a": null}', "must have one string"),
-        ('{"a": "x", "a": "x"}', "more than once"),
-        ('{"a": "x", "b": "x"}', r"1 without references \(b\)"),
-        ("nonsense", "not valid JSON"),
-    ],
-)
-def test_bad_hypotheses_file(content: str, message: str, tmp_path: Path) -> None:
-    _expect_error(tmp_path, GOOD_REFERENCES, content, message, "h.json")
-
-
-def _expect_error(folder: Path, references: Any, hypotheses: Any, message: str, culprit: str) -> None:
-    for name, content in (("r.json", references), ("h.json", hypotheses)):
-        if content is not None:
-            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(CaptionlabError, match=message) as caught:
-        score_files(folder / "r.json", folder / "h.json")
-    assert culprit in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_caption_of_a_megabyte_is_refused(tmp_path: Path) -> None:
-    files = tmp_path / "refs.json", tmp_path / "hyps.json"
-    long = "a " * 500_000
-    for references, hypotheses in (({"a": ["x", long]}, {"a": "x"}), ({"a": ["x"]}, {"a": long})):
-        files[0].write_text(json.dumps(references))
-        files[1].write_text(json.dumps(hypotheses))
-        with pytest.raises(CaptionlabError, match=r"image 'a' has a caption of 1,000,000 characters; at most 10,000"):
-            score_files(*files)

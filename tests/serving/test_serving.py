@@ -25,7 +25,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from builders import identity, tiny_system
-from captionlab.commands.caption import describe
+from captionlab.commands.caption import Options, caption_photos
 from captionlab.core.records import Decoding
 from captionlab.data.vocab import Vocabulary
 from captionlab.encoders.load import load_encoder
@@ -185,12 +185,12 @@ def test_photos_are_described_by_a_registered_model(
     register(root, candidate(checkpoint))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
     Path("holiday.jpg").write_bytes(photo("green"))
-    model = Path(registry.best_model("scenes"))
+    model = registry.best_model("scenes")
     said = Captioner.load(checkpoint, decoding=CHOSEN).caption(photo("green"))
     assert len(said) == 3
-    assert describe(["holiday.jpg"], model=model, beam=None, top=3, as_json=False, attention=None)
+    assert caption_photos(["holiday.jpg"], Options(model=model, top=3))
     assert capsys.readouterr().out.splitlines() == [sentence.caption for sentence in said]
-    assert describe(["holiday.jpg"], model=model, beam=1, top=3, as_json=False, attention=None)
+    assert caption_photos(["holiday.jpg"], Options(model=model, beam=1, top=3))
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 

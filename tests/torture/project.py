@@ -42,7 +42,7 @@ class Ended:
         """It ended in one line for the user."""
         lines = self.said.strip().splitlines()
         told = bool(lines) and lines[-1].startswith("captionlab: ")
-        return self.code == 1 and told and "should not have happened" not in lines[-1] and "Traceback" not in self.said
+        return self.code == 1 and told and "unexpected error (" not in lines[-1] and "Traceback" not in self.said
 
 
 class Project:

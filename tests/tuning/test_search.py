@@ -58,7 +58,7 @@ def find(root: Path) -> Find:
     def search(
         sampler: Sampler, *ranges: str, trials: int | None = None, row: str = "baseline.tiny", workers: int = 1
     ) -> dict[str, Any]:
-        return tune(load_params(root / "params.yaml"), root, row, sampler, ranges, trials, workers)
+        return tune(root, row, sampler, ranges, trials, workers)
 
     return search
 
@@ -102,7 +102,7 @@ def test_a_grid_is_every_point_once_and_the_best_is_a_command(root: Path, find: 
     assert found["best"]["validation_loss"] == min(trial["validation_loss"] for trial in found["trials"])
     before = (root / "tune.db").stat().st_mtime_ns
     assert find("grid", HIDDEN, OPTIMIZER) == found
-    assert (root / "tune.db").stat().st_mtime_ns == before, "a search that is done has nothing to do"
+    assert (root / "tune.db").stat().st_mtime_ns == before, "a completed search changes nothing"
     assert not (root / "artifacts/models").exists()
     assert not list((root / ".resume").rglob("*.pt"))
     *_, said, command = lines(found)
@@ -140,7 +140,7 @@ def test_hyperband_prunes_and_mlflow_shows_it(root: Path, find: Find) -> None:
         assert run.data.tags.get("captionlab.pruned") == ("true" if pruned else None)
 
 
-def test_a_higher_total_goes_on_and_a_lower_one_does_nothing(find: Find) -> None:
+def test_a_higher_total_continues_and_a_lower_one_does_nothing(find: Find) -> None:
     three, five = find("random", RATE, trials=3), find("random", RATE, trials=5)
     assert figures(five)[:3] == figures(three)
     assert len(set(values(five))) == 5
@@ -157,20 +157,21 @@ def test_drawn_points_never_come_twice() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["random", "hyperband"])
-def test_killed_in_a_trial_it_goes_on_to_the_same_result(
+def test_a_search_killed_in_a_trial_resumes_to_the_same_result(
     root: Path, find: Find, sampler: Sampler, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with begin(root, "--sampler", sampler, "--trials", "5", "--range", RATE) as process:
         wait_until(lambda: list((root / ".resume/tune").glob("*.1.pt")))
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
+    assert "A new study" not in said(root), "Optuna's own messages are left out"
     (name,) = optuna.get_all_study_names(f"sqlite:///{root / 'tune.db'}")
     study = optuna.load_study(study_name=name, storage=f"sqlite:///{root / 'tune.db'}")
     assert [trial.state.name for trial in study.trials[:3]] == [study.trials[0].state.name, "RUNNING", "WAITING"]
     found = find(sampler, RATE, trials=5)
-    heard = capsys.readouterr().err
-    assert "trial 2 " in heard
-    assert "trial 0 " not in heard, "what is done is not done again"
+    printed = capsys.readouterr().err
+    assert "trial 2 " in printed
+    assert "trial 0 " not in printed, "a completed trial is not repeated"
     (root / "tune.db").unlink()
     shutil.rmtree(root / ".resume")
     unbroken = find(sampler, RATE, trials=5)
@@ -190,7 +191,7 @@ def test_workers_share_the_trials_and_one_may_die(root: Path, find: Find) -> Non
     assert values(found) == list(itertools.product((4, 8, 12), ("adam", "rmsprop")))
     epochs = Counter(re.findall(r"^trial (\d+) .* epoch (\d+)/", said(root), re.MULTILINE))
     assert {trial for trial, _ in epochs} == set("012345")
-    assert max(epochs.values()) <= 2, "only what the killed worker had in hand is heard twice"
+    assert max(epochs.values()) <= 2, "only the trial of the killed worker is repeated"
     (root / "tune.db").unlink()
     assert figures(find("grid", HIDDEN, OPTIMIZER)) == figures(found)
 
@@ -219,7 +220,7 @@ def test_a_trial_that_fails_leaves_the_others(root: Path, find: Find) -> None:
     assert [trial["state"] for trial in found["trials"]] == ["complete", "fail"]
     assert "more than training.max_megabytes" in found["trials"][1]["error"]
     assert any(line.startswith("trial 1 failed: baseline.tiny, trial 1, has ") for line in lines(found))
-    with pytest.raises(CaptionlabError, match=r"no trial came to its end; the first says: .*max_megabytes"):
+    with pytest.raises(CaptionlabError, match=r"no trial is complete; the first error: .*max_megabytes"):
         find("grid", "hidden=4000,5000")
 
 
@@ -232,17 +233,17 @@ def test_a_trial_that_fails_leaves_the_others(root: Path, find: Find) -> None:
     ("baseline.tiny", "grid", ["hidden=4,x"], "baseline.hidden must be an integer, not 'x'"),
     ("baseline.tiny", "random", ["hidden=1..2.5"], "baseline.hidden must be an integer, not 1.0"),
     ("baseline.tiny", "random", ["hidden=0..8"], "baseline.hidden must be at least 1, not 0"),
-    ("baseline.tiny", "random", ["dropout=0.5..0.2"], "wants two numbers, the lower first"),
-    ("baseline.tiny", "random", ["dropout=0..0.2:log"], "above zero where it is log"),
-    ("baseline.tiny", "random", ["dropout=a..b"], "wants two numbers"),
-    ("baseline.tiny", "random", ["hidden"], "--range 'hidden' is none; write KEY=VALUE,VALUE or KEY=LOW..HIGH"),
-    ("baseline.tiny", "random", ["hidden=4,[8"], "'\\[8' is no value that params.yaml could hold"),
-    ("baseline.tiny", "random", ["hidden=4,4"], "names a value twice"),
+    ("baseline.tiny", "random", ["dropout=0.5..0.2"], "must have two numbers, the lower first"),
+    ("baseline.tiny", "random", ["dropout=0..0.2:log"], "above zero with :log"),
+    ("baseline.tiny", "random", ["dropout=a..b"], "must have two numbers"),
+    ("baseline.tiny", "random", ["hidden"], "invalid --range 'hidden'; write KEY=VALUE,VALUE or KEY=LOW..HIGH"),
+    ("baseline.tiny", "random", ["hidden=4,[8"], "'\\[8' is not a valid value in params.yaml"),
+    ("baseline.tiny", "random", ["hidden=4,4"], "has a value twice"),
     ("baseline.tiny", "random", ["hidden=4,8", "embedding,hidden=4,8"], "hidden has two ranges"),
-    ("baseline.tiny", "grid", ["dropout=0.1..0.2"], "a grid wants values, not ends"),
+    ("baseline.tiny", "grid", ["dropout=0.1..0.2"], "a grid needs values instead of ends"),
     ("baseline.tiny", "random", ["encoder=tiny,vgg16"], "'vgg16' is not in extract_features.encoders"),
 ])  # fmt: skip
-def test_what_is_no_search_is_one_line(
+def test_an_invalid_search_is_one_line(
     root: Path, find: Find, row: str, sampler: Sampler, ranges: Sequence[str], message: str
 ) -> None:
     with pytest.raises(CaptionlabError, match=message) as caught:
@@ -251,7 +252,7 @@ def test_what_is_no_search_is_one_line(
     assert not (root / "tune.db").exists()
 
 
-def test_a_database_that_is_none_is_one_line(root: Path, find: Find) -> None:
+def test_a_damaged_database_is_one_line(root: Path, find: Find) -> None:
     (root / "tune.db").write_text("no database at all, but long enough to look at" * 100)
     with pytest.raises(CaptionlabError, match=r"tune\.db cannot be used \(.*\); move it away"):
         find("random", RATE, trials=1)

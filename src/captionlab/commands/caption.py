@@ -1,28 +1,44 @@
-"""What ``captionlab caption`` does: photos by name in, a line each on standard output, complaints on standard error.
+"""What ``captionlab caption`` does: photos by name in, captions on standard output or in a file.
 
-Knows names and streams; reading and captioning is the captioner's.
+Knows names and streams; the captioner reads and captions the photos.
 """
 
-import json
+import dataclasses
+import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from captionlab.commands.attention_map import TILE, attention_map
-from captionlab.commands.caption_file import Journal
+from captionlab.commands.caption_file import CaptionFile
 from captionlab.core import distributed
 from captionlab.core.files import atomic_file
-from captionlab.data.photos import SUFFIXES, Photo, read_upright
-from captionlab.errors import CaptionlabError
+from captionlab.core.output import json_line
+from captionlab.core.records import Decoding
+from captionlab.data.photos import SUFFIXES, Photo, read_upright, skipped_formats
+from captionlab.errors import CaptionlabError, printable
 from captionlab.inference.captioner import Captioner, Sentence
 from captionlab.serving.registry import local_checkpoint
 
 STDIN = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The command's options, as its help describes them."""
+
+    model: str | None = None
+    beam: int | None = None
+    top: int | None = None
+    as_json: bool = False
+    attention: Path | None = None
+    out: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -33,97 +49,129 @@ class Named:
     photo: Photo
 
 
-def describe(
-    names: Sequence[str],
-    *,
-    model: Path | None,
-    beam: int | None,
-    top: int | None,
-    as_json: bool,
-    attention: Path | None,
-    out: Path | None = None,
-) -> bool:
-    """Print the captions of photos and folders of photos as they are made; returns whether all could be read.
+@dataclass(frozen=True)
+class Found:
+    """What the command's names stand for."""
 
-    With ``out`` they go there as JSON, and the photos that it has are left out. Under torchrun each process does a
-    share of the photos, and all return the same. A photo that cannot be read is a line on standard error. Raises
-    CaptionlabError when there is nothing to do it with or when ``attention``, where the map of the one photo goes,
-    cannot be drawn.
+    photos: list[Named]
+    others: list[Path]  # files in folders that are not photos
+    faults: list[str]  # folders without photos, and folders that cannot be read
+
+
+def caption_photos(names: Sequence[str], options: Options) -> bool:
+    """Caption photos and folders of photos; returns whether all could be read.
+
+    Captions are printed as they are made, or written to ``options.out`` as JSON lines, where photos that it has are
+    left out. Under torchrun each process does a share of the photos, and all return the same. A photo that cannot be
+    read is a line on standard error. Raises CaptionlabError when the model cannot be loaded, when ``options.out`` is
+    not a file of its captions, and when ``options.attention`` is asked of a model without attention.
     """
-    photos, empty = _collect(names)
-    for folder in empty if distributed.is_main() else ():
-        _complain(f"no photos in {folder}; known are {', '.join(sorted(SUFFIXES))}")
-    if not photos:
+    found = _find(names)
+    if distributed.is_main():
+        for line in filter(None, [skipped_formats(found.others), *found.faults]):
+            _complain(line)
+    if not found.photos:
         return False
-    named = len(photos) > 1
-    journal = Journal(out, [photo.name for photo in photos]) if out else None
-    if journal:
-        photos = list({photo.name: photo for photo in photos if photo.name not in journal.done}.values())
-    say = journal.write if journal else _print
-    photos = photos[distributed.rank() :: distributed.world_size()]
-    unread = _describe(photos, say, model, beam, top, as_json or out is not None, attention, named) if photos else 0
-    if journal:
-        journal.close()
-    return not any(distributed.all_reduce_sum(unread)) and not empty
-
-
-def _describe(
-    photos: Sequence[Named], say: Callable[[str], None], model: Path | None, beam: int | None, top: int | None,
-    as_json: bool, attention: Path | None, named: bool,
-) -> int:  # fmt: skip
-    """Say the captions of the photos; returns how many photos could not be read."""
-    with local_checkpoint(Path.cwd(), str(model)) if model else nullcontext() as path:
+    with local_checkpoint(Path.cwd(), options.model) if options.model else nullcontext() as path:
         captioner = Captioner.load(path)
-    warnings.filterwarnings("ignore", module="PIL")  # what a photo's reader shrugs at is not the user's to mend
+    file = None
+    photos = found.photos
+    if options.out:
+        file = CaptionFile(options.out, [photo.name for photo in photos], _source(captioner, options.beam))
+        photos = list({photo.name: photo for photo in photos if photo.name not in file.done}.values())
+    printer = _Printer(options, file, named=len(found.photos) > 1)
+    unread = _caption(captioner, photos[distributed.rank() :: distributed.world_size()], options, printer)
+    if file:
+        file.close()
+    return not any(distributed.all_reduce_sum(unread)) and not found.faults
+
+
+@dataclass(frozen=True)
+class _Printer:
+    """Writes the captions of one photo, as lines or as JSON."""
+
+    options: Options
+    file: CaptionFile | None
+    named: bool  # whether a line begins with the photo's name
+
+    def write(self, name: str, sentences: Sequence[Sentence]) -> None:
+        top = self.options.top
+        if self.file:
+            self.file.write(_row(name, sentences[:top]))
+        elif self.options.as_json:
+            _print(json_line(_row(name, sentences[:top])))
+        else:
+            for sentence in sentences[: top or 1]:
+                _print(f"{printable(name)}\t{sentence.caption}" if self.named else sentence.caption)
+
+
+def _caption(captioner: Captioner, photos: Sequence[Named], options: Options, printer: _Printer) -> int:
+    """Caption the photos; returns how many could not be read."""
+    warnings.filterwarnings("ignore", module="PIL")  # about photos that it reads all the same
     unread = 0
-    with tqdm(total=len(photos), unit="photo", disable=True if len(photos) == 1 else None, leave=False) as bar:
-        for each, said in zip(photos, captioner.stream([each.photo for each in photos], beam=beam), strict=True):
-            if isinstance(said, CaptionlabError):
-                unread += 1
-                with bar.external_write_mode():
-                    _complain(f"{each.name}: {said}" if each.name == STDIN else str(said))
-            else:
-                with bar.external_write_mode():
-                    for line in _lines(each.name, said, top, as_json, named):
-                        say(line)
-                if attention:
-                    _draw(captioner, each.photo, said[0], attention)
+    with tqdm(total=len(photos), unit="photo", disable=True if len(photos) <= 1 else None, leave=False) as bar:
+        stream = captioner.stream([each.photo for each in photos], beam=options.beam)
+        for each, sentences in zip(photos, stream, strict=True):
+            with bar.external_write_mode():
+                if isinstance(sentences, CaptionlabError):
+                    unread += 1
+                    _complain(f"{STDIN}: {sentences}" if each.name == STDIN else str(sentences))
+                else:
+                    printer.write(each.name, sentences)
+            if options.attention and not isinstance(sentences, CaptionlabError):
+                _draw(captioner, each.photo, sentences[0], options.attention)
             bar.update()
     return unread
 
 
-def _collect(names: Sequence[str]) -> tuple[list[Named], list[str]]:
-    """The photos, those of a folder and its folders sorted by name, and the folders that hold none."""
-    photos: list[Named] = []
-    empty = []
+def _source(captioner: Captioner, beam: int | None) -> dict[str, str]:
+    """Which model captions, and how it decodes, as a file of captions says it."""
+    identity = captioner.identity
+    decoding = captioner.decoding if beam is None else dataclasses.replace(captioner.decoding, beam=beam)
+    return {
+        "model": f"{identity.system}.{identity.name}@{identity.training_key[:8]}",
+        "decoding": _in_words(decoding),
+    }
+
+
+def _in_words(decoding: Decoding) -> str:
+    penalty = "" if decoding.beam == 1 else f", length penalty {decoding.length_penalty:g}"
+    return f"{decoding.label}{penalty}, at most {decoding.max_words} words"
+
+
+def _find(names: Sequence[str]) -> Found:
+    """The photos, those of a folder and its subfolders sorted by name."""
+    found = Found([], [], [])
     for name in names:
+        path = Path(name)
         if name == STDIN:
-            photos.append(Named(STDIN, sys.stdin.buffer.read()))
-        elif Path(name).is_dir():
-            inside = sorted(_walk(Path(name)))
-            photos += [Named(_printable(path), path) for path in inside]
-            if not inside:
-                empty.append(_printable(Path(name)))
+            found.photos.append(Named(STDIN, sys.stdin.buffer.read()))
+        elif path.is_dir():
+            files = sorted(_walk(path, found.faults))
+            photos = [Named(_decodable(file), file) for file in files if file.suffix.lower() in SUFFIXES]
+            found.photos.extend(photos)
+            found.others.extend(file for file in files if file.suffix.lower() not in SUFFIXES)
+            if not photos:
+                found.faults.append(f"no photos in {printable(name)}; known are {', '.join(sorted(SUFFIXES))}")
         else:
-            photos.append(Named(_printable(Path(name)), Path(name)))
-    return photos, empty
+            found.photos.append(Named(_decodable(path), path))
+    return found
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            yield path
+def _walk(folder: Path, faults: list[str]) -> Iterator[Path]:
+    """The folder's files, without hidden ones and those in hidden folders; what cannot be read is a fault."""
+
+    def unreadable(error: OSError) -> None:
+        faults.append(f"cannot read {printable(str(error.filename))}: {error.strerror}")
+
+    for place, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
-def _lines(name: str, said: Sequence[Sentence], top: int | None, as_json: bool, named: bool) -> Iterator[str]:
-    if as_json:
-        best, *others = (
-            {"caption": sentence.caption, "log_prob": round(sentence.log_prob, 4)} for sentence in said[:top]
-        )
-        yield json.dumps({"image": name, **best, "alternatives": others}, ensure_ascii=False)
-    else:
-        yield from (f"{name}\t{sentence.caption}" if named else sentence.caption for sentence in said[: top or 1])
+def _row(name: str, sentences: Sequence[Sentence]) -> dict[str, Any]:
+    best, *others = ({"caption": each.caption, "log_prob": round(each.log_prob, 4)} for each in sentences)
+    return {"image": name, **best, "alternatives": others}
 
 
 def _draw(captioner: Captioner, photo: Photo, sentence: Sentence, out: Path) -> None:
@@ -134,7 +182,7 @@ def _draw(captioner: Captioner, photo: Photo, sentence: Sentence, out: Path) -> 
 
 
 def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")  # in one piece, or the lines of several processes would tear one another
+    sys.stdout.write(f"{line}\n")  # in one call, so that lines of several processes do not mix
     sys.stdout.flush()
 
 
@@ -142,6 +190,6 @@ def _complain(line: str) -> None:
     print(f"captionlab: {line}", file=sys.stderr, flush=True)
 
 
-def _printable(path: Path) -> str:
-    """The path; bytes of its name that are no text stand as escapes."""
+def _decodable(path: Path) -> str:
+    """The path as text; bytes of its name that are not valid text are escaped."""
     return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -1,75 +1,105 @@
-"""A JSONL file that grows a line a photo, from one process or several, and goes on after a kill.
+"""A file of captions in JSON lines that grows as photos are captioned, and that a later run continues.
 
-Knows lines that name an image; nothing of captions.
+Knows lines that name an image, a model and its decoding; nothing of how captions are made.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from captionlab.core import distributed
 from captionlab.core.files import write_text
 from captionlab.errors import CaptionlabError
 
+_START = b'{"image": '  # of every line
 
-class Journal:
-    """Lines for ``path``, in the end in the order of the images ``order``; ``done`` are the images it already has.
 
-    A process alone appends to the file itself, each of several to a file of its own beside it; the first of them
-    gathers these, at the end or when a run that was killed is repeated. What a kill left half written is dropped.
-    Raises CaptionlabError when the file holds something else, or when the processes do not see one another's files.
+class CaptionFile:
+    """Appends captions to ``path``; in the end they have the order of the images in ``order``.
+
+    ``source`` says which model writes them, and how it decodes; it is a part of every line. ``done`` are the images
+    that the file has already. A single process appends to the file itself. Each of several processes appends to a file
+    of its own beside it; the first process merges these at the end, or when a killed run is repeated. An incomplete
+    last line is dropped. Raises CaptionlabError when the file holds something else or captions of another source, and
+    when the processes do not see each other's files.
     """
 
-    def __init__(self, path: Path, order: Sequence[str]) -> None:
-        self._path = path
+    def __init__(self, path: Path, order: Sequence[str], source: Mapping[str, Any]) -> None:
+        self._path, self._source = path, dict(source)
         self._place = {image: place for place, image in enumerate(order)}
         if distributed.is_main():
-            self._gather()
+            self._merge()
         distributed.barrier()
-        self.done = _read(path).keys()
+        self.done = self._read(path)[0].keys()
         self._own = path if distributed.world_size() == 1 else path.with_name(f"{path.name}.rank{distributed.rank()}")
         self._written = 0
 
-    def write(self, line: str) -> None:
-        """Append one line, at once."""
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one line at once; ``row`` begins with its image."""
+        left = json.dumps({**row, **self._source}, ensure_ascii=False).encode() + b"\n"
         try:
             with self._own.open("ab", buffering=0) as file:
-                file.write(f"{line}\n".encode())
+                while left:  # a disk that is nearly full takes a part
+                    left = left[file.write(left) :]
         except OSError as error:
             raise CaptionlabError(f"cannot write {self._own}: {error.strerror or error}; free space") from error
         self._written += 1
 
     def close(self) -> None:
-        """Gather the processes' lines when all have written theirs."""
+        """Merge the processes' files when all have written theirs."""
         (written,) = distributed.all_reduce_sum(self._written)
-        if distributed.is_main() and (gathered := self._gather()) < len(self.done) + written:
+        if distributed.is_main() and (merged := self._merge()) < len(self.done) + written:
             raise CaptionlabError(
-                f"{self._path} got {gathered - len(self.done)} lines of {written:.0f}; the machines have to share its "
+                f"{self._path} received {merged - len(self.done)} of {written:.0f} lines; all machines must share its "
                 "folder"
             )
 
-    def _gather(self) -> int:
-        """Bring whatever former processes wrote into the one file; returns how many images it has."""
+    def _merge(self) -> int:
+        """Bring all lines into the one file, and drop an incomplete one; returns how many images the file has."""
         parts = sorted(self._path.parent.glob(f"{self._path.name}.rank*"))
         lines: dict[str, str] = {}
+        incomplete = False
         for path in (self._path, *parts):
-            lines |= _read(path)
-        if lines:
+            found, rest = self._read(path)
+            lines |= found
+            incomplete |= rest
+        if lines or incomplete:
             known = sorted(lines, key=lambda image: self._place.get(image, -1))
             write_text(self._path, "".join(f"{lines[image]}\n" for image in known))
         for part in parts:
             part.unlink()
         return len(lines)
 
-
-def _read(path: Path) -> dict[str, str]:
-    """The whole lines of a file by the image they name; none where there is no file."""
-    if not path.exists():
-        return {}
-    lines = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    def _read(self, path: Path) -> tuple[dict[str, str], bool]:
+        """The complete lines of a file by their image, and whether an incomplete one follows."""
+        if not path.exists():
+            return {}, False
         try:
-            lines[str(json.loads(line)["image"])] = line.decode()
-        except (ValueError, TypeError, KeyError):
-            raise CaptionlabError(f"{path}, line {number} is not of captionlab caption; name another file") from None
-    return lines
+            *complete, rest = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise CaptionlabError(f"cannot read {path}: {error.strerror or error}; name another file") from error
+        lines = {}
+        for number, line in enumerate(complete, 1):
+            try:
+                row = json.loads(line)
+                lines[str(row["image"])] = line.decode()
+                source = {key: row.get(key) for key in self._source}
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise _foreign(path, number) from None
+            if source != self._source:
+                raise CaptionlabError(
+                    f"{path} has captions of {_shown(source)}, and this run has {_shown(self._source)}; name another "
+                    "file"
+                )
+        if not (rest.startswith(_START) or _START.startswith(rest)):
+            raise _foreign(path, len(complete) + 1)
+        return lines, bool(rest)
+
+
+def _foreign(path: Path, line: int) -> CaptionlabError:
+    return CaptionlabError(f"{path}, line {line} was not written by captionlab caption; name another file")
+
+
+def _shown(source: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value or 'unknown'}" for key, value in source.items())

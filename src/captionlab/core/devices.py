@@ -1,4 +1,4 @@
-"""Which device computes, and in which precision. Knows hardware only."""
+"""The device that computes, and its precision. Knows hardware only."""
 
 import os
 import warnings
@@ -13,7 +13,7 @@ from captionlab.errors import CaptionlabError
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> str:
-    """Resolve "auto" to the fastest device there is; a device that is not there is a CaptionlabError.
+    """Resolve "auto" to the fastest device of this machine; a device that it does not have is a CaptionlabError.
 
     For CUDA it also sets PyTorch and cuBLAS to algorithms that give the same bytes each time, and cuDNN to float32.
     """
@@ -23,22 +23,22 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> str:
     chosen = next(device for device in ("cuda", "mps", "cpu") if there[device]) if wanted == "auto" else wanted
     if chosen == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-        torch.use_deterministic_algorithms(True, warn_only=True)  # an operation that has none warns, and runs
+        torch.use_deterministic_algorithms(True, warn_only=True)  # an operation without one warns and runs
         warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")  # PyTorch 2.9 alone
         torch.backends.cudnn.allow_tf32 = False  # an LSTM's captions are to be those of the CPU
     return chosen
 
 
 def uses_bf16(precision: Literal["auto", "fp32", "bf16"], device: str) -> bool:
-    """Whether to train in bf16: with "auto", on a CPU that has units for it.
+    """Whether to train in bf16; "auto" means on a CPU with bf16 units.
 
     Not on CUDA: there it was no faster, and ``nn.LSTM`` under autocast returns fp16 whatever type was asked for, which
-    does not mix with bf16. Raises CaptionlabError for "bf16" where it cannot be had.
+    does not mix with bf16. Raises CaptionlabError for "bf16" where it is not available.
     """
     if precision == "bf16" and device != "cpu":
         raise CaptionlabError(f"training.precision is bf16, which is for CPUs; on {device} use auto or fp32")
     if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        raise CaptionlabError("training.precision is bf16, which this CPU cannot compute; use auto or fp32")
+        raise CaptionlabError("training.precision is bf16, which this CPU does not support; use auto or fp32")
     if precision != "auto":
         return precision == "bf16"
     return device == "cpu" and _cpu_multiplies_bf16_faster()
@@ -72,9 +72,9 @@ def gpu_arithmetic(device: str) -> Iterator[None]:
 
 
 def _cpu_multiplies_bf16_faster() -> bool:
-    """Whether the CPU says that it has bf16 units; without them bf16 is many times slower.
+    """Whether the CPU reports bf16 units; without them bf16 is many times slower.
 
-    Asked and not measured: a measurement depends on what else the machine does, and the bytes of a training on it.
+    Not measured: on a busy machine the result varies, and with it the bytes of a training.
     """
     ask = getattr(torch.cpu, "get_capabilities", dict)  # PyTorch before 2.10 does not have it
     capabilities: dict[str, Any] = ask()

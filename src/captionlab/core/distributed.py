@@ -1,7 +1,7 @@
-"""The processes that torchrun started, on one machine or several: which of them this is, and how they add up.
+"""The processes that torchrun started, on one machine or several: ranks, sums and broadcasts.
 
-Knows processes and tensors; nothing of what they compute. A process alone is the first of one: it talks to nobody, and
-nothing here changes a bit of its results.
+Knows processes and tensors; nothing of what they compute. Without torchrun a process is rank 0 of 1: nothing is sent,
+and no result changes.
 """
 
 import os
@@ -18,65 +18,65 @@ from torch.distributed.rendezvous import rendezvous
 from captionlab.errors import CaptionlabError
 
 Value = TypeVar("Value")
-PATIENCE = timedelta(days=1)  # the first to finish waits for the slowest; that one is gone, torchrun notices by itself
+TIMEOUT = timedelta(days=1)  # the first to finish waits for the slowest; torchrun itself notices lost processes
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Meet the other processes that torchrun started; raises CaptionlabError when they cannot be reached.
+    """Join the other processes that torchrun started; raises CaptionlabError when they cannot be reached.
 
-    On CUDA with a card a process they talk through NCCL, else through gloo; processes beyond the cards share them.
+    With a CUDA device for each process the backend is NCCL, else gloo; surplus processes share the devices.
     """
     cards = torch.cuda.device_count()
     if cards:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % cards)
     with _translated_errors():
         store, own, world = next(rendezvous("env://"))
-        # Where torchrun starts all again it keeps the store, and in it the addresses of the processes that are gone.
+        # After a restart torchrun keeps the store, with the addresses of the processes that ended.
         store = dist.PrefixStore(f"attempt{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cards >= local_world_size() else "gloo",
-            store=store, rank=own, world_size=world, timeout=PATIENCE,
+            store=store, rank=own, world_size=world, timeout=TIMEOUT,
         )  # fmt: skip
     yield
     dist.destroy_process_group()
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes there are, on all machines."""
+    """The number of processes on all machines."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this is the one process that writes results, prints and tracks."""
+    """Whether this is the process that writes results, prints and tracks."""
     return rank() == 0
 
 
 def local_world_size() -> int:
-    """How many processes share this machine, this one included."""
+    """The number of processes on this machine."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
 def shard(total: int, unit: int = 1) -> slice:
-    """Which of ``total`` things in a row are this process's, cut at multiples of ``unit``; may be none."""
+    """The share of this process in ``total`` items, cut at multiples of ``unit``; it may be empty."""
     units = -(-total // unit)
     return slice(unit * (units * rank() // world_size()), unit * (units * (rank() + 1) // world_size()))
 
 
 def barrier() -> None:
-    """Go on when all are here."""
+    """Wait until all processes have come here."""
     if world_size() > 1:
         with _translated_errors():
             dist.barrier()
 
 
 def broadcast_object(value: Value) -> Value:
-    """What the first process has for ``value``."""
+    """The ``value`` of the first process."""
     if world_size() == 1:
         return value
     values = [value]
@@ -86,7 +86,7 @@ def broadcast_object(value: Value) -> Value:
 
 
 def broadcast_weights(model: nn.Module) -> None:
-    """Take over the first process's weights: other processors may have begun with others in the last bit."""
+    """Copy the first process's weights: another processor may have initialised them with other last bits."""
     if world_size() > 1:
         with _translated_errors():
             for tensor in model.state_dict().values():
@@ -94,7 +94,7 @@ def broadcast_weights(model: nn.Module) -> None:
 
 
 def all_reduce_sum(*numbers: float) -> tuple[float, ...]:
-    """Each number summed over the processes, exact for counts."""
+    """Each number summed over the processes; counts are exact."""
     if world_size() == 1:
         return numbers
     sums = torch.tensor(numbers, dtype=torch.float64)
@@ -104,14 +104,14 @@ def all_reduce_sum(*numbers: float) -> tuple[float, ...]:
 
 
 def all_reduce_gradients(model: nn.Module) -> None:
-    """Sum every gradient over the processes, all in one message."""
+    """Sum the gradients over the processes, in one message."""
     if world_size() == 1:
         return
-    moved = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    flat = torch.cat([_gradient(parameter).flatten() for parameter in moved])
+    trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    flat = torch.cat([_gradient(parameter).flatten() for parameter in trained])
     with _translated_errors():
         dist.all_reduce(flat)
-    for parameter, summed in zip(moved, flat.split([parameter.numel() for parameter in moved]), strict=True):
+    for parameter, summed in zip(trained, flat.split([parameter.numel() for parameter in trained]), strict=True):
         parameter.grad = summed.view_as(parameter)
 
 
@@ -124,8 +124,8 @@ def _gradient(parameter: Tensor) -> Tensor:
 def _translated_errors() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo's and NCCL's, and those of the store where they meet
+    except RuntimeError as error:  # of gloo, NCCL or the store
         raise CaptionlabError(
             f"another process of this run cannot be reached ({str(error).splitlines()[0][:200]}); run the same command "
-            "again, and it goes on where it stopped (torchrun --max-restarts does so by itself)"
+            "again to resume (torchrun --max-restarts does so by itself)"
         ) from error

@@ -1,6 +1,6 @@
-"""Files that are whole or absent: every write goes to a temporary name beside the target and is renamed.
+"""Files that are complete or absent: every write goes to a temporary name beside the target and is renamed.
 
-Knows nothing of what the files mean.
+Knows nothing of the files' content.
 """
 
 import glob
@@ -22,7 +22,7 @@ from captionlab.errors import CaptionlabError
 
 _DEEPEST = 50
 _LONGEST_YAML = 200_000  # characters; the reader takes a second for 20,000
-_HOST = platform.node()  # a number stands for a process on its own machine only
+_HOST = platform.node()  # process ids are unique on one machine only
 
 
 @contextmanager
@@ -43,12 +43,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
         reason = error.strerror or str(error)
         raise CaptionlabError(f"cannot write {path}: {reason}; free space or choose a writable folder") from error
     finally:
-        with suppress(OSError):  # where its folder is none, there is nothing to remove
+        with suppress(OSError):  # where its folder is not a folder, there is nothing to remove
             temporary.unlink()
 
 
 def _remove_orphans(path: Path) -> None:
-    """Remove what killed processes of this machine left of ``path``; a process that still writes keeps its own."""
+    """Remove the temporary files of ``path`` that killed processes of this machine left; running ones keep theirs."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(_HOST)}-*.partial"):
         number = left.name.removesuffix(".partial").rpartition("-")[2]
         if number.isdigit() and not _is_running(int(number)):
@@ -56,7 +56,7 @@ def _remove_orphans(path: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    if os.name != "posix":  # elsewhere signal 0 is no question
+    if os.name != "posix":  # elsewhere signal 0 does not ask, it kills
         return True
     try:
         os.kill(process, 0)
@@ -76,7 +76,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
         temporary.mkdir(parents=True)
         yield temporary
-        if path.exists():  # moved aside, not removed in place: a kill must not leave half of it under its name
+        if path.exists():  # moved aside first: a kill must not leave a part of it under its name
             shutil.rmtree(former, ignore_errors=True)
             path.replace(former)
         temporary.replace(path)
@@ -95,19 +95,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON in the order given: the same value gives the same bytes."""
+    """Write indented JSON in the given order: the same value gives the same bytes."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Write one compact JSON value a line."""
+    """Write one compact JSON value per line."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
         for row in rows:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _read_text(path: Path, missing: str = "run the stage that writes it (dvc repro)") -> str:
-    """The whole file. What is no UTF-8 stays a UnicodeDecodeError: the callers say what it should have been."""
+    """The file's text. A UnicodeDecodeError is left to the callers, which say what format was expected."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -117,17 +117,17 @@ def _read_text(path: Path, missing: str = "run the stage that writes it (dvc rep
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a missing or broken file is a CaptionlabError that names it."""
+    """Read JSON; a missing or invalid file is a CaptionlabError that names it."""
     try:
         return json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise CaptionlabError(f"{path} is not valid JSON ({error}); run the stage that writes it again") from error
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Read one JSON value a line; a missing or broken file is a CaptionlabError that names file and line."""
+    """Read one JSON value per line; a missing or invalid file is a CaptionlabError that names file and line."""
     try:
-        # Not splitlines(), which also splits at characters that may stand inside a JSON string.
+        # Not splitlines(), which also splits at characters that a JSON string may contain.
         lines = _read_text(path).removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise CaptionlabError(f"{path} is not UTF-8 text ({error})") from error
@@ -141,7 +141,7 @@ def read_jsonl(path: Path) -> list[Any]:
 
 
 def read_yaml(path: Path, missing: str) -> Any:
-    """Read YAML as plain values; CaptionlabError names the file, and says ``missing`` where there is none."""
+    """Read YAML as plain values. A CaptionlabError names the file; ``missing`` is the advice when it does not exist."""
     try:
         text = _read_text(path, missing)
     except UnicodeDecodeError as error:
@@ -149,11 +149,11 @@ def read_yaml(path: Path, missing: str) -> Any:
     if len(text) > _LONGEST_YAML:
         raise CaptionlabError(f"{path} has {len(text):,} characters; at most {_LONGEST_YAML:,} are read")
     if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > _DEEPEST:
-        # A few thousand brackets within one another take the reader minutes.
-        raise CaptionlabError(f"{path} is not valid YAML: more than {_DEEPEST} brackets stand within one another")
+        # A few thousand nested brackets take the reader minutes.
+        raise CaptionlabError(f"{path} is not valid YAML: more than {_DEEPEST} nested brackets")
     try:
         return YAML(typ="safe").load(text)
-    except (YAMLError, ValueError, TypeError, RecursionError) as error:  # a date that is none, a list for a key
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:  # an invalid date, a list as a key
         raise CaptionlabError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -167,6 +167,6 @@ def sha256_of(path: Path) -> str:
 
 
 def digest_of(value: Any) -> str:
-    """A short stable digest of a JSON value: equal values give equal digests, on any machine."""
+    """A short digest of a JSON value: equal values have equal digests on any machine."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -222,17 +222,8 @@ def find_weights(name: str) -> tuple[str, Path | None]:
         return str(weights.url), cached if cached.exists() else None
     if not name.startswith(TIMM_PREFIX):
         raise _unknown(name)
-    import timm
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        cfg = timm.get_pretrained_cfg(_timm_model(name))
-    except RuntimeError as error:  # a tag that the model does not have
-        raise CaptionlabError(_first_line(error)) from error
-    if cfg is None or not cfg.hf_hub_id:
-        raise CaptionlabError(f"timm has no published weights for {name.removeprefix(TIMM_PREFIX)!r}")
-    found = try_to_load_from_cache(cfg.hf_hub_id, "model.safetensors")
-    return f"https://huggingface.co/{cfg.hf_hub_id}", Path(found) if isinstance(found, str) else None
+    repository, names = _timm_repository(_timm_model(name))
+    return f"https://huggingface.co/{repository}", _in_hub_cache(repository, names)
 
 
 def _torchvision_body(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
@@ -305,8 +296,13 @@ def _timm(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor], int]
     from timm.data.config import resolve_data_config
 
     model = _timm_model(name)
+    repository, names = _timm_repository(model)
+    file = _in_hub_cache(repository, names)
+    if file is None:
+        _check_hub(model, repository, names[0])
+    source = {"file": str(file)} if file else None
     try:
-        net = timm.create_model(model, pretrained=True, num_classes=0, global_pool="")
+        net = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=source, num_classes=0, global_pool="")
     except (OSError, RuntimeError) as error:
         raise CaptionlabError(
             f"the weights of {model} cannot be had ({_first_line(error)}); "
@@ -328,6 +324,44 @@ def _timm_model(name: str) -> str:
     if not timm.is_model(model):
         raise CaptionlabError(f"timm knows no model {model!r}; see timm.list_models()")
     return model
+
+
+def _timm_repository(model: str) -> tuple[str, list[str]]:
+    """Where timm's weights of a model are published: the repository on the Hugging Face hub, and the files to try."""
+    import timm
+
+    try:
+        cfg = timm.get_pretrained_cfg(model)
+    except RuntimeError as error:  # a tag that the model does not have
+        raise CaptionlabError(_first_line(error)) from error
+    if cfg is None or not cfg.hf_hub_id:
+        raise CaptionlabError(f"timm has no published weights for {model!r}")
+    return cfg.hf_hub_id, [cfg.hf_hub_filename] if cfg.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+
+
+def _in_hub_cache(repository: str, names: Sequence[str]) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+def _check_hub(model: str, repository: str, file: str) -> None:
+    """Ask the hub once; without a network the download would retry for a minute."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    url = hf_hub_url(repository, file)
+    try:
+        get_hf_file_metadata(url)
+    except HfHubHTTPError:
+        return  # it answers; whether it has the file, the download will tell
+    except Exception as error:  # those of its HTTP library, which is not always the same
+        folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+        raise CaptionlabError(
+            f"the weights of {model} are not in {folder}, and {url} cannot be reached ({_first_line(error)}); copy "
+            f"that folder from a machine that has it, or use an encoder that works offline: {', '.join(LITE_PIXELS)}"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
-from nltk.translate.bleu_score import corpus_bleu
 
 from captionlab.core.records import Protocol, Scores
 from captionlab.data.text import clean, report_b_text
@@ -30,27 +29,25 @@ _MARKER = re.compile(r"(<\w+>)")  # <start>, <end>, <unk>
 class Scorer:
     """Scores captions of one set of photos; the references are prepared once.
 
-    ``references`` maps a photo's id to its reference captions as written. Raises CaptionlabError when there are none
-    or a photo has none.
+    ``references`` maps each image id to its reference captions as written. Raises CaptionlabError when there are no
+    references, or none for a photo.
 
     The protocols:
 
-    - ``strict``: lowercase, punctuation dropped, split on blanks and, in languages written without spaces, by
-      characters; every reference string counts. A marker such as ``<unk>`` in a hypothesis is a word that no reference
-      holds. BLEU, ROUGE-L, CIDEr-D (idf from these references)
-      and METEOR, all of the corpus, all equal to pycocoevalcap's on the same words. Only where no n-gram of an order
-      matches is BLEU 0 and pycocoevalcap's, which guards against division by zero, a little more (2e-4 for BLEU-4 of a
-      few captions, say).
+    - ``strict``: lowercase, punctuation dropped, split on whitespace and, in languages written without spaces, into
+      characters; all references used. A marker such as ``<unk>`` in a hypothesis is a word that matches no reference.
+      Corpus BLEU, ROUGE-L, CIDEr-D (idf from these references) and METEOR, all equal to pycocoevalcap's on the same
+      words, with one exception: where no n-gram of an order matches, BLEU is 0 and pycocoevalcap's is slightly larger
+      (2e-4 for BLEU-4 of a few captions), because it avoids a division by zero.
     - ``report_a``: BLEU by torchtext's rule, with a start and an end word counted in references and hypothesis, and
-      report A's cleaning. The report prints one number, torchtext's default, which is BLEU-4 here. Three things it
-      does not show or we cannot repeat: it split with spaCy, so that a full stop was a word, which its systems could
-      say and ours cannot; rare words stood as ``<UNK>`` in its references and could be matched; and whether all five
-      references were used.
+      report A's cleaning. The report gives one number, torchtext's default, which is BLEU-4 here. Three differences
+      remain or are unknown: it tokenised with spaCy, so a full stop was a word that its systems could generate and
+      ours cannot; rare words were ``<UNK>`` in its references and could match; whether it used all five references.
     - ``report_b``: BLEU by nltk, ``startseq`` and ``endseq`` counted in references and hypothesis, one-letter words
-      dropped from both, BLEU-3 with weights that sum to 0.9. The references keep their punctuation inside and beside
-      words ("t-shirt", "dogs,"), the hypothesis holds the tokenizer's words ("shirt"), so these never match.
+      dropped from both, BLEU-3 with weights that sum to 0.9. The references keep punctuation within and after words
+      ("t-shirt", "dogs,"), the hypothesis has the tokenizer's words ("shirt"), so these never match.
 
-    Both reports stop without an end word when a caption reaches the greatest length; here it always counts as said.
+    In both reports a caption of the maximum length has no end word; here the end word is always counted.
     """
 
     def __init__(self, references: Mapping[str, Sequence[str]], protocol: Protocol = "strict") -> None:
@@ -65,7 +62,7 @@ class Scorer:
         self._cider = CiderD(self._references) if protocol == "strict" else None
 
     def score(self, hypotheses: Mapping[str, str], meteor: bool = True) -> Scores:
-        """Score one caption a photo; ``meteor`` False spares the seconds that its Java takes to start.
+        """Score one caption per photo; with ``meteor`` False no Java is started, which takes seconds.
 
         Raises CaptionlabError, naming some, when the ids are not those of the references.
         """
@@ -74,7 +71,7 @@ class Scorer:
     def score_all(self, systems: Mapping[str, Mapping[str, str]], meteor: bool = True) -> dict[str, Scores]:
         """Score several systems, each as ``score`` would, with one start of METEOR's Java for all of them."""
         words = {name: self._words(hypotheses) for name, hypotheses in systems.items()}
-        with ThreadPoolExecutor(1) as pool:  # Java works beside us
+        with ThreadPoolExecutor(1) as pool:  # Java runs in parallel
             asked = meteor and words and self._cider
             found = pool.submit(meteor_scores, self._references, list(words.values())) if asked else None
             scores = {name: self._score(own) for name, own in words.items()}
@@ -87,9 +84,9 @@ class Scorer:
         }
 
     def per_photo(self, hypotheses: Mapping[str, str]) -> PerPhoto:
-        """What each photo adds to the strict scores, METEOR apart: Java gives none. In the order of the sorted ids."""
+        """Each photo's part in the strict scores except METEOR, in the order of the sorted ids."""
         if self._cider is None:
-            raise ValueError("only the strict protocol is taken apart by photo")
+            raise ValueError("only the strict protocol has scores per photo")
         return self._per_photo(self._words(hypotheses), self._cider)
 
     def _per_photo(self, words: Sequence[Words], cider: CiderD) -> PerPhoto:
@@ -184,8 +181,10 @@ def _hypothesis(caption: str, protocol: Protocol) -> Words:
 
 def _report_b_bleu(references: Sequence[Sequence[Words]], hypotheses: Sequence[Words]) -> list[float]:
     """The four calls of nltk's ``corpus_bleu`` in report B, its weights of 0.3 included."""
+    from nltk.translate.bleu_score import corpus_bleu  # nltk takes a second to import, and no other protocol needs it
+
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it warns of an order without a match; that is a plain 0
+        warnings.simplefilter("ignore", UserWarning)  # it warns of an order without a match, whose BLEU is 0
         scores = corpus_bleu(references, hypotheses, weights=_REPORT_B)
     return [float(score) if score > 1e-50 else 0.0 for score in scores]  # nltk writes that 0 as 1e-77 or less
 
@@ -212,7 +211,7 @@ def _torchtext_bleu(
 
 
 def _most(references: Sequence[Words]) -> Counter[Words]:
-    """How often each n-gram occurs in the reference that has it most."""
+    """The largest count of each n-gram in any one reference."""
     most: Counter[Words] = Counter()
     for reference in references:
         most |= ngrams(reference)
@@ -220,7 +219,7 @@ def _most(references: Sequence[Words]) -> Counter[Words]:
 
 
 def _matched(words: Words, most: Counter[Words]) -> list[int]:
-    """How many n-grams of each order a caption shares with its references, clipped at the most of any."""
+    """The number of n-grams of each order that a caption shares with its references, clipped."""
     hits = [0] * ORDERS
     for gram, count in ngrams(words).items():
         hits[len(gram) - 1] += min(count, most[gram])
@@ -228,7 +227,7 @@ def _matched(words: Words, most: Counter[Words]) -> list[int]:
 
 
 def _rouge_l(words: Words, references: Sequence[Words]) -> float:
-    """ROUGE-L of one caption as COCO computes it: the best precision and the best recall, whichever their references.
+    """ROUGE-L of one caption as COCO computes it: the best precision and the best recall, over all references.
 
     0 for a hypothesis without words.
     """
@@ -241,7 +240,7 @@ def _rouge_l(words: Words, references: Sequence[Words]) -> float:
 
 
 def _longest_common_subsequence(a: Words, b: Words) -> int:
-    """Its length, by bits instead of a table (Hyyrö 2004): bit i is 0 once a[:i + 1] gave one word more."""
+    """The length of it, by bits instead of a table (Hyyrö 2004): bit i is 0 where a[:i + 1] added a word."""
     places: dict[str, int] = {}
     for i, word in enumerate(a):
         places[word] = places.get(word, 0) | 1 << i

@@ -21,7 +21,7 @@ from captionlab.core.records import CHECKPOINT, Decoding
 from captionlab.core.results import checkpoint_of
 from captionlab.errors import CaptionlabError
 from captionlab.tracking.runs import RESULT_KEY
-from captionlab.tracking.store import Store, configure_mlflow, tracking_uri, translated
+from captionlab.tracking.store import Store, adopt_files, configure_mlflow, home, tracking_uri, translated
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -168,6 +168,7 @@ def local_checkpoint(root: Path, name: str) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         with translated(where), _default_uri(where):
+            adopt_files(where, home(root))
             path = download_artifacts(f"{name}/artifacts/{CHECKPOINT}", dst_path=folder, tracking_uri=where)
         yield Path(path)
 
@@ -180,7 +181,11 @@ def _trained(root: Path, name: str) -> Path | None:
 
 
 def _file(path: Path) -> Path:
-    return path / CHECKPOINT if (path / CHECKPOINT).exists() else path
+    if not path.is_dir():
+        return path
+    if not (path / CHECKPOINT).exists():
+        raise CaptionlabError(f"the folder {path} has no {CHECKPOINT}; name a checkpoint or a trained system")
+    return path / CHECKPOINT
 
 
 def _versions(client: "MlflowClient") -> "list[ModelVersion]":

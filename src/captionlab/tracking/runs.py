@@ -1,13 +1,13 @@
 """Runs in MLflow: live curves while a system trains, and one complete run for every result.
 
-Imports mlflow late, because that takes seconds; besides this module only ``registry`` and ``serving`` do. Knows runs,
-parameters, metrics, tags and files; knows nothing of systems, stages or where the files come from.
+Imports mlflow late, because that takes seconds. Knows runs, parameters, metrics, tags and files; nothing of systems,
+stages or the origin of the files.
 
-A run carries two tags. ``captionlab.training_key`` says which training it shows: a killed or repeated training goes on
-in the same run. ``captionlab.result_key`` is set last, when the run is complete, and never changes: a trained system
-that is evaluated in another way is another result, so it gets another run with the same curves. Runs of results that
-have been superseded stay, as history. A run whose training was repeated but whose result another run already shows is
-moved to MLflow's trash, and so is the younger of two that two machines made of one result at once.
+A run has two tags. ``captionlab.training_key`` identifies its training: a killed or repeated training continues in the
+same run. ``captionlab.result_key`` is set last, when the run is complete, and never changes: a trained system that is
+evaluated in another way is another result, so it gets another run with the same curves. Runs of superseded results
+stay, as history. A run of a repeated training whose result another run already shows is moved to MLflow's trash, and so
+is the younger of two runs that two machines made of one result at once.
 """
 
 import json
@@ -24,7 +24,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from captionlab.tracking.store import LIVE_SECONDS, TRAINING_KEY, Store, TrackingError, without_password
+from captionlab.tracking.address import shown
+from captionlab.tracking.store import LIVE_SECONDS, TRAINING_KEY, Store, TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,19 +40,19 @@ Outcome = Literal["created", "completed", "present"]
 Point = tuple[str, float, int]  # a metric's name, its value, the step (epoch)
 
 
-class Pruned(Exception):  # noqa: N818 - no error, like KeyboardInterrupt
-    """Raised inside ``open_tracker`` to end a training that others have outdone: its run is KILLED and tagged."""
+class Pruned(Exception):  # noqa: N818 - not an error, like KeyboardInterrupt
+    """Raised inside ``open_tracker`` to end a training that is worse than others: its run is KILLED and tagged."""
 
 
 class Tracker(Protocol):
-    """What a training loop may ask of its tracker. Nothing here ever raises for the tracker's own sake."""
+    """What a training loop uses. Failures of the tracker itself never raise."""
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Log one epoch's metrics in one call; an epoch that is already there is left alone."""
+        """Log one epoch's metrics in one call; an epoch that is already logged is left as it is."""
 
 
 class NullTracker(Tracker):
-    """A tracker that keeps nothing."""
+    """A tracker that logs nothing."""
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Do nothing."""
@@ -59,7 +60,7 @@ class NullTracker(Tracker):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """All that is known of one trained and evaluated system."""
+    """Everything that is published of one trained and evaluated system."""
 
     name: str  # of its run
     training_key: str
@@ -77,9 +78,9 @@ class Result:
 def open_tracker(
     root: Path, experiment: str, run_name: str, training_key: str, params: Mapping[str, object], tags: Mapping[str, str]
 ) -> Iterator[Tracker]:
-    """A tracker for one training, which never costs the training anything but a few seconds.
+    """A tracker for one training. It never stops the training and delays it by a few seconds at most.
 
-    When MLflow fails, at the start or later, one line on stderr says so and the training goes on without it.
+    When MLflow fails, at the start or later, one line on standard error says so and the training continues without it.
     """
     tracker: Tracker
     try:
@@ -100,23 +101,22 @@ def open_tracker(
 
 
 def publish(root: Path, experiment: str, results: Sequence[Result], columns: Sequence[str]) -> list[Outcome]:
-    """Give every result its one complete run, and say for each what that took.
+    """See that every result has one complete run; returns for each whether it was created, completed or present.
 
-    Does nothing for a result that has its run. Safe to repeat after a kill and to run in several processes at once,
-    of one machine or of several that share a server. ``columns`` ("metrics.bleu_4", "params.hidden") are what the
-    experiment's page shows; the first one sorts it, a loss upwards. Raises TrackingError when the server or the
-    database cannot be used.
+    Safe to repeat after a kill, and to run at once in several processes of one machine or of several that share a
+    server. ``columns`` ("metrics.bleu_4", "params.hidden") are shown on the experiment's page, which is sorted by the
+    first one, a loss ascending. Raises TrackingError when the server or the database cannot be used.
     """
     store = Store(root, experiment)
     outcomes = [_publish(store, result) for result in results]
     with store.session() as client:
-        # MLflow's pages show no scores by themselves; this is how their own "share view" stores its choice.
+        # MLflow's pages show no scores by default; their own "share view" stores the choice of columns in this tag.
         client.set_experiment_tag(store.experiment_id, f"mlflow.sharedViewState.{VIEW}", _view(columns))
     return outcomes
 
 
 def comparison_page(root: Path, experiment: str) -> str:
-    """Where the tracking server shows the experiment's runs side by side: what follows its address.
+    """The page of the tracking server that compares the experiment's runs: what follows the server's address.
 
     Raises TrackingError when the server or the database cannot be used.
     """
@@ -156,12 +156,12 @@ class _RunTracker(Tracker):
         try:
             with self._store.session(LIVE_SECONDS) as client:
                 run = client.get_run(self._run.info.run_id)
-                # Two queue workers may train the very same; when one has published it, the other has nothing to add.
+                # Two queue workers may train the same; when one has published it, the other has nothing to add.
                 self._over = RESULT_KEY in run.data.tags or run.info.lifecycle_stage == "deleted"
                 if not self._over:
                     action(client)
             if time.monotonic() - began > 2 * LIVE_SECONDS:
-                raise TrackingError(without_password(f"MLflow at {self._store.uri} is too slow"))
+                raise TrackingError(f"MLflow at {shown(self._store.uri)} is too slow")
         except TrackingError as error:
             self._over = True
             _warn(error)
@@ -182,14 +182,14 @@ def _publish(store: Store, result: Result) -> Outcome:
             for other in [run for run in runs if run.data.tags.get(RESULT_KEY) == result.result_key][:-1]:
                 client.delete_run(other.info.run_id)
         for run in unfinished:
-            if run.info.status != "RUNNING" or not run.data.metrics:  # one that shows epochs may be alive
+            if run.info.status != "RUNNING" or not run.data.metrics:  # one with epochs may still be training
                 client.delete_run(run.info.run_id)
         return outcome
 
 
 def _view(columns: Sequence[str]) -> str:
     quoted = [re.sub(r"\.(.*)", r".`\1`", column) for column in columns]
-    # Without the section, the charts of the plain names come last.
+    # Without this section, the charts of names without a prefix come last.
     sections = [{"uuid": "main", "name": "Model metrics", "display": True, "isReordered": False}]
     charts = {"compareRunSections": sections, "compareRunCharts": [], "isAccordionReordered": True}
     return json.dumps(
@@ -198,7 +198,7 @@ def _view(columns: Sequence[str]) -> str:
 
 
 def _missing(client: "MlflowClient", run: "Run", history: Sequence[Mapping[str, float]]) -> list[Point] | None:
-    """The curves' points that the run lacks; None when it shows others, of another try with the same key."""
+    """The points of the curves that the run does not have; None when it has others, of another run of this training."""
     rows = {int(row["epoch"]): row for row in history}
     missing = []
     for key in sorted({key for row in history for key in row} - {"epoch"}):
@@ -221,7 +221,7 @@ def _complete(client: "MlflowClient", store: Store, run: "Run", result: Result) 
         client.log_text(run_id, text, name)
     if run.info.status != result.status:
         client.set_terminated(run_id, result.status)
-    client.set_tag(run_id, RESULT_KEY, result.result_key)  # last: it says that the rest is there
+    client.set_tag(run_id, RESULT_KEY, result.result_key)  # last: it means that the run is complete
 
 
 def _create(client: "MlflowClient", store: Store, name: str, training_key: str) -> "Run":
@@ -237,7 +237,7 @@ def _log(
     client: "MlflowClient", run: "Run", points: Sequence[Point],
     params: Mapping[str, object] = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
 ) -> None:  # fmt: skip
-    """Log in as few calls as MLflow's limits allow; parameters that the run has stay as they are."""
+    """Log in as few calls as MLflow's limits allow; parameters that the run has are not changed."""
     from mlflow.entities import Metric, Param, RunTag
 
     now = int(time.time() * 1000)
@@ -250,18 +250,18 @@ def _log(
 
 
 def _origin(root: Path) -> dict[str, str]:
-    """Tags that say which code ran: the commit, and DVC's experiment, whose own commit does not exist yet."""
+    """Tags of the code that ran: the commit, and DVC's experiment, whose own commit does not exist yet."""
     tags = {}
     try:
         command = ["git", "-C", str(root), "rev-parse", "HEAD"]
         tags["git_commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        pass  # no git, or nothing committed yet: nothing to tell
+        pass  # no git, or nothing committed yet
     if name := os.environ.get("DVC_EXP_NAME"):
         tags["dvc_experiment"] = name
     return tags
 
 
 def _warn(error: TrackingError) -> None:
-    hint = "the training goes on, its curves stay on disk; `captionlab track` (or `tune`) publishes them"
+    hint = "the training continues, and its curves stay on disk; `captionlab track` (or `tune`) publishes them"
     print(f"warning: {error}; {hint}", file=sys.stderr)

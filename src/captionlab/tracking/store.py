@@ -1,11 +1,10 @@
-"""One experiment in MLflow's server or database: found or made, and used by one process at a time.
+"""One experiment on MLflow's server or in its database: found or made, and used by one process at a time.
 
-Imports mlflow late, because that takes seconds. Knows addresses, experiments and locks; nothing of what a run shows.
+Imports mlflow late, because that takes seconds. Knows addresses, experiments and locks; nothing of a run's content.
 """
 
 import logging
 import os
-import re
 import shutil
 import sqlite3
 import tempfile
@@ -18,60 +17,68 @@ from urllib.parse import unquote, urlparse
 from filelock import FileLock
 
 from captionlab.errors import CaptionlabError
+from captionlab.tracking.address import reason, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-LIVE_SECONDS = 5  # what one call may cost a training; a slower server is given up
-TURN_SECONDS = 60  # how long to wait for the other processes at the start, when one of them makes the tables
+LIVE_SECONDS = 5  # limit of one call during a training; a slower server is not used further
+TURN_SECONDS = 60  # limit of waiting for other processes at the start, when one of them makes the tables
 TRAINING_KEY = "captionlab.training_key"
+FILES = "mlartifacts"
+_ADDRESSES = (  # where MLflow's tables store the addresses of files
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
 
 
 class TrackingError(CaptionlabError):
-    """The tracking server or database cannot be used now; everything worth keeping is still on disk."""
+    """The tracking server or database cannot be used; nothing is lost, as all results are on disk too."""
 
 
 def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, or else the SQLite file at the repository's root."""
+    """MLFLOW_TRACKING_URI, or the SQLite file at the repository's root."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(home(root) / 'mlflow.db').as_posix()}"
 
 
 def configure_mlflow() -> None:
-    """Have mlflow keep quiet and give up soon in this process. Only counts before the first import of mlflow."""
+    """Make mlflow silent and impatient in this process. Works only before the first import of mlflow."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the server's password too
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(LIVE_SECONDS))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow.store.db.utils", "alembic", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks and retries: the one warning is ours
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # no tracebacks and retries beside our one warning
 
 
 @contextmanager
 def translated(uri: str) -> Iterator[None]:
-    """Whatever fails inside becomes a TrackingError that names the server or database."""
+    """Turn every error inside into a TrackingError that names the server or database, without its password."""
     try:
         from alembic.util.exc import CommandError
         from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
-    except ImportError as why:
-        raise TrackingError(f"MLflow cannot be used; it needs: pip install {why.name}") from why
+    except ImportError as error:
+        raise TrackingError(f"MLflow cannot be used; it needs: pip install {error.name}") from error
     try:
         yield
-    except ImportError as why:  # the driver of a database, say
-        raise TrackingError(
-            without_password(f"MLflow at {uri} cannot be used; it needs: pip install {why.name}")
-        ) from why
-    # CommandError tells of half-made tables; OSError holds the lock's time-out and the network's errors;
-    # ValueError and ParseError mean an answer that is not MLflow's.
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, CommandError, OSError, ValueError, ParseError) as why:
-        reason = " ".join(str(why).split())[:200]
-        raise TrackingError(without_password(f"MLflow at {uri} cannot be used ({reason})")) from why
+    except ImportError as error:  # the driver of a database, say
+        raise TrackingError(f"MLflow at {shown(uri)} cannot be used; it needs: pip install {error.name}") from error
+    # CommandError: half-made tables. OSError: the network, and the lock's time limit. ValueError and ParseError: an
+    # answer that is not MLflow's.
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, CommandError, OSError, ValueError, ParseError) as error:
+        why = reason(error, uri)
+        cause = error if why else None  # a traceback would show what is left out here
+        raise TrackingError(f"MLflow at {shown(uri)} cannot be used ({why or type(error).__name__})") from cause
 
 
 class Store:
-    """One experiment in the tracking server or database; makes it when it is missing."""
+    """One experiment on the tracking server or in the database; made when it is missing."""
 
     def __init__(self, root: Path, experiment: str) -> None:
         configure_mlflow()
@@ -79,14 +86,15 @@ class Store:
         self.uri = tracking_uri(root)
         self.home = home(root)
         with self.session() as client:
+            adopt_files(self.uri, self.home)
             self.experiment_id = self._experiment(client, experiment)
 
     @contextmanager
     def session(self, patience: float = TURN_SECONDS) -> "Iterator[MlflowClient]":
-        """A client, alone among this machine's processes; whatever fails inside becomes a TrackingError.
+        """A client that no other process of this machine uses meanwhile; errors inside become a TrackingError.
 
-        MLflow itself neither makes its tables safely from two processes (making a client does) nor looks up and
-        creates in one step.
+        MLflow neither makes its tables safely from two processes (making a client does that) nor finds and creates a
+        run in one step.
         """
         with translated(self.uri), FileLock(self.home / "mlflow.db.lock", timeout=patience):
             from mlflow import MlflowClient
@@ -104,37 +112,36 @@ class Store:
 
         served = self.uri.startswith(("http", "databricks"))  # a server chooses where its files lie
         # MLflow's own default is relative to a working directory that a queued experiment's clone takes with it.
-        location = None if served else (self.home / "mlartifacts" / name).as_uri()
+        location = None if served else (self.home / FILES / name).as_uri()
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
                 return str(client.create_experiment(name, artifact_location=location))
-            except MlflowException as why:  # another machine was quicker
-                if why.error_code != "RESOURCE_ALREADY_EXISTS":
+            except MlflowException as error:  # another machine was quicker
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
                 return self._experiment(client, name)
         there = urlparse(found.artifact_location)
         if there.scheme == "file" and found.artifact_location != location and not Path(unquote(there.path)).is_dir():
             raise TrackingError(
-                f"the files of MLflow's experiment {name} should lie in {unquote(there.path)}, which is gone; if the "
-                f"repository was moved, delete {self.home / 'mlflow.db'} and run `captionlab track`"
+                f"the files of MLflow's experiment {name} are missing, {unquote(there.path)} does not exist; if the "
+                f"project was moved, move {FILES} too, or delete {self.home / 'mlflow.db'} and run `captionlab track`"
             )
         if found.lifecycle_stage != "active":  # deleted in the UI: its name cannot be used twice
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
     def _prepare_sqlite(self) -> None:
-        """Make the tables of a new file, all or none, and fail fast on a file that is locked or broken.
+        """Make all tables of a new file or none, and fail fast on a file that is locked or damaged.
 
-        MLflow, killed while it makes them, leaves a file that it refuses for ever; a locked one it retries for minutes.
+        MLflow, killed while it makes them, leaves a file that it never accepts again; a locked one it retries for
+        minutes.
         """
         from mlflow import MlflowClient
-        from sqlalchemy.engine import make_url
 
-        database = make_url(self.uri).database if self.uri.startswith("sqlite") else None
-        if not database:
+        path = sqlite_file(self.uri)
+        if path is None:
             return
-        path = Path(database)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -148,9 +155,35 @@ class Store:
 
 
 def home(root: Path) -> Path:
-    """The repository's root; for a queued experiment, which runs in a temporary clone, the root it was cloned from."""
+    """The repository's root; for a queued experiment, which runs in a temporary clone, the root of the original."""
     return Path(os.environ.get("DVC_ROOT") or root).resolve()
 
 
-def without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]+@", "//", text)
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite database; None for any other address."""
+    from sqlalchemy.engine import make_url
+
+    database = make_url(uri).database if uri.startswith("sqlite") else None
+    return Path(database) if database else None
+
+
+def adopt_files(uri: str, home: Path) -> None:
+    """In a project that was copied or moved with its database and files, let the database name these files.
+
+    MLflow stores absolute addresses and cannot change them; without this, a copy writes into the original's folder.
+    """
+    path = sqlite_file(uri)
+    if path is None or path.resolve().parent != home:
+        return
+    with closing(sqlite3.connect(path, timeout=LIVE_SECONDS)) as connection, connection:
+        for (old,) in connection.execute("SELECT artifact_location FROM experiments").fetchall():
+            folder = home / FILES / unquote(str(old).rpartition(f"/{FILES}/")[2])
+            new = folder.as_uri()
+            if not str(old).startswith("file://") or old == new or not folder.is_dir():
+                continue
+            for table, column in _ADDRESSES:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE {column} = ? OR substr({column}, 1, ?) = ? || '/'",
+                    (new, len(old) + 1, old, len(old) + 1, old),
+                )

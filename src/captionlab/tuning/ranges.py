@@ -1,4 +1,4 @@
-"""Ranges of a configuration's parameters: read from text, points drawn from them, and a point written for DVC's ``-S``.
+"""Ranges of a configuration's parameters: reading them, drawing points, and writing a point for DVC's ``-S``.
 
 Knows parameters and Optuna's distributions; nothing of trials.
 """
@@ -19,17 +19,17 @@ from ruamel.yaml.error import YAMLError
 from captionlab.config import Params, build_system, check_configuration
 from captionlab.errors import CaptionlabError
 
-REPORT_B = ("embedding,hidden=128,256,512", "training.optimizer=adam,rmsprop")  # its embedding is as wide as its LSTM
-TRIES = 20  # draws a point, in a space that may have fewer points than are wanted
+REPORT_B = ("embedding,hidden=128,256,512", "training.optimizer=adam,rmsprop")  # one size for both
+TRIES = 20  # draws per point: a space may have fewer points than are wanted
 
 Space = dict[str, BaseDistribution]  # by the keys that take the same value, joined by commas
 Point = Mapping[str, Any]
 
 
 def read_ranges(ranges: Sequence[str], row: str) -> Space:
-    """Read KEY=VALUE,VALUE and KEY=LOW..HIGH[:log]; none at all means report B's.
+    """Read KEY=VALUE,VALUE and KEY=LOW..HIGH[:log]; without ranges, those of report B's search.
 
-    A key may begin with the configuration's ``row``, as it does for ``-S``. Raises CaptionlabError where one is none.
+    A key may begin with the configuration's ``row``, as for ``-S``. Raises CaptionlabError for an invalid range.
     """
     space: Space = {}
     seen: set[str] = set()
@@ -38,7 +38,7 @@ def read_ranges(ranges: Sequence[str], row: str) -> Space:
         keys = [key.removeprefix(f"{row}.") for key in left.split(",")]
         if not equals or not all(keys) or not right:
             raise CaptionlabError(
-                f"--range {text!r} is none; write KEY=VALUE,VALUE or KEY=LOW..HIGH or KEY=LOW..HIGH:log"
+                f"invalid --range {text!r}; write KEY=VALUE,VALUE or KEY=LOW..HIGH or KEY=LOW..HIGH:log"
             )
         for key in keys:
             if key in seen:
@@ -53,11 +53,11 @@ def _distribution(text: str, values: str) -> BaseDistribution:
     if not ends:
         choices = [_scalar(text, value) for value in values.split(",")]
         if len(set(choices)) < len(choices):
-            raise CaptionlabError(f"--range {text!r} names a value twice")
+            raise CaptionlabError(f"--range {text!r} has a value twice")
         return CategoricalDistribution(choices)
     low, high = (_scalar(text, value) for value in ends.group(1, 2))
     if any(isinstance(end, (bool, str)) for end in (low, high)) or not low < high or (ends[3] and low <= 0):
-        raise CaptionlabError(f"--range {text!r} wants two numbers, the lower first, and above zero where it is log")
+        raise CaptionlabError(f"--range {text!r} must have two numbers, the lower first, and above zero with :log")
     kind = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
     return kind(low, high, log=bool(ends[3]))
 
@@ -68,12 +68,12 @@ def _scalar(text: str, value: str) -> Any:
     except YAMLError:
         scalar = None
     if not isinstance(scalar, (bool, int, float, str)):
-        raise CaptionlabError(f"--range {text!r}: {value!r} is no value that params.yaml could hold there")
+        raise CaptionlabError(f"--range {text!r}: {value!r} is not a valid value in params.yaml")
     return scalar
 
 
 def corners(distribution: BaseDistribution) -> Sequence[Any]:
-    """The values that stand for all: every choice, or the two ends."""
+    """The values to check: every choice, or the two ends."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     numbers = cast(FloatDistribution, distribution)
@@ -81,16 +81,16 @@ def corners(distribution: BaseDistribution) -> Sequence[Any]:
 
 
 def grid(space: Space) -> list[Point]:
-    """Every point of a space that has values only; a range with ends is a CaptionlabError."""
+    """Every point of a space of values; a range LOW..HIGH is a CaptionlabError."""
     for keys, distribution in space.items():
         if not isinstance(distribution, CategoricalDistribution):
-            raise CaptionlabError(f"a grid wants values, not ends: --range {keys}=VALUE,VALUE")
+            raise CaptionlabError(f"a grid needs values instead of ends: --range {keys}=VALUE,VALUE")
     choices = (corners(distribution) for distribution in space.values())
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*choices)]
 
 
 def draw(space: Space, seed: int, count: int) -> list[Point]:
-    """Points drawn at random, none twice: ``count``, or fewer of a small space. Fewer are the first of more."""
+    """``count`` different random points, fewer in a small space; a smaller count gives the first of a larger one."""
     points: list[Point] = []
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
     for _ in range(TRIES * count):
@@ -103,14 +103,14 @@ def draw(space: Space, seed: int, count: int) -> list[Point]:
 
 
 def _short(distribution: BaseDistribution, value: Any) -> Any:
-    """A drawn number with four digits, which are easier to read and to write."""
+    """A drawn number rounded to four digits, which is easier to read and to write."""
     if not isinstance(distribution, FloatDistribution):
         return value
     return min(max(float(f"{value:.4g}"), distribution.low), distribution.high)
 
 
 def changed(params: Params, system: str, config: str, point: Point) -> Params:
-    """The parameters with other values in one configuration, as strictly checked as params.yaml."""
+    """The parameters with a point's values in one configuration, checked as params.yaml is."""
     values = dataclasses.asdict(params.system(system, config))
     for keys, value in point.items():
         for key in keys.split(","):
@@ -125,7 +125,7 @@ def changed(params: Params, system: str, config: str, point: Point) -> Params:
 
 
 def overrides(path: Path, row: str, point: Point) -> list[str]:
-    """A point as DVC's ``-S`` wants it: a key that the file does not have yet begins with a plus."""
+    """A point as arguments of DVC's ``-S``: a key that the file does not have begins with a plus."""
     system, _, config = row.partition(".")
     there = YAML(typ="safe").load(path)[system][config]
     written = []

@@ -1,11 +1,11 @@
 """The command ``tune``: trials of one configuration with other parameters, and the best as overrides for DVC.
 
-Optuna keeps the study, in ``tune.db``, and prunes. Trials train by the pipeline's own loop on what it extracted; what
-they leave lies in ``.resume/tune`` until they end. Nothing that the pipeline reads or writes is touched.
+Optuna stores the study in ``tune.db`` and prunes. Trials train by the pipeline's own loop on its features; their state
+is in ``.resume/tune`` until they end. Nothing that the pipeline reads or writes is changed.
 
-All points of a study are drawn beforehand from a seed and wait in Optuna's queue, so workers never repeat one another
-and a search that was killed goes on to the result of an unbroken one. A trial is its worker's as long as the worker
-holds the trial's file lock, which the system frees with the process, however that ends.
+All points of a study are drawn in advance from a seed and wait in Optuna's queue, so workers never repeat each other,
+and a killed search resumes to the result of an unbroken one. A trial belongs to the worker that holds its file lock;
+the system releases the lock when the process ends for any reason. See docs/decisions/0009-tuning.md.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from captionlab.config import SYSTEMS, Params
+from captionlab.config import SYSTEMS, Params, load_params
 from captionlab.core.devices import choose_device
 from captionlab.core.files import digest_of
 from captionlab.core.records import FEATURES
@@ -37,14 +37,14 @@ from captionlab.tuning.ranges import Space, changed, corners, draw, grid, overri
 TRIALS = 10  # report B's, of its random search
 FACTOR = 5  # report B's, of its Hyperband
 DATABASE = "tune.db"
-TURN_SECONDS = 60  # how long a process waits for its turn at the database
+LOCK_SECONDS = 60  # limit of waiting for the database's lock
 
 Sampler = Literal["grid", "random", "hyperband"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Search:
-    """All that a worker needs to know."""
+    """What a worker has to know."""
 
     root: Path
     params: Params
@@ -52,42 +52,44 @@ class Search:
     config: str
     sampler: Sampler
     space: Space
-    trials: int  # at most, those of earlier calls included
+    trials: int  # at most, with those of earlier calls
 
     @property
     def row(self) -> str:
-        """As the comparison names it."""
+        """The configuration's name in tables."""
         return f"{self.system}.{self.config}"
 
     @property
     def experiment(self) -> str:
-        """Where MLflow shows the trials."""
+        """The trials' experiment in MLflow."""
         return f"captionlab/{self.params.dataset.name}/tune"
 
     def study_name(self) -> str:
-        """Stands for everything that decides the trials' results; of the parameters that are tuned only the ranges."""
-        some = {keys: corners(distribution)[0] for keys, distribution in self.space.items()}
-        base = training_key(changed(self.params, self.system, self.config, some), self.root, self.system, self.config)
+        """A name with a digest of all that the trials' results depend on; of the tuned parameters, their ranges."""
+        first = {keys: corners(distribution)[0] for keys, distribution in self.space.items()}
+        base = training_key(changed(self.params, self.system, self.config, first), self.root, self.system, self.config)
         ranges = {keys: optuna.distributions.distribution_to_json(one) for keys, one in self.space.items()}
         return f"{self.row} {self.sampler} {digest_of([base, ranges])}"
 
     def unfinished(self, study: optuna.Study, number: int, kind: str) -> Path:
-        """Where a trial keeps its lock, or its state after each epoch."""
+        """The file of a running trial's lock, or of its state after each epoch."""
         return self.root / ".resume/tune" / f"{study.study_name.replace(' ', '.')}.{number}.{kind}"
 
-    def turn(self) -> FileLock:
-        """The lock on whatever two processes must not do at once."""
-        return FileLock(self.root / f"{DATABASE}.lock", timeout=TURN_SECONDS)
+    def lock(self) -> FileLock:
+        """The lock for what two processes must not do at once."""
+        return FileLock(self.root / f"{DATABASE}.lock", timeout=LOCK_SECONDS)
 
 
 def tune(
-    params: Params, root: Path, row: str, sampler: Sampler, ranges: Sequence[str], trials: int | None, workers: int
+    root: Path, row: str, sampler: Sampler, ranges: Sequence[str], trials: int | None, workers: int
 ) -> dict[str, Any]:
-    """Run what is missing of a search, and say all that its study knows.
+    """Run the trials that a search does not have yet; returns its study's name, all trials, the best and its overrides.
 
-    Returns the study's name, its trials by number, the best of them and its overrides. Raises CaptionlabError for a
-    system, a parameter or a range that is none, for features that are missing, and when no trial came to its end.
+    Raises CaptionlabError for an unknown system or parameter, an invalid range, missing features, and when no trial
+    completes.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    params = load_params(root / "params.yaml")
     system, _, config = row.partition(".")
     if system not in SYSTEMS:
         raise CaptionlabError(f"{row!r} cannot be tuned; name a system and its configuration, such as baseline.lite0")
@@ -105,21 +107,21 @@ def tune(
         root=root, params=params, system=system, config=config, sampler=sampler, space=space, trials=len(points)
     )
     study = _open(search)
-    with search.turn():
+    with search.lock():
         for point in points[len(study.get_trials(deepcopy=False)) :]:
             study.enqueue_trial(dict(point))
     left = sum(not trial.state.is_finished() for trial in _trials(search, study))
     if min(workers, left) <= 1:
         _work(search, study)
     else:
-        _share(search, min(workers, left))
+        _start_workers(search, min(workers, left))
     finished = _trials(search, study)
     _publish(search, study, finished)
     return _found(search, study, finished)
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    """What a search found, for people: a table, best first, and the command that takes the best over."""
+    """The trials as a table, best first, and the command that trains the best one."""
     order = {"complete": 0, "pruned": 1}
     rows = sorted(found["trials"], key=lambda t: (order.get(t["state"], 2), t["validation_loss"] or 0, t["trial"]))
     table = [["trial", "state", "epochs", "validation loss", *found["ranges"]]]
@@ -133,19 +135,18 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     return [
         *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table),
         *(f"trial {row['trial']} failed: {row['error']}" for row in rows if row["error"]),
-        *([f"{unfinished} trials are another process's and still running"] if unfinished else []),
+        *([f"{unfinished} trials are still running in another process"] if unfinished else []),
         f"best is trial {best['trial']}: validation loss {best['validation_loss']:.4f}; to train and compare it:",
         found["command"],
     ]
 
 
 def _open(search: Search) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     training = search.params.training_of(search.params.system(search.system, search.config))
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if search.sampler == "hyperband":
         pruner = optuna.pruners.HyperbandPruner(max_resource=training.epochs, reduction_factor=FACTOR)
-    with search.turn():
+    with search.lock():
         return optuna.create_study(
             storage=_storage(search), study_name=search.study_name(), sampler=optuna.samplers.RandomSampler(),
             pruner=pruner, load_if_exists=True,
@@ -158,30 +159,31 @@ def _storage(search: Search) -> optuna.storages.RDBStorage:
     path = search.root / DATABASE
     try:
         return optuna.storages.RDBStorage(
-            f"sqlite:///{path.as_posix()}", engine_kwargs={"connect_args": {"timeout": TURN_SECONDS}}
+            f"sqlite:///{path.as_posix()}", engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}}
         )
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise CaptionlabError(f"{path} cannot be used ({reason}); move it away to begin anew") from error
+        raise CaptionlabError(f"{path} cannot be used ({reason}); move it away to start a new one") from error
 
 
 def _trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False)[: search.trials]
 
 
-def _share(search: Search, workers: int) -> None:
-    """Let processes do the work; they share the cores. What a killed one leaves, the others take over."""
+def _start_workers(search: Search, workers: int) -> None:
+    """Run the trials in several processes, which divide the cores; the others take over the trial of a killed one."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // workers)
-    processes = [context.Process(target=_help, args=(search, threads), daemon=True) for _ in range(workers)]
+    processes = [context.Process(target=_worker, args=(search, threads), daemon=True) for _ in range(workers)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
 
 
-def _help(search: Search, threads: int) -> None:
-    """What a worker process does."""
+def _worker(search: Search, threads: int) -> None:
+    """The main function of a worker process."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(threads)
     try:
         _work(search, _open(search))
@@ -202,18 +204,18 @@ def _work(search: Search, study: optuna.Study) -> None:
 
 
 def _claim(search: Search, study: optuna.Study) -> tuple[optuna.Trial, FileLock] | None:
-    """The first trial that is nobody's, begun ones before new ones, and the lock that makes it ours."""
-    with search.turn():
-        for begun in _trials(search, study):
-            if begun.state == TrialState.RUNNING and _is_free(search.unfinished(study, begun.number, "lock")):
-                _put_back(search, study, begun)
+    """The first trial that no process holds, interrupted ones before new ones, and its lock."""
+    with search.lock():
+        for trial in _trials(search, study):
+            if trial.state == TrialState.RUNNING and _is_free(search.unfinished(study, trial.number, "lock")):
+                _requeue(search, study, trial)
         for waiting in _trials(search, study):
             if waiting.state == TrialState.WAITING:
                 path = search.unfinished(study, waiting.number, "lock")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 lock = FileLock(path)
                 lock.acquire()
-                return study.ask(search.space), lock  # gives the first of those that wait
+                return study.ask(search.space), lock  # the first of the waiting ones
         return None
 
 
@@ -225,8 +227,8 @@ def _is_free(path: Path) -> bool:
         return False
 
 
-def _put_back(search: Search, study: optuna.Study, trial: FrozenTrial) -> None:
-    """Into the queue, under its own number: Hyperband judges a trial by its number, and a new one would be another."""
+def _requeue(search: Search, study: optuna.Study, trial: FrozenTrial) -> None:
+    """Put it back into the queue under its own number, from which Hyperband derives its bracket."""
     storage = _storage(search)
     number = storage.get_trial_id_from_study_id_trial_number(
         storage.get_study_id_from_name(study.study_name), trial.number
@@ -235,11 +237,11 @@ def _put_back(search: Search, study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def _run(search: Search, study: optuna.Study, trial: optuna.Trial) -> None:
-    """Train one trial and tell the study how it ended. A disk that is full ends the worker, not the trial."""
+    """Train one trial and report its end to the study. A full disk ends the worker, not the trial."""
     params = changed(search.params, search.system, search.config, trial.params)
     config = params.system(search.system, search.config)
     training = params.training_of(config)
-    said = ", ".join(f"{keys}={value}" for keys, value in trial.params.items())
+    values = ", ".join(f"{keys}={value}" for keys, value in trial.params.items())
     reported = _trials(search, study)[trial.number].last_step or 0  # before it was killed
     history: list[dict[str, float]] = []
     resume = search.unfinished(study, trial.number, "pt")
@@ -247,11 +249,11 @@ def _run(search: Search, study: optuna.Study, trial: optuna.Trial) -> None:
     def on_epoch(epoch: Epoch) -> None:
         parent = multiprocessing.parent_process()
         if parent and not parent.is_alive():
-            raise KeyboardInterrupt  # nobody waits for this worker any more
+            raise KeyboardInterrupt  # no process waits for this worker any more
         history.append(epoch.rounded())
         tracker.log_epoch(epoch.epoch, {**_figures(history[-1]), "best_val_loss": _best_loss(history)})
         print(
-            f"trial {trial.number} ({said}) epoch {epoch.epoch}/{training.epochs}: validation {epoch.val_loss:.3f}",
+            f"trial {trial.number} ({values}) epoch {epoch.epoch}/{training.epochs}: validation {epoch.val_loss:.3f}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         if epoch.epoch > reported:
@@ -293,7 +295,7 @@ def _best_loss(history: Sequence[Mapping[str, float]]) -> float:
 
 
 def _key(study: optuna.Study, number: int) -> str:
-    """Under which MLflow and the resume file know a trial."""
+    """The key of a trial in MLflow and in its state file."""
     return digest_of([study.study_name, number])
 
 
@@ -306,7 +308,7 @@ def _tags(search: Search, study: optuna.Study, number: int, encoder: str) -> dic
 
 
 def _publish(search: Search, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-    """Complete in MLflow what is missing there; a server that is down is a warning."""
+    """Publish the trials that MLflow does not have completely; a server that is down is a warning."""
     results = []
     for trial in trials:
         history = trial.user_attrs.get("history")
@@ -336,7 +338,7 @@ def _publish(search: Search, study: optuna.Study, trials: Sequence[FrozenTrial])
     try:
         runs.publish(search.root, search.experiment, results, ["metrics.best_val_loss", "metrics.epochs", *shown])
     except TrackingError as error:
-        print(f"warning: {error}; the same command publishes the trials when it is back", file=sys.stderr)
+        print(f"warning: {error}; the same command publishes the trials later", file=sys.stderr)
 
 
 def _found(search: Search, study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
@@ -353,11 +355,13 @@ def _found(search: Search, study: optuna.Study, trials: Sequence[FrozenTrial]) -
     ]
     left = sum(row["state"] == "waiting" for row in rows)
     if left:
-        raise CaptionlabError(f"{left} of {len(rows)} trials are left, their workers ended; the same command goes on")
+        raise CaptionlabError(
+            f"{left} of {len(rows)} trials have not run, as their workers ended; run the command again"
+        )
     complete = [row for row in rows if row["state"] == "complete"]
     if not complete:
         errors = [row["error"] for row in rows if row["error"]]
-        raise CaptionlabError(f"no trial came to its end; the first says: {errors[0] if errors else 'still running'}")
+        raise CaptionlabError(f"no trial is complete; the first error: {errors[0] if errors else 'still running'}")
     best = min(complete, key=lambda row: (row["validation_loss"], row["trial"]))
     best_overrides = overrides(search.root / "params.yaml", search.row, best["values"])
     return {

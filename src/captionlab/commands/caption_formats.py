@@ -1,0 +1,179 @@
+"""The file formats of references and captions that ``captionlab score`` reads.
+
+Knows JSON and ids; nothing of scores. Some formats name a photo in several ways, by number and by file name say, so
+both readers return candidates: the same captions under each kind of id. The caller takes those that fit together.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from captionlab.core.records import LONGEST_CAPTION
+from captionlab.errors import CaptionlabError
+
+REFERENCES = '{"id": ["reference", ...]}, COCO annotations, or Karpathy\'s dataset_*.json, whose test split is read'
+CAPTIONS = '{"id": "caption"}, {"id": ["caption"]}, COCO results, or what captionlab caption --out writes'
+
+ROW = {"image", "caption"}  # what a line of captionlab caption has, and no mapping of ids
+
+Value = TypeVar("Value")
+References = dict[str, list[str]]
+Captions = dict[str, str]
+
+
+def read_references(path: Path) -> list[References]:
+    """Read references by image id, in any of the formats of ``REFERENCES``.
+
+    The ids of COCO annotations are image ids or file names, Karpathy's are file names or COCO's image ids. Raises
+    CaptionlabError naming the file for anything else, for a photo without references and for a blank reference.
+    """
+    value = _read(path)
+    if _is_coco(value):
+        candidates = _coco_references(path, value)
+    elif _is_karpathy(value):
+        candidates = _karpathy_references(path, value["images"])
+    elif isinstance(value, dict) and value:
+        candidates = [value]
+    else:
+        raise CaptionlabError(f"{path} holds no references with image ids; known formats: {REFERENCES}")
+    for image, captions in candidates[0].items():
+        if not isinstance(captions, list) or not captions:
+            raise CaptionlabError(
+                f"{path}: image {image!r} must have a list of at least one reference; known formats: {REFERENCES}"
+            )
+        if not all(isinstance(caption, str) and caption.strip() for caption in captions):
+            raise CaptionlabError(f"{path}: image {image!r} has a reference that is not text or is blank")
+        _check_length(path, image, captions)
+    return candidates
+
+
+def read_captions(path: Path) -> list[Captions]:
+    """Read one generated caption per image id, in any of the formats of ``CAPTIONS``.
+
+    The ids of JSON lines are paths as they were given to captionlab caption, or file names. Raises CaptionlabError
+    naming the file for anything else. An empty caption is allowed.
+    """
+    value = _read(path)
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        candidates = _caption_rows(path, value)
+    elif isinstance(value, dict) and value:
+        candidates = [{image: _single(caption) for image, caption in value.items()}]
+    else:
+        raise CaptionlabError(f"{path} holds no captions with image ids; known formats: {CAPTIONS}")
+    for image, caption in candidates[0].items():
+        if not isinstance(caption, str):
+            raise CaptionlabError(f"{path}: image {image!r} must have one caption; known formats: {CAPTIONS}")
+        _check_length(path, image, [caption])
+    return candidates
+
+
+def _is_coco(value: Any) -> bool:
+    return isinstance(value, dict) and _are_objects(value.get("annotations"))
+
+
+def _is_karpathy(value: Any) -> bool:
+    return isinstance(value, dict) and _are_objects(value.get("images"))
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def _coco_references(path: Path, value: dict[str, Any]) -> list[References]:
+    by_id: References = {}
+    for place, row in enumerate(value["annotations"]):
+        if not _is_id(row.get("image_id")) or "caption" not in row:
+            raise CaptionlabError(f"{path}: annotation {place} has no image_id or no caption")
+        by_id.setdefault(str(row["image_id"]), []).append(row["caption"])
+    images = value["images"] if _are_objects(value.get("images")) else []
+    names = {str(image.get("id")): image.get("file_name") for image in images}
+    return [by_id, *_renamed(by_id, names.get)]
+
+
+def _karpathy_references(path: Path, images: list[dict[str, Any]]) -> list[References]:
+    tested = [image for image in images if image.get("split") == "test"]
+    if not tested:
+        raise CaptionlabError(f"{path} has no images of the split test")
+    try:
+        pairs = [(image["filename"], [sentence["raw"] for sentence in image["sentences"]]) for image in tested]
+    except (KeyError, TypeError):
+        raise CaptionlabError(f"{path}: an image has no filename or no sentences") from None
+    by_name = _unique(path, pairs)
+    numbers = {image["filename"]: image.get("cocoid") for image in tested}
+    return [by_name, *_renamed(by_name, numbers.get)]
+
+
+def _caption_rows(path: Path, rows: list[dict[str, Any]]) -> list[Captions]:
+    """COCO results, and the lines of captionlab caption."""
+    key = "image" if "image" in rows[0] else "image_id"
+    for place, row in enumerate(rows):
+        if not _is_id(row.get(key)) or "caption" not in row:
+            raise CaptionlabError(f"{path}: entry {place} has no {key} or no caption; known formats: {CAPTIONS}")
+    captions = _unique(path, ((str(row[key]), row["caption"]) for row in rows))
+    return [captions, *_renamed(captions, lambda image: Path(image).name)]
+
+
+def _renamed(captions: dict[str, Value], name: Callable[[str], Any]) -> list[dict[str, Value]]:
+    """The same under other ids; none where these are missing or not unique."""
+    names = [name(image) for image in captions]
+    if not all(_is_id(name) for name in names) or len(set(names)) < len(names):
+        return []
+    return [dict(zip(map(str, names), captions.values(), strict=True))]
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool) and value != ""
+
+
+def _single(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _check_length(path: Path, image: str, captions: Iterable[str]) -> None:
+    longest = max(map(len, captions))
+    if longest > LONGEST_CAPTION:
+        raise CaptionlabError(
+            f"{path}: image {image!r} has a caption of {longest:,} characters; at most {LONGEST_CAPTION:,} are scored"
+        )
+
+
+def _read(path: Path) -> Any:
+    """A file's JSON; JSON lines become a list."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # some Windows editors write a byte order mark
+    except OSError as error:
+        raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise CaptionlabError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    lines = text.strip().split("\n")
+    if len(lines) > 1 and _is_caption_row(lines[0]):
+        return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    value = _parse(text, str(path))
+    return [value] if isinstance(value, dict) and value.keys() >= ROW else value
+
+
+def _is_caption_row(line: str) -> bool:
+    """Whether this is a whole line of captionlab caption, and not the beginning of a larger JSON value."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and row.keys() >= ROW
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _unique(origin, pairs))
+    except (ValueError, RecursionError) as error:
+        raise CaptionlabError(f"{origin} is not valid JSON: {error}") from None
+
+
+def _unique(origin: Path | str, pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+    """Pairs as a dict; ``dict`` alone would keep the last of two equal keys without a word."""
+    result: dict[str, Value] = {}
+    for key, value in pairs:
+        if key in result:
+            raise CaptionlabError(f"{origin}: {key!r} occurs more than once; keep one")
+        result[key] = value
+    return result

@@ -1,0 +1,41 @@
+"""Addresses of tracking servers and databases in messages, never with a password. Knows text only."""
+
+import re
+from urllib.parse import parse_qsl, quote, unquote
+
+
+def shown(uri: str) -> str:
+    """The address without credentials and query, which may hold a password.
+
+    Parsers of URLs are of no use here: they disagree on a password with an unencoded ``@`` or ``/``, and take a part of
+    it for the host or the path. So everything before the last ``@`` is left out.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme.startswith(("sqlite", "file")):
+        return uri
+    before, _, host = rest.rpartition("@")
+    if re.search("[?#]", before):  # the password has it, or the query has the @
+        host = "..."
+    return f"{scheme}://{re.split('[?#]', host)[0]}"
+
+
+def reason(error: Exception, uri: str) -> str | None:
+    """What an error says, in one short line; None where it quotes a part of the address's password."""
+    said = " ".join(str(error).split())
+    if _words(said) & _secrets(uri):
+        return None
+    return said[:200]
+
+
+def _secrets(uri: str) -> set[str]:
+    """The words of the password, or of a user name without one, and of the query's values; encoded or not."""
+    rest = uri.partition("://")[2]
+    credentials = rest.rpartition("@")[0]
+    user, separator, password = credentials.partition(":")
+    query = re.split("[?#]", rest, maxsplit=1)[1:]
+    texts = [password if separator else user, *(value for part in query for _, value in parse_qsl(part))]
+    return {word for text in texts for form in (text, unquote(text), quote(text)) for word in _words(form)}
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))

@@ -1,0 +1,186 @@
+"""captionlab caption and its file of captions: names, kinds of files, other models, full disks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from builders import draw_photos
+from captionlab.commands.caption_file import CaptionFile
+from captionlab.core.files import read_jsonl
+from captionlab.errors import CaptionlabError
+from captionlab.inference import captioner
+
+if TYPE_CHECKING:
+    from conftest import Run
+
+SOURCE = {"model": "attention.tiny@key", "decoding": "greedy, at most 6 words"}
+
+
+@pytest.fixture
+def folder(released: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A working folder with two photos; ``released`` is the released captioner."""
+    monkeypatch.setattr(captioner, "RELEASED", released)
+    monkeypatch.chdir(tmp_path)
+    draw_photos(tmp_path / "photos", 2)
+    return tmp_path
+
+
+# The command
+
+
+def test_photos_in_formats_that_are_not_read_are_counted(folder: Path, run: "Run") -> None:
+    for name in ("a.CR2", "more/b.cr2", "c.dng", "notes.txt", ".hidden.cr2", "__MACOSX/d.jpg", ".git/e.jpg"):
+        (folder / "photos" / name).parent.mkdir(exist_ok=True)
+        (folder / "photos" / name).write_bytes(b"")
+    code, out, err = run("caption", "photos")
+    assert code == 0
+    assert len(out.splitlines()) == 2
+    assert err == "captionlab: skipped 3 files of formats that are not read (.cr2: 2, .dng: 1)\n"
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "photos/closed").mkdir(mode=0)
+    if os.access(folder / "photos/closed", os.R_OK):
+        pytest.skip("this user may read everything")
+    code, out, err = run("caption", "photos")
+    assert (code, len(out.splitlines())) == (1, 2)
+    assert err == "captionlab: cannot read photos/closed: Permission denied\n"
+
+
+def test_a_file_of_captions_belongs_to_one_model_and_decoding(
+    folder: Path, run: "Run", world: Any, tiny: Any, released: Path
+) -> None:
+    assert run("caption", "photos", "--out", "all.jsonl") == (0, "", "")
+    rows = read_jsonl(folder / "all.jsonl")
+    assert [(row["image"], row["model"]) for row in rows] == [
+        ("photos/000.jpg", "attention.tiny@key"), ("photos/001.jpg", "attention.tiny@key")
+    ]  # fmt: skip
+    assert {row["decoding"] for row in rows} == {"beam 3, length penalty 0.5, at most 6 words"}
+    before = (folder / "all.jsonl").read_bytes()
+    draw_photos(folder / "photos", 3)
+    code, out, err = run("caption", "photos", "--out", "all.jsonl", "--beam", "1")
+    assert (code, out) == (1, "")
+    assert "has captions of model attention.tiny@key, decoding beam 3, length penalty 0.5, at most 6 words" in err
+    assert err.endswith("this run has model attention.tiny@key, decoding greedy, at most 6 words; name another file\n")
+    assert (folder / "all.jsonl").read_bytes() == before
+    assert run("caption", "photos", "--out", "all.jsonl") == (0, "", "")
+    assert (folder / "all.jsonl").read_bytes().startswith(before)
+    assert len(read_jsonl(folder / "all.jsonl")) == 3
+
+
+def test_its_lines_can_be_scored(folder: Path, run: "Run") -> None:
+    run("caption", "photos", "--out", "all.jsonl")
+    said = {Path(row["image"]).name: [row["caption"]] for row in read_jsonl(folder / "all.jsonl")}
+    Path("references.json").write_text(json.dumps(said))
+    code, out, _ = run("score", "--references", "references.json", "--hypotheses", "all.jsonl", "--no-meteor", "--json")
+    assert (code, json.loads(out)["bleu_1"]) == (0, pytest.approx(1))
+
+
+def test_a_folder_is_the_checkpoint_in_it(folder: Path, run: "Run", released: Path) -> None:
+    (folder / "trained").mkdir()
+    code, out, err = run("caption", "photos/000.jpg", "--model", "trained")
+    assert (code, out) == (1, "")
+    assert err == (
+        "captionlab: the folder trained has no checkpoint.safetensors; name a checkpoint or a trained system\n"
+    )
+    (folder / "trained/checkpoint.safetensors").write_bytes(released.read_bytes())
+    assert run("caption", "photos/000.jpg", "--model", "trained") == run("caption", "photos/000.jpg")
+
+
+def captioned(model: Path, *options: str, encoding: str, **streams: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "captionlab.cli", "caption", "photos", "--model", str(model), *options]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    return subprocess.run(command, env=environment, stderr=subprocess.PIPE, timeout=120, **streams)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_name_that_the_encoding_does_not_have(folder: Path, released: Path, options: list[str]) -> None:
+    name = "photos/日本.jpg"
+    (folder / "photos/000.jpg").rename(folder / name)
+    done = captioned(released, *options, encoding="cp1252", stdout=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    last, named = done.stdout.decode("cp1252").splitlines()
+    if options:
+        assert (json.loads(last)["image"], json.loads(named)["image"]) == ("photos/001.jpg", name)
+    else:
+        assert named.startswith("photos/\\u65e5\\u672c.jpg\t")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line(folder: Path, released: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = captioned(released, encoding="utf-8", stdout=full)
+    assert done.returncode == 1
+    assert done.stderr == b"captionlab: cannot write the output: No space left on device; free space\n"
+
+
+# The file
+
+
+def row(image: str, **source: str) -> str:
+    return json.dumps({"image": image, "caption": "a dog", **(source or SOURCE)})
+
+
+def opened(path: Path) -> CaptionFile:
+    return CaptionFile(path, ["a.jpg", "b.jpg"], SOURCE)
+
+
+@pytest.mark.parametrize("content", [
+    "milk\nbread\n",
+    "milk",
+    row("a.jpg") + "\nmilk",
+    "[]\n",
+    '{"caption": "a dog"}\n',
+])  # fmt: skip
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text(content)
+    with pytest.raises(
+        CaptionlabError, match=r"notes\.txt, line \d was not written by captionlab caption; name another file"
+    ):
+        opened(path)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize(("source", "shown"), [
+    ({"model": "baseline.other@abc", "decoding": SOURCE["decoding"]}, "model baseline.other@abc, decoding greedy"),
+    ({"log_prob": "-1"}, "model unknown, decoding unknown"),
+])  # fmt: skip
+def test_captions_of_another_model_are_refused_in_any_part(tmp_path: Path, source: Any, shown: str) -> None:
+    for name in ("all.jsonl", "all.jsonl.rank1"):
+        (tmp_path / name).write_text(f"{row('a.jpg', **source)}\n")
+        with pytest.raises(CaptionlabError, match=f"{name} has captions of {shown}.*this run has model attention.tiny"):
+            opened(tmp_path / "all.jsonl")
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("cut", [1, 9, 30])
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_incomplete_last_line_is_dropped(tmp_path: Path, cut: int, complete: bool) -> None:
+    path = tmp_path / "all.jsonl"
+    first = f"{row('a.jpg')}\n" if complete else ""
+    path.write_text(first + row("b.jpg")[:cut])
+    file = opened(path)
+    assert list(file.done) == (["a.jpg"] if complete else [])
+    file.write({"image": "b.jpg", "caption": "a dog"})
+    file.close()
+    assert path.read_text() == f"{first}{row('b.jpg')}\n"
+
+
+def test_a_folder_and_a_full_disk_are_one_line(tmp_path: Path, small_disk: Path) -> None:
+    with pytest.raises(CaptionlabError, match=r"cannot read .*: Is a directory; name another file"):
+        opened(tmp_path)
+    path = small_disk / "all.jsonl"
+    file = opened(path)
+    for number in range(6):
+        file.write({"image": f"{number}.jpg", "caption": "x" * 10_000})
+    with pytest.raises(CaptionlabError, match=r"cannot write .*all\.jsonl: No space left on device; free space"):
+        file.write({"image": "6.jpg", "caption": "x" * 10_000})
+    *complete, incomplete = path.read_bytes().split(b"\n")  # the file system took a part of the last line
+    assert [json.loads(line)["image"] for line in complete] == [f"{number}.jpg" for number in range(6)]
+    assert incomplete

@@ -1,0 +1,153 @@
+"""The formats of references and captions that score reads, and what it says of everything else."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captionlab.commands.caption_formats import read_captions, read_references
+from captionlab.errors import CaptionlabError
+
+PHOTOS = ("p0.jpg", "p1.jpg")
+IDS = (17, 4)
+REFERENCES = [["A dog runs .", "The dog runs fast ."], ["A cat sits .", "The cat ."]]
+CAPTIONS = ["a dog runs", ""]
+PLAIN_REFERENCES = dict(zip(PHOTOS, REFERENCES, strict=True))
+PLAIN_CAPTIONS = dict(zip(PHOTOS, CAPTIONS, strict=True))
+BY_ID = {str(image): captions for image, captions in zip(IDS, REFERENCES, strict=True)}
+COCO = {
+    "images": [{"id": image, "file_name": name} for image, name in zip(IDS, PHOTOS, strict=True)],
+    "annotations": [
+        {"id": 10 * image + place, "image_id": image, "caption": caption}
+        for image, captions in zip(IDS, REFERENCES, strict=True)
+        for place, caption in enumerate(captions)
+    ],
+}
+KARPATHY: dict[str, Any] = {
+    "dataset": "coco",
+    "images": [
+        {"filename": name, "cocoid": image, "split": "test", "sentences": [{"raw": caption} for caption in captions]}
+        for image, name, captions in zip(IDS, PHOTOS, REFERENCES, strict=True)
+    ]
+    + [{"filename": "other.jpg", "cocoid": 5, "split": "train", "sentences": [{"raw": "A horse ."}]}],
+}
+RESULTS = [{"image_id": image, "caption": caption} for image, caption in zip(IDS, CAPTIONS, strict=True)]
+
+
+def written(folder: Path, value: Any) -> Path:
+    path = folder / "file.json"
+    path.write_bytes(value if isinstance(value, bytes) else json.dumps(value).encode())
+    return path
+
+
+def lines(folder: str = "") -> bytes:
+    rows = (
+        {"image": f"{folder}{name}", "caption": caption, "log_prob": -1.5} for name, caption in PLAIN_CAPTIONS.items()
+    )
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    (PLAIN_REFERENCES, [PLAIN_REFERENCES]),
+    (b"\xef\xbb\xbf" + json.dumps(PLAIN_REFERENCES).encode(), [PLAIN_REFERENCES]),  # a Windows editor's
+    (json.dumps(PLAIN_REFERENCES, indent=1).encode(), [PLAIN_REFERENCES]),
+    (COCO, [BY_ID, PLAIN_REFERENCES]),
+    ({"annotations": COCO["annotations"]}, [BY_ID]),
+    (KARPATHY, [PLAIN_REFERENCES, BY_ID]),
+    ({"images": [{**image, "cocoid": None} for image in KARPATHY["images"]]}, [PLAIN_REFERENCES]),
+])  # fmt: skip
+def test_references_are_read_under_each_kind_of_id(tmp_path: Path, value: Any, expected: Any) -> None:
+    assert read_references(written(tmp_path, value)) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    (PLAIN_CAPTIONS, [PLAIN_CAPTIONS]),
+    ({name: [caption] for name, caption in PLAIN_CAPTIONS.items()}, [PLAIN_CAPTIONS]),
+    (lines(), [PLAIN_CAPTIONS, PLAIN_CAPTIONS]),
+    (lines().rstrip(), [PLAIN_CAPTIONS, PLAIN_CAPTIONS]),
+    (lines().splitlines()[0], [{"p0.jpg": "a dog runs"}] * 2),  # one line is also one JSON object
+])  # fmt: skip
+def test_captions_are_read(tmp_path: Path, value: Any, expected: Any) -> None:
+    assert read_captions(written(tmp_path, value)) == expected
+
+
+def test_ids_of_coco_results_are_numbers(tmp_path: Path) -> None:
+    assert read_captions(written(tmp_path, RESULTS))[0] == {"17": "a dog runs", "4": ""}
+
+
+def test_ids_of_lines_are_paths_or_file_names(tmp_path: Path) -> None:
+    paths, names = read_captions(written(tmp_path, lines("photos/")))
+    assert paths == {f"photos/{name}": caption for name, caption in PLAIN_CAPTIONS.items()}
+    assert names == PLAIN_CAPTIONS
+    two_folders = lines("a/") + lines("b/")  # where file names are not unique, only paths are ids
+    assert len(read_captions(written(tmp_path, two_folders))) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not valid JSON"),
+        (b"1" * 5000, "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"[]", "no references with image ids; known formats: .*COCO annotations.*Karpathy"),
+        (b"{}", "no references with image ids"),
+        (b"7", "no references with image ids"),
+        (RESULTS, "no references with image ids"),
+        (lines(), "no references with image ids"),
+        (b'{"a": ["x"], "a": ["y"]}', "'a' occurs more than once"),
+        ({"a": "a dog"}, "must have a list of at least one reference; known formats: .*Karpathy"),
+        ({"a": []}, "at least one reference"),
+        ({"a": ["a dog", 3]}, "not text or is blank"),
+        ({"a": [" "]}, "not text or is blank"),
+        (b'{"a": ["caf\xe9"]}', "not UTF-8"),
+        ({"annotations": [{"caption": "A dog ."}]}, "annotation 0 has no image_id or no caption"),
+        ({"annotations": [{"image_id": 1}]}, "annotation 0 has no image_id or no caption"),
+        ({"annotations": [{"image_id": 1, "caption": None}]}, "image '1' has a reference that is not text or is blank"),
+        ({"images": KARPATHY["images"][2:]}, "no images of the split test"),
+        ({"images": [{"split": "test", "filename": "a"}]}, "no filename or no sentences"),
+        ({"images": [KARPATHY["images"][0]] * 2}, r"'p0\.jpg' occurs more than once"),
+        ({"a": ["x", "a " * 500_000]}, r"image 'a' has a caption of 1,000,000 characters; at most 10,000"),
+    ],
+)
+def test_bad_references(content: Any, message: str, tmp_path: Path) -> None:
+    expect_error(read_references, written(tmp_path, content), message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"nonsense", "not valid JSON"),
+        (b"[]", "no captions with image ids; known formats: .*COCO results.*captionlab caption --out"),
+        (["a dog"], "no captions with image ids"),
+        ({"a": ["a dog", "the dog"]}, "image 'a' must have one caption; known formats: .*COCO results"),
+        ({"a": None}, "must have one caption"),
+        (COCO, "must have one caption"),
+        (KARPATHY, "must have one caption"),
+        (b'{"a": "x", "a": "x"}', "'a' occurs more than once"),
+        (RESULTS + RESULTS[:1], "'17' occurs more than once"),
+        ([{"image_id": 1, "caption": "x"}, {"image_id": "1", "caption": "x"}], "'1' occurs more than once"),
+        ([{"image_id": True, "caption": "x"}], "entry 0 has no image_id or no caption"),
+        ([{"image_id": 1, "caption": "x"}, {"image_id": 2}], "entry 1 has no image_id or no caption"),
+        (lines() + lines(), r"'p0\.jpg' occurs more than once"),
+        (lines() + b'{"image": "p2.j', "line 3 is not valid JSON"),
+        (lines() + b"[1]\n", "no captions with image ids"),
+        ({"a": "a " * 500_000}, r"image 'a' has a caption of 1,000,000 characters; at most 10,000"),
+    ],
+)
+def test_bad_captions(content: Any, message: str, tmp_path: Path) -> None:
+    expect_error(read_captions, written(tmp_path, content), message)
+
+
+@pytest.mark.parametrize("read", [read_references, read_captions])
+def test_a_file_that_does_not_exist_and_a_folder(read: Callable[[Path], object], tmp_path: Path) -> None:
+    for path in (tmp_path / "none.json", tmp_path):
+        expect_error(read, path, "cannot read")
+
+
+def expect_error(read: Callable[[Path], object], path: Path, message: str) -> None:
+    with pytest.raises(CaptionlabError, match=message) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)

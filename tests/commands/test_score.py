@@ -1,0 +1,98 @@
+"""captionlab score: any pair of files, as text and as JSON."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from captionlab.commands.score import score_files
+from captionlab.errors import CaptionlabError
+from captionlab.metrics.scorer import score
+
+if TYPE_CHECKING:
+    from conftest import Run
+
+REFERENCES = {"a.jpg": ["A dog runs on the grass", "the dog runs"], "b.jpg": ["a red kite", "a kite in the sky"]}
+CAPTIONS = {"a.jpg": "a dog runs on the grass", "b.jpg": "a kite"}
+EXPECTED = score(REFERENCES, CAPTIONS, meteor=False)
+
+
+def write(folder: Path, **files: Any) -> list[Path]:
+    for name, value in files.items():
+        (folder / name).write_text(value if isinstance(value, str) else json.dumps(value))
+    return [folder / name for name in files]
+
+
+def test_every_format_gives_the_same_scores(tmp_path: Path) -> None:
+    """Ids are those that the two files have in common, file names or numbers."""
+    images = [{"id": place, "file_name": name} for place, name in enumerate(REFERENCES)]
+    annotations = [
+        {"image_id": place, "caption": text} for place, own in enumerate(REFERENCES.values()) for text in own
+    ]
+    karpathy = [
+        {"filename": name, "cocoid": place, "split": "test", "sentences": [{"raw": text} for text in own]}
+        for place, (name, own) in enumerate(REFERENCES.items())
+    ]
+    references = write(
+        tmp_path, plain=REFERENCES, coco={"images": images, "annotations": annotations}, karpathy={"images": karpathy}
+    )
+    rows = [json.dumps({"image": f"photos/{name}", "caption": caption}) for name, caption in CAPTIONS.items()]
+    results = [{"image_id": place, "caption": caption} for place, caption in enumerate(CAPTIONS.values())]
+    captions = write(
+        tmp_path, one=CAPTIONS, list={name: [caption] for name, caption in CAPTIONS.items()},
+        lines="\n".join(rows), results=results,
+    )  # fmt: skip
+    for known in references:
+        for generated in captions:
+            if (known.name, generated.name) != ("plain", "results"):  # file names and numbers
+                assert score_files(known, generated, meteor=False) == EXPECTED, (known.name, generated.name)
+    with pytest.raises(CaptionlabError, match=r"2 without a hypothesis \(a.jpg, b.jpg\) and 2 without references"):
+        score_files(tmp_path / "plain", tmp_path / "results", meteor=False)
+
+
+def test_ids_must_match_and_the_nearest_pair_is_named(tmp_path: Path) -> None:
+    rows = [json.dumps({"image": f"photos/{name}", "caption": "a dog"}) for name in ("a.jpg", "c.jpg")]
+    known, generated = write(tmp_path, known=REFERENCES, generated="\n".join(rows))
+    message = r"known and .*generated: .* 1 without a hypothesis \(b.jpg\) and 1 without references \(c.jpg\)"
+    with pytest.raises(CaptionlabError, match=message):
+        score_files(known, generated, meteor=False)
+
+
+def test_cider_of_one_photo_is_not_available(tmp_path: Path, run: "Run") -> None:
+    """It is 0 for any caption, because every word occurs in all photos."""
+    known, generated = map(str, write(tmp_path, known={"a": ["a dog runs"]}, generated={"a": "a dog runs"}))
+    files = ("score", "--references", known, "--hypotheses", generated, "--no-meteor")
+    assert "cider    n/a (needs several photos)\n" in run(*files)[1]
+    assert json.loads(run(*files, "--json")[1])["cider"] is None
+
+
+def test_text_and_json(tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")  # no Java
+    known, generated = map(str, write(tmp_path, known=REFERENCES, generated=CAPTIONS))
+    files = ("score", "--references", known, "--hypotheses", generated)
+    code, out, err = run(*files, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == dataclasses.asdict(EXPECTED)
+    code, out, _ = run(*files)
+    assert code == 0
+    assert f"bleu_1   {EXPECTED.bleu_1:.4f}\n" in out
+    assert "meteor   n/a (needs Java and the extra captionlab[meteor])\n" in out
+    assert "meteor   n/a (left out)\n" in run(*files, "--no-meteor")[1]
+    Path(generated).write_text("{")
+    code, out, err = run(*files)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"captionlab: {generated} is not valid JSON")
+
+
+def test_no_library_is_imported_that_scores_do_not_need() -> None:
+    script = (
+        "import sys; import captionlab.commands.score\n"
+        "heavy = {'torch', 'nltk', 'scipy', 'sklearn', 'pandas', 'mlflow', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

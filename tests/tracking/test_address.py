@@ -1,0 +1,51 @@
+"""Addresses in messages: no part of a password, whichever characters it has."""
+
+from urllib.parse import quote
+
+import pytest
+
+from captionlab.tracking.address import reason, shown
+
+
+@pytest.mark.parametrize(("uri", "expected"), [
+    ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+    ("http://me:secret@127.0.0.1:5000/mlflow", "http://127.0.0.1:5000/mlflow"),
+    ("http://token@lab.example.org", "http://lab.example.org"),
+    ("http://me:p@ss@127.0.0.1:9", "http://127.0.0.1:9"),
+    ("http://me:pa/ss@127.0.0.1:9", "http://127.0.0.1:9"),
+    ("http://me:p%40s%2Fs@127.0.0.1:9", "http://127.0.0.1:9"),
+    ("http://me:pa?ss@127.0.0.1:9", "http://..."),
+    ("http://me:pa#ss@127.0.0.1:9", "http://..."),
+    ("postgresql+psycopg://me:secret@db/runs?sslpassword=hidden", "postgresql+psycopg://db/runs"),
+    ("postgresql://db/runs?password=se@cret", "postgresql://..."),
+    ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dsecret", "mssql+pyodbc:///"),
+    ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+    ("file:///home/me@work/mlruns", "file:///home/me@work/mlruns"),
+    ("databricks", "databricks"),
+])  # fmt: skip
+def test_an_address_is_shown_without_credentials_and_query(uri: str, expected: str) -> None:
+    assert shown(uri) == expected
+
+
+@pytest.mark.parametrize("password", ["secret", "p@ss", "pa/ss", "Pa:Ss", "50%", "päss wort"])
+@pytest.mark.parametrize("form", ["{}", "{encoded}", "cannot find the host '{}@127.0.0.1'", "port '{lower}' is none"])
+def test_an_error_that_quotes_the_password_is_left_out(password: str, form: str) -> None:
+    encoded = quote(password, safe="")
+    said = form.format(password, encoded=encoded, lower=password.lower())
+    for written in (password, encoded):
+        assert reason(ValueError(said), f"http://me:{written}@127.0.0.1:9") is None
+
+
+@pytest.mark.parametrize("uri", [
+    "http://me:secret@127.0.0.1:9", "http://token@127.0.0.1:9", "http://127.0.0.1:9", "sqlite:////home/x/mlflow.db",
+    "mysql://db/runs?password=secret",
+])  # fmt: skip
+def test_other_errors_are_one_short_line(uri: str) -> None:
+    """The user's name alone is no secret: databases name it when they refuse a password."""
+    assert reason(OSError("refused\n for me at 127.0.0.1:9"), uri) == "refused for me at 127.0.0.1:9"
+    assert len(reason(OSError("x" * 1000), uri) or "") == 200
+
+
+def test_the_values_of_a_query_are_secrets_too() -> None:
+    assert reason(ValueError("invalid: hidden"), "postgresql://db/runs?sslpassword=hidden") is None
+    assert reason(ValueError("invalid token"), "http://token@127.0.0.1:9") is None
