@@ -257,14 +257,17 @@ def caption(
 
 @app.command("release")
 def release(
-    system: Annotated[str | None, typer.Argument(help="system.config; default: the best on validation.")] = None,
+    system: Annotated[str | None, typer.Argument(help="system.config; with --yes the best on validation.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Release the best on validation without naming it.")] = False,
 ) -> None:
-    """Make a trained system the released captioner.
+    """Make a trained system the captioner that ships. It replaces the one there; git has the former one.
 
     Example: captionlab release attention.lite2
     """
     from captionlab.commands.release import release as make
 
+    if system is None and not yes:
+        raise CaptionlabError("name the system to release, such as attention.lite2, or give --yes for the best one")
     for line in make(Path.cwd(), system):
         print(line)
 

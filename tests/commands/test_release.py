@@ -27,7 +27,7 @@ from captionlab.inference.captioner import Captioner
 from results_tree import configuration_scores
 
 if TYPE_CHECKING:
-    from conftest import World
+    from conftest import Run, World
 
 NAMES = ("baseline", "modified", "attention")
 
@@ -121,3 +121,18 @@ def test_what_cannot_be_released_is_refused(shop: Path, monkeypatch: pytest.Monk
     shutil.rmtree(shop / MODELS)
     with pytest.raises(CaptionlabError, match="no trained and scored system to release; run dvc repro"):
         release(shop)
+
+
+def test_a_release_says_what_it_replaces_and_wants_a_name_or_yes(
+    shop: Path, run: "Run", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shop)
+    code, out, err = run("release")
+    assert (code, out) == (1, "")
+    assert "or give --yes" in err
+    code, out, _ = run("release", "baseline.tiny")
+    assert code == 0
+    code, out, _ = run("release", "--yes")
+    assert code == 0
+    assert out.startswith("replaced: baseline.tiny, trained on tiny\n")
+    assert "to go back: git restore" in out

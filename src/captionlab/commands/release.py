@@ -26,7 +26,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
 from captionlab.models.base import Decoder, count_parameters
 from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.checkpoint import Checkpoint, Release, save_checkpoint
+from captionlab.training.checkpoint import Checkpoint, Release, load_checkpoint, save_checkpoint
 from captionlab.training.fit import read_captions
 
 RELEASED = Path("src/captionlab/released/captioner.safetensors")
@@ -71,13 +71,24 @@ def release(root: Path, name: str | None = None) -> list[str]:
         raise CaptionlabError(
             f"{scores.key} takes {size:.1f} MB, more than the {MAX_MEGABYTES:g} of a release; choose another"
         )
+    replaced = _replaced(root / RELEASED)
     save_checkpoint(root / RELEASED, made, half=half)
     write_text(root / CARD, card(Captioner.load(root / RELEASED), (root / RELEASED).stat().st_size / 1e6))
     return [
+        *replaced,
         f"{scores.key} is released as {RELEASED} ({size:.1f} MB, {16 if half else 32} bits; {unchanged:.2%} of its "
         f"validation captions unchanged), CIDEr {scores.best.test['strict'].cider:.3f}; its card is {CARD}",
         f"to go back: git restore {RELEASED} {CARD}",
     ]
+
+
+def _replaced(path: Path) -> list[str]:
+    """A line on the captioner that a release replaces, if there is one that can be read."""
+    try:
+        identity = load_checkpoint(path).identity
+    except CaptionlabError:
+        return []
+    return [f"replaced: {identity.system}.{identity.name}, trained on {identity.dataset}"]
 
 
 def card(captioner: Captioner, megabytes: float) -> str:
