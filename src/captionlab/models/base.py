@@ -71,7 +71,8 @@ class Decoder(nn.Module):
     def outputs(self, features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
         """Hidden vectors for whole captions at once; ``tokens_BT`` begins with START and is filled up with PAD.
 
-        Row b of ``tokens_BT`` describes row ``photo_B[b]`` of the features. Hidden vectors after END are undefined.
+        Row b of ``tokens_BT`` describes row ``photo_B[b]`` of the features; ``of_captions`` takes it. Hidden vectors
+        after END are undefined.
         """
         raise NotImplementedError
 
