@@ -266,9 +266,7 @@ def release(
     """
     from captionlab.commands.release import release as make
 
-    if system is None and not yes:
-        raise CaptionlabError("name the system to release, such as attention.lite2, or give --yes for the best one")
-    for line in make(Path.cwd(), system):
+    for line in make(Path.cwd(), system, unnamed=yes):
         print(line)
 
 

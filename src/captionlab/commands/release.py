@@ -36,11 +36,14 @@ MIN_UNCHANGED = 0.99  # of the validation captions that 16 bits must leave as th
 PHOTOS_AT_ONCE = 100
 
 
-def release(root: Path, name: str | None = None) -> list[str]:
+def release(root: Path, name: str | None = None, *, unnamed: bool = True) -> list[str]:
     """Write the released captioner and its card from ``name`` (system.config), or from the best on validation.
 
-    Raises CaptionlabError when the system is not trained and scored, or does not fit into ``MAX_MEGABYTES``.
+    Raises CaptionlabError when the system is not trained and scored, does not fit into ``MAX_MEGABYTES``, or has no
+    name where ``unnamed`` is not allowed.
     """
+    if name is None and not unnamed:
+        raise CaptionlabError("name the system to release, such as attention.lite2, or give --yes for the best one")
     evaluation = read_evaluation(root)
     scores = _choose(root, evaluation, name)
     path = checkpoint_of(root, scores.system, scores.name)
