@@ -168,7 +168,7 @@ def test_a_wrong_params_file_and_a_device_that_is_not_there(project: Path) -> No
     change(project, device="warp")
     finding = found(project)["params.yaml"]
     assert finding.verdict == "fail"
-    assert "device is 'warp'" in finding.found
+    assert "device must be one of 'auto', 'cpu', 'cuda' or 'mps', not 'warp'" in finding.found
 
 
 def test_a_full_disk(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

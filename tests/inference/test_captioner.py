@@ -18,6 +18,7 @@ from captionlab import Captioner, CaptionlabError
 from captionlab.commands.attention_map import TILE, attention_map
 from captionlab.core.records import EVALUATION, RELEASED, Decoding
 from captionlab.core.results import ConfigurationScores, DecodedScores, Evaluation, checkpoint_of, write_evaluation
+from captionlab.data.photos import SUFFIXES
 from captionlab.inference import captioner
 from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -200,7 +201,7 @@ def test_a_bad_photo_does_not_stop_the_rest(shipped: Path, run: "Run") -> None:
     assert code == 1
     assert [line.split("\t")[0] for line in out.splitlines()] == ["beach.png", "holiday.jpg", "more/house.webp"]
     assert [line.split(":")[:2] for line in err.splitlines()] == [
-        ["captionlab", " no photos in empty; known are .avif, .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp"],
+        ["captionlab", f" no photos in empty; known are {', '.join(sorted(SUFFIXES))}"],
         ["captionlab", " cannot read the photo bad.jpg"],
         ["captionlab", " cannot read the photo missing.jpg"],
     ]
@@ -212,7 +213,7 @@ def test_a_photo_on_standard_input(shipped: Path, run: "Run", monkeypatch: pytes
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
         got, out, err = run("caption", "-")
         assert (got, out) == (code, "" if code else expected)
-        assert err.startswith("captionlab: -: cannot read the photo: it is no photo") if code else not err
+        assert err.startswith("captionlab: -: cannot read the photo: it is not a photo") if code else not err
 
 
 def test_a_name_that_is_no_text_is_printed(shipped: Path, run: "Run") -> None:
