@@ -229,7 +229,7 @@ def test_missing_weights_name_file_place_and_offline_encoders(monkeypatch: pytes
         load_encoder("resnet18")
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith(f"the weights of resnet18 cannot be had: {path} is not there")
+    assert message.startswith(f"the weights of resnet18 are not available: {path} is missing")
     assert "127.0.0.1" in message
     assert message.endswith("efficientnet_lite0, efficientnet_lite1, efficientnet_lite2")
 
@@ -240,7 +240,7 @@ def test_cached_weights_that_are_not_the_published_ones_are_refused(
     """torch compares the digest when it downloads and never again: a file half copied would be taken."""
     path = cache(monkeypatch, tmp_path, "resnet18", saved(build("resnet18").state_dict()))
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CaptionlabError, match=r"resnet18-.{8}\.pth is not whole or not the published file"):
+    with pytest.raises(CaptionlabError, match=r"resnet18-.{8}\.pth is incomplete or not the published file"):
         load_encoder("resnet18")
 
 
@@ -329,7 +329,7 @@ def test_timm_models_with_weights(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     if channels == 0:
-        with pytest.raises(CaptionlabError, match="gives no square map of channels"):
+        with pytest.raises(CaptionlabError, match="does not return a square map of channels"):
             load_encoder(f"timm_{model}")
         return
     encoder = load_encoder(f"timm_{model}", grid=3)

@@ -1,9 +1,8 @@
 """EfficientNet-Lite without its classifier, in plain PyTorch.
 
-timm has it too, equal to the last bit, but importing timm and torchvision takes longer than everything else between a
-photo and its caption. Knows layers only; ``encoders`` brings the weights. Architecture: Tan and Le 2019, and
-tensorflow/tpu's ``efficientnet/lite``, which leaves out squeeze-and-excitation, uses ReLU6, and scales neither stem nor
-head.
+timm's is equal to the last bit, but importing timm and torchvision takes longer than everything else between a photo
+and its caption. Knows layers only; ``load`` adds the weights. Architecture: Tan and Le 2019, and tensorflow/tpu's
+``efficientnet/lite``, which leaves out squeeze-and-excitation, uses ReLU6, and scales neither stem nor head.
 """
 
 import math
@@ -20,9 +19,9 @@ _STAGES = (
 
 
 def efficientnet_lite(name: str) -> nn.Sequential:
-    """The network of this name with fresh weights: photos (N, 3, H, W) to a map of 1280 channels, H and W a 32nd.
+    """A network with fresh weights: photos (N, 3, H, W) to a map of 1280 channels, H and W divided by 32.
 
-    Its tensors stand in the order in which the published weights list them.
+    Its tensors have the order of the published weights.
     """
     width, depth = SCALES[name]
     layers: list[nn.Module] = [*_convolution(3, _STEM, 3, stride=2), nn.ReLU6()]
@@ -35,14 +34,14 @@ def efficientnet_lite(name: str) -> nn.Sequential:
 
 
 class _Block(nn.Module):
-    """An inverted residual: widen, look at each channel's neighbourhood, narrow; added to its input if that fits."""
+    """An inverted residual: expand, depthwise convolution, project; added to its input if the shapes are equal."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = channels * expansion
-        widen = [*_convolution(channels, inner, 1), nn.ReLU6()] if expansion > 1 else []
-        look = [*_convolution(inner, inner, kernel, stride=stride, groups=inner), nn.ReLU6()]
-        self.layers = nn.Sequential(*widen, *look, *_convolution(inner, out, 1))
+        expand = [*_convolution(channels, inner, 1), nn.ReLU6()] if expansion > 1 else []
+        depthwise = [*_convolution(inner, inner, kernel, stride=stride, groups=inner), nn.ReLU6()]
+        self.layers = nn.Sequential(*expand, *depthwise, *_convolution(inner, out, 1))
         self.residual = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,7 +49,7 @@ class _Block(nn.Module):
 
 
 class _SameConvolution(nn.Conv2d):
-    """Padded as TensorFlow does: an odd pixel goes to the right and the bottom."""
+    """Padded as in TensorFlow: an odd pixel is added at the right and the bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
         # int(): an exporter traces sizes as tensors

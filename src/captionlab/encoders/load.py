@@ -1,6 +1,6 @@
-"""The frozen CNNs by name: network without its classifier, normalisation, weights and where they come from.
+"""The frozen CNNs by name: the network without its classifier, its normalisation, and its published weights.
 
-Knows networks; nothing of photo files, datasets, captions or files between stages. Shape letters: N photos, H and W
+Knows networks; nothing of photo files, datasets, captions or artifacts. Shape letters: N photos, H and W
 pixels, C channels of the last feature map, R regions of the grid, D size of the pooled vector.
 """
 
@@ -23,7 +23,7 @@ from captionlab.encoders.efficientnet_lite import efficientnet_lite
 from captionlab.errors import CaptionlabError
 
 LITE_PIXELS = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
-SIDE_BY_SIDE = {  # networks that look together, at so many pixels
+SIDE_BY_SIDE = {  # several networks on the same pixels: which, and how many pixels a side
     "efficientnet_lite012": (tuple(LITE_PIXELS), 260),
     "efficientnet_lite012_380": (tuple(LITE_PIXELS), 380),
 }
@@ -66,9 +66,9 @@ class Network(nn.Module):
         self.register_buffer("std", std.view(1, 3, 1, 1))
 
     def forward(self, pixels_NHW3: Tensor) -> tuple[Tensor, Tensor]:
-        """Bytes (N, H, W, 3) to pooled (N, D) and grid (N, R, C), both float32 whatever autocast is on outside.
+        """Bytes (N, H, W, 3) to pooled (N, D) and grid (N, R, C), both float32, also under autocast.
 
-        On CUDA the CNN itself runs in fp16, which stays ten times nearer to fp32 than bf16 does; pooling is in fp32.
+        On CUDA the CNN itself runs in fp16, whose error is a tenth of bf16's; pooling runs in fp32.
         """
         device = pixels_NHW3.device.type
         x = pixels_NHW3.permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
@@ -87,9 +87,10 @@ def pool_grid(map_NCHW: Tensor, side: int) -> Tensor:
 
     The same averages as ``adaptive_avg_pool2d``, written as two matrix products, which every engine can run.
     """
+    ahead = map_NCHW.is_cuda  # the CPU does not wait until CUDA has computed the map
     # int(): an exporter traces sizes as tensors, and ONNX rounds the division below towards zero, not down.
-    rows = _pooling_matrix(int(map_NCHW.shape[2]), side).to(map_NCHW)
-    columns = _pooling_matrix(int(map_NCHW.shape[3]), side).to(map_NCHW)
+    rows = _pooling_matrix(int(map_NCHW.shape[2]), side).to(map_NCHW, non_blocking=ahead)
+    columns = _pooling_matrix(int(map_NCHW.shape[3]), side).to(map_NCHW, non_blocking=ahead)
     return (rows @ map_NCHW @ columns.T).flatten(2).transpose(1, 2)
 
 
@@ -109,12 +110,12 @@ class _PooledMap(nn.Module):
         self.features = features
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        map_NCHW = self.features(x).float()  # under autocast it is in 16 bits, and the mean is to be exact
+        map_NCHW = self.features(x).float()  # 16 bits under autocast; the mean is computed in 32
         return map_NCHW.mean((2, 3)), map_NCHW
 
 
 class _SideBySide(nn.Module):
-    """Several networks look at the same pixels: their maps, of one size, with all their channels."""
+    """Several networks on the same pixels: their maps, which have one size, with all their channels."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class _SideBySide(nn.Module):
 
 
 class _Vgg(nn.Module):
-    """VGG's vector is its last hidden layer of 4,096, as report A takes it."""
+    """VGG's pooled vector is its last hidden layer of 4,096 units, as in report A."""
 
     def __init__(self, vgg: Any) -> None:
         super().__init__()
@@ -140,7 +141,7 @@ class _Vgg(nn.Module):
 def load_encoder(name: str, grid: int = 0) -> Encoder:
     """Build an encoder with its ImageNet weights, in eval mode.
 
-    Raises CaptionlabError for an unknown name, or for weights that are not at hand and cannot be downloaded.
+    Raises CaptionlabError for an unknown name, or for weights that are not on this machine and cannot be downloaded.
     Random weights are never used.
     """
     if name in LITE_PIXELS:
@@ -206,7 +207,7 @@ def lite_weights(name: str) -> Path:
 
 
 def find_weights(name: str) -> tuple[str, Path | None]:
-    """Where an encoder's weights come from, in words, and their file if it is on this machine. Downloads nothing.
+    """The source of an encoder's weights, in words, and their file if it is on this machine. Downloads nothing.
 
     Raises CaptionlabError for a name that ``load_encoder`` does not know.
     """
@@ -237,13 +238,15 @@ def _torchvision_body(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, T
         raise CaptionlabError(f"{cached} does not hold plain weights; delete it to download it again") from error
     except (OSError, RuntimeError) as error:
         raise CaptionlabError(
-            f"the weights of {name} cannot be had: {cached} is not there or not whole, and downloading {weights.url} "
-            f"failed ({_first_line(error)}); put the file there, or use an encoder that works offline: "
+            f"the weights of {name} are not available: {cached} is missing or incomplete, and the download of "
+            f"{weights.url} failed ({_first_line(error)}); put the file there, or use an encoder that works offline: "
             f"{', '.join(LITE_PIXELS)}"
         ) from error
     extra = {"transform_input": True} if name == "inception_v3" else {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # inception's default initialisation is overwritten at once
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # of Inception's default initialisation, which the weights replace
         net = models.get_model(name, weights=None, **extra)
     try:
         net.load_state_dict(state)
@@ -263,17 +266,17 @@ def _torchvision_body(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, T
 
 
 def _torchvision_weights(name: str) -> tuple[Any, Path]:
-    """torchvision's own entry for an encoder's weights, and where a downloaded copy lies."""
+    """torchvision's entry for an encoder's weights, and the path of a downloaded copy."""
     models = importlib.import_module("torchvision.models")
     weights = getattr(models, TORCHVISION_WEIGHTS[name]).IMAGENET1K_V1
     return weights, Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
 
 
 def _check_digest(cached: Path) -> None:
-    """Refuse a cached file that is not what its name says: torch checks the digest when it downloads, never again."""
+    """Refuse a cached file whose digest is not the one in its name: torch checks it at the download only."""
     if cached.exists() and not sha256_of(cached).startswith(cached.stem.rsplit("-", 1)[1]):
         raise CaptionlabError(
-            f"{cached} is not whole or not the published file (its SHA-256 does not begin as its name ends); "
+            f"{cached} is incomplete or not the published file (its SHA-256 does not start with the end of its name); "
             "delete it to download it again"
         )
 
@@ -290,7 +293,7 @@ class _Named(nn.Module):
 
 
 def _timm(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor], int]:
-    """The door to every other encoder: any model that timm knows and has weights for."""
+    """Any other encoder: a model of timm that has published weights."""
     _import_torchvision()
     import timm
     from timm.data.config import resolve_data_config
@@ -305,14 +308,16 @@ def _timm(name: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor], int]
         net = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=source, num_classes=0, global_pool="")
     except (OSError, RuntimeError) as error:
         raise CaptionlabError(
-            f"the weights of {model} cannot be had ({_first_line(error)}); "
+            f"the weights of {model} are not available ({_first_line(error)}); "
             f"use an encoder that works offline: {', '.join(LITE_PIXELS)}"
         ) from error
     data = resolve_data_config({}, model=net)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         shape = net.eval()(torch.zeros(1, *data["input_size"])).shape
     if len(shape) != 4 or shape[2] != shape[3]:
-        raise CaptionlabError(f"timm's {model} gives no square map of channels; choose a convolutional network")
+        raise CaptionlabError(
+            f"timm's {model} does not return a square map of channels; choose a convolutional network"
+        )
     mean, std = 255 * torch.tensor(data["mean"]), 255 * torch.tensor(data["std"])
     return _PooledMap(net), mean, std, net.state_dict(), data["input_size"][1]
 
@@ -378,8 +383,8 @@ def _digest(state: dict[str, Tensor]) -> str:
 def _import_torchvision() -> None:
     """Import torchvision even where its compiled part was built for another torch than the one installed.
 
-    Beside a CPU build of torch the registry's torchvision cannot load its operators, and the import fails because
-    two of them are unknown. This project uses none of them; declaring the two lets the rest work.
+    With a CPU build of torch, PyPI's torchvision cannot load its operators, and the import fails because two of them
+    are unknown. This project uses none of them; declaring the two lets the rest work.
     """
     try:
         importlib.import_module("torchvision")
