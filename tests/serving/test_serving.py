@@ -159,6 +159,7 @@ registry.register(Path(sys.argv[2]), {EXPERIMENT!r}, candidate, 0.0)
 """
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_version_leaves_nothing_double(root: Path, checkpoint: Path) -> None:
     for method in ("log_model_artifacts", "create_model_version"):
         killed = subprocess.run([sys.executable, "-c", DOOMED, method, str(root), str(checkpoint)], check=False)
@@ -252,6 +253,7 @@ def ask(url: str, body: Any) -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
+@pytest.mark.slow
 def test_a_server_of_the_registered_model_captions_photos(server: str, root: Path, checkpoint: Path) -> None:
     photos = [photo("green"), photo("white")]
     expected = [
