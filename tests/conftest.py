@@ -43,13 +43,16 @@ from captionlab.stages.train_modified import train_modified
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.checkpoint import Checkpoint, Release, save_checkpoint
 from demo_project import demo, write_demo_project
+from tracked import write_pipeline
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 SPLITS: dict[Split, int] = {"train": 6, "val": 3, "test": 3}
 # The folders and files that take longest.
-LONGEST = ("test_docs.py", "test_pipeline.py", "test_torture.py", "core", "tuning", "serving", "tracking")
+LONGEST = (
+    "test_docs.py", "test_pipeline.py", "test_torture.py", "core", "tuning", "serving", "tracking", "test_staleness.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -190,6 +193,17 @@ def images(tmp_path: Path) -> Path:
     path = tmp_path / "images"
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project after a whole pipeline with two configurations, before ``track``; no captioner ships with it."""
+    for name in ("DVC_ROOT", "DVC_EXP_NAME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("captionlab.stages.track.RELEASED", Path("nothing"))
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    write_pipeline(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

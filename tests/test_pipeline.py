@@ -10,7 +10,10 @@ import shutil
 import pytest
 
 from captionlab.config import SYSTEMS
+from captionlab.core.results import read_evaluation
 from repository import Repository
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +32,17 @@ def test_repro_runs_everything_and_renders_the_table(repository: Repository) -> 
     assert {row["system"] for row in measured} == {*SYSTEMS, "retrieval"}
     assert {row["decoding"] for row in measured} == {"greedy", "beam 3", "1 neighbour", "3 neighbours"}
     assert "Attribute accuracy" in (repository.folder / "reports/scenes/comparison-all.md").read_text()
-    assert all(0 <= float(row["bleu_4"]) <= 1 for row in measured)
+    evaluation = read_evaluation(repository.folder)
+    scored = {
+        (own.system, decoded.decoding.label, protocol): scores
+        for own in evaluation.configurations
+        for decoded in own.decodings
+        for protocol, scores in decoded.test.items()
+    }
+    shown = {(row["system"], row["decoding"], row["protocol"]): float(row["bleu_4"]) for row in measured}
+    assert shown == pytest.approx({key: scores.bleu_4 for key, scores in scored.items()}, abs=1e-6)
     runs = repository.mlflow_runs()
-    assert sorted(runs) == sorted(f"{system}.tiny" for system in SYSTEMS)
+    assert sorted(runs) == sorted(f"{system}.tiny" for system in (*SYSTEMS, "retrieval"))
     assert all(len(tags) == 1 for tags in runs.values())
     repository.commit("first results")
 

@@ -109,6 +109,7 @@ def ssh(tmp_path: Path) -> Iterator[Remote]:
     stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "ssh"])
 def test_a_clone_takes_its_results_from_a_remote_and_nothing_damaged(
     kind: str, origin: Repository, tmp_path: Path, request: pytest.FixtureRequest

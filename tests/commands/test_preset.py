@@ -333,4 +333,4 @@ def test_report_as_attention_learns_from_resnet18s_grid(
     coarse = square.reshape(12, 7, 2, 7, 2, 512).mean((2, 4))
     np.testing.assert_allclose(coarse.mean((1, 2)), store.pooled, rtol=1e-2, atol=1e-3)  # the map of 7x7 behind it
     trained = one_step(world, store, params, row, tmp_path / "resume.pt")
-    assert trained.history[0].val_loss > 0
+    assert 0 < trained.history[0].val_loss < 2 * np.log(len(world.vocab))  # as a model that guesses

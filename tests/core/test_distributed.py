@@ -85,6 +85,7 @@ def history(root: Path, system: str, name: str) -> dict[str, np.ndarray[Any, Any
     return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", ["baseline", "attention"])
 def test_two_processes_learn_what_one_does(root: Path, system: str) -> None:
     """Without dropout, which each process draws for itself; what is left is the order of sums."""
@@ -109,6 +110,7 @@ def test_two_processes_learn_what_one_does(root: Path, system: str) -> None:
     assert [run.info.status for run in runs] == ["FINISHED"]  # that of one process, gone on with by the first of two
 
 
+@pytest.mark.slow
 def test_a_lost_process_changes_nothing(root: Path) -> None:
     """With dropout: to the same bytes as an unbroken run of two."""
     (root / "fragile.py").write_text(FRAGILE)
@@ -151,6 +153,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_extract_the_bytes_of_one_though_one_is_lost(tmp_path: Path) -> None:
     params = project(tmp_path, 21, efficientnet_lite0=3)
     extract_features(params, tmp_path, "efficientnet_lite0")
@@ -185,6 +188,7 @@ def captions(path: Path) -> list[tuple[str, str]]:
     return [(row["image"], row["caption"]) for row in read_jsonl(path)]
 
 
+@pytest.mark.slow
 def test_two_processes_caption_a_folder_and_go_on_where_one_stopped(tmp_path: Path, released: Path) -> None:
     names = draw_photos(tmp_path / "photos", 7)
     photos = [f"photos/{name}" for name in names]

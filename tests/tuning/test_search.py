@@ -95,6 +95,7 @@ def wait_until(true: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_a_grid_is_every_point_once_and_the_best_is_a_command(root: Path, find: Find) -> None:
     found = find("grid", HIDDEN, OPTIMIZER)
     assert values(found) == list(itertools.product((4, 8, 12), ("adam", "rmsprop")))
@@ -156,6 +157,7 @@ def test_drawn_points_never_come_twice() -> None:
     assert read_ranges([], "baseline.tiny").keys() == {"embedding,hidden", "training.optimizer"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "hyperband"])
 def test_a_search_killed_in_a_trial_resumes_to_the_same_result(
     root: Path, find: Find, sampler: Sampler, capsys: pytest.CaptureFixture[str]
@@ -180,6 +182,7 @@ def test_a_search_killed_in_a_trial_resumes_to_the_same_result(
     assert [run.info.status for run in runs(root)].count("RUNNING") == 0
 
 
+@pytest.mark.slow
 def test_workers_share_the_trials_and_one_may_die(root: Path, find: Find) -> None:
     with begin(root, "--sampler", "grid", "--workers", "2", "--range", HIDDEN, "--range", OPTIMIZER) as process:
         wait_until(lambda: "trial 1 " in said(root))

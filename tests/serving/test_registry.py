@@ -1,0 +1,154 @@
+"""The model registry for real: versions, aliases, and back to a checkpoint. No mocks."""
+
+import dataclasses
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from captionlab.commands.caption import Options, caption_photos
+from captionlab.errors import CaptionlabError
+from captionlab.inference.captioner import Captioner
+from captionlab.serving import registry
+from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
+from registered import CHOSEN, EXPERIMENT, TAGS, candidate, register
+
+
+@pytest.fixture(autouse=True)
+def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # MLflow likes to make its default database where it is called
+    return tmp_path
+
+
+def client(root: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+
+
+def changed(released: Path, folder: Path, name: str) -> Path:
+    """Another checkpoint, by its name alone."""
+    made = load_checkpoint(released)
+    save_checkpoint(folder / name, dataclasses.replace(made, identity=dataclasses.replace(made.identity, name=name)))
+    return folder / name
+
+
+def test_a_model_is_registered_once_and_holds_no_pickle(root: Path, released: Path) -> None:
+    first = register(root, candidate(released))
+    assert (first.outcome, first.version, first.best) == ("created", 1, 1)
+    again = register(root, candidate(released))
+    assert (again.outcome, again.version, again.best) == ("present", 1, 1)
+    experiment = client(root).get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    (logged,) = client(root).search_logged_models([experiment.experiment_id])
+    assert logged.status == "READY"
+    version = client(root).get_model_version_by_alias("captionlab", "best-scenes")
+    assert (version.source, version.tags["system"]) == (f"models:/{logged.model_id}", "attention")
+    stored = root / "mlartifacts" / EXPERIMENT / "models" / logged.model_id / "artifacts"
+    files = {str(path.relative_to(stored)) for path in stored.rglob("*") if path.is_file()}
+    code = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "model.py"}
+    assert files == {*code, "artifacts/checkpoint.safetensors"}
+    assert not list((root / "elsewhere").iterdir())
+    with registry.local_checkpoint(root, registry.best_model("scenes")) as path:
+        registered, original = load_checkpoint(path), load_checkpoint(released)
+    assert (registered.identity, registered.decoding) == (original.identity, CHOSEN)
+    assert not path.exists()
+
+
+def test_what_is_worse_than_retrieval_is_not_the_best(root: Path, released: Path) -> None:
+    assert register(root, candidate(released), floor=0.51).best is None
+    assert client(root).get_registered_model("captionlab").aliases == {}
+    assert register(root, candidate(released), floor=0.5).best == 1
+
+
+def test_the_alias_stands_for_the_best_of_the_dataset(root: Path, released: Path, tmp_path: Path) -> None:
+    def best(name: str, **changes: Any) -> int:
+        path = changed(released, tmp_path, name)
+        found = register(root, candidate(path, **changes))
+        assert found.best is not None
+        return found.best
+
+    assert best("first", score=0.5) == 1
+    assert best("worse", score=0.4) == 1
+    assert best("better", score=0.6) == 3
+    assert best("equal, but newer", score=0.6) == 4
+    other = TAGS | {"dataset_digest": "def"}
+    assert best("of another dataset", score=0.1, dataset="flickr8k", tags=other) == 5
+    aliases = client(root).get_registered_model("captionlab").aliases
+    assert {alias: int(version) for alias, version in aliases.items()} == {"best-scenes": 4, "best-flickr8k": 5}
+    assert best("worse", score=0.4) == 4  # back to the first dataset: its best, nothing new
+    assert best("worse", score=0.7) == 2  # evaluated in another way
+
+
+# A process that is killed at the very step named first.
+DOOMED = f"""
+import os, signal, sys
+from pathlib import Path
+from captionlab import Decoding
+from captionlab.serving import registry
+registry.configure_mlflow()
+import mlflow
+setattr(mlflow.MlflowClient, sys.argv[1], lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+candidate = registry.Candidate(
+    name="attention.tiny", checkpoint=Path(sys.argv[3]), decoding={CHOSEN!r}, result_key="key", dataset="scenes",
+    score=0.5, tags={TAGS!r},
+)
+registry.register(Path(sys.argv[2]), {EXPERIMENT!r}, candidate, 0.0)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_before_the_version_leaves_nothing_double(root: Path, released: Path) -> None:
+    for method in ("log_model_artifacts", "create_model_version"):
+        killed = subprocess.run([sys.executable, "-c", DOOMED, method, str(root), str(released)], check=False)
+        assert killed.returncode == -signal.SIGKILL
+    assert register(root, candidate(released)).outcome == "created"
+    experiment = client(root).get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    assert len(client(root).search_logged_models([experiment.experiment_id])) == 1
+    assert len(client(root).search_model_versions("name = 'captionlab'")) == 1
+    assert len(list((root / "mlartifacts").rglob("checkpoint.safetensors"))) == 1
+
+
+@pytest.mark.parametrize(
+    "uri", ["models:/captionlab@best-scenes", "models:/captionlab/7", "models:/", "runs:/abc/model"]
+)
+def test_a_model_that_is_not_there_is_an_error_of_one_line(root: Path, uri: str) -> None:
+    with pytest.raises(CaptionlabError, match="not found"), registry.local_checkpoint(root, uri):
+        pass
+
+
+def test_photos_are_described_by_a_registered_model_as_validation_chose(
+    root: Path, released: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(root, candidate(released))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+    Image.effect_noise((64, 48), 80).save("holiday.jpg")
+    model = registry.best_model("scenes")
+    said = Captioner.load(released, decoding=CHOSEN).caption("holiday.jpg")
+    assert len(said) == 2
+    assert caption_photos(["holiday.jpg"], Options(model=model, top=4))
+    assert capsys.readouterr().out.splitlines() == [sentence.caption for sentence in said]
+    assert caption_photos(["holiday.jpg"], Options(model=model, beam=1, top=4))
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_looking_for_a_model_makes_no_database(tmp_path: Path) -> None:
+    with (
+        pytest.raises(CaptionlabError, match="dvc repro"),
+        registry.local_checkpoint(tmp_path, registry.best_model("scenes")),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,158 @@
+"""Stage track, into a real MLflow database: what it publishes, and that it does so once."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from captionlab.config import load_params
+from captionlab.core.records import MODELS
+from captionlab.core.results import read_evaluation, read_training
+from captionlab.serving import registry
+from captionlab.stages.track import track
+from captionlab.training.checkpoint import load_checkpoint
+from results_tree import write_results
+from tracked import (
+    CURVES,
+    EXPERIMENT,
+    PARAMS,
+    REPOSITORY,
+    epoch_metrics,
+    expected,
+    experiment_id,
+    points,
+    runs,
+    train,
+    write_pipeline,
+)
+
+
+def test_a_pipeline_without_live_tracking_is_published_from_its_files(pipeline: Path) -> None:
+    lines = track(PARAMS, pipeline)
+    assert "2 created, 0 completed, 0 already there" in lines[0]
+    found = runs(pipeline)
+    assert sorted(found) == ["baseline.lite0", "baseline.lite1"]
+    (run,) = found["baseline.lite1"]
+    assert run.info.status == "FINISHED"
+    decoding = {"decoding": "beam 3", "evaluate.length_penalty": "0.7", "evaluate.max_words": "30"}
+    settings = read_training(pipeline / MODELS / "baseline/lite1").summary.params
+    assert run.data.params == {key: str(value) for key, value in settings.items()} | decoding
+    assert (settings["hidden"], settings["training.seed"]) == (256, 1)
+    scores = read_evaluation(pipeline)["baseline.lite1"]
+    expected_scores = {
+        "": scores.best.test["strict"], "val/": scores.best.val, "with_greedy/": scores.decodings[0].test["strict"],
+        "with_beam_3/": scores.decodings[1].test["strict"], "with_beam_5/": scores.decodings[2].test["strict"],
+        "report_a/": scores.best.test["report_a"], "report_b/": scores.best.test["report_b"],
+    }  # fmt: skip
+    expected_metrics = {
+        f"{prefix}{key}": value
+        for prefix, of in expected_scores.items()
+        for key, value in dataclasses.asdict(of).items()
+        if value is not None
+    }
+    expected_metrics |= {"parameters": 256_000, "megabytes": 4.8, "epochs": 3, "test_loss": 2.79, "test_accuracy": 0.51}
+    found_metrics = {key: value for key, value in run.data.metrics.items() if key not in epoch_metrics("lite1", 1)}
+    assert found_metrics == pytest.approx(expected_metrics, abs=1e-4)
+    assert found_metrics["bleu_4"] == 0.21
+    for key in CURVES:
+        assert points(pipeline, run, key) == expected("lite1", key)
+    tags = {key: value for key, value in run.data.tags.items() if not key.startswith(("mlflow.", "captionlab."))}
+    assert tags == {
+        "system": "baseline",
+        "configuration": "lite1",
+        "encoder": "efficientnet_lite1",
+        "dataset": "scenes",
+        "dataset_digest": "0123456789abcdef",
+        "decoding": "beam 3",
+    }
+    stored = pipeline / "mlartifacts" / EXPERIMENT / run.info.run_id / "artifacts"
+    names = sorted(path.name for path in stored.iterdir())
+    assert names == ["captions.csv", "comparison.csv", "history.csv", "summary.json"]
+    captions = (stored / "captions.csv").read_text().splitlines()
+    assert captions[:2] == ["image,caption", "00.jpg,a dog is outside"]
+    assert len(captions) == 1 + 12
+    timings = (pipeline / "reports/scenes/timings.csv").read_text()
+    assert timings == "stage,item,seconds,peak_megabytes\ntrain_baseline,lite1,1.5,900\n"
+
+
+def test_publishing_again_changes_nothing(pipeline: Path) -> None:
+    track(PARAMS, pipeline)
+    before = {name: [run.to_dictionary() for run in group] for name, group in runs(pipeline).items()}
+    lines = track(PARAMS, pipeline)
+    assert "0 created, 0 completed, 2 already there" in lines[0]
+    assert lines[1].startswith("baseline.lite0 is version 1 of the model captionlab (present)")
+    assert {name: [run.to_dictionary() for run in group] for name, group in runs(pipeline).items()} == before
+
+
+def test_retrieval_is_a_run_and_what_it_beats_is_not_the_best_model(pipeline: Path) -> None:
+    with_retrieval = dataclasses.replace(PARAMS, retrieval=load_params(REPOSITORY / "params.yaml").retrieval)
+    write_results(pipeline, with_retrieval, {"retrieval.lite2": (0.3, 0.3)}, epochs=3)
+    lines = track(with_retrieval, pipeline)
+    assert "3 created, 0 completed, 0 already there" in lines[0]
+    assert lines[1].endswith(f"{registry.best_model('scenes')}: none is better than retrieval")
+    (run,) = runs(pipeline)["retrieval.lite2"]
+    assert (run.data.tags["decoding"], run.data.metrics["bleu_4"]) == ("3 neighbours", 0.3)
+    assert "test_loss" not in run.data.metrics
+    stored = pipeline / "mlartifacts" / EXPERIMENT / run.info.run_id / "artifacts"
+    names = [path.name for path in stored.iterdir()]
+    assert names == ["comparison.csv"]  # no captions: it quotes those of others
+
+    write_results(pipeline, with_retrieval, {"retrieval.lite2": (0.1, 0.1)}, epochs=3)
+    assert track(with_retrieval, pipeline)[1].endswith(f"{registry.best_model('scenes')} is version 1")
+
+
+def test_the_captioner_that_ships_has_a_version_and_an_alias_of_its_own(
+    pipeline: Path, released: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captionlab.stages.track.RELEASED", released)
+    assert track(PARAMS, pipeline)[2] == "models:/captionlab@released is version 2"
+    with registry.local_checkpoint(pipeline, "models:/captionlab@released") as path:
+        registered = load_checkpoint(path)
+    shipped = load_checkpoint(released)
+    assert (registered.identity, registered.decoding) == (shipped.identity, shipped.decoding)
+    assert track(PARAMS, pipeline)[2] == "models:/captionlab@released is version 2"
+
+
+def test_a_new_evaluation_of_the_same_training_is_a_second_run(pipeline: Path) -> None:
+    train(pipeline)
+    track(PARAMS, pipeline)
+    write_pipeline(pipeline, bleu=0.25)
+    assert "2 created, 0 completed, 0 already there" in track(PARAMS, pipeline)[0]
+    first, second = runs(pipeline)["baseline.lite0"]
+    assert (first.data.metrics["bleu_4"], second.data.metrics["bleu_4"]) == (0.2, 0.25)
+    for run in (first, second):
+        assert points(pipeline, run, "train_loss") == expected("lite0", "train_loss")
+    assert "0 created, 0 completed, 2 already there" in track(PARAMS, pipeline)[0]
+
+
+def test_a_queued_experiment_lands_in_the_database_it_was_cloned_from(
+    pipeline: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = tmp_path_factory.mktemp("clone")
+    write_pipeline(clone)
+    monkeypatch.setenv("DVC_ROOT", str(pipeline))
+    monkeypatch.setenv("DVC_EXP_NAME", "sly-newt")
+    track(PARAMS, clone)
+    assert not (clone / "mlflow.db").exists()
+    (run,) = runs(pipeline)["baseline.lite0"]
+    assert run.data.tags["dvc_experiment"] == "sly-newt"
+    assert run.info.artifact_uri.startswith((pipeline / "mlartifacts").as_uri())
+
+
+def test_a_moved_repository_keeps_its_runs(pipeline: Path, tmp_path: Path) -> None:
+    track(PARAMS, pipeline)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("mlflow.db", "mlartifacts", "artifacts", "reports"):
+        shutil.move(pipeline / name, moved / name)
+    assert "0 created, 0 completed, 2 already there" in track(PARAMS, moved)[0]
+
+
+def test_a_deleted_experiment_is_taken_from_the_trash(pipeline: Path) -> None:
+    track(PARAMS, pipeline)
+    client = MlflowClient(f"sqlite:///{pipeline / 'mlflow.db'}")
+    client.delete_experiment(experiment_id(client))
+    track(PARAMS, pipeline)
+    assert {name: len(group) for name, group in runs(pipeline).items()} == {"baseline.lite0": 1, "baseline.lite1": 1}

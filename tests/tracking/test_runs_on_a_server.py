@@ -1,0 +1,145 @@
+"""Runs on a real MLflow server, which is killed, slow, or loses an answer."""
+
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from captionlab.core.records import Decoding
+from captionlab.serving import registry
+from captionlab.stages.track import track
+from captionlab.tracking import runs as tracking
+from captionlab.tracking.ui import ui
+from captionlab.training.checkpoint import load_checkpoint
+from servers import kill, serving
+from tracked import (
+    CONFIGS,
+    CURVES,
+    EXPERIMENT,
+    PARAMS,
+    before,
+    epoch_metrics,
+    expected,
+    experiment_id,
+    points,
+    runs,
+    train,
+    worker,
+    write_pipeline,
+)
+
+
+@pytest.fixture
+def server(pipeline: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port = listener.getsockname()[1]
+    with serving(pipeline, port) as process:
+        yield f"http://127.0.0.1:{port}", process
+
+
+@pytest.mark.slow
+def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
+    server: tuple[str, subprocess.Popen[bytes]],
+    pipeline: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uri, process = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    train(pipeline, "lite0")
+    lines = track(PARAMS, pipeline)
+    assert "1 created, 1 completed, 0 already there" in lines[0]
+    found = runs(pipeline, uri)
+    assert sorted(found) == ["baseline.lite0", "baseline.lite1"]
+    (run,) = found["baseline.lite0"]
+    assert points(pipeline, run, "val_loss") == expected("lite0", "val_loss")
+    assert [path.name for path in (pipeline / "served").rglob(f"{run.info.run_id}/artifacts/history.csv")]
+    assert capsys.readouterr().err == ""
+
+    client = MlflowClient(uri)
+    page = (
+        f"{uri}/#/experiments/{experiment_id(client)}/runs?workflowType=machine_learning&viewStateShareKey=captionlab"
+    )
+    assert ui(pipeline, EXPERIMENT, port=0) == [f"the runs are at {page}"]  # nothing to start
+    view = client.get_experiment(experiment_id(client)).tags["mlflow.sharedViewState.captionlab"]
+    assert json.loads(view)["selectedColumns"][:2] == ["metrics.`bleu_4`", "metrics.`bleu_1`"]
+
+    best = client.get_model_version_by_alias("captionlab", registry.best_alias("scenes"))
+    assert best.run_id == found["baseline.lite0"][0].info.run_id
+    with registry.local_checkpoint(pipeline, registry.best_model("scenes")) as path:
+        registered = load_checkpoint(path)
+    assert (registered.identity.name, registered.decoding) == ("lite0", Decoding(beam=3))
+
+    write_pipeline(pipeline, bleu=0.3, key="again")
+    with tracking.open_tracker(pipeline, EXPERIMENT, "baseline.lite0", "again-lite0", {}, {}) as tracker:
+        tracker.log_epoch(1, epoch_metrics("lite0", 1))
+        kill(process)
+        tracker.log_epoch(2, epoch_metrics("lite0", 2))
+        tracker.log_epoch(3, epoch_metrics("lite0", 3))
+    assert "not everything is published" in track(PARAMS, pipeline)[0]
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "the training continues" in warning
+    with serving(pipeline, int(uri.rsplit(":", 1)[1])):
+        for published in ("1 created, 1 completed, 0 already there", "0 created, 0 completed, 2 already there"):
+            assert published in track(PARAMS, pipeline)[0]
+        _, second = runs(pipeline, uri)["baseline.lite0"]
+        assert (second.info.status, second.data.metrics["bleu_4"]) == ("FINISHED", 0.3)
+        for key in CURVES:
+            assert points(pipeline, second, key) == expected("lite0", key)
+        assert len(client.search_model_versions("name = 'captionlab'")) == 1  # the same checkpoint and code
+
+
+@pytest.mark.slow
+def test_two_clones_a_slow_line_and_a_lost_answer_leave_one_run_a_result(
+    server: tuple[str, subprocess.Popen[bytes]],
+    pipeline: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uri, _ = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    clones = [pipeline, tmp_path_factory.mktemp("clone")]  # on two machines: no lock of files between them
+    write_pipeline(clones[1])
+    workers = [
+        subprocess.Popen(worker(clone), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for clone in clones
+    ]
+    for process in workers:
+        out, err = process.communicate(timeout=300)
+        assert (process.returncode, "2 runs" in out) == (0, True), out + err  # each may be the one that goes on
+    assert {name: len(group) for name, group in runs(pipeline, uri).items()} == {
+        "baseline.lite0": 1,
+        "baseline.lite1": 1,
+    }
+    assert len(MlflowClient(uri).search_model_versions("name = 'captionlab'")) == 1
+
+    write_pipeline(pipeline, key="slow")
+    for name, delay, warnings in (("lite0", 0.2, 0), ("lite1", 1.5, 1)):
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        with before(uri, delay=delay) as slow:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", slow)
+            with tracking.open_tracker(pipeline, EXPERIMENT, f"baseline.{name}", f"slow-{name}", {}, {}) as tracker:
+                for epoch in (1, 2, 3):
+                    tracker.log_epoch(epoch, epoch_metrics(name, epoch))
+        assert capsys.readouterr().err.count("the training continues") == warnings
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # so it asks again, and the server makes a second run
+    with before(uri, loses="runs/create") as losing:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", losing)
+        with tracking.open_tracker(pipeline, EXPERIMENT, "baseline.lite1", "slow-lite1", {}, {}) as tracker:
+            tracker.log_epoch(1, epoch_metrics("lite1", 1))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for published in ("2 completed, 0 already there", "0 completed, 2 already there"):
+        assert published in track(PARAMS, pipeline)[0]
+    found = runs(pipeline, uri)
+    assert {name: len(group) for name, group in found.items()} == {"baseline.lite0": 2, "baseline.lite1": 2}
+    assert {run.info.status for group in found.values() for run in group} == {"FINISHED"}
+    for name in CONFIGS:
+        assert points(pipeline, found[f"baseline.{name}"][-1], "val_loss") == expected(name, "val_loss")
