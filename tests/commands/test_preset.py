@@ -203,6 +203,21 @@ def test_an_override_of_dvc_changes_one_line(project: Path, name: str | None) ->
     assert load_params(path).evaluate.max_words == 9
 
 
+def test_a_preset_in_flow_style_gives_the_same_file_as_in_block_style(project: Path) -> None:
+    texts = []
+    for text in (
+        "training: {epochs: 2}\nretrieval: {a: {encoder: efficientnet_lite2, neighbours: [1, 2], consensus_k: 3}}\n"
+        "evaluate: {beams: [1, 2], max_words: 9}\n",
+        "training:\n  epochs: 2\nretrieval:\n  a:\n    encoder: efficientnet_lite2\n    neighbours:\n    - 1\n    - 2\n"
+        "    consensus_k: 3\nevaluate:\n  beams:\n  - 1\n  - 2\n  max_words: 9\n",
+    ):
+        shutil.copy(REPOSITORY / "params.yaml", project)
+        (project / "presets/mine.yaml").write_text(text)
+        assert preset("mine", project).evaluate.beams == (1, 2)
+        texts.append((project / "params.yaml").read_text(encoding="utf-8"))
+    assert texts[0] == texts[1]
+
+
 def test_a_preset_says_how_long_it_takes(project: Path) -> None:
     for name in NAMES:
         _, time, _ = apply_preset(project, name)

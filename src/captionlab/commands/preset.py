@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from captionlab.config import SECTIONS, load_params
@@ -38,6 +39,7 @@ def apply_preset(root: Path, name: str) -> list[str]:
         raise CaptionlabError(f"{PRESETS / name}.yaml is not valid YAML: {' '.join(str(error).split())}") from error
     params["finetune"], params["ensemble"] = {}, {}  # they name configurations, which the preset replaces
     for section, values in _sections(preset, name):
+        _use_block_style(values)
         if section in SECTIONS:
             params[section] = values
         else:
@@ -63,6 +65,14 @@ def _sections(preset: Any, name: str) -> list[tuple[str, Any]]:
     if not isinstance(preset, dict) or not all(isinstance(values, dict) for values in preset.values()):
         raise CaptionlabError(f"{PRESETS / name}.yaml must be a mapping of sections, as params.yaml is")
     return list(preset.items())
+
+
+def _use_block_style(values: Any) -> None:
+    """One entry a line instead of {} and [], at every depth; what is empty stays as it is."""
+    if isinstance(values, (CommentedMap, CommentedSeq)) and values:
+        values.fa.set_block_style()
+        for inner in values.values() if isinstance(values, dict) else values:
+            _use_block_style(inner)
 
 
 def _spaced(text: str) -> str:
