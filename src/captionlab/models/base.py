@@ -154,15 +154,18 @@ def lstm_step(lstm: nn.LSTM, input_BE: Tensor, h_BLH: Tensor, c_BLH: Tensor) -> 
     return hidden_B1H[:, 0], h_LBH.transpose(0, 1), c_LBH.transpose(0, 1)
 
 
-def of_captions(rows_PX: Tensor, photo_B: Tensor) -> Tensor:
+def of_captions(rows_PX: Tensor, photo_B: Tensor, dim: int = 0) -> Tensor:
     """The row of each caption's photo, ``rows_PX[photo_B]``, with a gradient that is always summed in the same order.
+
+    The photos are dimension ``dim``.
 
     Plain indexing adds the gradients of a photo's captions in any order. ``index_select`` does not on a CPU; on a GPU
     ``embedding`` is the operation that keeps the order and does not wait for the device.
     """
     if rows_PX.device.type == "cpu":
-        return rows_PX.index_select(0, photo_B)
-    return nn.functional.embedding(photo_B, rows_PX.flatten(1)).unflatten(1, rows_PX.shape[1:])
+        return rows_PX.index_select(dim, photo_B)
+    rows_PX = rows_PX.movedim(dim, 0)
+    return nn.functional.embedding(photo_B, rows_PX.flatten(1)).unflatten(1, rows_PX.shape[1:]).movedim(0, dim)
 
 
 def lengths_of(tokens_BT: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class Modified(Decoder):
         image_PE = self._image(features)
         caption_BTE = self.project(self.caption(self.dropout(self.embedding(tokens_BT)))[0])
         h_1PH, c_1PH = self._ahead_over_image(image_PE)
-        start = (of_captions(h_1PH[0], photo_B).unsqueeze(0), of_captions(c_1PH[0], photo_B).unsqueeze(0))
+        start = (of_captions(h_1PH, photo_B, dim=1), of_captions(c_1PH, photo_B, dim=1))
         ahead_BTH, _ = self.ahead(caption_BTE, start)
         back = self._back_over_all if self.uses_fixed_shapes(tokens_BT) else self._back_over_words
         back_BTH = back(self._gates(caption_BTE), self._gates(image_PE), tokens_BT, photo_B)
