@@ -74,7 +74,7 @@ class GraphedStep:
             self._fails = True
             torch.cuda.set_stream(current)
             generator.graphsafe_set_state(generator.clone_state())  # the old one may wait for the end of a recording
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             warnings.warn(f"training without CUDA graphs, which is slower: {reason}", stacklevel=2)
         generator.set_state(random)  # recording has used random numbers, and the step is still to come
 

@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, Protocol
@@ -195,43 +196,46 @@ class _Run:
 
 
 class _Gradients:
-    """Computes the gradients of one batch: from a CUDA graph where there is CUDA, except in a finetuning."""
+    """Computes the gradients of one batch: from a CUDA graph where there is CUDA, except in a fine-tuning."""
 
     def __init__(self, model: Decoder, params: TrainingParams, bf16: bool, finetuning: Finetuning | None) -> None:
         self._model, self._params, self._bf16, self._finetuning = model, params, bf16, finetuning
         self.device = next(model.parameters()).device
         graphs = self.device.type == "cuda" and finetuning is None
-        self.graphed = GraphedStep(self._padded, model) if graphs else None
+        self.graphed = GraphedStep(partial(_padded_step, model, params), model) if graphs else None
 
     def prepared(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches as ``__call__`` wants them."""
+        """The batches as ``__call__`` takes them."""
         if self.graphed is None:
             return prepared_for(self.device.type, batches)
-        return prepared_ahead(with_fixed_shape(batch, self._params.batch_size) for batch in batches)
+        photos = -(-self._params.batch_size // distributed.world_size())
+        return prepared_ahead(with_fixed_shape(batch, photos) for batch in batches)
 
     def __call__(self, batch: Batch, sampling: float) -> tuple[Tensor, Tensor, float | None]:
-        """Leave the gradients in the model: the batch's loss, the sums for a Meter, and a finetuning's reward."""
+        """Leave the gradients in the model: the batch's loss, the sums for a Meter, and a fine-tuning's reward."""
         if self.graphed is not None:
             return *self.graphed(batch, sampling), None
         if self._finetuning is None and self._model.uses_fixed_shapes(batch.tokens_BT):
-            return *self._padded(batch, sampling), None
+            return *_padded_step(self._model, self._params, batch, sampling), None
         reward = None
         with autocast(self._bf16):
             loss, sums_3, logits_NV = packed_loss(self._model, batch, self._params, sampling)
             if self._finetuning is not None:
                 loss, reward = self._finetuning.loss(self._model, batch, logits_NV, loss)
-        return self._backward(loss), sums_3, reward
+        return _backward(self._model, loss), sums_3, reward
 
-    def _padded(self, batch: Batch, sampling: float | Tensor) -> tuple[Tensor, Tensor]:
-        loss, sums_3 = padded_loss(
-            self._model, batch, self._params, sampling if self._params.scheduled_sampling else 0.0
-        )
-        return self._backward(loss), sums_3
 
-    def _backward(self, loss: Tensor) -> Tensor:
-        self._model.zero_grad()
-        loss.backward()
-        return loss.detach()
+def _padded_step(
+    model: Decoder, params: TrainingParams, batch: Batch, sampling: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    loss, sums_3 = padded_loss(model, batch, params, sampling if params.scheduled_sampling else 0.0)
+    return _backward(model, loss), sums_3
+
+
+def _backward(model: Decoder, loss: Tensor) -> Tensor:
+    model.zero_grad()
+    loss.backward()
+    return loss.detach()
 
 
 def _train_epoch(run: _Run, data: CaptionedFeatures, gradients: _Gradients) -> tuple[Meter, list[float]]:
