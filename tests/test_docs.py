@@ -234,7 +234,7 @@ def test_experiments_by_hand(reader: Reader) -> None:
     assert "wider" in removed
     assert reader.ran(again) == {"check_params", "track"}
     assert re.search(r"^ok    artifacts ", again, re.MULTILINE), again
-    assert re.search(r"^ok    cache .* files, .* GB, as DVC stored them$", cache, re.MULTILINE), cache
+    assert re.search(r"^ok    cache .* files, .* GB, all intact$", cache, re.MULTILINE), cache
     runs = reader.mlflow_runs()["baseline.lite0"]
     assert sorted(tags.get("dvc_experiment", "") for tags in runs) == ["", "wider"]
     assert reader.run("git", "status", "--porcelain") == ""
