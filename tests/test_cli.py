@@ -230,7 +230,7 @@ def test_caption_and_release_say_what_is_missing(run: Run, tmp_path: Path) -> No
     assert err.startswith("captionlab: missing.safetensors")
     assert err.count("\n") == 1
     assert run("caption", "photo.jpg", "--beam", "0")[0] == 2
-    code, out, err = run("release")
+    code, out, err = run("release", "--yes")
     assert (code, out) == (1, "")
     assert err.startswith(f"captionlab: {tmp_path}/artifacts/evaluation/scores.json does not exist")
 

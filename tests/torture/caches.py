@@ -18,7 +18,7 @@ def caches(folder: Path, part: str, *, short: bool) -> list[Tally]:
     run("dvc", "repro", *target)
     project.repository.commit("results")
     cache = project.folder / ".dvc/cache"
-    stages = [stage for stage in (project.upto(SHORT) if short else project.stages) if stage != ("track",)]
+    stages = [stage for stage in (project.upto(SHORT) if short else project.stages) if project.outs(stage)]
     whole = {stage: project.outs(stage) for stage in stages}
 
     def right() -> bool:
