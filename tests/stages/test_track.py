@@ -62,7 +62,7 @@ def test_a_pipeline_without_live_tracking_is_published_from_its_files(pipeline: 
     assert tags == {
         "system": "baseline",
         "configuration": "lite1",
-        "encoder": "efficientnet_lite1",
+        "encoder": PARAMS.baseline["lite1"].encoder,
         "dataset": "scenes",
         "dataset_digest": "0123456789abcdef",
         "decoding": "beam 3",

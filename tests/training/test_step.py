@@ -117,8 +117,9 @@ def test_a_step_with_fixed_shapes_waits_for_nothing(
     assert {name.split(".")[0] for name in recorder.names} & {"index", "index_put", "nonzero"}
 
 
-def on_gpu(rows_PX: Tensor, photo_B: Tensor) -> Tensor:
-    return torch.nn.functional.embedding(photo_B, rows_PX.flatten(1)).unflatten(1, rows_PX.shape[1:])
+def on_gpu(rows_PX: Tensor, photo_B: Tensor, dim: int = 0) -> Tensor:
+    rows_PX = rows_PX.movedim(dim, 0)
+    return torch.nn.functional.embedding(photo_B, rows_PX.flatten(1)).unflatten(1, rows_PX.shape[1:]).movedim(0, dim)
 
 
 @pytest.mark.parametrize("probability", [1.0, 0.5])
