@@ -3,6 +3,7 @@
 Imports what a command needs only when it runs, so that help and completion are fast.
 """
 
+import dataclasses
 import errno
 import os
 import sys
@@ -217,8 +218,6 @@ def score(
 
     Example: captionlab score --references refs.json --hypotheses captions.json
     """
-    import dataclasses
-
     from captionlab.commands.score import lines, score_files
 
     scores = score_files(references, hypotheses, meteor)
@@ -243,6 +242,7 @@ def caption(
     """Caption photos, a line each. An unreadable photo is reported on standard error; the exit code is then 1.
 
     Example: captionlab caption holiday.jpg
+    \fIts parameters are the command's options.
     """
     if attention and (len(photos) > 1 or Path(photos[0]).is_dir()):
         raise typer.BadParameter("wants one photo", param_hint="--attention")
@@ -344,8 +344,6 @@ def doctor(
 
     Example: captionlab doctor
     """
-    import dataclasses
-
     from captionlab.commands.doctor import examine
 
     findings = list(examine(Path.cwd(), cache=cache))

@@ -18,7 +18,7 @@ from captionlab.models.baseline import Baseline
 from captionlab.models.build import build_model
 from captionlab.models.modified.bilstm import Modified
 from captionlab.models.modified.merge import Merge
-from captionlab.models.params import SystemParams
+from captionlab.models.params import MergeParams, ModifiedParams, StatesParams, SystemParams
 
 Tiny = Callable[..., SystemParams]
 VOCAB, POOLED, CHANNELS, REGIONS = 11, 10, 7, 4
@@ -242,9 +242,8 @@ def test_modified_equals_a_bilstm_over_each_prefix(tiny: Tiny, changes: dict[str
 
 
 def test_modified_has_the_parameters_that_keras_counts() -> None:
-    model = Modified(
-        vocab=8256, pooled=2048, embedding=300, hidden=256, layers=1, dropout=0.0, repeats=40, image_dropout=0.0
-    )
+    config = ModifiedParams(encoder="resnet50", embedding=300, hidden=256, layers=1, dropout=0.0, repeats=40)
+    model = Modified(config, vocab=8256, pooled=2048)
     parts: list[list[nn.Module]] = [
         [model.image], [model.embedding], [model.caption], [model.project], [model.ahead, model.back], [model.out]
     ]  # fmt: skip
@@ -318,12 +317,15 @@ def test_report_b_has_the_parameters_that_keras_counts() -> None:
     """Its layers at its sizes: dense image, embedding, LSTM, dense, words; W1, W2 and V of the attention."""
     v, d, e, h, n, a = 7_368, 2_048, 256, 256, 128, 256
     counts = [d * e + e, v * e, 4 * h * (e + h + 1), h * n + n, n * v + v]
-    merge = Merge(vocab=v, pooled=d, embedding=e, hidden=h, layers=1, dropout=0.5, dense=n)
+    sizes: dict[str, Any] = {
+        "encoder": "resnet50", "embedding": e, "hidden": h, "layers": 1, "dropout": 0.5, "dense": n
+    }  # fmt: skip
+    merge = Merge(MergeParams(**sizes), vocab=v, pooled=d)
     parts = (merge.image, merge.embedding, merge.lstm, merge.dense, merge.out)
     assert [count_parameters(part) for part in parts] == counts
     assert count_parameters(merge) == sum(counts) == 3_919_432
     attention = [h * a + a, h * a + a, a + 1]
-    states = States(vocab=v, pooled=d, embedding=e, hidden=h, layers=1, dropout=0.5, dense=n, attention=a)
+    states = States(StatesParams(**sizes, attention=a), vocab=v, pooled=d)
     assert [count_parameters(part) for part in (states.key, states.query, states.energy)] == attention
     assert count_parameters(states) == sum(counts) + sum(attention) == 4_051_273
 
@@ -381,14 +383,14 @@ def test_free_running_reads_its_own_words(tiny: Tiny) -> None:
     ("name", "changes", "words"),
     [
         ("attention", {"layers": 2}, "layers must be 1"),
-        ("attention", {"tied": True, "embedding": 6}, r"embedding \(6\).*hidden"),
+        ("attention", {"tied": True, "embedding": 6}, r"with tied: true, embedding \(6\) must equal hidden \(8\)"),
         ("attention", {"kind": "states", "embedding": 6}, r"embedding \(6\) must equal hidden \(8\)"),
         ("modified", {"kind": "merge", "embedding": 6}, r"embedding \(6\) must equal hidden \(8\)"),
     ],
 )
 def test_sizes_that_do_not_go_together_are_refused(tiny: Tiny, name: str, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(CaptionlabError, match=words):
-        build_model(tiny(name, **changes), vocab=VOCAB, pooled=POOLED, channels=CHANNELS)
+        tiny(name, **changes)
 
 
 @pytest.mark.parametrize(("name", "changes"), VARIANTS)

@@ -15,26 +15,26 @@ from torch import Tensor, nn
 
 from captionlab.core.tokens import PAD
 from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, lstm_step, of_captions, one_bias
+from captionlab.models.params import BaselineParams
 
 
 class Baseline(Decoder):
     """Image vector through linear, ReLU and dropout, and an LSTM of any number of layers over the words."""
 
-    def __init__(
-        self, *, vocab: int, pooled: int, embedding: int, hidden: int, layers: int, dropout: float, image: str,
-        image_dropout: float, forget_bias: float,
-    ) -> None:  # fmt: skip
+    def __init__(self, config: BaselineParams, *, vocab: int, pooled: int) -> None:
         super().__init__()
+        embedding, hidden, layers, image = config.embedding, config.hidden, config.layers, config.image
         self.place = image
         self.standardise = Standardise(pooled)
         self.image = nn.Linear(pooled, hidden if image == "init-inject" else embedding)
         self.embedding = nn.Embedding(vocab, embedding, padding_idx=PAD)
-        between = dropout if layers > 1 else 0.0
+        between = config.dropout if layers > 1 else 0.0
         read = 2 * embedding if image == "par-inject" else embedding
         # The LSTM sees the image once and must keep it: a forget bias of 3 keeps 0.95 of the cell a step, 1 keeps 0.73.
-        self.lstm = one_bias(nn.LSTM(read, hidden, layers, batch_first=True, dropout=between), forget=forget_bias)
-        self.dropout = nn.Dropout(dropout)
-        self.image_dropout = nn.Dropout(image_dropout)
+        lstm = nn.LSTM(read, hidden, layers, batch_first=True, dropout=between)
+        self.lstm = one_bias(lstm, forget=config.forget_bias)
+        self.dropout = nn.Dropout(config.dropout)
+        self.image_dropout = nn.Dropout(config.image_dropout)
         self.out = nn.Linear(hidden + embedding if image == "merge" else hidden, vocab)
 
     def _image(self, features: Features) -> Tensor:

@@ -1,40 +1,31 @@
 """From a configuration to a system with initial weights. Each network is imported only when it is built."""
 
-from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
 from captionlab.models.params import SystemParams
-
-_NOT_OF_THE_NETWORK = ("encoder", "training", "kind")
 
 
 def build_model(config: SystemParams, *, vocab: int, pooled: int, channels: int) -> Decoder:
     """Build the network that a configuration names, with initial weights from torch's current seed.
 
     ``vocab`` words, features of ``pooled`` numbers a photo or ``channels`` a region.
-    Raises CaptionlabError for sizes that do not fit together.
     """
     module, _, name = config.network.rpartition(".")
     network = getattr(import_module(f"captionlab.models.{module}"), name)
     features = {"channels": channels} if config.uses_regions else {"pooled": pooled}
-    sizes = {key: value for key, value in asdict(config).items() if key not in _NOT_OF_THE_NETWORK}
-    try:
-        model: Decoder = network(vocab=vocab, **features, **sizes)
-    except ValueError as error:
-        raise CaptionlabError(str(error)) from None
+    model: Decoder = network(config, vocab=vocab, **features)
     return model
 
 
 def build_shapes(config: SystemParams, *, vocab: int, pooled: int, channels: int) -> Decoder:
     """The network on torch's meta device: its weights have shapes and take no memory, however large they are.
 
-    Raises CaptionlabError as ``build_model`` does, and RuntimeError for a weight with more elements than torch counts.
+    Raises RuntimeError for a weight with more elements than torch counts.
     """
     with torch.device("meta"), _WithoutInitialisation():
         return build_model(config, vocab=vocab, pooled=pooled, channels=channels)

@@ -4,9 +4,9 @@ They are here and not beside the networks because params.yaml is read without to
 """
 
 import dataclasses
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 
 from captionlab.core.validation import Checked, Number, Size
@@ -52,8 +52,22 @@ class ModifiedParams(SystemParams):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeParams(SystemParams):
-    """Report B's pre-inject + merge; embedding and hidden must be equal."""
+class _ImageAddedParams(SystemParams):
+    """A system that adds the image vector to the LSTM's output; embedding and hidden must be equal."""
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.embedding != self.hidden:
+            raise ValueError(
+                f"the image is added to the LSTM's output: embedding ({self.embedding}) must equal hidden"
+                f" ({self.hidden})"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeParams(_ImageAddedParams):
+    """Report B's pre-inject + merge."""
 
     network = "modified.merge.Merge"
 
@@ -74,10 +88,18 @@ class AttentionParams(SystemParams):
     teacher_forcing: StrictBool
     tied: StrictBool  # input and output words share one matrix; embedding and hidden must then be equal
 
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.layers != 1:
+            raise ValueError(f"attention has one LSTM cell: layers must be 1, not {self.layers}")
+        if self.tied and self.embedding != self.hidden:
+            raise ValueError(f"with tied: true, embedding ({self.embedding}) must equal hidden ({self.hidden})")
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
-class StatesParams(SystemParams):
-    """Report B's attention over the LSTM's states; embedding and hidden must be equal."""
+class StatesParams(_ImageAddedParams):
+    """Report B's attention over the LSTM's states."""
 
     network = "attention.states.States"
 

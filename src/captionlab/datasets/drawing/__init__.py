@@ -6,6 +6,7 @@ Knows where actors stand, and nothing of captions, splits or files.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 from PIL import Image, ImageChops, ImageDraw
 
@@ -71,6 +72,15 @@ class _Spot:
     facing: int
 
 
+class _Strip(NamedTuple):
+    """The ground where a row of figures stands, in shares of the picture's side."""
+
+    left: float
+    width: float
+    base: float  # the feet's y
+    largest: float = 1.0  # size of the figures, 1 for those in front
+
+
 def _arrange(scene: Scene, rng: Random) -> list[_Spot]:
     """Spots for all figures, the farthest first."""
     facing = rng.choice((-1, 1))
@@ -83,13 +93,13 @@ def _arrange(scene: Scene, rng: Random) -> list[_Spot]:
         far_left = rng.random() < 0.5
         width = 0.32 if scene.actors[2].kind in ("car", "bus", "horse", "boat") or scene.actors[2].count > 1 else 0.26
         start = 0.02 if far_left else 0.98 - width
-        spots += _row([scene.actors[2]], rng, start, width, GROUND + 0.09, 0.56, 1 if far_left else -1)
+        spots += _row([scene.actors[2]], rng, _Strip(start, width, GROUND + 0.09, 0.56), 1 if far_left else -1)
         room -= 0.22
         left = 0.25 if far_left else 0.03
     base = rng.uniform(0.84, 0.9)
     if scene.relation == "riding":
         mount = near[1]
-        spot = _row([mount], rng, left, room, base, 1.0, facing)[0]
+        spot = _row([mount], rng, _Strip(left, room, base), facing)[0]
         seat_x, seat_y = (-0.10, 0.52) if mount.kind == "bicycle" else (-0.05, 0.80)
         child = 0.84 if first.kind in ("boy", "girl") else 1.0
         rider = _Spot(
@@ -104,13 +114,13 @@ def _arrange(scene: Scene, rng: Random) -> list[_Spot]:
         slack = 0.2 * room * min(share, 1 - share)
         halves = ((left, split + slack), (split - slack, left + room))
         (a, b), (c, d) = halves if facing > 0 else halves[::-1]
-        spots += _row([back], rng, c, d - c, base - 0.17, 0.86, facing)
-        spots += _row([front], rng, a, b - a, base + 0.04, 1.0, facing)
+        spots += _row([back], rng, _Strip(c, d - c, base - 0.17, 0.86), facing)
+        spots += _row([front], rng, _Strip(a, b - a, base + 0.04), facing)
         return spots
     row = list(near if facing < 0 else near[::-1])
     if scene.relation == "chasing":  # the second is ahead
         row = list(near if facing > 0 else near[::-1])
-    return spots + _row(row, rng, left, room, base, 1.0, facing)
+    return spots + _row(row, rng, _Strip(left, room, base), facing)
 
 
 def width_of(actor: Actor) -> float:
@@ -122,10 +132,9 @@ def _breadth(actor: Actor) -> float:
     return FIGURES[actor.kind].width * _SPREAD.get(actor.action, 1.0)
 
 
-def _row(
-    actors: list[Actor], rng: Random, left: float, room: float, base: float, most: float, facing: int
-) -> list[_Spot]:
-    """Figures side by side within ``room``, at most ``most`` large; those of the same kind overlap a little."""
+def _row(actors: list[Actor], rng: Random, strip: _Strip, facing: int) -> list[_Spot]:
+    """Figures side by side within a strip; those of the same kind overlap a little."""
+    left, room, base, most = strip
     total = sum(width_of(actor) for actor in actors) + 0.08 * (len(actors) - 1)
     tallest = max(FIGURES[actor.kind].height for actor in actors)
     unit = min(room / total, _TALLEST * most * 1.3 / max(tallest, 0.75)) * rng.uniform(0.9, 1.0)

@@ -59,12 +59,12 @@ _POSES = {
 
 
 def draw_person(pen: Pen, colour: Colour, action: str, look: Look, *, child: bool = False, dress: bool = False) -> None:
-    skin, hair = _SKINS[look.skin], _HAIRS[look.hair]
+    skin = _SKINS[look.skin]
     head = 0.155 if child else 0.115
     if action == "swimming":
         pen.limb(skin, 0.09, (0.12, 0.14), (0.28, 0.28), (0.42, 0.05))
         pen.dome(colour, 0, 0, 0.24, 0.26)
-        _head(pen, skin, hair, (0.03, 0.25 + head), head, child=child, dress=dress)
+        _head(pen, look, (0.03, 0.25 + head), head, child=child, dress=dress)
         pen.limb(skin, 0.09, (-0.15, 0.14), (-0.32, 0.27), (-0.40, 0.04))
         ripples(pen, 0.44)
         return
@@ -96,13 +96,12 @@ def draw_person(pen: Pen, colour: Colour, action: str, look: Look, *, child: boo
             pen.shape(colour, (nx - 0.09, ny - 0.2), (nx + 0.09, ny - 0.2), (hx + 0.23, hem), (hx - 0.23, hem))
     pen.limb(colour, 0.21, (hx, hy + 0.05), (nx, ny - 0.10))
     pen.limb(skin, 0.08, (nx, ny - 0.03), (nx, ny + 0.05))
-    _head(
-        pen, skin, hair, (nx + (0.03 if action != "standing" else 0), ny + 0.02 + head), head, child=child, dress=dress
-    )
+    _head(pen, look, (nx + (0.03 if action != "standing" else 0), ny + 0.02 + head), head, child=child, dress=dress)
     arm(*pose.arms[1])
 
 
-def _head(pen: Pen, skin: Colour, hair: Colour, at: Point, r: float, *, child: bool, dress: bool) -> None:
+def _head(pen: Pen, look: Look, at: Point, r: float, *, child: bool, dress: bool) -> None:
+    skin, hair = _SKINS[look.skin], _HAIRS[look.hair]
     x, y = at
     if dress and not child:  # long hair
         pen.oval(hair, x - 0.02, y - 0.05, r * 1.22, r * 1.55)

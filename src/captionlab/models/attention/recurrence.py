@@ -29,6 +29,7 @@ class AttentionRecurrence(torch.autograd.Function):
         query_AH: Tensor, query_A: Tensor, energy_A: Tensor, gate_MH: Tensor, gate_M: Tensor, weight_GX: Tensor,
         alive: Sequence[int],
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Autograd needs all tensors as parameters: ``backward`` returns a gradient for each, in their order."""
         kept: tuple[list[Any], ...] = tuple([] for _ in range(10))
         past_h, past_c, activated, tanh_c, seen, gates, contexts, queries, attentions, hs = kept
         room_BRA = torch.empty_like(keys_BRA)

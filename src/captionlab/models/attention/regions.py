@@ -12,24 +12,19 @@ from torch import Tensor, nn
 from captionlab.core.tokens import PAD, START
 from captionlab.models.attention.recurrence import AttentionRecurrence
 from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, lengths_of, of_captions, one_bias
+from captionlab.models.params import AttentionParams
 
 
 class Attention(Decoder):
     """Additive attention over the grid, a gate on the context, an LSTM cell over word and context."""
 
-    def __init__(
-        self, *, vocab: int, channels: int, embedding: int, hidden: int, layers: int, dropout: float, attention: int,
-        memory: int, teacher_forcing: bool, tied: bool,
-    ) -> None:  # fmt: skip
+    def __init__(self, config: AttentionParams, *, vocab: int, channels: int) -> None:
         super().__init__()
-        if layers != 1:
-            raise ValueError("attention has one LSTM cell: layers must be 1")
-        if tied and embedding != hidden:
-            raise ValueError(f"tied words need embedding ({embedding}) equal to hidden ({hidden})")
-        self.teacher_forcing = teacher_forcing
+        embedding, hidden, attention = config.embedding, config.hidden, config.attention
+        self.teacher_forcing = config.teacher_forcing
         self.standardise = Standardise(channels)
-        size = memory or channels
-        self.memory = nn.Linear(channels, memory) if memory else None
+        size = config.memory or channels
+        self.memory = nn.Linear(channels, config.memory) if config.memory else None
         self.embedding = nn.Embedding(vocab, embedding, padding_idx=PAD)
         self.key = nn.Linear(size, attention)
         self.query = nn.Linear(hidden, attention)
@@ -37,9 +32,9 @@ class Attention(Decoder):
         self.gate = nn.Linear(hidden, size)
         self.initial = nn.Linear(size, 2 * hidden)
         self.cell = one_bias(nn.LSTMCell(embedding + size, hidden))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.out = nn.Linear(hidden, vocab)
-        if tied:
+        if config.tied:
             nn.init.normal_(self.embedding.weight, std=embedding**-0.5)
             self.out.weight = self.embedding.weight
 

@@ -13,21 +13,17 @@ from torch import Tensor, nn
 from captionlab.core.tokens import PAD
 from captionlab.models.base import Features, Outputs, State, lstm_step, of_captions
 from captionlab.models.modified.merge import Merge
+from captionlab.models.params import StatesParams
 
 
 class States(Merge):
     """``Merge`` with additive attention (Bahdanau et al. 2015) over the states in place of the last state."""
 
-    def __init__(
-        self, *, vocab: int, pooled: int, embedding: int, hidden: int, layers: int, dropout: float, dense: int,
-        attention: int,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            vocab=vocab, pooled=pooled, embedding=embedding, hidden=hidden, layers=layers, dropout=dropout, dense=dense
-        )
-        self.key = nn.Linear(hidden, attention)
-        self.query = nn.Linear(hidden, attention)
-        self.energy = nn.Linear(attention, 1)  # the softmax cancels its bias, which the report has too
+    def __init__(self, config: StatesParams, *, vocab: int, pooled: int) -> None:
+        super().__init__(config, vocab=vocab, pooled=pooled)
+        self.key = nn.Linear(config.hidden, config.attention)
+        self.query = nn.Linear(config.hidden, config.attention)
+        self.energy = nn.Linear(config.attention, 1)  # the softmax cancels its bias, which the report has too
 
     def outputs(self, features: Features, tokens_BT: Tensor, photo_B: Tensor) -> Outputs:
         image_BE = of_captions(self._image(features), photo_B)

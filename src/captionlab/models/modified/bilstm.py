@@ -12,27 +12,26 @@ from torch import Tensor, nn
 
 from captionlab.core.tokens import PAD
 from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, lstm_step, of_captions, one_bias
+from captionlab.models.params import ModifiedParams
 
 
 class Modified(Decoder):
     """Dense layer over the image, repeated; embedding, LSTM, dense; concatenated in time; a BiLSTM's last states."""
 
-    def __init__(
-        self, *, vocab: int, pooled: int, embedding: int, hidden: int, layers: int, dropout: float, repeats: int,
-        image_dropout: float,
-    ) -> None:  # fmt: skip
+    def __init__(self, config: ModifiedParams, *, vocab: int, pooled: int) -> None:
         super().__init__()
-        self.repeats = repeats
+        embedding, hidden, layers = config.embedding, config.hidden, config.layers
+        self.repeats = config.repeats
         self.standardise = Standardise(pooled)
         self.image = nn.Linear(pooled, embedding)
         self.embedding = nn.Embedding(vocab, embedding, padding_idx=PAD)
-        between = dropout if layers > 1 else 0.0
+        between = config.dropout if layers > 1 else 0.0
         self.caption = one_bias(nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=between))
         self.project = nn.Linear(hidden, embedding)
         self.ahead = one_bias(nn.LSTM(embedding, hidden, batch_first=True))
         self.back = one_bias(nn.LSTMCell(embedding, hidden))
-        self.dropout = nn.Dropout(dropout)
-        self.image_dropout = nn.Dropout(image_dropout)
+        self.dropout = nn.Dropout(config.dropout)
+        self.image_dropout = nn.Dropout(config.image_dropout)
         self.out = nn.Linear(2 * hidden, vocab)
 
     def _image(self, features: Features) -> Tensor:

@@ -11,27 +11,23 @@ from torch import Tensor, nn
 
 from captionlab.core.tokens import PAD
 from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, lstm_step, of_captions, one_bias
+from captionlab.models.params import MergeParams, StatesParams
 
 
 class Merge(Decoder):
     """Image through a dense layer with ReLU; LSTM over image and words; the image added; a dense layer; words."""
 
-    def __init__(
-        self, *, vocab: int, pooled: int, embedding: int, hidden: int, layers: int, dropout: float, dense: int
-    ) -> None:
+    def __init__(self, config: MergeParams | StatesParams, *, vocab: int, pooled: int) -> None:
         super().__init__()
-        if embedding != hidden:
-            raise ValueError(
-                f"the image is added to the LSTM's state: embedding ({embedding}) must equal hidden ({hidden})"
-            )
+        embedding, hidden, layers = config.embedding, config.hidden, config.layers
         self.standardise = Standardise(pooled)
         self.image = nn.Linear(pooled, embedding)
         self.embedding = nn.Embedding(vocab, embedding, padding_idx=PAD)
-        between = dropout if layers > 1 else 0.0
+        between = config.dropout if layers > 1 else 0.0
         self.lstm = one_bias(nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=between))
-        self.dense = nn.Linear(hidden, dense)
-        self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(dense, vocab)
+        self.dense = nn.Linear(hidden, config.dense)
+        self.dropout = nn.Dropout(config.dropout)
+        self.out = nn.Linear(config.dense, vocab)
 
     def _image(self, features: Features) -> Tensor:
         return self.image(self.standardise(features.pooled_PD)).relu()
