@@ -194,8 +194,8 @@ def test_an_override_of_dvc_changes_one_line(project: Path, name: str | None) ->
     params = load_params(project / "params.yaml") if name is None else preset(name, project)
     system, config, _ = params.systems()[0]
     path = project / "params.yaml"
-    ((before, after),) = changed_lines(path, f"{system}.{config}.hidden=16")
-    assert (before.split(":")[0], after) == ("    hidden", "    hidden: 16")
+    ((before, after),) = changed_lines(path, f"{system}.{config}.dropout=0.123")
+    assert (before.split(":")[0], after) == ("    dropout", "    dropout: 0.123")
     ((before, after),) = changed_lines(path, "training.batch_size=7")
     assert (before.split()[0], after.split()[:2]) == ("batch_size:", ["batch_size:", "7"])
     assert before.partition("#")[2] == after.partition("#")[2]

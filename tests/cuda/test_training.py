@@ -16,9 +16,9 @@ import torch
 from captionlab.core.devices import choose_device, gpu_arithmetic
 from captionlab.core.records import Decoding
 from captionlab.core.results import Epoch
-from captionlab.finetuning.distillation import Distilling
+from captionlab.finetuning.distillation import Distillation
 from captionlab.finetuning.self_critical import SelfCritical
-from captionlab.finetuning.validation import CiderJudge
+from captionlab.finetuning.validation import ValidationCider
 from captionlab.inference.decoding import beam_search, sample
 from captionlab.models.build import build_model
 from captionlab.training.batches import with_fixed_shape
@@ -133,12 +133,12 @@ def test_finetunings_run(world: "World", tiny: Any, settings: Any, tmp_path: Pat
             references[caption.split].setdefault(caption.image, []).append(caption.words)
     torch.manual_seed(1)
     model, teacher = (build_model(tiny("attention"), vocab=len(world.vocab), pooled=10, channels=7) for _ in range(2))
-    judge = CiderJudge(world.vocab, val_set, references["val"], Decoding(beam=3, max_words=7))
+    validation = ValidationCider(world.vocab, val_set, references["val"], Decoding(beam=3, max_words=7))
     finetuning: Finetuning
     if kind == "distillation":
-        finetuning = Distilling(teacher.to("cuda"), train_set, judge, cross_entropy=0.3, top_k=8)
+        finetuning = Distillation(teacher.to("cuda"), train_set, validation, cross_entropy=0.3, top_k=8)
     else:
-        finetuning = SelfCritical(world.vocab, train_set, references["train"], judge, samples=3, cross_entropy=0.3)
+        finetuning = SelfCritical(world.vocab, train_set, references["train"], validation, samples=3, cross_entropy=0.3)
     trained = train(
         model.to("cuda"), Splits(train_set, val_set), settings(epochs=2, learning_rate=0.001),
         resume_file=ResumeFile(tmp_path / "resume.pt", "key"), on_epoch=lambda _: None, finetuning=finetuning,

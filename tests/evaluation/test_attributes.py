@@ -8,7 +8,7 @@ import pytest
 from captionlab.config import ScenesParams
 from captionlab.data.text import clean
 from captionlab.datasets.scenes import scene_words, scenes
-from captionlab.evaluation.attributes import ATTRIBUTES, accuracy, judge, read
+from captionlab.evaluation.attributes import ATTRIBUTES, accuracy, compare, read
 
 SOURCE = Path(__file__).parents[2] / "assets/scenes"
 
@@ -39,7 +39,7 @@ DOG_AND_MEN = {
     ("", (None, None, None, None, None)),
 ])  # fmt: skip
 def test_a_caption_is_judged(caption: str, verdict: tuple[bool | None, ...], meaning: dict[str, Any]) -> None:
-    assert judge(read(caption.split(), meaning), DOG_AND_MEN) == dict(zip(ATTRIBUTES, verdict, strict=True))
+    assert compare(read(caption.split(), meaning), DOG_AND_MEN) == dict(zip(ATTRIBUTES, verdict, strict=True))
 
 
 def test_the_scenes_own_captions_are_true(meaning: dict[str, Any], tmp_path: Path) -> None:

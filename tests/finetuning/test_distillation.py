@@ -11,8 +11,8 @@ from torch import Tensor
 from captionlab.config import TrainingParams
 from captionlab.core.records import Decoding
 from captionlab.finetuning import distillation
-from captionlab.finetuning.distillation import Distilling
-from captionlab.finetuning.validation import CiderJudge
+from captionlab.finetuning.distillation import Distillation
+from captionlab.finetuning.validation import ValidationCider
 from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.models.ensemble import Ensemble
@@ -38,10 +38,10 @@ class School:
         model.standardise.fit(self.train_set.feature_blocks())
         return model.eval()
 
-    def distilling(self, teacher: Decoder, cross_entropy: float = 0.0, top_k: int = 32) -> Distilling:
+    def distillation(self, teacher: Decoder, cross_entropy: float = 0.0, top_k: int = 32) -> Distillation:
         references = {c.image: [c.words] for c in self._world.captions if c.split == "val"}
-        judge = CiderJudge(self._world.vocab, self.val_set, references, Decoding())
-        return Distilling(teacher, self.train_set, judge, cross_entropy=cross_entropy, top_k=top_k)
+        validation = ValidationCider(self._world.vocab, self.val_set, references, Decoding())
+        return Distillation(teacher, self.train_set, validation, cross_entropy=cross_entropy, top_k=top_k)
 
 
 @pytest.fixture
@@ -49,22 +49,22 @@ def school(world: "World", tiny: Callable[..., SystemParams]) -> School:
     return School(world, tiny)
 
 
-def taught(distilling: Distilling, model: Decoder, batch: Batch) -> Tensor:
+def loss_of(distillation: Distillation, model: Decoder, batch: Batch) -> Tensor:
     _, logits_NV, _ = teacher_forced_logits(model, batch)
-    loss, reward = distilling.loss(model, batch, logits_NV, torch.tensor(8.0))
+    loss, reward = distillation.loss(model, batch, logits_NV, torch.tensor(8.0))
     assert reward is None
     return loss
 
 
 def test_the_loss_is_the_cross_entropy_of_the_teachers_words(school: School) -> None:
-    """In a vocabulary so small that all its words are among the likeliest."""
+    """In a vocabulary so small that all its words are among the most probable."""
     model, teacher = school.model(1), Ensemble([school.model(2), school.model(3)], [0, 0])
     (batch,) = school.train_set.batches(100)
     _, ours_NV, _ = teacher_forced_logits(model, batch)
     _, theirs_NV, _ = teacher_forced_logits(teacher, batch)
     expected = -(theirs_NV.softmax(-1) * ours_NV.log_softmax(-1)).sum(1).mean()
-    torch.testing.assert_close(taught(school.distilling(teacher), model, batch), expected, rtol=1e-3, atol=0)
-    mixed = taught(school.distilling(teacher, cross_entropy=0.25), model, batch)
+    torch.testing.assert_close(loss_of(school.distillation(teacher), model, batch), expected, rtol=1e-3, atol=0)
+    mixed = loss_of(school.distillation(teacher, cross_entropy=0.25), model, batch)
     torch.testing.assert_close(mixed, 0.25 * 8 + 0.75 * expected, rtol=1e-3, atol=0)
 
 
@@ -74,24 +74,24 @@ def test_of_a_teachers_words_the_most_probable_are_learnt(school: School) -> Non
     _, ours_NV, _ = teacher_forced_logits(model, batch)
     _, theirs_NV, _ = teacher_forced_logits(teacher, batch)
     expected = torch.nn.functional.cross_entropy(ours_NV, theirs_NV.argmax(1))
-    torch.testing.assert_close(taught(school.distilling(teacher, top_k=1), model, batch), expected)
+    torch.testing.assert_close(loss_of(school.distillation(teacher, top_k=1), model, batch), expected)
 
 
-def test_a_system_has_nothing_to_learn_of_itself(school: School) -> None:
+def test_a_system_learns_nothing_from_itself(school: School) -> None:
     model = school.model(1)
     (batch,) = school.train_set.batches(100)
     slopes = []
     for teacher in (school.model(1), school.model(2)):
         model.zero_grad()
-        taught(school.distilling(teacher), model, batch).backward()
+        loss_of(school.distillation(teacher), model, batch).backward()
         slopes.append(sum(p.grad.abs().sum().item() for p in model.parameters() if p.grad is not None))
     assert slopes[0] < 0.01 * slopes[1]
 
 
-def test_the_teacher_is_asked_once_about_each_caption(school: School, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In whatever batches its photos stand, and from its own features of them."""
+def test_the_teacher_computes_each_caption_once(school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever batches its photos are in, and from the features of its own encoder."""
     model, teacher = school.model(1), school.model(2)
-    once, asked = school.distilling(teacher), 0
+    once, asked = school.distillation(teacher), 0
 
     def count(decoder: Decoder, batch: Batch) -> object:
         nonlocal asked
@@ -100,25 +100,25 @@ def test_the_teacher_is_asked_once_about_each_caption(school: School, monkeypatc
 
     monkeypatch.setattr(distillation, "teacher_forced_logits", count)
     for batch in school.train_set.batches(2, 5):
-        taught(once, model, batch)
+        loss_of(once, model, batch)
     assert asked == 3
     for batch in school.train_set.batches(4, 7):
         blind = batch._replace(features=batch.features._replace(grid_PRC=torch.zeros_like(batch.features.grid_PRC)))  # type: ignore[arg-type]
-        torch.testing.assert_close(taught(once, model, blind), taught(school.distilling(teacher), model, blind))
+        torch.testing.assert_close(loss_of(once, model, blind), loss_of(school.distillation(teacher), model, blind))
     assert asked == 3 + 2
 
 
-def test_the_system_comes_to_say_what_the_teacher_says(
+def test_the_loss_to_the_teacher_falls(
     school: School, settings: Callable[..., TrainingParams], tmp_path: Path
 ) -> None:
     model, teacher = school.model(1), school.model(2)
     (batch,) = school.train_set.batches(100)
-    before = taught(school.distilling(teacher), model, batch)
+    before = loss_of(school.distillation(teacher), model, batch)
     trained = train(
         model, Splits(school.train_set, school.val_set), settings(epochs=15, patience=15, learning_rate=0.02),
         resume_file=ResumeFile(tmp_path / "resume.pt", "key"), on_epoch=lambda _: None,
-        finetuning=school.distilling(teacher),
+        finetuning=school.distillation(teacher),
     )  # fmt: skip
     assert all(epoch.val_cider is not None and epoch.train_reward is None for epoch in trained.history)
-    itself = taught(school.distilling(teacher), teacher, batch)  # as low as it gets
-    assert taught(school.distilling(teacher), model.eval(), batch) - itself < 0.5 * (before - itself)
+    itself = loss_of(school.distillation(teacher), teacher, batch)  # as low as it gets
+    assert loss_of(school.distillation(teacher), model.eval(), batch) - itself < 0.5 * (before - itself)

@@ -15,7 +15,7 @@ from captionlab.core.records import Decoding, Split
 from captionlab.core.results import Epoch
 from captionlab.core.tokens import END, PAD, START
 from captionlab.finetuning.self_critical import SelfCritical
-from captionlab.finetuning.validation import CiderJudge
+from captionlab.finetuning.validation import ValidationCider
 from captionlab.inference.decoding import beam_search, sample
 from captionlab.metrics.scorer import Scorer
 from captionlab.models.base import Decoder
@@ -54,12 +54,12 @@ class Studio:
                 found.setdefault(caption.image, []).append(caption.words)
         return found
 
-    def judge(self) -> CiderJudge:
-        return CiderJudge(self.vocab, self.val_set, self.references("val"), DECODING)
+    def validation(self) -> ValidationCider:
+        return ValidationCider(self.vocab, self.val_set, self.references("val"), DECODING)
 
     def selfcritical(self, samples: int = 3, cross_entropy: float = 0.0) -> SelfCritical:
         return SelfCritical(
-            self.vocab, self.train_set, self.references("train"), self.judge(), samples=samples,
+            self.vocab, self.train_set, self.references("train"), self.validation(), samples=samples,
             cross_entropy=cross_entropy,
         )  # fmt: skip
 
@@ -107,7 +107,7 @@ def test_the_reward_is_the_scorers_cider_with_the_end_as_a_word(attention: Studi
 
 
 def test_validation_is_scored_as_the_evaluation_scores(attention: Studio) -> None:
-    model, judge = attention.model(), attention.judge()
+    model, validation = attention.model(), attention.validation()
     with torch.no_grad():
         model.out.bias[END] += 1.0  # type: ignore[operator, union-attr, index]  # an untrained system never ends
     said: dict[str, str] = {}
@@ -118,7 +118,7 @@ def test_validation_is_scored_as_the_evaluation_scores(attention: Studio) -> Non
     for image, photo in zip(attention.val_set.images, ranked, strict=True):
         said[image] = attention.vocab.decode(photo[0].tokens)
     references = {image: [" ".join(words) for words in own] for image, own in attention.references("val").items()}
-    assert judge.cider(model, "cpu") == pytest.approx(Scorer(references).score(said, meteor=False).cider)
+    assert validation.cider(model, "cpu") == pytest.approx(Scorer(references).score(said, meteor=False).cider)
 
 
 def test_sampled_words_follow_the_systems_probabilities(studio: Studio) -> None:
@@ -215,7 +215,7 @@ def test_the_epoch_with_the_best_cider_is_kept(studio: Studio, settings: Callabl
     trained = studio.finetune(model, settings(epochs=12, patience=4, learning_rate=0.02, ema_decay=0.5))
     ciders = [epoch.val_cider or 0.0 for epoch in trained.history]
     assert ciders.index(max(ciders)) == trained.best_epoch - 1
-    assert studio.judge().cider(model, "cpu") == pytest.approx(max(ciders))
+    assert studio.validation().cider(model, "cpu") == pytest.approx(max(ciders))
 
 
 def test_a_killed_finetuning_goes_on_to_the_same_bits(studio: Studio, settings: Callable[..., TrainingParams]) -> None:

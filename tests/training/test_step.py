@@ -14,7 +14,7 @@ from captionlab.models.base import Decoder, Features, Outputs
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.training.batches import Batch, with_fixed_shape
-from captionlab.training.step import Meter, measure, packed_loss, padded_loss, teacher_forced_logits
+from captionlab.training.step import RunningMetrics, measure, packed_loss, padded_loss, teacher_forced_logits
 
 if TYPE_CHECKING:
     from conftest import World
@@ -166,13 +166,13 @@ def test_a_validation_with_fixed_shapes_is_the_one_without(
 
 
 def test_a_meter_reads_each_step_once() -> None:
-    meter = Meter()
+    metrics = RunningMetrics()
     for loss in (1.0, 2.0, 3.0):
-        meter.add(torch.tensor(loss), torch.tensor([10 * loss, loss, 4.0]))
-    assert meter.unread == 3
-    assert meter.read() == [(1, 1.0), (2, 2.0), (3, 3.0)]
-    meter.add(torch.tensor(torch.nan), torch.tensor([40.0, 0.0, 4.0]))
-    ((step, loss),) = meter.read()
+        metrics.add(torch.tensor(loss), torch.tensor([10 * loss, loss, 4.0]))
+    assert metrics.unread == 3
+    assert metrics.read() == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    metrics.add(torch.tensor(torch.nan), torch.tensor([40.0, 0.0, 4.0]))
+    ((step, loss),) = metrics.read()
     assert (step, loss != loss) == (4, True)
-    assert meter.read() == []
-    assert (meter.loss, meter.accuracy) == (100 / 16, 6 / 16)
+    assert metrics.read() == []
+    assert (metrics.loss, metrics.accuracy) == (100 / 16, 6 / 16)

@@ -1,6 +1,6 @@
-"""What a caption says of a drawn scene, and whether it is so. Words and the scene's truth in, numbers out.
+"""Attribute accuracy on drawn scenes: which attributes a caption mentions, and how many are right.
 
-Reads with the word lists that the drawn scenes bring along; knows nothing of files or systems.
+Uses the word lists that come with the drawn scenes. Knows nothing of files or systems.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,21 +14,21 @@ Row = Mapping[str, Any]  # of truth.jsonl, or words.json as a whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
-    """What a caption says of the first thing it mentions, and where. None or empty: it does not say."""
+class Attributes:
+    """What a caption says of the first object it mentions, and of the place. None or empty: not mentioned."""
 
-    kinds: tuple[str, ...] = ()  # one, or those that a wider word such as "animal" may mean
+    kinds: tuple[str, ...] = ()  # one, or those that a general word such as "animal" may mean
     colour: str | None = None
     count: int | None = None
     actions: tuple[str, ...] = ()  # those that the word may mean
     place: str | None = None
 
 
-def read(words: Words, meaning: Row) -> Claim:
-    """Find what a caption claims.
+def read(words: Words, meaning: Row) -> Attributes:
+    """Find the attributes that a caption mentions.
 
-    Only the first thing is read, which every caption names; what stands behind the second belongs to others. A colour
-    belongs to the next thing, or, before a garment, to who wears it.
+    Only the first object is read, which every caption names; words after the second one describe others. A colour
+    describes the next object or, before a garment, the person who wears it.
     """
     place = next((meaning["places"][word] for word in words if word in meaning["places"]), None)
     kinds: tuple[str, ...] = ()
@@ -49,29 +49,32 @@ def read(words: Words, meaning: Row) -> Claim:
             count = meaning["counts"][word]
         elif word in meaning["actions"] and kinds and not actions:
             actions = tuple(meaning["actions"][word])
-    return Claim(kinds=kinds, colour=own_colour, count=own_count, actions=actions, place=place)
+    return Attributes(kinds=kinds, colour=own_colour, count=own_count, actions=actions, place=place)
 
 
-def judge(claim: Claim, truth: Row) -> dict[str, bool | None]:
-    """Whether each attribute is right; None where the caption does not say.
+def compare(found: Attributes, truth: Row) -> dict[str, bool | None]:
+    """Whether each attribute is right; None if the caption does not mention it.
 
-    The thing is compared with the scene's first actor of that kind or, where no actor is of that kind, with its
-    first actor: a red bird called a red kite has the wrong kind and the right colour.
+    The object is compared with the scene's first actor of that kind or, if no actor is of that kind, with the first
+    actor: a red bird called a red kite has the wrong kind and the right colour.
     """
     actors = truth["actors"]
-    actor = next((actor for actor in actors if actor["kind"] in claim.kinds), actors[0])
+    actor = next((actor for actor in actors if actor["kind"] in found.kinds), actors[0])
     return {
-        "kind": actor["kind"] in claim.kinds if len(claim.kinds) == 1 else None,
-        "colour": None if claim.colour is None else claim.colour == actor["colour"],
-        "count": None if claim.count is None else claim.count == actor["count"],
-        "place": None if claim.place is None else claim.place == truth["place"],
-        "action": actor["action"] in claim.actions if claim.actions else None,
+        "kind": actor["kind"] in found.kinds if len(found.kinds) == 1 else None,
+        "colour": None if found.colour is None else found.colour == actor["colour"],
+        "count": None if found.count is None else found.count == actor["count"],
+        "place": None if found.place is None else found.place == truth["place"],
+        "action": actor["action"] in found.actions if found.actions else None,
     }
 
 
 def accuracy(captions: Mapping[str, Words], truth: Sequence[Row], meaning: Row) -> dict[str, dict[str, Any]]:
-    """For ``seen`` scenes and ``unseen`` ones, which show a pair that no training scene shows: of each attribute the
-    share of the captions that ``said`` it and, of these, the share that got it ``right`` (None if none said it)."""
+    """For ``seen`` scenes and for ``unseen`` ones, which show a pair that no training scene shows.
+
+    Of each attribute: the share of the captions that mention it (``said``) and, of these, the share where it is
+    ``right`` (None if no caption mentions it).
+    """
     parts: dict[str, list[Row]] = {"seen": [], "unseen": []}
     for row in truth:
         if row["image"] in captions:
@@ -80,12 +83,12 @@ def accuracy(captions: Mapping[str, Words], truth: Sequence[Row], meaning: Row) 
 
 
 def _shares(captions: Mapping[str, Words], truth: Sequence[Row], meaning: Row) -> dict[str, Any]:
-    judged = [judge(read(captions[row["image"]], meaning), row) for row in truth]
+    compared = [compare(read(captions[row["image"]], meaning), row) for row in truth]
     shares: dict[str, Any] = {"scenes": len(truth)}
     for attribute in ATTRIBUTES:
-        said = [verdict for row in judged if (verdict := row[attribute]) is not None]
+        said = [right for row in compared if (right := row[attribute]) is not None]
         shares[attribute] = {
-            "said": round(len(said) / len(judged), 6) if judged else None,
+            "said": round(len(said) / len(compared), 6) if compared else None,
             "right": round(sum(said) / len(said), 6) if said else None,
         }
     return shares

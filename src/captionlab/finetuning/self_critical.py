@@ -1,7 +1,7 @@
-"""Self-critical training: captions that the system draws itself are made likelier as far as CIDEr-D praises them.
+"""Self-critical sequence training (Rennie et al. 2017): reinforcement learning with CIDEr-D as the reward.
 
-Rennie et al. 2017, with the mean of a photo's other draws as the baseline (Luo 2020). Knows the decoder contract,
-words and scores; nothing of files. Shape letters as in ``models.base``; S draws a photo, N words of all draws.
+The baseline is the mean reward of a photo's other samples (Luo 2020). Knows the decoder contract, words and scores;
+nothing of files. Shape letters as in ``models.base``; S sampled captions a photo, N words of all sampled captions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captionlab.core.tokens import END, PAD
 from captionlab.data.vocab import Vocabulary
-from captionlab.finetuning.validation import CiderJudge
+from captionlab.finetuning.validation import ValidationCider
 from captionlab.inference.decoding import NEVER_SAID, sample
 from captionlab.metrics.cider import CiderD, Words
 from captionlab.models.base import Decoder
@@ -20,19 +20,20 @@ from captionlab.training.step import teacher_forced_logits
 
 
 class SelfCritical:
-    """What takes the place of plain cross-entropy in ``training.train``.
+    """The loss of ``training.loop.train`` in self-critical training.
 
-    ``samples`` draws a photo, at least 2; ``cross_entropy`` is the share (0 to 1) of the loss that stays cross-entropy
-    of the true captions, so that the language stays fluent. ``train_references`` hold the words of each training
-    photo's captions; the reward's idf comes from them. In the reward the end counts as a word, or the system would
-    learn to stop in mid-sentence, after "in a". The ``judge`` scores without it, as the evaluation does.
+    ``samples`` captions, at least 2, are sampled for each photo. ``cross_entropy`` is the share (0 to 1) of the loss
+    that is cross-entropy of the reference captions, which keeps the captions fluent. ``train_references`` holds the
+    words of each training photo's captions; the reward's idf comes from them. In the reward the end of a caption counts
+    as a word; without it the system learns to stop in mid-sentence, after "in a". ``validation`` scores without it, as
+    the evaluation does.
     """
 
     def __init__(
         self, vocab: Vocabulary, train_set: CaptionedFeatures, train_references: Mapping[str, Sequence[Words]],
-        judge: CiderJudge, *, samples: int, cross_entropy: float,
+        validation: ValidationCider, *, samples: int, cross_entropy: float,
     ) -> None:  # fmt: skip
-        self.judge = judge
+        self.validation = validation
         self._words = vocab.words
         self._references = [
             [(*words, vocab.words[END]) for words in train_references[image]] for image in train_set.images
@@ -41,10 +42,12 @@ class SelfCritical:
         self._samples, self._cross_entropy = samples, cross_entropy
 
     def rewards(self, tokens_BT: Tensor, positions: Sequence[int]) -> Tensor:
-        """CIDEr-D (0 to 10) of each drawn caption against its training photo's references, ends included: (P, S)."""
-        said = [tuple(self._words[token] for token in tokens if token != PAD) for tokens in tokens_BT[:, 1:].tolist()]
+        """CIDEr-D (0 to 10) of each sampled caption against its photo's references, ends included: (P, S)."""
+        sampled = [
+            tuple(self._words[token] for token in tokens if token != PAD) for tokens in tokens_BT[:, 1:].tolist()
+        ]
         owners = [position for position in positions for _ in range(self._samples)]
-        scores = self._reward.scores(said, [self._references[position] for position in owners])
+        scores = self._reward.scores(sampled, [self._references[position] for position in owners])
         return torch.tensor(scores, dtype=torch.float32).view(len(positions), self._samples)
 
     def loss(self, model: Decoder, batch: Batch, logits_NV: Tensor, cross_entropy: Tensor) -> tuple[Tensor, float]:
@@ -53,7 +56,7 @@ class SelfCritical:
         The captions are sampled without dropout and made more likely with it.
         """
         model.eval()
-        tokens_BT = sample(model, batch.features, count=self._samples, max_words=self.judge.decoding.max_words)
+        tokens_BT = sample(model, batch.features, count=self._samples, max_words=self.validation.decoding.max_words)
         model.train()
         reward_PS = self.rewards(tokens_BT, batch.positions)
         # A sample's reward above the mean of the others; equals S / (S - 1) times that above the mean of all.
@@ -64,7 +67,7 @@ class SelfCritical:
         row_N, step_N = (tokens_BT[:, 1:] != PAD).nonzero(as_tuple=True)
         impossible_NV = torch.zeros_like(sampled_NV, dtype=torch.bool)
         impossible_NV[:, NEVER_SAID] = True
-        impossible_NV[:, END] = step_N == 0  # as in sampling: a caption has a word
+        impossible_NV[:, END] = step_N == 0  # as in sampling: a caption has at least one word
         sampled_NV = sampled_NV.float().masked_fill(impossible_NV, -torch.inf)
         nats_N = nn.functional.cross_entropy(sampled_NV, target_N, reduction="none")
         sampled = (advantage_B[row_N] * nats_N).mean()

@@ -16,8 +16,11 @@ from captionlab.training.batches import CaptionedFeatures
 _PHOTOS_AT_ONCE = 100
 
 
-class CiderJudge:
-    """Captions the photos of ``val_set`` and scores them against ``references`` (words by image), no end counted."""
+class ValidationCider:
+    """Generates captions for the photos of ``val_set`` and scores them against ``references`` (words by image).
+
+    The end of a caption does not count as a word.
+    """
 
     def __init__(
         self, vocab: Vocabulary, val_set: CaptionedFeatures, references: Mapping[str, Sequence[Words]],

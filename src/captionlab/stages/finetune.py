@@ -9,9 +9,9 @@ from captionlab.core.records import VOCAB, Split
 from captionlab.core.results import checkpoint_of
 from captionlab.data.text import clean
 from captionlab.errors import CaptionlabError
-from captionlab.finetuning.distillation import Distilling
+from captionlab.finetuning.distillation import Distillation
 from captionlab.finetuning.self_critical import SelfCritical
-from captionlab.finetuning.validation import CiderJudge
+from captionlab.finetuning.validation import ValidationCider
 from captionlab.inference.captioner import EnsembleCaptioner
 from captionlab.metrics.cider import Words
 from captionlab.training.checkpoint import load_checkpoint
@@ -57,17 +57,17 @@ def _finetuning(params: Params, root: Path, finetuned: FinetuneParams, material:
     for caption in material.captions:
         if caption.split in references:
             references[caption.split].setdefault(caption.image, []).append(clean(caption.raw, "characters"))
-    judge = CiderJudge(material.vocab, material.val_set, references["val"], params.finetuning.decoding)
+    validation = ValidationCider(material.vocab, material.val_set, references["val"], params.finetuning.decoding)
     if not finetuned.teachers:
         return SelfCritical(
-            material.vocab, material.train_set, references["train"], judge,
+            material.vocab, material.train_set, references["train"], validation,
             samples=finetuned.samples, cross_entropy=finetuned.cross_entropy,
         )  # fmt: skip
     paths = [checkpoint_of(root, finetuned.system, teacher) for teacher in finetuned.teachers]
     teachers = EnsembleCaptioner.load(paths, params.device)
     if teachers.vocab.digest != material.vocab.digest:
         raise CaptionlabError(f"{paths[0]} has another vocabulary than {VOCAB}; train it again (dvc repro)")
-    lessons = features_for(root, teachers.sources, material.captions, "train", material.vocab)
-    return Distilling(
-        teachers.model, lessons, judge, cross_entropy=finetuned.cross_entropy, top_k=params.finetuning.top_k
+    teacher_set = features_for(root, teachers.sources, material.captions, "train", material.vocab)
+    return Distillation(
+        teachers.model, teacher_set, validation, cross_entropy=finetuned.cross_entropy, top_k=params.finetuning.top_k
     )

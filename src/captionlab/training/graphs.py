@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from captionlab.training.batches import Batch
 
-# Computes a batch's gradients, given the scheduled-sampling probability; returns its loss and the sums for a Meter.
+# Computes a batch's gradients, given the scheduled-sampling probability; returns its loss and the sums of its metrics.
 Step = Callable[[Batch, float | Tensor], tuple[Tensor, Tensor]]
 Shapes = tuple[torch.Size, ...]
 

@@ -26,7 +26,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
 from captionlab.training.batches import Batch, CaptionedFeatures, prepared_ahead, prepared_for, with_fixed_shape
 from captionlab.training.graphs import GraphedStep
-from captionlab.training.step import Meter, autocast, measure, packed_loss, padded_loss
+from captionlab.training.step import RunningMetrics, autocast, measure, packed_loss, padded_loss
 
 STEPS_A_CHECK = {"cpu": 1, "cuda": 100, "mps": 100}  # reading a loss means to wait for a GPU
 
@@ -72,19 +72,19 @@ class ResumeFile:
             temporary.write_bytes(content.getbuffer())
 
 
-class Judge(Protocol):
-    """Scores the captions that a system generates by itself."""
+class Validation(Protocol):
+    """Scores the captions that a system generates for the validation photos."""
 
     def cider(self, model: Decoder, device: str) -> float:
-        """CIDEr-D of the validation captions."""
+        """CIDEr-D of these captions."""
 
 
 class Finetuning(Protocol):
-    """A training on more than the true captions."""
+    """A training whose loss has more than the cross-entropy of the reference captions."""
 
     @property
-    def judge(self) -> Judge:
-        """Its score decides when to stop."""
+    def validation(self) -> Validation:
+        """Early stopping watches its score."""
 
     def loss(
         self, model: Decoder, batch: Batch, logits_NV: Tensor, cross_entropy: Tensor
@@ -123,20 +123,20 @@ def train(
     with gpu_arithmetic(device):
         gradients = _Gradients(model, params, bf16, finetuning)
         while len(run.history) < params.epochs and not run.stopping.now:
-            meter, rewards = _train_epoch(run, splits.train, gradients)
+            metrics, rewards = _train_epoch(run, splits.train, gradients)
             val = measure(run.validated, splits.val, params.batch_size, device, bf16)
             _check_finite(val.loss, f"the validation of epoch {run.number}", params)  # before it is saved
             epoch = Epoch(
                 epoch=run.number,
-                train_loss=meter.loss,
+                train_loss=metrics.loss,
                 val_loss=val.loss,
-                train_accuracy=meter.accuracy,
+                train_accuracy=metrics.accuracy,
                 val_accuracy=val.accuracy,
-                train_perplexity=_perplexity(meter.loss),
+                train_perplexity=_perplexity(metrics.loss),
                 val_perplexity=_perplexity(val.loss),
                 learning_rate=run.optimizer.param_groups[0]["lr"],
                 train_reward=fmean(rewards) if rewards else None,
-                val_cider=finetuning.judge.cider(run.validated, device) if finetuning is not None else None,
+                val_cider=finetuning.validation.cider(run.validated, device) if finetuning is not None else None,
             )
             run.finish(epoch)
             if distributed.is_main():
@@ -212,7 +212,7 @@ class _Gradients:
         return prepared_ahead(with_fixed_shape(batch, photos) for batch in batches)
 
     def __call__(self, batch: Batch, sampling: float) -> tuple[Tensor, Tensor, float | None]:
-        """Leave the gradients in the model: the batch's loss, the sums for a Meter, and a fine-tuning's reward."""
+        """Leave the gradients in the model: the batch's loss, the sums of its metrics, and a fine-tuning's reward."""
         if self.graphed is not None:
             return *self.graphed(batch, sampling), None
         if self._finetuning is None and self._model.uses_fixed_shapes(batch.tokens_BT):
@@ -238,14 +238,14 @@ def _backward(model: Decoder, loss: Tensor) -> Tensor:
     return loss.detach()
 
 
-def _train_epoch(run: _Run, data: CaptionedFeatures, gradients: _Gradients) -> tuple[Meter, list[float]]:
+def _train_epoch(run: _Run, data: CaptionedFeatures, gradients: _Gradients) -> tuple[RunningMetrics, list[float]]:
     """One pass over the photos: its sums, and the rewards of a finetuning's steps."""
     model, params, rank, ranks = run.model, run.params, distributed.rank(), distributed.world_size()
     steps = -(-len(data.rows) // params.batch_size)
     seed = params.seed * 100_003 + run.number  # dropout depends on epoch and rank alone, so resuming is exact
     torch.manual_seed(seed + 1_000_000_007 * rank)
     model.train()
-    meter, rewards = Meter(), list[float]()
+    metrics, rewards = RunningMetrics(), list[float]()
     batches = gradients.prepared(data.batches(params.batch_size, seed, rank, ranks))
     bar = tqdm(
         batches, f"epoch {run.number}", steps, leave=False, unit="step", disable=None if distributed.is_main() else True
@@ -256,22 +256,22 @@ def _train_epoch(run: _Run, data: CaptionedFeatures, gradients: _Gradients) -> t
         for group in run.optimizer.param_groups:
             group["lr"] = params.learning_rate * _schedule(params, done, run.stopping)
         loss, sums_3, reward = gradients(batch, params.scheduled_sampling * done)
-        meter.add(loss, sums_3 if batch.words_share else torch.zeros_like(sums_3))
-        if meter.unread == STEPS_A_CHECK[gradients.device.type]:
-            _check_losses(meter, run)
+        metrics.add(loss, sums_3 if batch.words_share else torch.zeros_like(sums_3))
+        if metrics.unread == STEPS_A_CHECK[gradients.device.type]:
+            _check_losses(metrics, run)
         rewards += [] if reward is None else [reward]
         distributed.all_reduce_gradients(model)
         nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
         run.optimizer.step()
         if run.average is not None:
             _update_average(run.average, model, params.ema_decay, number)
-    _check_losses(meter, run)
-    meter.gather()
-    return meter, rewards
+    _check_losses(metrics, run)
+    metrics.gather()
+    return metrics, rewards
 
 
-def _check_losses(meter: Meter, run: _Run) -> None:
-    for step, loss in meter.read():
+def _check_losses(metrics: RunningMetrics, run: _Run) -> None:
+    for step, loss in metrics.read():
         _check_finite(loss, f"epoch {run.number}, step {step}", run.params)
 
 

@@ -21,8 +21,8 @@ from captionlab.training.losses import SmoothedCrossEntropy, padded_cross_entrop
 GPU_PHOTOS = 64  # on a GPU a batch of a validation has at least so many photos
 
 
-class Meter:
-    """Sums over the real words of a pass over the photos. They stay on the device until ``read``, which waits."""
+class RunningMetrics:
+    """Loss and accuracy over a pass: sums over the real words, on the device until ``read``, which waits for it."""
 
     def __init__(self) -> None:
         self.nats, self.right, self.words = 0.0, 0, 0
@@ -77,7 +77,7 @@ def teacher_forced_logits(model: Decoder, batch: Batch, sampling: float = 0.0) -
 def packed_loss(
     model: Decoder, batch: Batch, params: TrainingParams, sampling: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss of a batch, the sums for a Meter, and the logits_NV of its real words."""
+    """The loss of a batch, the sums of its metrics, and the logits_NV of its real words."""
     outputs, logits_NV, target_N = teacher_forced_logits(model, batch, sampling)
     loss: Tensor
     loss, nats_N, words_N = SmoothedCrossEntropy.apply(logits_NV, target_N, params.label_smoothing)  # type: ignore[no-untyped-call]
@@ -144,10 +144,12 @@ def _sampled(model: Decoder, batch: Batch, read_BT: Tensor, real_BT: Tensor, pro
 
 
 @torch.inference_mode()
-def measure(model: Decoder, data: CaptionedFeatures, batch_size: int, device: str, bf16: bool = False) -> Meter:
-    """Loss in nats a word and accuracy under teacher forcing: the meter's ``loss`` and ``accuracy``."""
+def measure(
+    model: Decoder, data: CaptionedFeatures, batch_size: int, device: str, bf16: bool = False
+) -> RunningMetrics:
+    """Loss in nats a word and accuracy under teacher forcing: ``loss`` and ``accuracy`` of the result."""
     model.eval()
-    meter = Meter()
+    metrics = RunningMetrics()
     photos = batch_size if device == "cpu" else max(batch_size, GPU_PHOTOS)
     for batch in prepared_for(device, data.batches(photos, None, distributed.rank(), distributed.world_size())):
         if not batch.words_share:
@@ -161,9 +163,9 @@ def measure(model: Decoder, data: CaptionedFeatures, batch_size: int, device: st
                 _, logits_NV, target_N = teacher_forced_logits(model, batch)
             losses = SmoothedCrossEntropy.apply(logits_NV, target_N, 0.0)  # type: ignore[no-untyped-call]
         loss, nats_N, words_N = losses
-        meter.add(loss, _sums(nats_N, words_N, target_N))
-    meter.gather()
-    return meter
+        metrics.add(loss, _sums(nats_N, words_N, target_N))
+    metrics.gather()
+    return metrics
 
 
 def autocast(bf16: bool) -> AbstractContextManager[Any]:
