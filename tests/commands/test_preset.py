@@ -95,17 +95,17 @@ def test_no_preset_writes_over_the_report_of_another(presets: dict[str, Params])
 
 
 def test_the_best_of_an_hour_has_three_seeds(presets: dict[str, Params]) -> None:
-    """Each is taught by the attention it began with and by the next seed's; it chooses with the others'."""
+    """Each is distilled from the attention model it started from and the next seed's; an ensemble has the others too."""
     params = presets["hour"]
     seeds = ["", "_seed2", "_seed3"]
     assert list(params.attention) == [*(f"lite012_380{seed}" for seed in seeds), "lite2_averaged"]
     for seed, second, third in zip(seeds, [*seeds[1:], *seeds[:1]], [*seeds[2:], *seeds[:2]], strict=True):
-        taught = params.finetune[f"taught{seed}"]
-        assert taught.config == f"lite012_380{seed}"
-        assert list(taught.teachers) == [f"lite012_380{seed}", f"lite012_380{second}"]
-        assert list(params.ensemble[f"reranked{seed}"].members) == [f"finetune.taught{seed}"]
+        distilled = params.finetune[f"distilled{seed}"]
+        assert distilled.config == f"lite012_380{seed}"
+        assert list(distilled.teachers) == [f"lite012_380{seed}", f"lite012_380{second}"]
+        assert list(params.ensemble[f"reranked{seed}"].members) == [f"finetune.distilled{seed}"]
         others = [f"attention.lite012_380{second}", f"attention.lite012_380{third}", "attention.lite2_averaged"]
-        assert list(params.ensemble[f"all{seed}"].members) == [f"finetune.taught{seed}", *others]
+        assert list(params.ensemble[f"all{seed}"].members) == [f"finetune.distilled{seed}", *others]
         assert params.ensemble[f"all_reranked{seed}"].members == params.ensemble[f"all{seed}"].members
 
 

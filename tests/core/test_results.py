@@ -149,7 +149,7 @@ def test_the_chosen_decoding_is_found_for_the_projects_checkpoints_alone(root: P
 
 
 def test_teachers_of_other_seeds_are_the_same_recipe(tmp_path: Path) -> None:
-    """Each taught by its own start and by the next seed; what differs in more than seeds is another recipe."""
+    """Each is distilled from its own start and the next seed; what differs in more than seeds is another recipe."""
 
     def written(system: str, name: str, **settings: Any) -> None:
         sizes = {"encoder": "tiny", "embedding": 8, "hidden": 8, "layers": 1}
@@ -160,13 +160,13 @@ def test_teachers_of_other_seeds_are_the_same_recipe(tmp_path: Path) -> None:
         written("attention", f"seed{seed}", **{"training.seed": seed})
     written("attention", "wide", hidden=16, **{"training.seed": 1})
 
-    def taught(name: str, config: str, *teachers: str) -> str:
+    def distilled(name: str, config: str, *teachers: str) -> str:
         told = {"finetune.system": "attention", "finetune.config": config, "finetune.teachers": list(teachers)}
         written("finetune", name, **told)
         return recipe(tmp_path, "finetune", name)
 
-    first = taught("first", "seed1", "seed1", "seed2")
-    assert taught("second", "seed2", "seed2", "seed3") == first
-    assert taught("third", "seed1", "seed1") != first
-    assert taught("fourth", "seed1", "seed1", "wide") != first
-    assert taught("fifth", "wide", "seed1", "seed2") != first
+    first = distilled("first", "seed1", "seed1", "seed2")
+    assert distilled("second", "seed2", "seed2", "seed3") == first
+    assert distilled("third", "seed1", "seed1") != first
+    assert distilled("fourth", "seed1", "seed1", "wide") != first
+    assert distilled("fifth", "wide", "seed1", "seed2") != first

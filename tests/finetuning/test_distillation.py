@@ -108,9 +108,7 @@ def test_the_teacher_computes_each_caption_once(school: School, monkeypatch: pyt
     assert asked == 3 + 2
 
 
-def test_the_loss_to_the_teacher_falls(
-    school: School, settings: Callable[..., TrainingParams], tmp_path: Path
-) -> None:
+def test_the_loss_to_the_teacher_falls(school: School, settings: Callable[..., TrainingParams], tmp_path: Path) -> None:
     model, teacher = school.model(1), school.model(2)
     (batch,) = school.train_set.batches(100)
     before = loss_of(school.distillation(teacher), model, batch)

@@ -21,7 +21,7 @@ from captionlab.stages.track import track
 REWARDED = FinetuneParams(
     system="attention", config="tiny", samples=2, cross_entropy=0.5, training={"epochs": 2, "patience": 1}
 )
-TAUGHT = FinetuneParams(
+DISTILLED = FinetuneParams(
     system="attention", config="tiny", teachers=("tiny",), cross_entropy=0.5, training={"epochs": 2}
 )  # fmt: skip
 
@@ -30,7 +30,7 @@ TAUGHT = FinetuneParams(
 def params(tiny_params: Params) -> Params:
     return dataclasses.replace(
         tiny_params,
-        finetune={"rewarded": REWARDED, "taught": TAUGHT},
+        finetune={"rewarded": REWARDED, "distilled": DISTILLED},
         ensemble={
             "one": EnsembleParams(members=("attention.tiny",)),
             "three": EnsembleParams(members=("attention.tiny", "finetune.rewarded", "baseline.tiny")),
@@ -58,7 +58,7 @@ def evaluation(root: Path) -> Evaluation:
     return read_evaluation(root)
 
 
-@pytest.mark.parametrize("name", ["rewarded", "taught"])
+@pytest.mark.parametrize("name", ["rewarded", "distilled"])
 def test_what_a_finetuning_leaves(root: Path, trained: Path, name: str) -> None:
     folder = root / MODELS / "finetune" / name
     assert {path.name for path in folder.iterdir()} == {"checkpoint.safetensors", "history.csv", "summary.json"}
@@ -69,7 +69,7 @@ def test_what_a_finetuning_leaves(root: Path, trained: Path, name: str) -> None:
     assert digests(root / MODELS / "attention") == digests(trained / MODELS / "attention")  # what they started from
 
 
-@pytest.mark.parametrize("name", ["rewarded", "taught"])
+@pytest.mark.parametrize("name", ["rewarded", "distilled"])
 def test_finetuned_twice_gives_the_same_bytes(root: Path, params: Params, name: str) -> None:
     first = digests(root / MODELS / "finetune" / name)
     finetune(params, root, name)

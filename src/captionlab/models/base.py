@@ -134,8 +134,9 @@ class Standardise(nn.Module):
 def one_bias(lstm: Lstm, forget: float = 1.0) -> Lstm:
     """Give an LSTM one bias, as its equations and Keras have it: PyTorch's second one is fixed at zero.
 
-    The forget gate's bias starts at ``forget``: 1 as Jozefowicz et al. 2015 advise and Keras does, more where the LSTM
-    has to remember something for longer.
+    The forget gate's bias starts at ``forget``. Its default of 1 is part of the systems' definition, not a parameter:
+    Jozefowicz et al. 2015 recommend it, and it is Keras's default (``unit_forget_bias``). The baseline's
+    ``forget_bias`` sets a larger one, so that the LSTM keeps the image for longer.
     """
     for name, parameter in lstm.named_parameters():
         if name.startswith("bias_hh"):

@@ -110,7 +110,7 @@ class CaptionedFeatures:
         if shuffle_seed is not None:
             random = np.random.default_rng(shuffle_seed)
             random.shuffle(order)
-            if self.store.mirrored is not None:
+            if self.store.mirrored is not None:  # both views equally often: torchvision's RandomHorizontalFlip default
                 mirrored = random.random(len(order)) < 0.5
         for i in range(0, len(order), batch_size):
             together = order[i : i + batch_size].tolist()

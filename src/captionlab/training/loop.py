@@ -324,7 +324,10 @@ def _optimizer(model: Decoder, params: TrainingParams) -> torch.optim.Optimizer:
 
 @torch.no_grad()
 def _update_average(average: nn.Module, model: nn.Module, decay: float, updates: int) -> None:
-    """Update an exponential moving average that forgets sooner in its first steps, when the weights are far off."""
+    """Update an exponential moving average whose decay is lower in the first steps, when the weights are far off.
+
+    The warm-up, (1 + updates) / (10 + updates), is that of TensorFlow's ``tf.train.ExponentialMovingAverage``.
+    """
     weight = 1 - min(decay, (1 + updates) / (10 + updates)) if updates else 1.0
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
 
