@@ -15,7 +15,7 @@ from captionlab.config import load_params
 from captionlab.core.records import FEATURES, MODELS
 from captionlab.core.tokens import END, START
 from captionlab.data.store import open_store
-from captionlab.inference.decoding import NEVER_SAID, beam_search
+from captionlab.inference.decoding import NEVER_GENERATED, beam_search
 from captionlab.models.base import Decoder, Features
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.checkpoint import load_checkpoint
@@ -41,7 +41,7 @@ def one_photo(model: Decoder, features: Features, penalty: float, max_words: int
             read_1T = torch.tensor([[START, *tokens]], device=device)
             last_1H = model.outputs(features, read_1T, photo_B).hidden_BTH[:, -1]
             log_probs_V = model.words(last_1H)[0].log_softmax(-1)
-            log_probs_V[[*NEVER_SAID, END] if length == 1 else list(NEVER_SAID)] = -torch.inf
+            log_probs_V[[*NEVER_GENERATED, END] if length == 1 else list(NEVER_GENERATED)] = -torch.inf
             best, words = log_probs_V.topk(min(2 * BEAM, len(log_probs_V)))
             candidates += [(log_prob + p, (*tokens, w)) for p, w in zip(best.tolist(), words.tolist(), strict=True)]
         candidates = sorted(candidates, key=lambda each: -each[0])[: 2 * BEAM]

@@ -95,7 +95,7 @@ def test_no_preset_writes_over_the_report_of_another(presets: dict[str, Params])
 
 
 def test_the_best_of_an_hour_has_three_seeds(presets: dict[str, Params]) -> None:
-    """Each is distilled from the attention model it started from and the next seed's; an ensemble has the others too."""
+    """Each is distilled from its start and the next seed's model; an ensemble adds the other models."""
     params = presets["hour"]
     seeds = ["", "_seed2", "_seed3"]
     assert list(params.attention) == [*(f"lite012_380{seed}" for seed in seeds), "lite2_averaged"]

@@ -23,5 +23,5 @@ def test_an_ensemble_names_its_members_and_wants_one_vocabulary(tmp_path: Path) 
     checkpoint = load_checkpoint(paths[0])
     vocab = dataclasses.replace(checkpoint.vocab, words=(*checkpoint.vocab.words[:-1], "zebra"))
     save_checkpoint(tmp_path / "other.safetensors", dataclasses.replace(checkpoint, vocab=vocab))
-    with pytest.raises(CaptionlabError, match="know different words; an ensemble needs one vocabulary"):
+    with pytest.raises(CaptionlabError, match="have different vocabularies; the members of an ensemble share one"):
         EnsembleCaptioner.load([paths[1], tmp_path / "other.safetensors"])

@@ -43,9 +43,9 @@ class CandidateStore:
         return self._folder / f"{digest_of([checkpoints, *self._shared])}.json"
 
     def load(self, members: Members) -> Candidates | None:
-        """The candidates of these members, or None where they were not kept or the file is damaged."""
+        """The candidates of these members; None if they were not kept or the file is damaged."""
         if not all(checkpoint_of(self._root, system, name).exists() for system, name in members):
-            return None  # decoding says which one is missing
+            return None  # decoding reports which one is missing
         path = self.path(members)
         if not path.exists():
             return None

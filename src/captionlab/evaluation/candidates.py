@@ -1,4 +1,4 @@
-"""What every decoding finds for a dataset's photos, before one caption per photo is chosen.
+"""The candidate captions of every decoding for the photos of a dataset, before one per photo is chosen.
 
 Knows checkpoints, features and decoding; nothing of scores. Shape letters as in ``models.base``.
 """
@@ -25,12 +25,12 @@ PHOTOS_AT_ONCE = 100
 
 Members = tuple[tuple[str, str], ...]  # systems and configurations
 AnyCaptioner = Captioner | EnsembleCaptioner
-Sources = tuple[tuple[str, bool], ...]  # encoders, and whether a system looks at their grids
+Sources = tuple[tuple[str, bool], ...]  # encoders, and whether a system reads their grids
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """What one system, or several together, found for the validation and the test photos."""
+    """The candidates of one system or of an ensemble for the validation and the test photos."""
 
     images: dict[Split, list[str]]
     encoder: str  # the first one
@@ -57,7 +57,7 @@ class Finder:
         self._means: dict[Sources, Features] = {}
 
     def search(self, members: Members) -> Candidates:
-        """What the members find together; raises CaptionlabError where their vocabulary is not that of the data."""
+        """The members' candidates. Raises CaptionlabError if their vocabulary is not that of the data."""
         paths = [checkpoint_of(self._root, system, config) for system, config in members]
         device = self._params.device
         captioner: AnyCaptioner
@@ -102,12 +102,12 @@ class Finder:
 
 
 def _blocks(photos: int) -> list[slice]:
-    """So many photos as are captioned at once."""
+    """Slices of the photos that are captioned at once."""
     return [slice(i, min(i + PHOTOS_AT_ONCE, photos)) for i in range(0, photos, PHOTOS_AT_ONCE)]
 
 
 def _mean_photo(train: CaptionedFeatures, photos_per_block: int = 512) -> Features:
-    """The mean of the training photos' features: one photo that shows nothing in particular."""
+    """The mean of the training photos' features, which stands for having no photo."""
     pooled_PD = grid_PRC = torch.zeros(())
     count = len(train.images)
     for i in range(0, count, photos_per_block):

@@ -1,7 +1,6 @@
-"""What the scores do not show: how much of them depends on the photo, statistics of the captions, and which differences
-between systems would hold for other photos. Captions in, records out.
+"""Diagnostics beside the scores: language bias, caption statistics, and intervals and tests over the test photos.
 
-Knows nothing of files, features or models.
+Captions in, records out. Knows nothing of files, features or models.
 """
 
 from collections import Counter
@@ -29,14 +28,14 @@ COMPARED = ("bleu_4", "cider")  # scores
 COLOURS = {
     word: word for word in "black white red green yellow blue brown purple pink orange gray".split()
 } | {"grey": "gray"}  # fmt: skip
-# From two on: "one" is as often a pronoun, and "a" says little.
+# From two on: "one" is often a pronoun, and "a" is an article.
 COUNTS = {word: word for word in "two three four five six seven eight nine ten".split()}
-_AGREEING = 2  # references that must hold a word before a caption is expected to
+_AGREEING = 2  # references that must have a word before recall expects it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """One configuration's captions under its chosen decoding, by image, and its caption when it sees no photo."""
+    """One configuration's captions under its chosen decoding, by image, and its caption without a photo."""
 
     captions: Mapping[str, str]
     without_photo: str
@@ -62,9 +61,9 @@ def diagnose(
     training: Iterable[Words],
     settings: Settings,
 ) -> Diagnostics:
-    """Everything of this module for every configuration; references and captions are those of one split.
+    """All diagnostics of every configuration; references and captions are those of one split.
 
-    ``training`` holds the captions, as words, that a system may have copied.
+    ``training`` holds the training captions as words, to find copied ones.
     """
     scorer = Scorer(references)
     cleaned = {image: [clean(raw, "characters") for raw in own] for image, own in references.items()}
@@ -96,11 +95,11 @@ def diagnose(
 
 
 def language_bias(own: Generated, scorer: Scorer, shuffles: int, seed: int) -> LanguageBias:
-    """The scores with the right photo, with a wrong one and without one, and the image's contribution to the right one.
+    """The scores with the right photo, with a wrong photo and without one, and the image contribution.
 
-    A wrong photo costs no decoding: when photos are shuffled, their captions are. Each shuffle moves every photo;
-    ``wrong`` is the mean over ``shuffles`` of them. The contribution of a system that ignores its photo is exactly 0;
-    it is None where the right score is 0.
+    Shuffling the captions is the same as shuffling the photos, so wrong photos need no decoding. No photo stays in its
+    place; ``wrong`` is the mean over ``shuffles``. The contribution of a system that ignores its photo is exactly 0; it
+    is None if the right score is 0.
     """
     images = sorted(own.captions)
     right = scorer.per_photo(own.captions).corpus()
@@ -109,7 +108,7 @@ def language_bias(own: Generated, scorer: Scorer, shuffles: int, seed: int) -> L
         swapped = {images[place]: own.captions[images[other]] for place, other in order.items()}
         wrongs.append(scorer.per_photo(swapped).corpus())
     without = scorer.per_photo(dict.fromkeys(images, own.without_photo)).corpus()
-    # a mean of equal numbers may miss them by a rounding
+    # the mean of the differences is exactly 0 where all scores are equal
     wrong = {key: right[key] + sum(each[key] - right[key] for each in wrongs) / shuffles for key in COMPARED}
     contribution = {key: (right[key] - wrong[key]) / right[key] if right[key] else None for key in COMPARED}
     return LanguageBias(
@@ -119,7 +118,7 @@ def language_bias(own: Generated, scorer: Scorer, shuffles: int, seed: int) -> L
 
 
 def _derangements(count: int, number: int, seed: int) -> list[dict[int, int]]:
-    """Shuffles that are one cycle each, so that nothing stays in its place (unless there is only one photo)."""
+    """Random permutations of one cycle each, so that no photo stays in its place (unless there is only one)."""
     random = np.random.default_rng(seed)
     orders = [random.permutation(count) for _ in range(number)]
     return [dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True)) for order in orders]
@@ -128,7 +127,7 @@ def _derangements(count: int, number: int, seed: int) -> list[dict[int, int]]:
 def caption_statistics(
     captions: Mapping[str, Words], references: Mapping[str, Sequence[Words]], training: frozenset[Words]
 ) -> CaptionStatistics:
-    """What report B observes of its captions, counted."""
+    """Counts of what report B observes in its captions."""
     said = list(captions.values())
     return CaptionStatistics(
         distinct=_share(len(set(said)), len(said)),
@@ -142,7 +141,7 @@ def caption_statistics(
 
 
 def repeats(words: Words) -> bool:
-    """Whether a word, or a pair of words, stands twice in a row."""
+    """Whether a word, or a pair of words, occurs twice in a row."""
     twice = any(words[i] == words[i + 1] for i in range(len(words) - 1))
     return twice or any(words[i : i + 2] == words[i + 2 : i + 4] for i in range(len(words) - 3))
 
@@ -150,7 +149,7 @@ def repeats(words: Words) -> bool:
 def agreement(
     captions: Mapping[str, Words], references: Mapping[str, Sequence[Words]], meaning: Mapping[str, str]
 ) -> WordAgreement:
-    """Words of one sort against the references, each counted once per photo, whatever thing has the colour."""
+    """Compare words of one kind, such as colours, with the references; each word counts once per photo."""
     said_count = right = expected = found = 0
     for image, words in captions.items():
         said = {meaning[word] for word in words if word in meaning}

@@ -1,4 +1,7 @@
-"""Which test photos the gallery shows: by score, not by hand. Scores in, photos out; knows no file and no system."""
+"""Which test photos the gallery shows: selected by score, not by hand.
+
+Scores in, photos out; knows nothing of files or systems.
+"""
 
 import math
 from collections.abc import Mapping
@@ -9,9 +12,9 @@ TERCILES: tuple[Tercile, ...] = ("best", "middle", "worst")
 
 
 def select(scores: Mapping[str, float], photos: int) -> dict[Tercile, list[str]]:
-    """About ``photos`` photos: as many from each third of the ranking, at even steps, best first.
+    """About ``photos`` photos: equally many from each third of the ranking, evenly spaced, best first.
 
-    Photos of equal score stand in the order of ``scores``.
+    Photos of equal score keep the order of ``scores``.
     """
     ranking = sorted(scores, key=lambda image: -scores[image])
     selected: dict[Tercile, list[str]] = {}

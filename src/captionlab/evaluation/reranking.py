@@ -1,6 +1,6 @@
-"""Which caption of those that a beam found: its own best, or the one that agrees with similar photos' captions.
+"""Choose one of a beam's captions: the most probable, or the one closest to the captions of similar photos.
 
-Sentences in, sentences out. Knows nothing of files, splits or how sentences are made.
+Sentences in, sentences out. Knows nothing of files, splits or decoding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,22 +18,23 @@ Choose = Callable[[Pooled, Ranked], list[list[Sentence]]]  # by decoding: the ch
 
 
 def as_ranked(pooled_PD: Pooled, ranked: Ranked) -> list[list[Sentence]]:
-    """The beam's own best."""
+    """The first caption of each beam."""
     return [[sentences[0] for sentences in photos] for photos in ranked]
 
 
 def by_neighbours(retriever: Retriever, params: EnsembleParams) -> Choose:
-    """Ranked by log probability plus agreement with what people wrote of the training photos that are most alike.
+    """Re-rank by log probability plus the weighted consensus with the captions of the most similar training photos.
 
-    After Devlin et al. 2015, "Language models for image captioning: the quirks and what works". The beam divides by a
-    power of the length lest it prefer what is short; agreement already wants the length that people's captions have.
+    After Devlin et al. 2015, "Language models for image captioning: the quirks and what works". The log probability is
+    not divided by a power of the length as in beam search, because CIDEr-D already penalises captions that are too
+    short.
     """
 
     def choose(pooled_PD: Pooled, ranked: Ranked) -> list[list[Sentence]]:
         found = [
             list(dict.fromkeys(sentence.caption for sentences in photo for sentence in sentences))
             for photo in zip(*ranked, strict=True)
-        ]  # each caption once, for a wider beam finds most of a narrower one's: comparing is what takes the time
+        ]  # each caption once: beams share most captions, and comparing takes most of the time
         words = [[tuple(caption.split()) for caption in own] for own in found]
         agreed = retriever.consensus(words, pooled_PD, params.neighbours)
         agreement = [dict(zip(own, scores, strict=True)) for own, scores in zip(found, agreed, strict=True)]

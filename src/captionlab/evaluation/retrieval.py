@@ -1,9 +1,9 @@
-"""The training photos most alike, in looks or in what they show: they lend a caption, or say which to prefer.
+"""Nearest-neighbour retrieval: the training photos most similar to a photo, and what their captions agree on.
 
-A borrowed caption is the row that every trained system has to beat. Features and captions in, captions or scores out;
-knows nothing of files or systems.
-Shape letters: N training photos, Q photos to caption, D features, C candidate captions, G n-grams, M directions of
-meaning, X all by which photos are compared.
+As a baseline it reuses a caption of these photos; re-ranking compares generated captions with theirs. Features and
+captions in, captions or scores out; knows nothing of files or systems.
+Shape letters: N training photos, Q photos to caption, D features, C candidate captions, G n-grams, M dimensions of the
+semantic analysis, X all features that photos are compared by.
 """
 
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ _SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length
 class Retriever:
     """Nearest neighbours and their consensus caption (Devlin et al. 2015, "Exploring nearest neighbor approaches").
 
-    The photos nearest by the cosine of their standardised features bring all their captions; the one chosen agrees
-    best with the others: its mean CIDEr similarity to the ``consensus_k`` candidates most like it is greatest. The idf
-    comes from the training captions.
+    The candidates are all captions of the nearest photos, by cosine similarity of standardised features. The chosen
+    one has the greatest mean CIDEr similarity to the ``consensus_k`` candidates most similar to it. The idf comes from
+    the training captions.
 
-    With ``by_meaning`` a photo is as near by what it shows as by how it looks: training photos lie where latent
-    semantic analysis puts their captions, and a ridge regression says from its features where another would lie.
+    With ``by_meaning``, half of the similarity is semantic: training photos have the latent semantic analysis of their
+    captions, and a ridge regression predicts it for other photos from their features.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class Retriever:
         self._lengths_C = np.array([len(words) for words in self._captions])
         self._first = np.cumsum([0, *map(len, captions)])  # of each photo's captions
         self._vectors_CG = _vectors(self._captions, np.repeat(np.arange(len(captions)), list(map(len, captions))))
-        # A photo like any other has the smallest features once the mean is 0.
-        self._ordinary = np.argsort(np.square(standard_ND).sum(1), kind="stable")
+        # The most typical photos are those nearest to the mean, which is 0.
+        self._typical = np.argsort(np.square(standard_ND).sum(1), kind="stable")
 
     def captions(self, pooled_QD: NDArray[np.float32], neighbours: int) -> list[Words]:
         """A training caption for each photo, from those of so many neighbours, or of all if there are fewer."""
@@ -70,11 +70,11 @@ class Retriever:
         ]
 
     def without_photo(self, neighbours: int) -> Words:
-        """The caption that the most ordinary training photos agree on, for when there is nothing to look at."""
-        return self._consensus(self._ordinary[:neighbours])
+        """The consensus caption of the training photos nearest to the mean: the answer without a photo."""
+        return self._consensus(self._typical[:neighbours])
 
     def _nearest(self, pooled_QD: NDArray[np.float32], neighbours: int) -> NDArray[np.intp]:
-        count = min(neighbours, len(self._ordinary))
+        count = min(neighbours, len(self._typical))
         compared_QX = self._scaler.transform(pooled_QD)
         if self._ridge is not None:
             compared_QX = np.hstack([normalize(compared_QX), normalize(self._ridge.predict(compared_QX))])
@@ -82,7 +82,7 @@ class Retriever:
         return nearest_QK
 
     def _rows(self, photos: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Where the photos' captions are."""
+        """The rows of the photos' captions."""
         return np.concatenate([np.arange(self._first[photo], self._first[photo + 1]) for photo in photos])
 
     def _consensus(self, photos: NDArray[np.intp]) -> Words:
@@ -90,14 +90,14 @@ class Retriever:
         own_CG, lengths = self._vectors_CG[rows], self._lengths_C[rows]
         alike_CC = (own_CG @ own_CG.T).toarray()
         alike_CC *= np.exp(-((lengths[:, None] - lengths) ** 2) / (2 * _SIGMA**2))
-        np.fill_diagonal(alike_CC, -1.0)  # a candidate must not vote for itself
+        np.fill_diagonal(alike_CC, -1.0)  # a candidate is not compared with itself
         most = min(self._consensus_k, len(rows) - 1)
         agreement_C = np.partition(alike_CC, len(rows) - most, axis=1)[:, len(rows) - most :].mean(1) if most else [0.0]
-        return self._captions[rows[int(np.argmax(agreement_C))]]  # of equals, that of the nearest photo
+        return self._captions[rows[int(np.argmax(agreement_C))]]  # of equal ones, that of the nearest photo
 
 
 def _meanings(captions: Sequence[Sequence[Words]], dimensions: int) -> NDArray[np.float64]:
-    """(N, M) latent semantic analysis (Deerwester et al. 1990) of each photo's captions, the mean taken off."""
+    """(N, M) latent semantic analysis (Deerwester et al. 1990) of each photo's captions, minus the mean."""
     texts = [[word for words in own for word in words] for own in captions]
     weights_NV = TfidfVectorizer(analyzer=list, sublinear_tf=True).fit_transform(texts)
     directions = min(dimensions, *weights_NV.shape)
@@ -106,7 +106,7 @@ def _meanings(captions: Sequence[Sequence[Words]], dimensions: int) -> NDArray[n
 
 
 def _vectors(captions: Sequence[Words], photo_C: NDArray[np.intp]) -> csr_matrix:
-    """(C, G) captions as CIDEr sees them: tf-idf of n-grams, each order of length 1 / sqrt(ORDERS).
+    """(C, G) captions as tf-idf vectors of n-grams, as in CIDEr; each order has length 1 / sqrt(ORDERS).
 
     The product of two rows is then the mean over the orders of their cosines.
     """

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from captionlab.core.tokens import END, PAD
 from captionlab.data.vocab import Vocabulary
 from captionlab.finetuning.validation import ValidationCider
-from captionlab.inference.decoding import NEVER_SAID, sample
+from captionlab.inference.decoding import NEVER_GENERATED, sample
 from captionlab.metrics.cider import CiderD, Words
 from captionlab.models.base import Decoder
 from captionlab.training.batches import Batch, CaptionedFeatures
@@ -66,7 +66,7 @@ class SelfCritical:
         _, sampled_NV, target_N = teacher_forced_logits(model, batch._replace(tokens_BT=tokens_BT, photo_B=photo_B))
         row_N, step_N = (tokens_BT[:, 1:] != PAD).nonzero(as_tuple=True)
         impossible_NV = torch.zeros_like(sampled_NV, dtype=torch.bool)
-        impossible_NV[:, NEVER_SAID] = True
+        impossible_NV[:, NEVER_GENERATED] = True
         impossible_NV[:, END] = step_N == 0  # as in sampling: a caption has at least one word
         sampled_NV = sampled_NV.float().masked_fill(impossible_NV, -torch.inf)
         nats_N = nn.functional.cross_entropy(sampled_NV, target_N, reduction="none")

@@ -1,4 +1,4 @@
-"""Checkpoint and photo in, caption out: the one way from a trained system to sentences.
+"""Load a checkpoint and caption photos; every command and server uses this module.
 
 Knows checkpoints, encoders and decoding; nothing of datasets or scores.
 """
@@ -50,9 +50,9 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Captioner:
-    """A trained system, ready to describe photos or features on its ``device``.
+    """A trained system, ready to caption photos or features on its ``device``.
 
-    ``decoding`` is the one that validation chose for it; every call may change parts of it.
+    ``decoding`` was selected on the validation split; every call may override parts of it.
     """
 
     model: Decoder
@@ -66,10 +66,10 @@ class Captioner:
     def load(
         cls, path: Path | str | None = None, device: Device = "auto", decoding: Decoding | None = None
     ) -> "Captioner":
-        """Load a checkpoint, or without a path the captioner that ships with the package.
+        """Load a checkpoint; without a path, the captioner that ships with the package.
 
-        Without ``decoding`` it decodes as validation chose for it, where that is known. Raises CaptionlabError when it
-        is missing, damaged or of another preprocessing.
+        Without ``decoding`` it uses the one selected on the validation split, if that is known. Raises CaptionlabError
+        if the checkpoint is missing, damaged or made with another preprocessing.
         """
         if path is None and not RELEASED.exists():
             raise CaptionlabError("this copy of captionlab ships no captioner; name a checkpoint with --model")
@@ -78,7 +78,7 @@ class Captioner:
         identity = checkpoint.identity
         if identity.preprocessing != PREPROCESSING:
             raise CaptionlabError(
-                f"{path} was trained on photos prepared by {identity.preprocessing!r}, this version has "
+                f"{path} was trained with preprocessing {identity.preprocessing!r}, this version uses "
                 f"{PREPROCESSING!r}; train it again"
             )
         chosen = choose_device(device)
@@ -88,7 +88,7 @@ class Captioner:
 
     @property
     def uses_regions(self) -> bool:
-        """Whether it attends to the regions of the photo, so that there is attention to show."""
+        """Whether it attends to the regions of the photo, so that attention maps exist."""
         return self.identity.grid > 0
 
     @property
@@ -128,7 +128,7 @@ class Captioner:
     ) -> Iterator[list[Sentence] | CaptionlabError]:
         """The captions of each photo in order, as they are made; for one that cannot be read, the error instead.
 
-        Whatever of ``beam``, ``length_penalty`` and ``max_words`` is not given is that of ``decoding``.
+        Parts of the decoding that are not given are those of ``decoding``.
         """
         given = {"beam": beam, "length_penalty": length_penalty, "max_words": max_words}
         changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -146,20 +146,20 @@ class Captioner:
                 yield from (pixels if isinstance(pixels, CaptionlabError) else next(said) for pixels in read)
 
     def warm_up(self) -> None:
-        """Load and compile the encoder now, for a server: not with the first photo, and not only for many."""
+        """Load and compile the encoder now, so that a server's first request does not wait for it."""
         _ = self._compiled if self.device == "cpu" else self._encoder
 
     def features(self, photos: Sequence[Photo]) -> Features:
-        """What the encoder sees on the photos: for ``describe`` and ``attention``, when both are wanted."""
+        """The encoder's features of the photos, for calling both ``describe`` and ``attention``."""
         pixels = np.stack([read_photo(photo, self._encoder.pixels) for photo in photos])
         return self._encode(self._engine(len(photos)), pixels, map)
 
     @torch.inference_mode()
     def attention(self, features: Features, tokens: Sequence[int]) -> list[list[float]]:
-        """Where the one photo's regions were looked at before each word: a row of R shares a word.
+        """The attention weights of one photo's regions before each word: a row of R weights for each word.
 
-        R is ``identity.grid`` squared, row by row of the photo. Raises CaptionlabError for a system that does not
-        look at regions.
+        R is ``identity.grid`` squared, row by row of the photo. Raises CaptionlabError for a system without attention
+        to regions.
         """
         read_BT = torch.tensor([[START, *tokens]], device=self.device)
         attention_BTR = self.model.outputs(
@@ -182,28 +182,28 @@ class Captioner:
         return Features(torch.from_numpy(np.concatenate(pooled)), grid)
 
     def _engine(self, photos: int) -> Engine:
-        """The engine for so many photos: compiling takes as long as a hundred without."""
+        """The engine for this number of photos: compiling takes as long as 100 photos without."""
         if self.device == "cpu" and (photos >= COMPILE_FROM or "_compiled" in self.__dict__):
             return self._compiled
         return TorchEngine(self._encoder, self.device)
 
     @cached_property
     def _compiled(self) -> OnnxEngine:
-        return OnnxEngine(self._encoder, batch=1)  # filled up to four, a single photo would take four times as long
+        return OnnxEngine(self._encoder, batch=1)  # a batch of 4 would make a single photo take four times as long
 
     @cached_property
     def _encoder(self) -> Encoder:
         encoder = load_encoder(self.identity.encoder, self.identity.grid)
         if encoder.weights_digest != self.identity.encoder_weights:
             raise CaptionlabError(
-                f"the weights of {encoder.name} here are not those the system was trained on; train it again"
+                f"the installed weights of {encoder.name} differ from those the system was trained with; train it again"
             )
         return encoder
 
 
 @dataclass(frozen=True)
 class EnsembleCaptioner:
-    """Several trained systems that choose each word together."""
+    """Several trained systems whose next-word probabilities are averaged."""
 
     model: Ensemble
     vocab: Vocabulary
@@ -213,10 +213,12 @@ class EnsembleCaptioner:
     @classmethod
     def load(cls, paths: Sequence[Path], device: Device = "auto") -> "EnsembleCaptioner":
         """Load several checkpoints. Raises CaptionlabError as ``Captioner.load`` does, or if vocabularies differ."""
-        members = tuple(Captioner.load(path, device, Decoding()) for path in paths)  # each call names its decoding
+        members = tuple(Captioner.load(path, device, Decoding()) for path in paths)  # each call gives its decoding
         for path, member in zip(paths, members, strict=True):
             if member.vocab.digest != members[0].vocab.digest:
-                raise CaptionlabError(f"{path} and {paths[0]} know different words; an ensemble needs one vocabulary")
+                raise CaptionlabError(
+                    f"{path} and {paths[0]} have different vocabularies; the members of an ensemble share one"
+                )
         encoders = list(dict.fromkeys(member.identity.encoder for member in members))
         model = Ensemble([m.model for m in members], [encoders.index(m.identity.encoder) for m in members])
         return cls(model.eval(), members[0].vocab, members, members[0].device)

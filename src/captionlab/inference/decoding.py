@@ -12,11 +12,11 @@ from torch import Tensor
 from captionlab.core.tokens import END, PAD, START, UNK
 from captionlab.models.base import Decoder, Features, State
 
-NEVER_SAID = (PAD, START, UNK)
+NEVER_GENERATED = (PAD, START, UNK)
 
 
 class Hypothesis(NamedTuple):
-    """One caption: its words' indices without START and END, and its natural log probability, END included."""
+    """One caption: its word indices without START and END, and its natural log probability, END included."""
 
     tokens: tuple[int, ...]
     log_prob: float
@@ -38,13 +38,13 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """The best captions of each photo, best first: at least one and up to ``beam``. A beam of 1 is greedy search.
 
-    A photo is done when ``beam`` of its captions have ended. A caption that has not ended after ``max_words`` counts
-    as it is, so that every photo gets a caption.
+    A photo is finished when ``beam`` of its captions have ended. A caption that has not ended after ``max_words`` is
+    returned as it is, so that every photo gets a caption.
     """
     photos = len(features.pooled_PD)
     device = features.pooled_PD.device
     state = model.start(features)
-    photo_P = torch.arange(photos, device=device)  # photos that are not done
+    photo_P = torch.arange(photos, device=device)  # photos that are not finished
     count_P = torch.zeros(photos, dtype=torch.long, device=device)  # of their captions that have ended
     tokens_B = torch.full((photos,), START, device=device)
     log_probs_PK = torch.zeros(photos, 1, device=device)
@@ -54,7 +54,7 @@ def beam_search(
         log_probs_BV, state = _next_word(model, tokens_B, state, first=length == 1)
         k, v = log_probs_PK.shape[1], log_probs_BV.shape[1]
         total_PX = (log_probs_PK.unsqueeze(-1) + log_probs_BV.view(len(photo_P), k, v)).flatten(1)
-        # Each hypothesis can end only once, so twice the beam always contains enough that go on.
+        # Each hypothesis can end only once, so 2 * beam candidates always contain `beam` that continue.
         best_PX, index_PX = total_PX.topk(min(2 * beam, total_PX.shape[1]))
         parent_PX, word_PX = index_PX // v, index_PX % v
         ends_PX = word_PX == END
@@ -66,7 +66,7 @@ def beam_search(
         parent_PK, word_PK = parent_PX.gather(1, keep_PK), word_PX.gather(1, keep_PK)
         words_PKT = torch.cat([_take(words_PKT, parent_PK), word_PK.unsqueeze(-1)], -1)
         parent_PK += k * torch.arange(len(photo_P), device=device).unsqueeze(1)
-        left_P = (count_P < beam).nonzero().squeeze(1)  # the one place of a step that waits for the device
+        left_P = (count_P < beam).nonzero().squeeze(1)  # the only operation of a step that waits for the device
         if len(left_P) < len(photo_P):
             photo_P, count_P, log_probs_PK, words_PKT, parent_PK, word_PK = (
                 tensor[left_P] for tensor in (photo_P, count_P, log_probs_PK, words_PKT, parent_PK, word_PK)
@@ -101,9 +101,9 @@ def sample(model: Decoder, features: Features, *, count: int, max_words: int) ->
 
 
 def _next_word(model: Decoder, tokens_B: Tensor, state: State, *, first: bool) -> tuple[Tensor, State]:
-    """The model's step, with probability 0 for what no caption has at this place."""
+    """The model's step, with probability 0 for tokens that cannot occur here."""
     log_probs_BV, state = model.step(tokens_B, state)
-    for word in (*NEVER_SAID, END) if first else NEVER_SAID:
+    for word in (*NEVER_GENERATED, END) if first else NEVER_GENERATED:
         log_probs_BV[:, word].fill_(-torch.inf)
     return log_probs_BV, state
 

@@ -1,5 +1,4 @@
-"""How far a score would move with other photos: the bootstrap over photos, paired between systems. Arrays in, numbers
-out.
+"""Confidence intervals and paired tests by the bootstrap over photos. Arrays in, numbers out.
 
 Knows nothing of captions, files or systems. Shape letters: N photos, R resamples, O n-gram orders.
 """
@@ -17,14 +16,14 @@ _INTERVAL = (2.5, 97.5)  # percentiles: 95 % lie between
 
 @dataclass(frozen=True, kw_only=True)
 class PerPhoto:
-    """What each photo adds to the strict corpus scores of one system's captions."""
+    """Each photo's contribution to the strict corpus scores of one system's captions."""
 
-    matched_NO: Floats  # n-grams of the caption that a reference holds, clipped as BLEU clips
+    matched_NO: Floats  # n-grams of the caption that occur in a reference, clipped as in BLEU
     total_NO: Floats  # n-grams of the caption
     words_N: Floats
     reference_words_N: Floats  # of the reference closest in length
     rouge_l_N: Floats
-    cider_N: Floats  # idf of all photos, whichever are drawn
+    cider_N: Floats  # with the idf of all photos, whichever are resampled
 
     def scores(self, weights_RN: Floats | None = None) -> dict[str, Floats]:
         """(R,) corpus scores, BLEU-1 to 4, ROUGE-L and CIDEr-D: row r counts photo n ``weights_RN[r, n]`` times.
@@ -67,10 +66,10 @@ def interval(scores_R: Floats) -> tuple[float, float]:
 def compare(one_R: Floats, other_R: Floats) -> Mapping[str, float]:
     """The paired bootstrap (Koehn 2004): both systems scored on the same resamples.
 
-    ``wins`` is the share of resamples in which the first is ahead, a tie counting half. ``p`` is two-sided; it is
-    never 0, because so many resamples cannot show less than 2 / (R + 1), and 1 for a system against itself.
+    ``wins`` is the share of resamples in which the first is better; a tie counts half. ``p`` is two-sided; its smallest
+    value with R resamples is 2 / (R + 1), and it is 1 for a system against itself.
     """
     count = len(one_R)
     ahead, behind = int((one_R > other_R).sum()), int((one_R < other_R).sum())
-    fewer = count - max(ahead, behind)  # ties speak for either side
+    fewer = count - max(ahead, behind)  # a tie counts for both sides
     return {"wins": (ahead + (count - ahead - behind) / 2) / count, "p": min(1.0, 2 * (fewer + 1) / (count + 1))}

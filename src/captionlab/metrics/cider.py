@@ -1,4 +1,4 @@
-"""CIDEr-D: how far a caption agrees with what people wrote, rare words counting more. Words in, numbers out.
+"""CIDEr-D: the tf-idf similarity of a caption to its references. Words in, numbers out.
 
 Knows nothing of files, protocols or models.
 """
@@ -70,7 +70,7 @@ class CiderD:
             squares_N[n] += weight * weight
             for row, own_count in references.counts.get(gram, ()):
                 own_weight = own_count * idf
-                dots_RN[row, n] += min(weight, own_weight) * own_weight  # clipped: repeating a word earns nothing
+                dots_RN[row, n] += min(weight, own_weight) * own_weight  # clipped: a repeated word adds nothing
         norms_RN = references.norms_RN * np.sqrt(squares_N)
         cosines_RN = np.divide(dots_RN, norms_RN, out=np.zeros_like(dots_RN), where=norms_RN > 0)
         penalties_R = np.exp(-((len(words) - references.lengths_R) ** 2) / (2 * _SIGMA**2))
@@ -78,7 +78,7 @@ class CiderD:
 
 
 class _References:
-    """One photo's references, ready to be compared with."""
+    """One photo's references as n-gram counts and norms."""
 
     def __init__(self, references: tuple[Words, ...], idf: dict[Words, float], rarest: float) -> None:
         self.counts: dict[Words, list[tuple[int, int]]] = {}  # n-gram: (reference, times it occurs there)

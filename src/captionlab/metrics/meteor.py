@@ -1,6 +1,6 @@
 """METEOR 1.5 by the Java program in the package pycocoevalcap. Words in, numbers out.
 
-Knows nothing of files or protocols. A missing or failing Java gives None and stops nothing.
+Knows nothing of files or protocols. If Java is missing or fails, the score is None.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ def meteor_scores(references: Sequence[Sequence[Words]], systems: Sequence[Seque
     """The corpus score, from 0 to 1, of each system's hypotheses, given in the order of ``references``.
 
     One Java process scores all systems, because starting it costs far more than scoring a thousand captions. Returns
-    None without Java or pycocoevalcap, and None with a RuntimeWarning when Java fails or hangs. pycocoevalcap's own
-    wrapper is not used: after an error it waits for its lock for ever when it is deleted.
+    None without Java or pycocoevalcap, and None with a RuntimeWarning if Java fails or hangs. pycocoevalcap's own
+    wrapper is not used: after an error its destructor waits for a lock for ever.
     """
     java, jar = shutil.which("java"), _jar()
     if java is None or jar is None:
@@ -65,7 +65,7 @@ def meteor_scores(references: Sequence[Sequence[Words]], systems: Sequence[Seque
 
 @contextlib.contextmanager
 def _deadline(process: "subprocess.Popen[str]", seconds: float) -> Iterator[None]:
-    """Kill the process after this time: whoever waits for its answer then reads the end of the file."""
+    """Kill the process after this time; a pending read then ends."""
     watchdog = threading.Timer(seconds, process.kill)
     watchdog.start()
     try:
@@ -75,7 +75,7 @@ def _deadline(process: "subprocess.Popen[str]", seconds: float) -> Iterator[None
 
 
 def _jar() -> Path | None:
-    """The program inside the installed pycocoevalcap, found without importing it."""
+    """The Java program of the installed pycocoevalcap, found without importing it."""
     package = importlib.util.find_spec("pycocoevalcap")
     for folder in (package.submodule_search_locations or []) if package else []:
         jar = Path(folder) / "meteor" / "meteor-1.5.jar"
@@ -88,7 +88,7 @@ def _score(
     stdin: IO[str], stdout: IO[str], references: Sequence[Sequence[Words]], hypotheses: Sequence[Words],
     known: dict[tuple[int, Words], str],
 ) -> float:  # fmt: skip
-    """Ask for the statistics of each caption, then for the score of them all together.
+    """Request the statistics of each caption, then the corpus score.
 
     ``known`` keeps the statistics: systems and decodings often give a photo the same caption, and Java is slow.
     Raises OSError or ValueError when the process dies or its answer is not numeric.

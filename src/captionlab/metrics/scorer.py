@@ -1,4 +1,4 @@
-"""Strings in, numbers out: corpus scores of generated captions under the strict protocol or a report's own.
+"""Corpus scores of generated captions under the strict protocol or a report's own. Strings in, numbers out.
 
 Knows nothing of files, datasets or systems. Every score runs from 0 to 1, CIDEr-D from 0 to 10.
 """
@@ -62,7 +62,7 @@ class Scorer:
         self._cider = CiderD(self._references) if protocol == "strict" else None
 
     def score(self, hypotheses: Mapping[str, str], meteor: bool = True) -> Scores:
-        """Score one caption per photo; with ``meteor`` False no Java is started, which takes seconds.
+        """Score one caption per photo. Without ``meteor``, Java is not started, which takes seconds.
 
         Raises CaptionlabError, naming some, when the ids are not those of the references.
         """
@@ -84,7 +84,7 @@ class Scorer:
         }
 
     def per_photo(self, hypotheses: Mapping[str, str]) -> PerPhoto:
-        """Each photo's part in the strict scores except METEOR, in the order of the sorted ids."""
+        """Each photo's contribution to the strict scores except METEOR, in the order of the sorted ids."""
         if self._cider is None:
             raise ValueError("only the strict protocol has scores per photo")
         return self._per_photo(self._words(hypotheses), self._cider)

@@ -1,4 +1,4 @@
-"""The captioner as an MLflow model: photos in base64 come in, captions go out.
+"""The captioner as an MLflow model: photos in base64 in, captions out.
 
 MLflow copies this file beside a checkpoint into every model it logs, and runs the copy to save, load and serve it;
 nothing is pickled. The captioner itself is that of the captionlab installed where the model runs. Knows MLflow's
@@ -36,7 +36,7 @@ OUTPUTS = Schema(
 
 
 def signature(decoding: Decoding) -> ModelSignature:
-    """What the model takes and gives; a request that names no decoding gets the one that validation chose."""
+    """Inputs, outputs and parameters of the model; the default decoding is the one selected on validation."""
     return ModelSignature(
         # A string column passes base64 from JSON and bytes from Python alike; MLflow would decode a binary column
         # itself, in some of its request formats only, and skip what is not base64 without an error.
@@ -68,9 +68,9 @@ class CaptionModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """One row a photo: its number in the request, its caption, and what else is among the ``top`` best of the beam.
+        """One row per photo: its number in the request, its caption, and the others of the ``top`` best captions.
 
-        What is wrong with a request is an MlflowException that the server answers with 400.
+        An invalid request raises an MlflowException, which the server answers with 400.
         """
         assert params is not None  # MLflow fills in the defaults
         beam, top, length_penalty, max_words = (params[p] for p in ("beam", "top", "length_penalty", "max_words"))

