@@ -1,7 +1,7 @@
-"""What the benchmarks share: the machine in words, rounds that interleave, medians with their spread, and the report.
+"""What the benchmarks share: a description of the machine, interleaved rounds, medians with their range, the report.
 
-Knows nothing of photos or captions. A benchmark is a script with one ``main``; each leaves a section in
-``reports/benchmarks.json``, and ``reports/benchmarks.md`` is written anew from all of them.
+Knows nothing of photos or captions. A benchmark is a script with one ``main``; each writes a section of
+``reports/benchmarks.json``, and ``reports/benchmarks.md`` is rendered from all of them.
 """
 
 import argparse
@@ -32,11 +32,11 @@ class Rates:
 
     @property
     def median(self) -> float:
-        """The figure of the usual round."""
+        """The median of the rounds."""
         return statistics.median(self.rounds)
 
     def over(self, other: "Rates") -> "Rates":
-        """The ratio to another way's, round by round: what slowed a round down slowed both."""
+        """The ratio to another implementation's, round by round: other load in a round slowed both."""
         return Rates(tuple(a / b for a, b in zip(self.rounds, other.rounds, strict=True)))
 
     def times(self, factor: float) -> "Rates":
@@ -54,9 +54,9 @@ def figure(value: float) -> str:
 
 
 def interleave(ways: Mapping[str, Way], rounds: int, *, warm_up: bool = False) -> dict[str, Rates]:
-    """Work a second of every way, by name. A round runs each once, so that a machine that slows down slows all.
+    """Work per second of each implementation, by name. A round runs each once, so that other load affects all alike.
 
-    With ``warm_up`` a round that does not count comes first: fresh memory makes a first training twice as slow.
+    With ``warm_up``, the first round does not count: fresh memory makes a first training twice as slow.
     """
     found: dict[str, list[float]] = {name: [] for name in ways}
     if warm_up:
@@ -110,7 +110,7 @@ def section(
 
 
 def load() -> float:
-    """How many processes have been at work in the last minute."""
+    """The load average of the last minute."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
 
 
@@ -143,7 +143,7 @@ def _cpuinfo(key: str) -> str:
 def options(doc: str | None) -> argparse.ArgumentParser:
     """The arguments every benchmark has."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run at all; nothing is kept")
+    parser.add_argument("--smoke", action="store_true", help="run once at tiny sizes; nothing is written")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--reports", type=Path, default=ROOT / "reports", help="where benchmarks.md goes")
     return parser
@@ -165,14 +165,15 @@ def keep(result: Section, arguments: argparse.Namespace) -> None:
 def _report(sections: Sequence[Section]) -> Iterator[str]:
     yield "# Benchmarks"
     yield ""
-    yield "`make bench` measures all this again and writes this page. Every speed stands beside a peer's or the"
-    yield "machine's limit, measured in the same run: the rounds interleave all ways, a figure is the median of the"
-    yield "rounds and, in brackets, the lowest and the highest; a ratio is taken round by round."
+    yield "`make bench` repeats these measurements and writes this page. Each speed is compared with that of another"
+    yield "implementation or with the machine's limit, measured in the same run: every round measures all of them."
+    yield "Figures are medians over the rounds, with the lowest and highest in brackets; ratios are computed round by"
+    yield "round."
     for machine in dict.fromkeys(each.machine for each in sections):
         titles = ", ".join(each.title for each in sections if each.machine == machine)
         loads = ", ".join(str(each.load) for each in sections if each.machine == machine)
         yield ""
-        yield f"**Machine** ({titles}): {machine}. Load of the machine before each: {loads}."
+        yield f"**Machine** ({titles}): {machine}. Load average before each: {loads}."
     for each in sections:
         yield ""
         yield from _markdown(each)

@@ -1,4 +1,4 @@
-"""How fast captions are found: the batched beam search against both reports' way, which must find the same captions.
+"""Speed of beam search: batched, and as in both reports; both must find the same captions.
 
     python bench/decoding.py [--root .] [--photos 500] [--few 20] [--rounds 3] [--smoke]
 
@@ -91,7 +91,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--root", type=Path, default=ROOT, help="a project where dvc repro has run")
     parser.add_argument("--photos", type=int, default=500, help="test photos, at most")
-    parser.add_argument("--few", type=int, default=20, help="photos that are decoded the reports' way")
+    parser.add_argument("--few", type=int, default=20, help="photos that are decoded as in the reports")
     arguments = parser.parse_args()
     before, params = load(), load_params(arguments.root / "params.yaml")
     photos, few = (20, 2) if arguments.smoke else (arguments.photos, arguments.few)
@@ -118,10 +118,10 @@ def main() -> None:
     notes = [
         f"Beam {BEAM}, length penalty {figure(penalty)}, up to {max_words} words, test photos of the dataset "
         f"{params.dataset.name} from their features, on the CPU. Batched: {photos} photos, {min(AT_ONCE, photos)} at "
-        f"once. One at a time: {few} photos, each hypothesis alone, and all its words read again for each new one, as "
-        "both reports do. Both ways find the same captions, which is checked."
+        f"once. One at a time: {few} photos, each hypothesis alone, and all its words computed again for each new "
+        "word, as in both reports. Both find the same captions, which is checked."
     ]
-    columns = ["system", "batched, captions a second", "one at a time", "ratio", "aim"]
+    columns = ["system", "batched, captions per second", "one at a time", "ratio", "target"]
     keep(section("decoding", "Decoding", columns, rows, notes, load=before), arguments)
 
 

@@ -1,6 +1,6 @@
-"""Captions and features of Flickr8k's sizes, drawn by chance: speed does not ask what they say.
+"""Random captions and features with Flickr8k's sizes, caption lengths and word frequencies, for measuring speed.
 
-No download and no licence: only how long the captions are and how often a word comes back is Flickr8k's.
+They need no download and no licence.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ LENGTHS = np.array([5, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 
 def draw(photos: int, *, words: int, pooled: int, regions: int = 0, seed: int = 0) -> CaptionedFeatures:
     """``photos`` with five captions each from a vocabulary of ``words``; features in memory, a grid if ``regions``."""
     random = np.random.default_rng(seed)
-    chance = 1 / (np.arange(words - 4) + 2.7)  # Zipf's law, as Mandelbrot has it
+    chance = 1 / (np.arange(words - 4) + 2.7)  # the Zipf-Mandelbrot law
     chance /= chance.sum()
 
     def caption() -> list[int]:

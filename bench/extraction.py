@@ -1,8 +1,8 @@
-"""How fast photos become features: both reports' way, the same in batches, and captionlab's engine.
+"""Speed of feature extraction: as in both reports, the same in batches, and captionlab's engine.
 
     python bench/extraction.py [--photos FOLDER] [--encoder efficientnet_lite0] [--count 200] [--rounds 3] [--smoke]
 
-Every way prepares the same photos and gives the same features, which is checked.
+Checks that all implementations give the same features of the same photos.
 """
 
 import tempfile
@@ -95,7 +95,7 @@ def draw_photos(folder: Path, count: int) -> list[Path]:
 def main() -> None:
     """Check that all ways agree, run them in turn, and keep what each needs."""
     parser = options(__doc__)
-    parser.add_argument("--photos", type=Path, help="a folder of JPEGs; drawn where none is given")
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs; default: generated ones")
     parser.add_argument("--encoder", default="efficientnet_lite0")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--device", default="auto")
@@ -132,12 +132,12 @@ def main() -> None:
         for name in ways
     ]
     notes = [
-        f"{len(paths)} photos of {kilobytes:.0f} kB, {encoder.name} at {encoder.pixels} pixels, decoding included but "
-        f"in the engine's own row; captionlab and the engine see them {AGAIN} times a round, and captionlab's time "
-        "includes compiling the network. All ways give the same features, within a thousandth of their standard "
-        "deviation on the CPU."
+        f"{len(paths)} photos of {kilobytes:.0f} kB, {encoder.name} at {encoder.pixels} pixels, including decoding "
+        f"except in the row of the engine. captionlab and the engine process them {AGAIN} times per round, and "
+        "captionlab's time includes compiling the network. All implementations give the same features, within 0.001 of "
+        "their standard deviation on the CPU."
     ]
-    columns = ["way", "photos a second", "captionlab over it", "aim on two cores"]
+    columns = ["implementation", "photos per second", "speed-up of captionlab", "target on two cores"]
     keep(section("extraction", "Extraction", columns, rows, notes, load=before, device=device), arguments)
 
 

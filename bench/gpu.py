@@ -1,8 +1,8 @@
-"""How fast a GPU encodes, trains and captions, beside what limits it: writes reports/gpu.md with the card's name.
+"""Speed of encoding, training and captioning on a GPU, compared with its limits; writes reports/gpu.md.
 
     python bench/gpu.py [--source FOLDER] [--reports reports]
 
-The photos and captions are drawn. With ``--source``, a folder that holds Flickr8k's two zips, its photos are encoded
+Photos and captions are generated. With ``--source``, a folder that holds Flickr8k's two zips, its photos are encoded
 and every system is trained on it for an epoch as well. It needs the packages of EfficientNet-Lite0 and -Lite2 alone,
 and neither DVC, MLflow nor a network.
 """
@@ -49,7 +49,7 @@ Rows = list[list[str]]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured; ``SMOKE`` only tries whether all runs."""
+    """How much is measured; ``SMOKE`` only checks that everything runs."""
 
     photos: int = 256  # different ones
     repeats: int = 16
@@ -79,7 +79,7 @@ def synchronize(device: str) -> None:
 
 
 def seconds(device: str, work: Callable[[], Any]) -> float:
-    """How long some work takes on the device."""
+    """Seconds that some work takes on the device."""
     synchronize(device)
     began = time.perf_counter()
     work()
@@ -96,7 +96,7 @@ def table(columns: Sequence[str], rows: Rows) -> list[str]:
 
 
 def extraction_part(bench: Bench) -> list[str]:
-    """Photos a second: decoding alone, the network alone, and both together, which the slower one limits."""
+    """Photos per second: decoding alone, the network alone, and both together, limited by the slower one."""
     encoder, sizes, device = load_encoder(ENCODER, GRID), bench.sizes, bench.device
     photos = bench.folder / "photos"
     photos.mkdir()
@@ -125,7 +125,7 @@ def extraction_part(bench: Bench) -> list[str]:
         "",
         *table(["", "photos a second", f"over {slower}"], rows),
         "",
-        f"{len(paths):,} drawn photos of {kilobytes:.0f} kB; {ENCODER} at {encoder.pixels} pixels, grid {GRID}x{GRID}, "
+        f"{len(paths):,} random photos of {kilobytes:.0f} kB; {ENCODER}, {encoder.pixels} pixels, grid {GRID}x{GRID}, "
         f"half precision inside the network, {BLOCK} photos at a time. Starting the worker processes is included. The "
         "aim is 0.8 of the slower of decoding and the forward pass.",
     ]
@@ -151,7 +151,7 @@ def forward_pass(encoder: Encoder, device: str, batch: int, photos: int) -> Way:
 
 
 def step_times(subject: Subject, device: str) -> tuple[float, float, float]:
-    """Seconds of a pass over a subject's photos: a usual one, the first one, and one without graphs."""
+    """Seconds of a pass over a subject's photos: a later pass, the first pass, and a pass without graphs."""
     with gpu_arithmetic(device):
         run = loop._Run(subject.fresh().to(device), subject.training)
         gradients = loop._Gradients(run.model, subject.training, False, None)
@@ -167,7 +167,7 @@ def step_times(subject: Subject, device: str) -> tuple[float, float, float]:
 
 
 def training_part(bench: Bench) -> list[str]:
-    """Milliseconds a step of every system, beside the same step launched kernel by kernel and preparing its batch."""
+    """Milliseconds per step of every system, compared with the step without CUDA graphs and with its batch's."""
     rows: Rows = []
     device = bench.device
     for photos in bench.sizes.batches:
@@ -192,7 +192,7 @@ def training_part(bench: Bench) -> list[str]:
         "",
         *table(columns, rows),
         "",
-        f"{bench.sizes.steps} steps a pass over drawn captions with Flickr8k's lengths, five a photo; float32 with "
+        f"{bench.sizes.steps} steps per pass over random captions with Flickr8k's lengths, five per photo; fp32 with "
         "products in TF32; batches are prepared by a thread meanwhile. The first pass records a CUDA graph for each "
         "shape of batch. The aim is 15 ms a step of attention.lite2 with 16 photos on an H100-class card.",
     ]
@@ -202,7 +202,7 @@ def training_part(bench: Bench) -> list[str]:
 
 
 def decoding_part(bench: Bench) -> list[str]:
-    """Captions a second of every system, beside the CPU."""
+    """Captions per second of every system, compared with the CPU."""
     rows: Rows = []
     sizes = bench.sizes
     for subject in subjects(max(sizes.captions, 16)):
@@ -247,8 +247,8 @@ def captioning_part(bench: Bench) -> list[str]:
     times = [seconds(bench.device, lambda: captioner.caption(photos)) for _ in range(bench.sizes.rounds)]
     return [
         *heading,
-        f"The captioner that ships describes {len(photos)} photo files in {figure(statistics.median(times))} s, its "
-        f"encoder {captioner.identity.encoder} loaded before.",
+        f"The captioner that ships captions {len(photos)} photo files in {figure(statistics.median(times))} s, its "
+        f"encoder {captioner.identity.encoder} already loaded.",
     ]
 
 
@@ -334,8 +334,8 @@ def report(bench: Bench, source: Path | None) -> list[str]:
     return [
         f"# Speed on {card}",
         "",
-        "`make gpu` measures all this again and writes this page; figures are medians and, in brackets, the lowest "
-        "and the highest of all rounds.",
+        "`make gpu` repeats these measurements and writes this page; figures are medians over the rounds, with the "
+        "lowest and highest in brackets.",
         "",
         f"**Machine**: {card}; {versions}; {machine()}. Measured in {taken:.0f} s.",
         "",

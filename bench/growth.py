@@ -1,10 +1,10 @@
-"""How time and memory grow with the number of photos, and what a million of them would need.
+"""How time and memory grow with the number of photos, and an estimate for a million.
 
     python bench/growth.py [--full] [--smoke]
 
 Runs the real stages on drawn scenes that are repeated under new names: 1,000, 4,000 and 8,000 photos, with --full
-32,000 too. Memory a process calls its own (Linux's RssAnon) leaves out pages of memory-mapped files, which the system
-can take back; other systems tell the whole only.
+32,000 too. Private memory (Linux's RssAnon) excludes the pages of memory-mapped files, which the system can reclaim;
+other systems report only the total.
 """
 
 import itertools
@@ -132,30 +132,30 @@ def measure(sizes: Sequence[int], base: int) -> dict[str, list[Cost]]:
 
 
 def slope(first: Cost, last: Cost, of: str) -> float:
-    """More of it a photo, from one size to another."""
+    """The increase per photo from one size to another."""
     return float(getattr(last, of) - getattr(first, of)) / (last.photos - first.photos)
 
 
 def plan(costs: Mapping[str, Sequence[Cost]]) -> list[str]:
-    """What a million photos would need, by the costs' growth."""
+    """What a million photos would need, extrapolated from the growth."""
     hours = {name: slope(own[0], own[-1], "seconds") * MILLION / 3600 for name, own in costs.items()}
     memory = {
         name: own[-1].own + slope(own[0], own[-1], "own") * (MILLION - own[-1].photos) for name, own in costs.items()
     }
     shards = -(-MILLION // SHARD)
     lines = [
-        f"**A million photos, on paper**, by the growth from the smallest size to the largest. Features on disk: "
-        f"{POOLED * MILLION / 1e9:.1f} GB pooled (1,280 numbers of 32 bits), and {GRID * MILLION / 1e9:.0f} GB more "
+        f"**Estimate for a million photos**, from the growth from the smallest size to the largest. Features on disk: "
+        f"{POOLED * MILLION / 1e9:.1f} GB pooled (1,280 numbers of 32 bits), and another {GRID * MILLION / 1e9:.0f} GB "
         "with a 7x7 grid for attention (16 bits).",
         f"Extraction ({ENCODER}): {hours['extract_features']:.1f} hours on this machine; in {shards} shards of "
         f"{SHARD:,} photos, each is {60 * hours['extract_features'] * SHARD / MILLION:.1f} minutes, "
-        f"{SHARD * POOLED / 1e6:.0f} MB pooled and {SHARD * GRID / 1e9:.1f} GB of grid, and n machines need an n-th of "
-        f"the time. An epoch of baseline.lite0 over three fifths of them: {hours['train_baseline']:.1f} hours. "
+        f"{SHARD * POOLED / 1e6:.0f} MB pooled and {SHARD * GRID / 1e9:.1f} GB of grid; n machines take 1/n of the "
+        f"time. An epoch of baseline.lite0 over three fifths of them: {hours['train_baseline']:.1f} hours. "
         f"Evaluating one decoding on a fifth for validation and a fifth for test: {hours['evaluate']:.1f} hours.",
     ]
     if all(own[-1].own for own in costs.values()):
         text = ", ".join(f"{name} {value / 1e3:.1f} GB" for name, value in memory.items())
-        lines.append(f"Memory of their own the stages would hold, by the same growth: {text}.")
+        lines.append(f"Private memory of the stages, by the same growth: {text}.")
     return lines
 
 
@@ -177,7 +177,7 @@ def _rows(command: str, costs: Sequence[Cost]) -> Iterator[list[str]]:
 def main() -> None:
     """Run the stages at every size and keep how they grow."""
     parser = options(__doc__)
-    parser.add_argument("--full", action="store_true", help="32,000 photos too, some ten minutes more")
+    parser.add_argument("--full", action="store_true", help="32,000 photos too, about ten minutes more")
     arguments = parser.parse_args()
     before = load()
     sizes = [1000, 4000, 8000, *([32000] if arguments.full else [])]
@@ -186,13 +186,21 @@ def main() -> None:
     costs = measure(sizes, base=min(sizes[0], 1000))
     rows = [row for command, own in costs.items() for row in _rows(command, own)]
     notes = [
-        "Drawn scenes, repeated under new names; three fifths are trained on for one epoch (baseline.lite0), a fifth "
-        "each is validation and test, captioned with beam 5. One run a size. A further photo is one "
-        "more than the size above; where the time is linear, each takes as long as the first ones. Own memory leaves "
-        "out pages of memory-mapped features, which the system can take back.",
+        "Drawn scenes, repeated under new names: three fifths for training one epoch (baseline.lite0), one fifth each "
+        "for validation and test, captioned with beam 5. One run per size. The time per additional photo compares each "
+        "size with the one above it; if time is linear, it stays the same. Private memory excludes the pages of "
+        "memory-mapped features, which the system can reclaim.",
         *plan(costs),
     ]
-    columns = ["stage", "photos", "seconds", "ms a further photo", "over the first", "peak MB", "own MB"]
+    columns = [
+        "stage",
+        "photos",
+        "seconds",
+        "ms per additional photo",
+        "relative to the first",
+        "peak MB",
+        "private MB",
+    ]
     keep(section("growth", "Growth", columns, rows, notes, load=before), arguments)
 
 

@@ -1,4 +1,4 @@
-"""Training beside other work: OpenMP's threads that wait passively, as captionlab has them, against threads that spin.
+"""Training beside other work: OpenMP's threads wait passively, as captionlab sets them, or spin.
 
     python bench/shared.py [--rounds 3] [--photos 320] [--smoke]
 
@@ -87,7 +87,7 @@ def main() -> None:
     """Train in both ways alone, beside a busy process and two at once, and keep the ratios."""
     parser = options(__doc__)
     parser.add_argument("--photos", type=int, default=320, help="each has five captions")
-    parser.add_argument("--worker", action="store_true", help="be one of the processes that train")
+    parser.add_argument("--worker", action="store_true", help="run as one of the training processes")
     arguments = parser.parse_args()
     if arguments.worker:
         work(arguments.photos)
@@ -109,10 +109,10 @@ def main() -> None:
         rows.append([case, passive.text(), spinning.text(), passive.over(spinning).text("x")])
     notes = [
         f"baseline.lite0 of the Flickr8k preset, {photos} photos of drawn features with five captions each; every "
-        "training may use all cores. captionlab sets OMP_WAIT_POLICY=PASSIVE unless it is set; spinning is what "
-        "OpenMP does by itself."
+        "training may use all cores. captionlab sets OMP_WAIT_POLICY=PASSIVE unless it is set; spinning is "
+        "OpenMP's default."
     ]
-    columns = ["training", "captions a second, waiting passively", "spinning", "passive over spinning"]
+    columns = ["training", "captions per second, waiting passively", "spinning", "passive over spinning"]
     keep(section("shared", "Training on a shared machine", columns, rows, notes, load=before), arguments)
 
 

@@ -1,8 +1,8 @@
-"""Where the time of a pipeline went and how much memory each stage held, from what the stages left behind.
+"""Time and peak memory of each stage of a finished pipeline.
 
     python bench/stages.py [--root .] [--smoke]
 
-Reads ``artifacts/timings`` of a finished ``dvc repro``; a further project, say one with Flickr8k, by --root again.
+Reads ``artifacts/timings`` of a finished ``dvc repro``; repeat --root for further projects.
 """
 
 from pathlib import Path
@@ -52,10 +52,10 @@ def main() -> None:
         if missing:
             notes.append(f"{dataset}: no timing of {', '.join(missing)}.")
     notes.append(
-        "Seconds of the stages' own work, as each last ran, without the start of Python and of DVC. Memory is the "
-        "largest resident size; it counts pages of memory-mapped features, which the system can take back."
+        "Seconds of the last run of each stage, without the start of Python and DVC. Memory is the peak resident size; "
+        "it includes the pages of memory-mapped features, which the system can reclaim."
     )
-    columns = ["dataset", "stage", "seconds", "of all", "peak MB"]
+    columns = ["dataset", "stage", "seconds", "share", "peak MB"]
     keep(section("stages", "Where the time goes", columns, rows, notes, load=before), arguments)
 
 

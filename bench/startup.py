@@ -1,8 +1,8 @@
-"""How long a command takes to begin, beside what it cannot do without.
+"""Start-up time of the commands, compared with that of the libraries they need.
 
     python bench/startup.py [--root .] [--rounds 5] [--smoke]
 
-Every figure is a process of its own, its files in the system's cache. Reads a checkpoint of a finished ``dvc repro``
+Each figure is of a new process whose files are in the system's cache. Reads a checkpoint of a finished ``dvc repro``
 under ``--root``.
 """
 
@@ -75,11 +75,14 @@ def main() -> None:
         for name in ways
     ]
     notes = [
-        f"`captionlab --help` imports none of {', '.join(LATE)}; `captionlab caption` of them "
-        f"{', '.join(sorted(late[CAPTION])) or 'none'}. The photo is captioned by "
+        f"`captionlab --help` imports none of {', '.join(LATE)}; `captionlab caption` imports "
+        f"{', '.join(sorted(late[CAPTION])) or 'none'} of them. The photo is captioned by "
         f"{'the captioner that ships' if model == RELEASED else f'attention.{name}'}."
     ]
-    keep(section("startup", "Start-up", ["command", "seconds", "beside", "aim"], rows, notes, load=before), arguments)
+    keep(
+        section("startup", "Start-up", ["command", "seconds", "compared with", "target"], rows, notes, load=before),
+        arguments,
+    )
 
 
 if __name__ == "__main__":

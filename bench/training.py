@@ -1,9 +1,9 @@
-"""How fast systems learn: against report B's own loop in Keras, against plain PyTorch, and against the machine.
+"""Speed of training, compared with report B's own loop in Keras, with plain PyTorch and with the machine's limit.
 
     python bench/training.py [--photos 320] [--rounds 3] [--smoke]
 
-The sizes are those of ``presets/flickr8k.yaml`` and ``presets/report_b.yaml``, the captions are drawn (see ``drawn``).
-Keras runs in an environment of its own, which ``make bench-keras`` makes; without it its row is left out.
+The sizes are those of ``presets/flickr8k.yaml`` and ``presets/report_b.yaml``, the captions are random (see ``drawn``).
+Keras runs in an environment of its own, which ``make bench-keras`` creates; without it, its row is left out.
 """
 
 import subprocess
@@ -273,7 +273,7 @@ def operations(subject: Subject) -> float:
 def main() -> None:
     """Train every system beside its peers and keep what each needs."""
     parser = options(__doc__)
-    parser.add_argument("--photos", type=int, default=320, help="each brings five captions")
+    parser.add_argument("--photos", type=int, default=320, help="each has five captions")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     before, device = load(), choose_device(arguments.device)
@@ -293,27 +293,27 @@ def main() -> None:
     rows = [row for subject in systems for row in _rows(subject, rates)]
     words = sum(len(tokens) - 1 for own in systems[0].data.captions for tokens in own)
     notes = [
-        f"{systems[0].captions:,} captions of {photos} photos, {words / systems[0].captions:.1f} words to be said "
-        f"each, drawn by chance with Flickr8k's lengths. captionlab's rounds are {EPOCHS} epochs, each with a "
-        "validation and its state on disk. Plain PyTorch: 32 bits, batches of 64 captions in any order, padded, "
-        "autograd; the same layers, and the same loss to a ten-thousandth, which is checked.",
-        f"The machine multiplies {rates[LIMIT].times(1e-9).text(' GFLOP/s')} in "
-        f"{'bf16' if bf16 else 'fp32'} (square matrices of {size}), which is what the last column is a share of. "
-        "Operations are counted by formula: products only, forward and backward, no padding.",
-        "Keras: report B's model and data generator, partial captions expanded, one-hot targets, batches of 64 "
-        "captions; the same number of parameters, which is checked. Its captions are numbers already, where the "
-        "report's generator reads them out of a table of texts for every batch."
+        f"{systems[0].captions:,} captions of {photos} photos, {words / systems[0].captions:.1f} words "
+        f"each, random with Flickr8k's lengths. A round of captionlab is {EPOCHS} epochs, each with validation and a "
+        "saved state. Plain PyTorch: fp32, padded batches of 64 captions in any order, autograd; the same layers, "
+        "and the same loss within 0.0001, which is checked.",
+        f"The machine's matrix products reach {rates[LIMIT].times(1e-9).text(' GFLOP/s')} in "
+        f"{'bf16' if bf16 else 'fp32'} (square matrices of size {size}); the last column is the share of that. "
+        "Operations are counted by formula: matrix products only, forward and backward, without padding.",
+        "Keras: report B's model and data generator, with partial captions, one-hot targets and batches of 64 "
+        "captions; the same number of parameters, which is checked. Its captions are already tokenised; the report's "
+        "generator tokenises them for every batch."
         if (KERAS / ".installed").exists()
-        else "Keras was not measured: `make bench-keras` makes its environment.",
+        else "Keras was not measured: `make bench-keras` creates its environment.",
     ]
     columns = [
         "system",
-        "way",
-        "captions a second",
-        "captionlab over it",
-        "aim",
-        "Mflop a caption",
-        "of the machine's rate",
+        "implementation",
+        "captions per second",
+        "speed-up of captionlab",
+        "target",
+        "Mflop per caption",
+        "share of the machine's speed",
     ]
     keep(section("training", "Training", columns, rows, notes, load=before, device=device), arguments)
 

@@ -42,7 +42,7 @@ def options(
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Train, compare and use image-captioning systems. The whole pipeline: dvc repro.
+    """Train, compare and use image-captioning systems. `dvc repro` runs the whole pipeline.
 
     Example: captionlab doctor
     """
@@ -188,7 +188,7 @@ def report() -> None:
 
 @app.command("track")
 def track() -> None:
-    """Publish in MLflow the runs that it does not have yet.
+    """Publish the runs that MLflow does not have yet.
 
     Example: captionlab track
     """
@@ -197,7 +197,7 @@ def track() -> None:
 
 @app.command("preset")
 def preset(name: Annotated[str, typer.Argument(help="The name of a file in presets/, without .yaml.")]) -> None:
-    """Replace sections of params.yaml by those of a preset.
+    """Replace sections of params.yaml with a preset's.
 
     Example: captionlab preset report_b && dvc exp run
     """
@@ -211,10 +211,10 @@ def preset(name: Annotated[str, typer.Argument(help="The name of a file in prese
 def score(
     references: Annotated[Path, typer.Option(help='JSON {"id": ["reference"]}, COCO annotations or Karpathy\'s.')],
     hypotheses: Annotated[Path, typer.Option(help='JSON {"id": "caption"}, COCO results or caption --out\'s lines.')],
-    meteor: Annotated[bool, typer.Option(help="METEOR needs Java and takes it 5 to 10 seconds.")] = True,
+    meteor: Annotated[bool, typer.Option(help="METEOR needs Java and 5 to 10 seconds.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score any captions under the strict protocol.
+    """Score captions from files under the strict protocol.
 
     Example: captionlab score --references refs.json --hypotheses captions.json
     """
@@ -232,20 +232,20 @@ def caption(
         str | None, typer.Option(help="A trained system, a checkpoint or an MLflow model; default: the released one.")
     ] = None,
     beam: Annotated[
-        int | None, typer.Option(min=1, max=50, help="1 is greedy search; default: as chosen on validation.")
+        int | None, typer.Option(min=1, max=50, help="1 is greedy search; default: selected on validation.")
     ] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Captions per photo; default: 1, in JSON all.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Captions per photo; default: 1, with --json all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per photo.")] = False,
-    attention: Annotated[Path | None, typer.Option(help="Draw each word's attention as PNG; one photo only.")] = None,
+    attention: Annotated[Path | None, typer.Option(help="Write each word's attention as PNG; one photo only.")] = None,
     out: Annotated[Path | None, typer.Option(help="Append JSON lines to this file; skip the photos it has.")] = None,
 ) -> None:
-    """Caption photos, a line each. An unreadable photo is reported on standard error; the exit code is then 1.
+    """Caption photos, one line each. An unreadable photo is reported on standard error, and the exit code is 1.
 
     Example: captionlab caption holiday.jpg
     \fIts parameters are the command's options.
     """
     if attention and (len(photos) > 1 or Path(photos[0]).is_dir()):
-        raise typer.BadParameter("wants one photo", param_hint="--attention")
+        raise typer.BadParameter("needs exactly one photo", param_hint="--attention")
     from captionlab.commands.caption import Options, caption_photos
 
     options = Options(model=model, beam=beam, top=top, as_json=as_json, attention=attention, out=out)
@@ -260,7 +260,7 @@ def release(
     system: Annotated[str | None, typer.Argument(help="system.config; with --yes the best on validation.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Release the best on validation without naming it.")] = False,
 ) -> None:
-    """Make a trained system the captioner that ships. It replaces the one there; git has the former one.
+    """Make a trained system the captioner that ships. It replaces the former one, which git keeps.
 
     Example: captionlab release attention.lite2
     """
@@ -274,19 +274,19 @@ def release(
 def tune(
     system: Annotated[str, typer.Argument(help="system.config, such as baseline.lite0.")],
     sampler: Annotated[
-        Literal["grid", "random", "hyperband"], typer.Option(help="hyperband draws like random, and prunes.")
+        Literal["grid", "random", "hyperband"], typer.Option(help="hyperband: random points with early pruning.")
     ] = ("random"),
     ranges: Annotated[
         list[str] | None,
         typer.Option("--range", help="KEY=VALUE,VALUE or KEY=LOW..HIGH[:log]; KEY,KEY share a value. Repeatable."),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="In total, with those of earlier calls; default: 10, of a grid all.")
+        int | None, typer.Option(min=1, help="In total, including earlier calls; default: 10, or a whole grid.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the trials and the cores.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Search a configuration's parameters by validation loss. The same command resumes a killed search.
+    """Search the parameters of a configuration by validation loss. Run the same command to resume a search.
 
     Example: captionlab tune baseline.lite0 --sampler grid --range hidden=128,256,512
     """
@@ -304,7 +304,7 @@ def tune(
 @app.command("demo")
 def demo(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 admits other machines.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 selects a free port.")] = 8000,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the browser.")] = True,
 ) -> None:
     """Open a page where every system captions your photos.
@@ -319,7 +319,7 @@ def demo(
 
 @app.command("ui")
 def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine, for it alone.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port; only this machine can connect.")] = 5000,
 ) -> None:
     """Serve the MLflow UI of this project's runs.
 
@@ -335,9 +335,7 @@ def ui(
 
 @app.command("doctor")
 def doctor(
-    cache: Annotated[
-        bool, typer.Option("--cache", help="Also compare every file in DVC's cache with its digest.")
-    ] = False,
+    cache: Annotated[bool, typer.Option("--cache", help="Also verify every file in DVC's cache.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check the installation and this project. The exit code is 1 if a check fails.

@@ -236,7 +236,7 @@ def test_attention_is_drawn(shipped: Path, run: "Run") -> None:
     for photos in (["holiday.jpg", "beach.png"], ["more"]):
         code, out, err = run("caption", *photos, "--attention", "other.png")
         assert (code, out) == (2, "")
-        assert "wants one photo" in err
+        assert "needs exactly one photo" in err
 
 
 def test_the_map_is_bright_where_a_word_looked() -> None:

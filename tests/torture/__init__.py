@@ -1,5 +1,5 @@
-"""Faults of every kind, inflicted on the real program: kills, damaged and hostile files, full disks, jumping clocks.
+"""Fault injection into the real program: kills, damaged and malicious files, full disks, clock jumps.
 
-``python -m torture`` in this folder's parent tries them all and renders reports/reliability.md; ``--short`` tries a few
-of each, which is what the tests do.
+``python -m torture``, run in ``tests``, injects all of them and renders reports/reliability.md; ``--short`` injects a
+few of each, as the tests do.
 """

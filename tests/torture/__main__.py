@@ -1,4 +1,4 @@
-"""python -m torture [parts] [--short] [--minutes M] [--points N]: try faults, keep what became of them, render."""
+"""python -m torture [parts] [--short] [--minutes M] [--points N]: inject faults, store the results, render the page."""
 
 import argparse
 import sys
@@ -72,7 +72,7 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], list[Tally]]] = {
 
 
 def main() -> int:
-    """Exit code 1 where something was lost."""
+    """Exit code 1 if a fault was not handled."""
     options = _options()
     lost = 0
     for part in options.parts or PARTS:
@@ -80,7 +80,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             tallies = PARTS[part](Path(folder), options)
         for tally in tallies:
-            print(f"{tally.fault}: {tally.tried:,} tried, {len(tally.lost):,} lost; {tally.note}", flush=True)
+            print(f"{tally.fault}: {tally.tried:,} injected, {len(tally.lost):,} failed; {tally.note}", flush=True)
             for line in tally.lost[:8]:
                 print(f"    {line}", flush=True)
             lost += len(tally.lost)
@@ -96,12 +96,12 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="torture", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="without any, all")
-    parser.add_argument("--short", action="store_true", help="a few of each, and no report unless told")
-    parser.add_argument("--minutes", type=float, default=15.0, help="for bad data")
-    parser.add_argument("--points", type=int, help="kills a stage: 20, in short 2")
-    parser.add_argument("--parser", action="append", help="of bad data; without it all")
-    parser.add_argument("--keep", action="store_true", help="render the report from a short form, too")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    parser.add_argument("--short", action="store_true", help="a few of each, without the report")
+    parser.add_argument("--minutes", type=float, default=15.0, help="time for bad data")
+    parser.add_argument("--points", type=int, help="kills per stage; default: 20, with --short 2")
+    parser.add_argument("--parser", action="append", help="a parser for bad data; default: all")
+    parser.add_argument("--keep", action="store_true", help="write the report with --short too")
     options = parser.parse_args()
     options.keep |= not options.short
     return options

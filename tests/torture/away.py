@@ -68,7 +68,7 @@ def away(folder: Path, points: int, *, short: bool) -> list[Tally]:
     if not short:
         tallies += [
             tried("a server that never answers", lambda _: _silent()),
-            tried("a server killed in mid-training", lambda after: _dying(project, after), points, restarts=True),
+            tried("a server killed during a training", lambda after: _dying(project, after), points, restarts=True),
             tried("the database locked by another program", lambda _: _locked(project)),
         ]
     return tallies

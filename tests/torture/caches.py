@@ -33,15 +33,15 @@ def caches(folder: Path, part: str, *, short: bool) -> list[Tally]:
     run("dvc", "repro", *target)
     gone.check(right(), "results differ with the workspace gone too")
 
-    noticed = Tally(part=part, fault="one byte flipped in DVC's cache, in a file that may be written")
+    noticed = Tally(part=part, fault="one byte flipped in DVC's cache, in a writable file")
     for stage in stages if short else stages[:3] + stages[-2:]:
         name = next(name for name in whole[stage] if not name.endswith(".png"))
         _flip(cache, project.folder / name, 0o644)
         said = run("dvc", "repro", *target)
         noticed.check(right(), f"{name}: {said[-300:]}")
 
-    trusted = Tally(part=part, fault="one byte flipped in DVC's cache, in a file as DVC leaves it")
-    trusted.note = "DVC goes on with it; `captionlab doctor --cache` names it, `dvc repro --force` makes it again"
+    trusted = Tally(part=part, fault="one byte flipped in DVC's cache, in a read-only file, as DVC leaves it")
+    trusted.note = "DVC does not notice; `captionlab doctor --cache` reports the file, `dvc repro --force` recreates it"
     for without in (True,) if short else (False, True):
         (name,) = [name for name in whole[SHORT,] if name.endswith(".jsonl")]
         kept = _flip(cache, project.folder / name, 0o444)

@@ -28,8 +28,8 @@ def disasters(folder: Path, points: int, *, short: bool) -> list[Tally]:
         stages = project.upto(SHORT[-1]) if short else project.stages
         for stage in stages:
             project.whole(stage)
-        kept = Tally(part=PART, fault="clock jumps ten years in mid-stage")
-        full = Tally(part=PART, fault="disk full in mid-stage")
+        kept = Tally(part=PART, fault="clock jumps ten years during a stage")
+        full = Tally(part=PART, fault="disk full during a stage")
         sealed = Tally(part=PART, fault="read-only disk")
         for stage in stages:
             if short and stage[0] not in SHORT:

@@ -41,7 +41,7 @@ class Trap:
 def hostile(folder: Path) -> list[Tally]:
     """Set each trap where captionlab reads, and see that it does not spring and that the file is refused."""
     sprung = folder / "sprung"
-    tally = Tally(part=PART, fault="code in a file of weights, of features or in a photo")
+    tally = Tally(part=PART, fault="code in a file of weights or features, or in a photo")
     pickle.loads(pickle.dumps(Trap(sprung)))
     tally.check(sprung.exists(), "the trap itself does not work")
     for name, bait in _baits(sprung).items():

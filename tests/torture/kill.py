@@ -11,7 +11,7 @@ from typing import Any
 from torture.project import Ended, Project, Stage, warm
 from torture.tally import Tally
 
-PART = "Killed at any point"
+PART = "Killed at many points"
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 SHORT = ("download", "clean_captions", "extract_features", "train_baseline")  # to the last of them
@@ -33,7 +33,7 @@ def kill_anywhere(folder: Path, points: int, *, short: bool) -> list[Tally]:
             tallies += _kill_stage(project, stage, tries)
             print(f"killed {' '.join(stage)}", file=sys.stderr, flush=True)
     if not short:
-        tally = Tally(part=PART, fault="`dvc status` after all of this")
+        tally = Tally(part=PART, fault="`dvc status` afterwards")
         said = project.repository.run("dvc", "status")
         changed = [
             line for line in said.splitlines() if line and not line.startswith((" ", "\t", "check_params", "track"))
@@ -70,7 +70,9 @@ def _kill_stage(project: Project, stage: Stage, points: int) -> list[Tally]:
         tally.check(not any(faults), f"{where}: {'; '.join(filter(None, faults))}")
         for name in grown:
             (project.folder / name).unlink()
-    tally.note = f"{seconds:.2g} s, {operations} file operations; at most {left} unfinished files beside, gone after"
+    tally.note = (
+        f"{seconds:.2g} s, {operations} file operations; at most {left} temporary files, removed by the next run"
+    )
     return [tally]
 
 
@@ -161,7 +163,7 @@ def _kill_track(project: Project, points: int) -> Tally:
         found = {name: len(tags) for name, tags in project.repository.mlflow_runs().items()}
         held = again.code == 0 and found == once and set(found.values()) == {1} and "version 1 " in again.said
         tally.check(held, f"point {point} (killed: {killed.code is None}): {found}; {again.said[-300:]}")
-    tally.note = f"{ended.seconds:.2g} s; one run a system and one version of the model each time"
+    tally.note = f"{ended.seconds:.2g} s; one run per system and one model version each time"
     for path in (database, artifacts):
         shutil.rmtree(path, ignore_errors=True)
         path.unlink(missing_ok=True)

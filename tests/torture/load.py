@@ -110,21 +110,21 @@ def _try(service: Service, folder: Path, photos: list[bytes], seconds: float) ->
     for answer, waited in seen.answers:
         answered.check(answer == OK and waited < LONGEST, f"{answer} after {waited:.1f} s")
     answered.note = (
-        f"{len(waits) / seconds:.1f} captions a second; median {statistics.median(waits):.2f} s, longest "
-        f"{waits[-1]:.2f} s, beside {SLOW} clients that send a byte a second ({_told(dawdled)})"
+        f"{len(waits) / seconds:.1f} captions per second; median {statistics.median(waits):.2f} s, longest "
+        f"{waits[-1]:.2f} s, with {SLOW} more clients that send one byte per second ({_told(dawdled)})"
     )
 
     quarter = len(seen.megabytes) // 4
     parts = [statistics.median(seen.megabytes[i * quarter : (i + 1) * quarter or 1]) for i in range(4)]
-    flat = Tally(part=PART, fault=f"{service.name}: memory over that time")
-    flat.note = f"by quarters {', '.join(f'{part:.0f}' for part in parts)} MB"
+    flat = Tally(part=PART, fault=f"{service.name}: memory during that time")
+    flat.note = f"by quarter: {', '.join(f'{part:.0f}' for part in parts)} MB"
     flat.check(parts[3] <= GROWTH * parts[1], flat.note)
 
     overload = Tally(part=PART, fault=f"{service.name}: {CROWD} clients")
     for answer, _ in many.answers:
         overload.check(answer in (OK, REFUSED), answer)
     overload.check(after == OK, f"after the crowd: {after}")
-    overload.note = f"{many.count(OK)} captions, {many.count(REFUSED)} refused with 503; then all is as before"
+    overload.note = f"{many.count(OK)} captions, {many.count(REFUSED)} refused with 503; normal operation afterwards"
     return [answered, flat, overload]
 
 

@@ -28,7 +28,7 @@ def numbers(folder: Path, sets: int, *, short: bool) -> list[Tally]:
     warm()
     project = Project(folder / "twice")
     again = Tally(part=PART, fault="second run: the same bytes")
-    threads = Tally(part=PART, fault=f"two threads: the losses within {TOLERANCE:.0%}")
+    threads = Tally(part=PART, fault=f"two threads: losses within {TOLERANCE:.0%}")
     for stage in project.stages:
         project.whole(stage)
         whole = project.outs(stage)

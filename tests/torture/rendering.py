@@ -1,4 +1,4 @@
-"""reports/reliability.md from what the parts kept."""
+"""Renders reports/reliability.md from the results of the parts."""
 
 import os
 import platform
@@ -7,32 +7,32 @@ from pathlib import Path
 
 from torture.tally import Tally
 
-_HEAD = """# What the faults did
+_HEAD = """# Reliability: fault injection
 
-`make torture` tries these on the real program and renders this page; `make test` tries a few of each.
-*Lost* means: another result than an unbroken run's, half a file under its own name, a file left behind, an error that
-is not one line for the user, code run out of a file, or more time or memory than allowed.
+`make torture` injects these faults into the real program and writes this page; `make test` injects a few of each.
+*Failed* means one of these: the result differs from that of an undisturbed run, an incomplete file has its final name,
+a temporary file remains, an error is not one line, code from a file was executed, or time or memory exceeded the limit.
 """
 
 
 def render(tallies: Sequence[Tally]) -> str:
-    """The page: a table a part, then what was lost."""
+    """The page: a table for each part, then the failures."""
     tried, lost = sum(tally.tried for tally in tallies), sum(len(tally.lost) for tally in tallies)
-    text = [_HEAD, f"In all: {tried:,} faults tried, {tried - lost:,} survived, {lost:,} lost.", "", machine()]
+    text = [_HEAD, f"In total: {tried:,} faults injected, {tried - lost:,} passed, {lost:,} failed.", "", machine()]
     for part in dict.fromkeys(tally.part for tally in tallies):
-        text += ["", f"## {part}", "", "| fault | tried | survived | lost | seen |", "|---|---:|---:|---:|---|"]
+        text += ["", f"## {part}", "", "| fault | injected | passed | failed | notes |", "|---|---:|---:|---:|---|"]
         text += [
             f"| {tally.fault} | {tally.tried:,} | {tally.survived:,} | {len(tally.lost):,} | {tally.note} |"
             for tally in tallies
             if tally.part == part
         ]
     complaints = [f"- {tally.fault}: {_plain(line)}" for tally in tallies for line in tally.lost[:5]]
-    text += ["", "## Lost", "", *complaints] if complaints else []
+    text += ["", "## Failures", "", *complaints] if complaints else []
     return "\n".join(text) + "\n"
 
 
 def machine() -> str:
-    """What it ran on; no names, no dates."""
+    """The machine, without names and dates."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
