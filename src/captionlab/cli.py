@@ -286,7 +286,7 @@ def tune(
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the trials and the cores.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Search the parameters of a configuration by validation loss. Run the same command to resume a search.
+    """Search a configuration's parameters by validation loss. The same command resumes a search.
 
     Example: captionlab tune baseline.lite0 --sampler grid --range hidden=128,256,512
     """

@@ -248,7 +248,7 @@ def test_scores_of_a_former_version_are_replaced(copy: Path, tiny_params: Params
 def test_a_test_photo_without_words_is_refused(copy: Path, tiny_params: Params) -> None:
     rows = [row | {"words": []} if row["image"] == "test1.jpg" else row for row in read_jsonl(copy / CAPTIONS)]
     write_jsonl(copy / CAPTIONS, rows)
-    with pytest.raises(CaptionlabError, match=r"1 photos of split test have no caption with words, test1\.jpg for one"):
+    with pytest.raises(CaptionlabError, match=r"1 photos of split test have no caption with words, such as test1\.jpg"):
         evaluate(tiny_params, copy)
 
 

@@ -112,7 +112,7 @@ def test_what_cannot_be_finetuned_is_refused(
         attention={"tiny": tiny("attention", dropout=0.5)},  # type: ignore[dict-item]
         finetune={"x": REWARDED},
     )
-    with pytest.raises(CaptionlabError, match=r"is of another configuration than params\.yaml"):
+    with pytest.raises(CaptionlabError, match=r"has another configuration than params\.yaml"):
         finetune(params, trained, "x")
     with pytest.raises(CaptionlabError, match=r"finetune has no entry 'y'; params\.yaml has x"):
         finetune(params, trained, "y")

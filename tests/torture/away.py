@@ -1,6 +1,7 @@
-"""MLflow away while a system trains: no server, one that never answers or dies, a database that is locked.
+"""MLflow unavailable during a training: no server, a server that never answers or dies, a locked database.
 
-The training has to end with the same bytes, and ``track`` has to publish every system once when MLflow is back.
+The training has to end with the same bytes, and ``track`` has to publish every system once when MLflow is
+available again.
 """
 
 import os
@@ -25,7 +26,7 @@ TRACK = ("track",)
 
 
 def away(folder: Path, points: int, *, short: bool) -> list[Tally]:
-    """Every training without MLflow, in each way; a server dies at so many points of each."""
+    """Every training without MLflow, in each way; a server dies at several points of each."""
     warm()
     project = Project(folder / "away")
     database = f"sqlite:///{project.folder / 'mlflow.db'}"  # its tables are not made here: the stages are forks of this
@@ -80,7 +81,7 @@ def _use(uri: str) -> None:
 
 
 def _back(project: Project, uri: str) -> AbstractContextManager[object]:
-    """The server again, at its old address: the runs that it took know their files by it."""
+    """Start the server again at its former address, which the stored runs refer to."""
     return serving(project.folder, int(uri.rpartition(":")[2]))
 
 

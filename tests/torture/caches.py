@@ -1,4 +1,4 @@
-"""What happens to DVC's cache and remote: the results come out right again, or an error or the doctor says why not."""
+"""Damage to DVC's cache and remote: the results are restored, or an error or `captionlab doctor` reports it."""
 
 import hashlib
 import shutil
@@ -11,7 +11,7 @@ SHORT = "clean_captions"  # to this stage
 
 
 def caches(folder: Path, part: str, *, short: bool) -> list[Tally]:
-    """The cache gone, one byte of it flipped, no remote; with the workspace's files and without."""
+    """Delete the cache, flip one byte in it, use no remote; with the workspace's files and without."""
     project = Project(folder / "cached")
     target = (SHORT,) if short else ()
     run = project.repository.run

@@ -1,4 +1,4 @@
-"""What happens to machines: a full disk, a folder that cannot be written, a clock that jumps."""
+"""Faults of the machine: a full disk, a read-only folder, a clock that jumps."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def disasters(folder: Path, points: int, *, short: bool) -> list[Tally]:
 
 @contextmanager
 def _small_disk(disk: Path) -> Iterator[bool]:
-    """A file system of its own, or the plain folder where none can be mounted."""
+    """A file system of its own, or a plain folder if none can be mounted."""
     command = ["mount", "-t", "tmpfs", "-o", "size=512m", "tmpfs", str(disk)]
     mounted = not os.geteuid() and not subprocess.run(command, capture_output=True).returncode
     try:
@@ -67,7 +67,7 @@ def _remount(disk: Path, options: str) -> None:
 
 
 def _fill(project: Project, stage: Stage, whole: dict[str, str], disk: Path, points: int, tally: Tally) -> None:
-    """Let the disk fill up after shares of what the stage writes; it must refuse, and do it right with room again."""
+    """Fill the disk after parts of what the stage writes; it must fail cleanly, and succeed when there is space."""
     size = sum((project.folder / name).stat().st_size for name in whole)
     for point in range(points):
         project.clear(stage)
@@ -92,7 +92,7 @@ def _seal(project: Project, stage: Stage, whole: dict[str, str], disk: Path, tal
 
 
 def _jump(seconds: float) -> None:
-    """In this process the clock jumps at the tenth look, then goes on from there; the monotonic ones do not."""
+    """In this process the clock jumps at its tenth reading and continues from there; monotonic clocks do not."""
     real, real_ns = time.time, time.time_ns
     looks = 0
 

@@ -1,4 +1,4 @@
-"""Bad data for every parser: valid files mutated, and a list of nasty ones. Each runs where it can hurt nobody.
+"""Fuzzing of every parser: mutated valid files and a list of special cases, each in a child process.
 
 A parser may accept what it gets or raise CaptionlabError with one line; anything else is a finding, and so is taking
 longer than ``SECONDS`` or more memory than ``BYTES`` beyond what the process had. The mutations know the formats' own
@@ -30,9 +30,9 @@ from captionlab.errors import CaptionlabError
 from torture.tally import Tally
 
 PART = "Bad data"
-SECONDS = 5.0  # of processor time, so that a busy machine finds no hangs that are none
+SECONDS = 5.0  # of processor time, so that a busy machine reports no false hangs
 BYTES = 2 << 30
-TRACED = 16  # every so manieth input is followed line by line, which takes a while
+TRACED = 16  # every how many inputs one is traced line by line, which is slow
 SMALL = 4096  # bytes of an input that may be mutated in its turn; large ones are slow to read
 _OURS = str(Path(captionlab.__file__).parent)
 _HEAD = 40
@@ -55,7 +55,7 @@ Mutate = Callable[[Random, Sequence[bytes]], bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Parser:
-    """Something of captionlab that reads what others wrote. ``read`` gets a folder of its own to work in."""
+    """A part of captionlab that reads files from users. ``read`` gets an empty folder to work in."""
 
     name: str
     corpus: Sequence[bytes]  # valid ones first
@@ -66,7 +66,7 @@ class Parser:
 
 
 class TooLongError(BaseException):
-    """Not an Exception, so that nothing that is tried can swallow it."""
+    """Not an Exception, so that the tested code cannot catch it."""
 
 
 # ---- mutations
@@ -147,13 +147,13 @@ def _value(rng: Random) -> Any:
 
 
 def fuzz(parsers: Sequence[Parser], folder: Path, *, seconds: float, most: int | None, seed: int) -> list[Tally]:
-    """Try inputs on each parser for its share of the seconds, but no more than ``most``."""
+    """Run inputs on each parser for its share of the seconds, at most ``most`` of them."""
     total = sum(parser.share for parser in parsers)
     return [_fuzz(parser, folder, seconds * parser.share / total, most or sys.maxsize, seed) for parser in parsers]
 
 
 def _fuzz(parser: Parser, folder: Path, seconds: float, most: int, seed: int) -> Tally:
-    """Feed one parser in a child process; where the child dies, the next one goes on after that input."""
+    """Run one parser in a child process; if the child dies, the next one continues after that input."""
     # Next input, refused, longest in microseconds, memory in KiB, bytes of the input at hand; then the input.
     shared = mmap.mmap(-1, _HEAD + _ROOM)
     found = folder / f"{parser.name.replace(' ', '-')}.jsonl"
@@ -180,7 +180,7 @@ def _fuzz(parser: Parser, folder: Path, seconds: float, most: int, seed: int) ->
 
 
 def input_of(parser: Parser, number: int, seed: int, grown: Sequence[bytes]) -> bytes:
-    """The input of this number: the nasty ones, the valid ones, then mutations of those and of what has grown."""
+    """The input of this number: special cases, valid files, then mutations of these and of the grown corpus."""
     given = [*parser.nasty, *parser.corpus]
     if number < len(given):
         return given[number]
@@ -188,7 +188,7 @@ def input_of(parser: Parser, number: int, seed: int, grown: Sequence[bytes]) -> 
 
 
 def _watch(pid: int, shared: mmap.mmap) -> int:
-    """Wait for the child; one that no signal of its own gets out of an input is killed."""
+    """Wait for the child; kill it if its own time limit does not interrupt an input."""
     last, since = -1, time.monotonic()
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -205,7 +205,7 @@ def _watch(pid: int, shared: mmap.mmap) -> int:
 def _child(
     parser: Parser, folder: Path, shared: mmap.mmap, found: Path, deadline: float, most: int, seed: int
 ) -> None:  # fmt: skip
-    """Feed inputs until the time is over. Never returns."""
+    """Run inputs until the time is over. Never returns."""
     code = 99
     try:
         work = folder / f"work-{parser.name.replace(' ', '-')}"
@@ -287,7 +287,7 @@ def _place(error: BaseException) -> str:
 
 
 def _tell(found: Path, number: int, what: str, data: bytes) -> None:
-    """Keep a finding with the input that made it; one a place is enough."""
+    """Store a finding with its input; one per place in the code."""
     digest = hashlib.sha256(what.encode("utf-8", "replace")).hexdigest()[:8]
     sample = found.with_suffix(f".{digest}")
     if not sample.exists():

@@ -1,4 +1,4 @@
-"""Files from strangers that try to run code: pickles in place of weights and arrays, a program in place of a photo."""
+"""Malicious files that try to run code: pickles instead of weights and arrays, a program instead of a photo."""
 
 import io
 import os
@@ -29,7 +29,7 @@ PART = "Hostile files"
 
 
 class Trap:
-    """Unpickled, it leaves a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, sprung: Path) -> None:
         self._sprung = sprung
@@ -39,7 +39,7 @@ class Trap:
 
 
 def hostile(folder: Path) -> list[Tally]:
-    """Set each trap where captionlab reads, and see that it does not spring and that the file is refused."""
+    """Put each trap where captionlab reads; it must not run, and the file must be refused."""
     sprung = folder / "sprung"
     tally = Tally(part=PART, fault="code in a file of weights or features, or in a photo")
     pickle.loads(pickle.dumps(Trap(sprung)))
@@ -101,7 +101,7 @@ def _places(folder: Path, sprung: Path) -> dict[str, Callable[[bytes], object]]:
             return load.load_encoder("efficientnet_lite0")
 
     def torch_cache(data: bytes) -> object:
-        """Even where its name bears the right digest."""
+        """With the right digest in its name."""
         from hashlib import sha256
 
         path = at(f"resnet18-{sha256(data).hexdigest()[:8]}.pth", data)
@@ -116,7 +116,7 @@ def _places(folder: Path, sprung: Path) -> dict[str, Callable[[bytes], object]]:
             return load.load_encoder("resnet18")
 
     def dataset_photo(data: bytes) -> object:
-        """With a Ghostscript at hand, which Pillow would ask to draw the program."""
+        """With Ghostscript installed, which Pillow would call to render the program."""
         at("a.jpg", data)
         for name in ("b.jpg", "c.jpg"):
             (work / name).write_bytes(jpeg())

@@ -1,4 +1,4 @@
-"""SIGKILL at points spread over every stage: by the clock, and just before an operation on a file."""
+"""SIGKILL at points spread over every stage: after a time, and just before a file operation."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ SHORT = ("download", "clean_captions", "extract_features", "train_baseline")  # 
 
 
 def kill_anywhere(folder: Path, points: int, *, short: bool) -> list[Tally]:
-    """Kill each stage at so many points and run it again; in full, under DVC and with ``track``."""
+    """Kill each stage at several points and run it again; the full form also uses DVC and ``track``."""
     warm()
     project = Project(folder / "killed")
     if not short:
@@ -79,7 +79,7 @@ def _kill_stage(project: Project, stage: Stage, points: int) -> list[Tally]:
 def _killed(
     project: Project, stage: Stage, point: int, points: int, seconds: float, operations: int
 ) -> tuple[str, Ended]:
-    """Kill the stage at the point: even ones before a file operation, odd ones by the clock."""
+    """Kill the stage at the point: even ones before a file operation, odd ones after a time."""
     share = (point + 0.5) / points
     if point % 2 == 0:
         number = int(share * operations)
@@ -95,7 +95,7 @@ def _killed(
 
 
 def _measure(project: Project, stage: Stage) -> tuple[float, int]:
-    """Seconds and file operations of an unbroken run."""
+    """Seconds and file operations of an undisturbed run."""
     told = project.folder.with_name("operations")
     told.write_bytes(b"")
 
@@ -145,7 +145,7 @@ def _watch(act: Callable[[], object], but: Path | None = None) -> None:
 
 
 def _kill_track(project: Project, points: int) -> Tally:
-    """Kill the publication into MLflow; in the end every system has one run and the model one version."""
+    """Kill the publication to MLflow; in the end every system has one run and the model one version."""
     tally = Tally(part=PART, fault="track")
     database, artifacts = project.folder / "mlflow.db", project.folder / "mlartifacts"
     for path in (database, artifacts):
@@ -172,7 +172,7 @@ def _kill_track(project: Project, points: int) -> Tally:
 
 
 def swap_mlflow(folder: Path, kept: Path, *, keep: bool = False) -> None:
-    """Keep a project's MLflow files, or put them back as they were kept."""
+    """Copy a project's MLflow files, or restore the copy."""
     source, target = (folder, kept) if keep else (kept, folder)
     for path in [*target.glob("mlflow.db*"), target / "mlartifacts"]:
         if not path.name.endswith(".full"):

@@ -39,7 +39,7 @@ OK, REFUSED = "200", "HTTP Error 503: Service Unavailable"
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What is started, and how it is asked for a caption."""
+    """A server to start, and how to request a caption from it."""
 
     name: str
     command: tuple[str, ...]
@@ -50,7 +50,7 @@ class Service:
 
 @dataclass
 class Seen:
-    """What the clients and the server's memory showed."""
+    """The answers to the clients, and the server's memory over time."""
 
     answers: list[tuple[str, float]] = field(default_factory=list)  # and the seconds it took
     dawdled: list[str] = field(default_factory=list)  # how the slow requests ended
@@ -62,7 +62,7 @@ class Seen:
         return sorted(seconds for answer, seconds in self.answers if answer == OK)
 
     def count(self, answer: str) -> int:
-        """How many requests were answered so."""
+        """How many requests had this answer."""
         return sum(own == answer for own, _ in self.answers)
 
 
@@ -85,7 +85,7 @@ MLFLOW = Service(
 
 
 def load(folder: Path, seconds: float, *, short: bool) -> list[Tally]:
-    """Both servers, with the captioner that ships, under clients for so long, then under a crowd."""
+    """Both servers, with the captioner that ships: some clients for a while, then many clients."""
     photos = [_photo(folder / f"{number}.jpg") for number in range(16)]
     if not short:
         candidate = registry.Candidate(
@@ -131,7 +131,7 @@ def _try(service: Service, folder: Path, photos: list[bytes], seconds: float) ->
 def _crowd(
     server: int, port: int, service: Service, bodies: list[bytes], clients: int, slow: int, seconds: float
 ) -> Seen:
-    """Every client sends one photo after another; who is refused tries again a second later."""
+    """Every client sends one photo after another; a refused one retries after a second."""
     seen, ends = Seen(), time.perf_counter() + seconds
 
     def client(number: int) -> None:
@@ -167,7 +167,7 @@ def _ask(port: int, service: Service, body: bytes) -> str:
 
 
 def _dawdle(port: int, service: Service, ends: float) -> str:
-    """Send a request a byte a second; the server's answer, or how it ended."""
+    """Send a request at one byte per second; returns the server's answer, or how it ended."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as slow:
             slow.sendall(f"POST {service.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999\r\n\r\n".encode())

@@ -1,4 +1,4 @@
-"""The same numbers again: a second run, another number of threads, and the scorer that everybody else uses."""
+"""Reproducible numbers: a second run, another number of threads, and comparison with pycocoevalcap."""
 
 import csv
 import random

@@ -1,7 +1,7 @@
-"""A small copy of this project, and its stages run one by one in processes that can be hurt.
+"""A small copy of this project whose stages run in separate processes, for fault injection.
 
-A stage runs as ``captionlab <stage>`` does, forked from an interpreter that has imported everything: so a fault falls
-into the stage's work and not into Python's imports, and a thousand runs take minutes.
+A stage runs as ``captionlab <stage>`` does, forked from an interpreter that has imported everything: so a fault hits
+the stage's work and not Python's imports, and a thousand runs take minutes.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _SIZES: dict[str, Any] = {"train": 12, "val": 4, "test": 4}
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run of a stage ended: its exit code, or None where a signal killed it, and what it said."""
+    """How a run of a stage ended: its exit code, None if a signal killed it, and its output."""
 
     code: int | None
     said: str
@@ -39,7 +39,7 @@ class Ended:
 
     @property
     def refused(self) -> bool:
-        """It ended in one line for the user."""
+        """Whether it ended with a one-line error."""
         lines = self.said.strip().splitlines()
         told = bool(lines) and lines[-1].startswith("captionlab: ")
         return self.code == 1 and told and "unexpected error (" not in lines[-1] and "Traceback" not in self.said
@@ -109,7 +109,7 @@ class Project:
         return {str(p) for p in paths if not UNCOUNTED & set(p.parts) and not p.name.startswith("mlflow.db")}
 
     def run(self, stage: Stage, prepare: Callable[[], None] = lambda: None, kill_after: float | None = None) -> Ended:
-        """Run a stage in a process of its own; ``prepare`` is called in it, ``kill_after`` so many seconds it dies."""
+        """Run a stage in its own process; ``prepare`` is called there, and after ``kill_after`` seconds it is killed."""
         with tempfile.TemporaryFile() as told:  # elsewhere: the project's own disk may be full
             return self._run(stage, told, prepare, kill_after)
 

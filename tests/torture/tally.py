@@ -1,4 +1,4 @@
-"""What became of the faults: one row a kind of fault, kept as JSON until the report is rendered."""
+"""Results of the injected faults: one row per kind of fault, stored as JSON until the page is rendered."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(kw_only=True)
 class Tally:
-    """How many faults of one kind were tried, and a line for each that cost something."""
+    """How many faults of one kind were injected, and a line for each failure."""
 
     part: str
     fault: str
@@ -19,22 +19,22 @@ class Tally:
 
     @property
     def survived(self) -> int:
-        """Faults after which everything was as it should be."""
+        """The faults that were handled correctly."""
         return self.tried - len(self.lost)
 
     def check(self, held: bool, complaint: str) -> None:
-        """Count one fault, and the complaint if something did not hold."""
+        """Count one fault, and record the message if a condition does not hold."""
         self.tried += 1
         if not held:
             self.lost.append(complaint)
 
 
 def keep(path: Path, tallies: Sequence[Tally]) -> None:
-    """Write what one part found."""
+    """Write the results of one part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([dataclasses.asdict(tally) for tally in tallies], indent=1), encoding="utf-8")
 
 
 def kept(path: Path) -> list[Tally]:
-    """What ``keep`` wrote; nothing where it has not."""
+    """What ``keep`` wrote, if anything."""
     return [Tally(**row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []

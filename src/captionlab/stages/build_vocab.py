@@ -10,7 +10,7 @@ from captionlab.data.vocab import Vocabulary, read_words
 
 
 def build_vocab(params: Params, root: Path) -> list[str]:
-    """Count the words of the training captions alone: a system must not know those of validation and test."""
+    """Count the words of the training captions only: those of validation and test must stay unknown."""
     words: dict[Split, list[list[str]]] = {split: [] for split in SPLITS}
     for row in read_jsonl(root / CAPTIONS):
         words[row["split"]].append(row["words"])

@@ -1,4 +1,4 @@
-"""Stage ``clean_captions``: captions as written to words."""
+"""Stage ``clean_captions``: split the raw captions into words."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ _MOST_SINGLE = 0.5  # of the captions may be one word before a warning
 
 
 def clean_captions(params: Params, root: Path) -> list[str]:
-    """Clean every caption of every split. A caption that is left empty stays in the file, without words.
+    """Clean every caption of every split. A caption without words stays in the file, with an empty list.
 
-    The closing lines warn of photos that are left without words, and of captions that are one word each.
+    The returned lines warn of photos without words, and if most captions are one word.
     """
     cleaning = params.clean_captions.cleaning
     captions = [
@@ -40,7 +40,7 @@ def clean_captions(params: Params, root: Path) -> list[str]:
 
 
 def _wordless(captions: Sequence[Caption], cleaning: str) -> list[str]:
-    """A warning that names the photos that are left without words, if there are any."""
+    """A warning that names the photos without words, if there are any."""
     with_words = {caption.image for caption in captions if caption.words}
     without = sorted({caption.image for caption in captions} - with_words)
     if not without:

@@ -1,6 +1,6 @@
-"""Stage ``download``: the dataset named in params.yaml, from wherever it is, to artifacts/dataset.
+"""Stage ``download``: read the dataset named in params.yaml, check it, and write artifacts/dataset.
 
-No later stage knows where the photos came from.
+The later stages do not depend on the source of the photos.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ _NAMED_IN_SUMMARY = 3
 
 
 def download(params: Params, root: Path) -> list[str]:
-    """Read, check and write the dataset; the closing lines say what was found and what is wrong with it.
+    """Read, check and write the dataset; the returned lines give its size and its problems.
 
-    An earlier dataset is replaced as a whole, or kept if this one fails.
+    An earlier dataset is replaced completely, or kept if this one fails.
     """
     dataset = params.dataset
     source = _source(dataset, root)
@@ -56,7 +56,7 @@ def download(params: Params, root: Path) -> list[str]:
         }
         write_json(folder / "manifest.json", manifest)
     sizes = ", ".join(f"{splits[split]:,} {split}" for split in SPLITS)
-    aside = f"; {checked.set_aside:,} photos that are in no split are left out" if checked.set_aside else ""
+    aside = f"; {checked.set_aside:,} photos without a split are left out" if checked.set_aside else ""
     lines = [f"download: {len(kept):,} photos ({sizes}), {captions:,} captions{aside}"]
     if checked.problems:
         lines.append(f"download: {_summary(checked.problems)}; all are in {DATASET}/manifest.json")
@@ -74,12 +74,14 @@ def _source(dataset: DatasetParams, root: Path) -> Path:
     if not source.is_dir():
         raise CaptionlabError(f"dataset.source {dataset.source} is not a folder; set it to the folder of the dataset")
     if not os.access(source, os.R_OK | os.X_OK):
-        raise CaptionlabError(f"cannot read the folder {source}; allow it, or set dataset.source to another")
+        raise CaptionlabError(
+            f"cannot read the folder {source}; change its permissions, or set dataset.source to another"
+        )
     return source
 
 
 def _summary(problems: list[Problem]) -> str:
-    """Each kind with its number and its first items."""
+    """Each kind of problem with its number and its first items."""
     kinds = Counter(problem.kind for problem in problems)
     parts = []
     for kind, count in sorted(kinds.items()):

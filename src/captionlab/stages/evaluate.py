@@ -1,6 +1,6 @@
-"""Stage evaluate: every configuration's captions of the test split, scored under one protocol and the reports' own.
+"""Stage evaluate: caption the test split with every configuration; score under one protocol and the reports' own.
 
-The decoding of each configuration, and the best configuration, are chosen on the validation split; the test split is
+The decoding of each configuration and the best configuration are selected on the validation split; the test split is
 only reported.
 """
 
@@ -99,7 +99,7 @@ class Captioned:
 
 @dataclass(frozen=True, kw_only=True)
 class _Dataset:
-    """What captions are compared with."""
+    """The cleaned captions, and the references that captions are scored against."""
 
     captions: Sequence[Caption]
     references: dict[Split, References]  # of val and test
@@ -135,7 +135,7 @@ def evaluate(params: Params, root: Path) -> list[str]:
             write_captions(out, own.key, _photo_captions(own, data.references["test"]))
             if params.uses_regions(own.system, own.name):
                 write_attention(out, own.key, _maps(params, root, own, scored.chosen, selected))
-        for folder in ("attention", "captions"):  # DVC wants every output, even without an attention system
+        for folder in ("attention", "captions"):  # DVC needs every output, even without an attention system
             (out / folder).mkdir(exist_ok=True)
     shown = {each.key: _summary(each.best.test["strict"]) for each in evaluation.configurations}
     write_json(root / REPORTS / params.dataset.name / "metrics.json", shown)
@@ -148,7 +148,7 @@ def evaluate(params: Params, root: Path) -> list[str]:
 
 
 def _search(params: Params, root: Path, data: _Dataset) -> Callable[[Members], Candidates]:
-    """Decoding, for configurations that an earlier evaluation has not decoded already."""
+    """A function that decodes the configurations that no earlier evaluation has decoded."""
     finder = Finder(params, root, Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB)), data.captions)
     store = CandidateStore(params, root)
 
@@ -172,7 +172,7 @@ def _caption(
     for split, photos in data.references.items():
         if missing := sorted(set(photos) - set(found.images[split])):
             raise CaptionlabError(
-                f"{len(missing)} photos of split {split} have no caption with words, {missing[0]} for one; correct "
+                f"{len(missing)} photos of split {split} have no caption with words, such as {missing[0]}; correct "
                 "their captions or choose another clean_captions.cleaning"
             )
     choose: Choose = as_ranked
@@ -188,7 +188,7 @@ def _caption(
 
 
 def _retrieve(root: Path, name: str, config: RetrievalParams, data: _Dataset) -> Captioned:
-    """Caption the validation and test photos with captions of the training photos that look most alike."""
+    """Caption the validation and test photos with captions of the most similar training photos."""
     store = open_store(root / FEATURES / config.encoder)
     retriever = _retriever(root, config.encoder, data.captions, config.consensus_k)
     sentences: dict[Split, list[dict[str, Retrieved]]] = {}
@@ -223,7 +223,7 @@ def _retriever(
 
 
 def _score(captioned: Sequence[Captioned], references: Mapping[Split, References]) -> tuple[ConfigurationScores, ...]:
-    """Score everything, all configurations of a split together: METEOR's Java takes seconds to start."""
+    """Score all configurations of a split together, because METEOR's Java takes seconds to start."""
     asked = [(own, decoding) for own in captioned for decoding in range(len(own.decodings))]
     names = [f"{own.key} {decoding}" for own, decoding in asked]
 
@@ -256,7 +256,7 @@ def _score(captioned: Sequence[Captioned], references: Mapping[Split, References
 def _diagnose(
     params: Params, root: Path, captioned: Sequence[Captioned], evaluation: Evaluation, data: _Dataset
 ) -> Diagnostics:
-    """Diagnostics of each chosen decoding's test captions; on drawn scenes, how many of their attributes are right."""
+    """Diagnostics of the test captions of each selected decoding; on drawn scenes, attribute accuracy too."""
     generated = {
         own.key: Generated(captions=own.captions("test", scores.chosen), without_photo=own.without_photo[scores.chosen])
         for own, scores in zip(captioned, evaluation.configurations, strict=True)
@@ -276,7 +276,7 @@ def _diagnose(
 
 
 def _gallery(captioned: Sequence[Captioned], best: ConfigurationScores, references: References, photos: int) -> Gallery:
-    """The photos that the gallery shows: from each third by the CIDEr-D of the best configuration's captions."""
+    """The photos of the gallery, from each third by the CIDEr-D of the best configuration's captions."""
     captions = next(own for own in captioned if own.key == best.key).captions("test", best.chosen)
     scores = Scorer(references).cider_by_image(captions)
     ranks = {image: rank for rank, image in enumerate(sorted(scores, key=lambda image: -scores[image]), 1)}
@@ -293,7 +293,7 @@ def _gallery(captioned: Sequence[Captioned], best: ConfigurationScores, referenc
 
 
 def _maps(params: Params, root: Path, own: Captioned, chosen: int, selected: Gallery) -> list[AttentionMap]:
-    """Where one system looked in the gallery's photos, word by word of its caption."""
+    """The attention maps of one system for the gallery's photos, one per word of its caption."""
     captioner = Captioner.load(checkpoint_of(root, own.system, own.name), params.device, Decoding())
     store = open_store(root / FEATURES / captioner.identity.encoder)
     data = CaptionedFeatures.of(store, True, read_captions(root), "test", captioner.vocab)
@@ -312,7 +312,7 @@ def _maps(params: Params, root: Path, own: Captioned, chosen: int, selected: Gal
 
 
 def _photo_captions(own: Captioned, references: References) -> list[PhotoCaptions]:
-    """Every decoding's caption of each test photo, beside the references."""
+    """The caption of every decoding for each test photo, with the references."""
     by_decoding = list(zip(own.decodings, own.sentences["test"], strict=True))
     return [
         PhotoCaptions(

@@ -1,4 +1,4 @@
-"""Stage extract_features: photos to memory-mapped features, one encoder an item."""
+"""Stage extract_features: memory-mapped features of all photos by one encoder."""
 
 import time
 from pathlib import Path
@@ -15,7 +15,7 @@ from captionlab.errors import CaptionlabError
 
 
 def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
-    """Write ``artifacts/features/<encoder>/``; a killed run goes on where it stopped."""
+    """Write ``artifacts/features/<encoder>/``; a killed run resumes where it stopped."""
     wanted = params.extract_features.encoders
     if encoder not in wanted:
         raise CaptionlabError(f"{encoder!r} is not in extract_features.encoders of params.yaml ({', '.join(wanted)})")
@@ -27,7 +27,7 @@ def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
     dataset = read_json(root / DATASET / "manifest.json")["digest"]
     photos = root / DATASET / "images"
     network = load_encoder(encoder, grid)
-    # DVC clears the output folder before a run, so unfinished work lives elsewhere.
+    # DVC clears the output folder before a run, so unfinished work is kept elsewhere.
     views = [(out, root / ".resume" / FEATURES.name / encoder, False)]
     if wanted[encoder].mirrored:
         views.append((out / MIRRORED, root / ".resume" / FEATURES.name / f"{encoder}.mirrored", True))

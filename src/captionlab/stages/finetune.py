@@ -1,4 +1,4 @@
-"""Stage finetune: a trained configuration is trained further by self-critical training or knowledge distillation."""
+"""Stage finetune: train a configuration further, by self-critical training or knowledge distillation."""
 
 import dataclasses
 from pathlib import Path
@@ -20,14 +20,14 @@ from captionlab.training.loop import Finetuning
 
 
 def finetune(params: Params, root: Path, name: str) -> list[str]:
-    """Write ``artifacts/models/finetune/<name>/``; the checkpoint that it starts from stays as it is."""
+    """Write ``artifacts/models/finetune/<name>/``; the checkpoint that it starts from is not changed."""
     finetuned = params.finetuned(name)
     config = params.system(finetuned.system, finetuned.config)
     training = params.training_of(config, finetuned.training)
     start = checkpoint_of(root, finetuned.system, finetuned.config)
     checkpoint = load_checkpoint(start)
     if build_system(checkpoint.identity.system, checkpoint.identity.config) != config:
-        raise CaptionlabError(f"{start} is of another configuration than params.yaml; train it again (dvc repro)")
+        raise CaptionlabError(f"{start} has another configuration than params.yaml; train it again (dvc repro)")
     material = Material.of(root, config)
     if checkpoint.vocab.digest != material.vocab.digest:
         raise CaptionlabError(f"{start} has another vocabulary than {VOCAB}; train it again (dvc repro)")
@@ -52,7 +52,7 @@ def finetune(params: Params, root: Path, name: str) -> list[str]:
 
 
 def _finetuning(params: Params, root: Path, finetuned: FinetuneParams, material: Material) -> Finetuning:
-    """The loss of the fine-tuning, and the CIDEr-D of the validation captions by which it stops."""
+    """The loss of the fine-tuning, and the CIDEr-D on validation that early stopping watches."""
     references: dict[Split, dict[str, list[Words]]] = {"train": {}, "val": {}}
     for caption in material.captions:
         if caption.split in references:

@@ -1,6 +1,6 @@
-"""Stage ``report``: tables, figures and a gallery from the scores, histories and captions. Trains and scores nothing.
+"""Stage ``report``: render tables, figures and a gallery from the scores, histories and captions.
 
-Everything outside ``gallery/`` holds neither photos nor reference captions, so it can be published with any dataset.
+Only ``gallery/`` contains photos and reference captions; the rest can be published with any dataset.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from captionlab.core.photo_results import read_captions
 
 
 def report(params: Params, root: Path) -> list[str]:
-    """Write ``reports/<dataset>/``. Raises CaptionlabError when a configuration was not trained or evaluated."""
+    """Write ``reports/<dataset>/``. Raises CaptionlabError if a configuration was not trained or evaluated."""
     from captionlab.report import figures, render, results, tables  # matplotlib takes a second to import
     from captionlab.report.gallery import gallery_html
 
@@ -35,5 +35,5 @@ def report(params: Params, root: Path) -> list[str]:
     return [
         f"{len(found.runs)} configurations compared; best on validation: {run.name}, {best.decoding}; on test BLEU-4 "
         f"{best.bleu_4 or 0:.3f}, CIDEr {best.cider or 0:.3f}",
-        f"look at {shown}/comparison.html and {shown}/gallery/index.html",
+        f"open {shown}/comparison.html and {shown}/gallery/index.html",
     ]

@@ -1,6 +1,6 @@
-"""Stage ``track``: complete in MLflow what is missing there, register the best system, and list the stages' timings.
+"""Stage ``track``: publish missing runs in MLflow, register the best system, and list the timings of the stages.
 
-Reads every file that the other stages leave; trains, scores and renders nothing.
+Reads the outputs of all other stages; trains, scores and renders nothing.
 """
 
 import csv
@@ -31,11 +31,11 @@ from captionlab.tracking.store import TrackingError
 from captionlab.training.checkpoint import load_checkpoint
 
 Published = TypeVar("Published")
-# What MLflow says of a row that another machine has made or removed meanwhile; of some rows its database says it.
+# MLflow's error codes if another machine created or removed the same row meanwhile; some come from its database.
 CONFLICTS = ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
 REPORT_FILES = ("curves.png", "bleu.png", "comparison.html", "comparison.csv")
 SAMPLED_CAPTIONS = 50
-# MLflow's own choice gives several runs one colour.
+# MLflow itself would give several runs the same colour.
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 COLUMNS = (
     *(f"metrics.{key}" for key in ("bleu_4", "bleu_1", "cider", "rouge_l", "test_loss", "parameters")),
@@ -46,9 +46,7 @@ COLUMNS = (
 def track(params: Params, root: Path) -> list[str]:
     """Publish every trained and evaluated system, each in one run, and register the best one as a model.
 
-    A server that is down is a line, not an error.
-
-    Raises CaptionlabError when a stage has not run.
+    If the server is down, a line says so; that is no error. Raises CaptionlabError if a stage has not run.
     """
     _write_timings(params, root)
     evaluation = read_evaluation(root)
@@ -67,7 +65,10 @@ def track(params: Params, root: Path) -> list[str]:
             _settled(lambda: registry.register_released(root, experiment, _released())) if RELEASED.exists() else None
         )
     except TrackingError as error:
-        return [f"not everything is published: {error}", "run `captionlab track` when it is back; no result is lost"]
+        return [
+            f"not everything is published: {error}",
+            "run `captionlab track` when MLflow is available; no result is lost",
+        ]
     alias = registry.best_model(best.dataset)
     aliased = f"{alias} is version {registered.best}" if registered.best else f"{alias}: none is better than retrieval"
     return [
@@ -80,7 +81,7 @@ def track(params: Params, root: Path) -> list[str]:
 
 
 def _settled(publish: Callable[[], Published], tries: int = 5) -> Published:
-    """What ``publish`` returns; it goes on from where it stopped when another machine made the same thing just then."""
+    """What ``publish`` returns; it is repeated if another machine created the same row at the same time."""
     try:
         return publish()
     except TrackingError as error:
@@ -90,7 +91,7 @@ def _settled(publish: Callable[[], Published], tries: int = 5) -> Published:
 
 
 def _best(root: Path, evaluation: Evaluation, results: list[runs.Result]) -> registry.Candidate:
-    """The system with the highest CIDEr-D on the validation split, which chose its decoding too.
+    """The system with the highest CIDEr-D on the validation split, with the decoding selected there.
 
     An ensemble has no checkpoint of its own, so it is not registered.
     """
@@ -182,7 +183,7 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
 def _metrics(scores: ConfigurationScores) -> dict[str, float]:
     """The test split's scores: of the chosen decoding under plain names, of every decoding under a prefix.
 
-    MLflow's pages make a section of each prefix, and cut long numbers off; the exact ones are in scores.json.
+    MLflow's pages group metrics by prefix and truncate long numbers; the exact ones are in scores.json.
     """
     metrics = {
         f"test_{key}": round(value, 4)
@@ -192,7 +193,7 @@ def _metrics(scores: ConfigurationScores) -> dict[str, float]:
     best = scores.best
     metrics |= _scores(best.test["strict"], "") | _scores(best.val, "val/")
     for decoded in scores.decodings:
-        # MLflow's compare view sorts by name: a `beam_3/` would stand before all plain names.
+        # MLflow's compare view sorts by name: `beam_3/` would come before all plain names.
         metrics |= _scores(decoded.test["strict"], f"with_{decoded.decoding.label.replace(' ', '_')}/")
     for protocol, found in best.test.items():
         if protocol != "strict":
@@ -206,7 +207,7 @@ def _scores(scores: Scores, prefix: str) -> dict[str, float]:
 
 
 def _texts(root: Path, scores: ConfigurationScores) -> dict[str, str]:
-    """Some captions by file name. References, and captions that retrieval quotes, may not be ours to pass on."""
+    """Some captions by file name. References, and training captions that retrieval quotes, may not be published."""
     if scores.system == "retrieval" and read_manifest(root).format != "scenes":
         return {}
     out = io.StringIO()
@@ -219,7 +220,7 @@ def _texts(root: Path, scores: ConfigurationScores) -> dict[str, str]:
 
 
 def _write_timings(params: Params, root: Path) -> None:
-    """Gather what each stage took, in the pipeline's order, into a table that git ignores."""
+    """Write a table of each stage's time and memory, in the pipeline's order; git ignores it."""
     stages = [("download", ""), ("clean_captions", ""), ("build_vocab", "")]
     stages += [("extract_features", encoder) for encoder in params.extract_features.encoders]
     stages += [(f"train_{system}", config) for system, config, _ in params.systems()]

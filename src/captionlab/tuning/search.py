@@ -1,10 +1,10 @@
-"""The command ``tune``: trials of one configuration with other parameters, and the best as overrides for DVC.
+"""The command ``tune``: train one configuration with other parameters; print the best as overrides for DVC.
 
 Optuna stores the study in ``tune.db`` and prunes. Trials train by the pipeline's own loop on its features; their state
 is in ``.resume/tune`` until they end. Nothing that the pipeline reads or writes is changed.
 
 All points of a study are drawn in advance from a seed and wait in Optuna's queue, so workers never repeat each other,
-and a killed search resumes to the result of an unbroken one. A trial belongs to the worker that holds its file lock;
+and a killed search resumes to the same result. A trial belongs to the worker that holds its file lock;
 the system releases the lock when the process ends for any reason. See docs/decisions/0009-tuning.md.
 """
 
@@ -44,7 +44,7 @@ Sampler = Literal["grid", "random", "hyperband"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Search:
-    """What a worker has to know."""
+    """The search that a worker takes part in."""
 
     root: Path
     params: Params
@@ -65,7 +65,7 @@ class Search:
         return f"captionlab/{self.params.dataset.name}/tune"
 
     def study_name(self) -> str:
-        """A name with a digest of all that the trials' results depend on; of the tuned parameters, their ranges."""
+        """A name with a digest of everything that the results depend on, including the ranges."""
         first = {keys: corners(distribution)[0] for keys, distribution in self.space.items()}
         base = training_key(changed(self.params, self.system, self.config, first), self.root, self.system, self.config)
         ranges = {keys: optuna.distributions.distribution_to_json(one) for keys, one in self.space.items()}
@@ -76,7 +76,7 @@ class Search:
         return self.root / ".resume/tune" / f"{study.study_name.replace(' ', '.')}.{number}.{kind}"
 
     def lock(self) -> FileLock:
-        """The lock for what two processes must not do at once."""
+        """The lock of the study's database: one process at a time."""
         return FileLock(self.root / f"{DATABASE}.lock", timeout=LOCK_SECONDS)
 
 
@@ -171,7 +171,7 @@ def _trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _start_workers(search: Search, workers: int) -> None:
-    """Run the trials in several processes, which divide the cores; the others take over the trial of a killed one."""
+    """Run the trials in several processes that share the cores; if one is killed, the others take over its trial."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // workers)
     processes = [context.Process(target=_worker, args=(search, threads), daemon=True) for _ in range(workers)]
@@ -204,7 +204,7 @@ def _work(search: Search, study: optuna.Study) -> None:
 
 
 def _claim(search: Search, study: optuna.Study) -> tuple[optuna.Trial, FileLock] | None:
-    """The first trial that no process holds, interrupted ones before new ones, and its lock."""
+    """The first trial that no process holds, and its lock; interrupted trials come before new ones."""
     with search.lock():
         for trial in _trials(search, study):
             if trial.state == TrialState.RUNNING and _is_free(search.unfinished(study, trial.number, "lock")):
@@ -228,7 +228,7 @@ def _is_free(path: Path) -> bool:
 
 
 def _requeue(search: Search, study: optuna.Study, trial: FrozenTrial) -> None:
-    """Put it back into the queue under its own number, from which Hyperband derives its bracket."""
+    """Queue the trial again under its number, from which Hyperband derives its bracket."""
     storage = _storage(search)
     number = storage.get_trial_id_from_study_id_trial_number(
         storage.get_study_id_from_name(study.study_name), trial.number

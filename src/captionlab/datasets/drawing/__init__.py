@@ -1,6 +1,6 @@
-"""A scene as a 224x224 picture: first the place, then the actors, the farthest first.
+"""Draw a scene as a 224x224 picture: the place, then the actors, the farthest first.
 
-Knows where actors stand, and nothing of captions, splits or files.
+Knows the positions of actors; nothing of captions, splits or files.
 """
 
 from collections.abc import Mapping
@@ -51,13 +51,13 @@ def draw_scene(scene: Scene, colours: Mapping[str, Colour], rng: Random) -> Imag
 
 
 def _grained(image: Image.Image, rng: Random) -> Image.Image:
-    """The picture with a light grain, so that two pictures of the same scene differ."""
+    """The picture with light noise, so that two pictures of the same scene differ."""
     cells = SIDE // 4
     grain = Image.frombytes("L", (cells, cells), rng.randbytes(cells * cells)).point(lambda v: 244 + v * 11 // 255)
     return ImageChops.multiply(image, Image.merge("RGB", [grain.resize((SIDE, SIDE), Image.Resampling.BILINEAR)] * 3))
 
 
-# --- where the actors stand
+# --- positions of the actors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def _arrange(scene: Scene, rng: Random) -> list[_Spot]:
 
 
 def width_of(actor: Actor) -> float:
-    """The width that an actor's figures take side by side, in heights of an adult."""
+    """The width of an actor's figures side by side, in heights of an adult."""
     return _breadth(actor) * actor.count
 
 

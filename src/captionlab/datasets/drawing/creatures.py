@@ -1,7 +1,7 @@
-"""People and animals, in the poses of what they do.
+"""Drawing people and animals in the poses of their actions.
 
-Each figure has its own coordinates: x points where it faces, y points up, its feet are at (0, 0) and 1 is about the
-height of an adult. Knows nothing of places, layout or captions.
+Each figure has its own coordinates: x points forwards, y points up, the feet are at (0, 0) and 1 is about the height of
+an adult. Knows nothing of places, layout or captions.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""A pen that draws filled shapes in a figure's own coordinates, wherever the figure stands and faces.
+"""Draw filled shapes in the coordinates of a figure, at its position and in its direction.
 
-Knows pixels and Pillow, not what it draws.
+Knows pixels and Pillow; nothing of figures.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""How each place looks, from the sky to the ground. Knows nothing of actors."""
+"""Drawing the background of each place, from the sky to the ground. Knows nothing of actors."""
 
 from collections.abc import Callable
 from random import Random
