@@ -63,7 +63,7 @@ def _read_folder(source: Path, work: Path) -> None:
 
 
 def _check(found: Found, images: Path) -> None:
-    """As the stage does after a reader."""
+    """The checks that the stage runs after a reader."""
     names = [path.name for path in images.iterdir()]
     check(completed(found, names, _PARAMS.dataset), images, max_bad_share=0.99)
 

@@ -1,4 +1,4 @@
-"""What several of the parsers are tried on: names, small photos, zips and texts that break things."""
+"""Inputs that several parsers share: file names, small photos, zips and texts that often break parsers."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def jpeg(colour: str = "red", size: tuple[int, int] = (8, 6)) -> bytes:
 
 
 def fresh(folder: Path, **content: bytes) -> Path:
-    """The folder, emptied, with these files."""
+    """The folder with these files only."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, data in content.items():

@@ -29,7 +29,7 @@ _ODD_TAGS = (
 
 
 def _photos() -> list[bytes]:
-    """Every format and mode; those that carry EXIF lie on their side, and some say odd things of themselves."""
+    """Photos of every format and mode; those with EXIF are rotated, and some have odd EXIF values."""
     photos = [tiff(Image.new("RGB", (9, 5)), *tags) for tags in _ODD_TAGS]
     exif = tiff(None, tag(0x10E, 2, 4, b"abc\0"), tag(0x11A, 5, 1, bytes(8)), tag(0x128, 3, 1, b"\2\0"))
     for kind in ("JPEG", "PNG", "WEBP"):
@@ -55,7 +55,7 @@ def _photos() -> list[bytes]:
 
 
 def png(width: int, height: int, colour: int = 2, depth: int = 8, rows: bytes = b"") -> bytes:
-    """A PNG that says it is so large, whatever it holds."""
+    """A PNG whose header has this size, whatever its data."""
     chunks = [
         (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)),
         (b"IDAT", zlib.compress(rows, 9)),
@@ -66,7 +66,7 @@ def png(width: int, height: int, colour: int = 2, depth: int = 8, rows: bytes = 
 
 
 def _mutate_photo(rng: Random, corpus: Sequence[bytes]) -> bytes:
-    """Mutate; half of the PNGs get sums that fit again, or nothing behind the first would be looked at."""
+    """Mutate; half of the PNGs get correct checksums again, so that their later chunks are read too."""
     data = mutate_bytes(rng, corpus)
     if data[:4] != b"\x89PNG" or rng.random() < 0.5:
         return data
@@ -84,7 +84,7 @@ def _photo(data: bytes, work: Path) -> None:
 
 
 def _checked_photo(data: bytes, work: Path) -> None:
-    """As a dataset's: what the checks take, every later stage can read."""
+    """As a photo of a dataset: every later stage can read what the checks accept."""
     images = work / "images"
     if not images.exists():
         images.mkdir()

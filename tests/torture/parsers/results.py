@@ -1,4 +1,4 @@
-"""Readers of what training and evaluation leave."""
+"""Readers of the outputs of training and evaluation."""
 
 import tempfile
 from collections.abc import Callable

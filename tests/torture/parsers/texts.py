@@ -113,7 +113,7 @@ _TEXTS = ("Ein Hund läuft, 3 Bälle!", "Một chú chó ❤️", "一只狗在�
 
 
 def _cleaning(data: bytes, work: Path) -> None:
-    """Any text of a caption's length is a caption; the words never hold a blank, and no accent has two forms."""
+    """Any text of a caption's length is valid; words have no blanks, and are in Unicode's composed form."""
     text = data.decode("utf-8", "surrogateescape" if len(data) % 2 else "replace")[:LONGEST_CAPTION]
     for cleaning in CLEANINGS:
         words = clean(text, cleaning)  # type: ignore[arg-type]

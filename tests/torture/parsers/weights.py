@@ -45,7 +45,7 @@ def _checkpoints() -> tuple[list[bytes], list[bytes]]:
 
 
 def _mutate_checkpoint(rng: Random, corpus: Sequence[bytes]) -> bytes:
-    """Mutate what the file says of itself and of its tensors, as JSON; or its bytes."""
+    """Mutate the JSON header of the file, or its bytes."""
     if rng.random() < 0.3:
         return mutate_bytes(rng, corpus)
     data = rng.choice(corpus)
