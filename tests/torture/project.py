@@ -109,7 +109,7 @@ class Project:
         return {str(p) for p in paths if not UNCOUNTED & set(p.parts) and not p.name.startswith("mlflow.db")}
 
     def run(self, stage: Stage, prepare: Callable[[], None] = lambda: None, kill_after: float | None = None) -> Ended:
-        """Run a stage in its own process: ``prepare`` is called there first; it is killed after ``kill_after`` seconds."""
+        """Run a stage in its own process: ``prepare`` is called there; after ``kill_after`` seconds it is killed."""
         with tempfile.TemporaryFile() as told:  # elsewhere: the project's own disk may be full
             return self._run(stage, told, prepare, kill_after)
 
