@@ -3,6 +3,8 @@
 They need no download and no licence.
 """
 
+import math
+
 import numpy as np
 
 from captionlab.core.tokens import END, START
@@ -26,7 +28,7 @@ def draw(photos: int, *, words: int, pooled: int, regions: int = 0, seed: int = 
     images = tuple(f"{number:06d}.jpg" for number in range(photos))
     grid = random.random((photos, regions, pooled), dtype=np.float32).astype(np.float16) if regions else None
     store = FeatureStore(
-        encoder="drawn", preprocessing="", weights="", images=images,
+        encoder="drawn", preprocessing="", weights="", images=images, side=math.isqrt(regions),
         pooled=random.random((photos, pooled), dtype=np.float32), grid=grid,
     )  # fmt: skip
     captions = [[caption() for _ in range(CAPTIONS)] for _ in range(photos)]

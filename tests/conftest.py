@@ -96,7 +96,7 @@ def world() -> World:
     images = tuple(sorted({caption.image for caption in captions}, reverse=True))  # not the order of the captions
     return World(
         store=FeatureStore(
-            encoder="tiny", preprocessing="square_bicubic", weights="0" * 16, images=images,
+            encoder="tiny", preprocessing="square_bicubic", weights="0" * 16, images=images, side=2,
             pooled=random.normal(2, 3, (len(images), 10)).astype(np.float32),
             grid=random.normal(1, 2, (len(images), 4, 7)).astype(np.float16),
         ),

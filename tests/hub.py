@@ -1,13 +1,14 @@
 """The cache of the Hugging Face hub, filled without a network."""
 
 from pathlib import Path
+from typing import Any
 
-from captionlab.encoders import load
+from captionlab.encoders.torchvision_models import import_torchvision
 
 
-def downloaded(model: str, folder: Path) -> None:
-    """Put random weights of timm's model where its download puts them; ``folder`` is HF_HOME."""
-    load._import_torchvision()  # before timm, which imports it
+def downloaded(model: str, folder: Path) -> Any:
+    """Put random weights of timm's model where its download puts them; ``folder`` is HF_HOME. Returns the network."""
+    import_torchvision()  # before timm, which imports it
     import timm
     from safetensors.torch import save_file
 
@@ -18,4 +19,6 @@ def downloaded(model: str, folder: Path) -> None:
     (place / "snapshots/abc").mkdir(parents=True)
     (place / "refs").mkdir()
     (place / "refs/main").write_text("abc")
-    save_file(timm.create_model(model).state_dict(), place / "snapshots/abc/model.safetensors")
+    net = timm.create_model(model)
+    save_file(net.state_dict(), place / "snapshots/abc" / (cfg.hf_hub_filename or "model.safetensors"))
+    return net.eval()

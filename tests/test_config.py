@@ -312,8 +312,8 @@ FINETUNED = {"system": "attention", "config": "lite2", "cross_entropy": 0.2}
     ("key", "value", "message"),
     [
         ("finetune.x", FINETUNED | {"samples": 1}, r"samples must be at least 2"),
-        ("finetune.x", FINETUNED, r"finetune\.x needs either samples, .* or teachers"),
-        ("finetune.x", FINETUNED | {"samples": 5, "teachers": ["lite2"]}, r"either samples, .* or teachers"),
+        ("finetune.x", FINETUNED, r"finetune\.x\.cross_entropy below 1 needs samples, .* or teachers"),
+        ("finetune.x", FINETUNED | {"samples": 5, "teachers": ["lite2"]}, r"has both samples, .* and teachers"),
         ("finetune.x", FINETUNED | {"teachers": ["lite3"]}, r"attention has no configuration 'lite3'"),
         ("finetune.x", FINETUNED | {"samples": 5, "cross_entropy": 1.5}, r"cross_entropy must be at most 1, not 1\.5"),
         (

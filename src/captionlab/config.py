@@ -127,6 +127,8 @@ class TrainingParams(Checked):
     batch_size: Size  # photos a step; each with all its captions
     optimizer: Literal["adamw", "adam", "rmsprop"]
     learning_rate: Annotated[Number, Field(gt=0)]
+    encoder_learning_rate: Annotated[Number, Field(ge=0)] = 0.0  # of encoder blocks trained with the system
+    crop: Annotated[Number, Field(gt=0, le=1)] = 1.0  # smallest share of the area of a random crop of their maps
     weight_decay: Annotated[Number, Field(ge=0)]
     schedule: Literal["cosine", "plateau", "constant"]
     plateau_patience: Annotated[StrictInt, Field(ge=1)]  # epochs without a better validation loss before a reduction
@@ -167,11 +169,14 @@ class FinetuningParams(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneParams(Checked):
-    """Further training of a trained configuration: self-critical (``samples``) or distillation (``teachers``)."""
+    """Further training of a trained configuration: self-critical (``samples``), distillation (``teachers``) or neither.
+
+    With neither it continues as it was trained, for example with the last blocks of its encoder no longer frozen.
+    """
 
     system: StrictStr
     config: StrictStr  # the configuration to start from
-    cross_entropy: Share  # of the loss that is cross-entropy of the reference captions
+    cross_entropy: Share = 1.0  # of the loss that is cross-entropy of the reference captions
     samples: Annotated[StrictInt, Field(ge=0, le=100)] = 0  # captions sampled for each photo
     teachers: tuple[StrictStr, ...] = ()  # configurations of the same system, whose mean probabilities are the targets
     training: dict[StrictStr, Any] = dataclasses.field(default_factory=dict)  # replaces keys of the configuration's
@@ -367,8 +372,10 @@ def _check_finetune(params: Params, key: str, finetuned: FinetuneParams) -> None
     config = params.system(finetuned.system, finetuned.config)
     if isinstance(config, AttentionParams) and not config.teacher_forcing:
         raise CaptionlabError(f"{key} needs {finetuned.system}.{finetuned.config}.teacher_forcing: true")
-    if bool(finetuned.teachers) == bool(finetuned.samples):
-        raise CaptionlabError(f"{key} needs either samples, for self-critical training, or teachers, for distillation")
+    if finetuned.teachers and finetuned.samples:
+        raise CaptionlabError(f"{key} has both samples, for self-critical training, and teachers, for distillation")
+    if not finetuned.teachers and not finetuned.samples and finetuned.cross_entropy < 1:
+        raise CaptionlabError(f"{key}.cross_entropy below 1 needs samples, for self-critical training, or teachers")
     for teacher in finetuned.teachers:
         params.system(finetuned.system, teacher)
     if finetuned.samples == 1:

@@ -104,7 +104,7 @@ def test_another_dataset_and_a_source_that_is_not_there(project: Path) -> None:
 
 
 def test_weights_that_are_not_installed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    from captionlab.encoders.load import _torchvision_weights
+    from captionlab.encoders.torchvision_models import weights_of
 
     change(
         project, extract_features__encoders__resnet18={"grid": 0}, extract_features__encoders__timm_nosuch={"grid": 0}
@@ -115,7 +115,7 @@ def test_weights_that_are_not_installed(project: Path, tmp_path_factory: pytest.
     assert (findings["resnet50"].verdict, findings["resnet50"].found[:23]) == ("ok", "not installed, not used")
     assert findings["timm_nosuch"].verdict == "fail"
     assert "timm knows no model 'nosuch'" in findings["timm_nosuch"].found
-    _, cached = _torchvision_weights("resnet18")
+    _, cached = weights_of("resnet18")
     cached.parent.mkdir(parents=True)
     cached.touch()
     assert found(project)["resnet18"].verdict == "ok"

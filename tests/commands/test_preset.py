@@ -21,9 +21,10 @@ from captionlab.commands.preset import apply_preset
 from captionlab.config import SECTIONS, Params, load_params
 from captionlab.core.records import Split
 from captionlab.data.store import FeatureStore, open_store
-from captionlab.encoders import load
+from captionlab.encoders.efficientnet_lite import LITE_PIXELS, SIDE_BY_SIDE
 from captionlab.encoders.extraction import Photos, extract
-from captionlab.encoders.load import LITE_PIXELS, SIDE_BY_SIDE, TORCHVISION_WEIGHTS, load_encoder
+from captionlab.encoders.load import load_encoder
+from captionlab.encoders.torchvision_models import TORCHVISION_WEIGHTS, import_torchvision
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import megabytes
 from captionlab.models.build import build_model
@@ -321,7 +322,7 @@ def test_report_as_attention_learns_from_resnet18s_grid(
     presets: dict[str, Params], world: "World", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From photos: ResNet-18 with weights in torch's cache, 14x14 regions of 512 numbers, one step of training."""
-    load._import_torchvision()
+    import_torchvision()
     from torchvision import models
 
     torch.manual_seed(0)

@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor, nn
 
 from builders import draw_photos, project
 from captionlab.config import EncoderParams
@@ -25,10 +26,11 @@ from captionlab.data.store import describe, open_store
 from captionlab.encoders import extraction
 from captionlab.encoders.engines import OnnxEngine, TorchEngine
 from captionlab.encoders.extraction import Photos, encode_photos, extract, finish
-from captionlab.encoders.load import Encoder, Network, _PooledMap, load_encoder
+from captionlab.encoders.load import Encoder, load_encoder
+from captionlab.encoders.network import PooledMap
 from captionlab.errors import CaptionlabError
 from captionlab.stages.extract_features import extract_features
-from tiny_encoder import TinyBody, tiny_encoder
+from tiny_encoder import tiny_encoder, tiny_network
 
 TOLERANCE = 1e-3  # largest difference between the engines, in standard deviations; measured: below 1e-4
 
@@ -104,11 +106,21 @@ def test_an_unreadable_photo_stops_worker_processes_with_its_name(tmp_path: Path
     assert stored(tmp_path / "work") == stored(tmp_path / "unbroken")
 
 
+class OwnVector(nn.Module):
+    """A head that leaves its types to autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, map_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        return self.linear(map_NCHW.amax((2, 3))), map_NCHW
+
+
 @pytest.mark.parametrize("pooled", [True, False], ids=["pooled map", "own vector"])
 def test_features_are_float32_under_any_autocast(pooled: bool) -> None:
     """What leaves 16 bits has a stated type: NumPy has no bf16, and pooling is exact."""
-    body = _PooledMap(TinyBody().conv) if pooled else TinyBody()
-    network = Network(body, torch.full((3,), 127.0), torch.full((3,), 128.0), 2).eval()
+    network = tiny_network(2, PooledMap() if pooled else OwnVector())
     pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     with torch.inference_mode():
         exact = network(pixels)

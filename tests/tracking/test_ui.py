@@ -23,6 +23,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def interruptible() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def is_free(port: int) -> bool:
     try:
         socket.create_server(("127.0.0.1", port)).close()
@@ -44,8 +49,9 @@ def test_the_address_is_printed_when_the_pages_answer_and_no_server_stays(
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-m", "captionlab.cli", "ui", "--port", str(port)]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        preexec_fn=interruptible,
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         said = next(line for line in process.stdout if line.startswith("the runs are at "))
         address, _, _ = said.removeprefix("the runs are at ").partition("#")

@@ -90,7 +90,7 @@ def test_blocks_hold_every_photo_once(world: "World") -> None:
     for grid in (False, True):
         data = world.split("train", grid)
         whole = data.features(range(6))
-        blocks = torch.cat(list(data.feature_blocks(4)))
+        blocks = torch.cat(list(data.feature_blocks(photos_per_block=4)))
         assert torch.equal(blocks, whole.pooled_PD if whole.grid_PRC is None else whole.grid_PRC)
 
 

@@ -167,11 +167,13 @@ def _device(params: Params | None) -> Iterator[Finding]:
 def _encoders(params: Params | None) -> Iterator[Finding]:
     """The weights of every encoder that params.yaml names, then of the others that captionlab knows by name."""
     try:
-        from captionlab.encoders.load import LITE_PIXELS, SIDE_BY_SIDE, TORCHVISION_WEIGHTS, find_weights
+        from captionlab.encoders.efficientnet_lite import LITE_PIXELS, SIDE_BY_SIDE
+        from captionlab.encoders.load import find_weights, trained_blocks
+        from captionlab.encoders.torchvision_models import TORCHVISION_WEIGHTS
     except (ImportError, OSError) as error:
         yield Finding(name="encoders", verdict="fail", found=_one_line(error), advice="reinstall captionlab")
         return
-    named = params.extract_features.encoders if params else []
+    named = [trained_blocks(name)[0] for name in params.extract_features.encoders] if params else []
     used = [part for name in named for part in (SIDE_BY_SIDE[name][0] if name in SIDE_BY_SIDE else (name,))]
     for name in dict.fromkeys([*used, *LITE_PIXELS, *TORCHVISION_WEIGHTS]):
         try:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import pydantic.dataclasses
 from numpy.typing import NDArray
-from pydantic import Field, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from captionlab.core.files import read_json
 from captionlab.core.validation import Checked, Size, validate
@@ -31,14 +31,12 @@ class FeatureStore:
     preprocessing: str
     weights: str
     images: tuple[str, ...]
+    side: int  # regions a side that attention sees; 0 for none
     pooled: NDArray[np.float32]
     grid: NDArray[np.float16] | None
+    is_cut: bool = False  # the grid is a map inside the encoder, whose last blocks belong to the systems
+    flipped: bool = False  # training flips half of the grids, in place of mirror images
     mirrored: "FeatureStore | None" = None  # the same photos' mirror images
-
-    @property
-    def side(self) -> int:
-        """Regions a side of the grid; 0 without one."""
-        return 0 if self.grid is None else math.isqrt(self.grid.shape[1])
 
     def rows(self, images: Sequence[str]) -> NDArray[np.int64]:
         """Row numbers of ``images``; one that is not in the store is a CaptionlabError."""
@@ -59,6 +57,8 @@ class _About(Checked):
     weights: StrictStr
     grid: Annotated[StrictInt, Field(ge=0)]
     images: tuple[StrictStr, ...]
+    is_cut: StrictBool = False
+    flipped: StrictBool = False
 
 
 def open_store(folder: Path) -> FeatureStore:
@@ -68,17 +68,23 @@ def open_store(folder: Path) -> FeatureStore:
     except CaptionlabError as error:
         raise CaptionlabError(f"{folder / 'images.json'}: {error}; extract the features again") from None
     pooled = _mapped(folder / "pooled.npy", 2)
-    grid = _mapped(folder / "grid.npy", 3) if about.grid else None
+    grid = _mapped(folder / "grid.npy", 3) if about.grid or about.is_cut else None
     for rows in (pooled, pooled if grid is None else grid):
         if len(rows) != len(about.images):
             raise CaptionlabError(f"{folder} has {len(rows)} rows for {len(about.images)} photos; extract again")
+    regions = grid.shape[1] if grid is not None else 0
+    if regions != (math.isqrt(regions) ** 2 if about.flipped else regions if about.is_cut else about.grid**2):
+        raise CaptionlabError(f"{folder} has {regions} regions a photo, which do not fit images.json; extract again")
     return FeatureStore(
         encoder=about.encoder,
         preprocessing=about.preprocessing,
         weights=about.weights,
         images=about.images,
+        side=about.grid,
         pooled=pooled,
         grid=grid,
+        is_cut=about.is_cut,
+        flipped=about.flipped,
         mirrored=open_store(folder / MIRRORED) if (folder / MIRRORED).exists() else None,
     )
 
@@ -97,6 +103,7 @@ def _mapped(path: Path, dimensions: int) -> Any:
 def describe(folder: Path) -> str:
     """The store's sizes in words, for a closing line."""
     store = open_store(folder)
-    text = f"{len(store.images):,} photos{' and their mirror images' if store.mirrored else ''}"
+    mirrored = " and their mirror images" if store.mirrored or store.flipped else ""
+    text = f"{len(store.images):,} photos{mirrored}"
     text = f"{text}, pooled {store.pooled.shape[1]}"
     return text if store.grid is None else f"{text}, grid {store.grid.shape[1]}x{store.grid.shape[2]}"

@@ -39,6 +39,7 @@ class Photos:
     images: Sequence[str]  # their names in the folder
     dataset: str  # a digest of their content
     mirrored: bool = False
+    flipped: bool = False  # training flips half of the maps: noted in the store
 
 
 def encode_photos(
@@ -153,6 +154,8 @@ def extract(encoder: Encoder, device: str, photos: Photos, work: Path) -> None:
         "weights": encoder.weights_digest,
         "grid": encoder.grid,
     }
+    if encoder.network.keeps_map:
+        about.update(is_cut=True, flipped=photos.flipped)
     images = list(photos.images)
     # Parts are multiples of a batch: a photo's last bits may depend on the others in its batch.
     own = images[distributed.shard(len(images), CPU_BATCH if device == "cpu" else BLOCK)]

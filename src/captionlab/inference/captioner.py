@@ -178,8 +178,8 @@ class Captioner:
     def _encode(self, engine: Engine, pixels_NHW3: Pixels, run: Callable[..., Any]) -> Features:
         chunks = [pixels_NHW3[i : i + engine.batch] for i in range(0, len(pixels_NHW3), engine.batch)]
         pooled, grids = zip(*run(engine, chunks), strict=True)
-        grid = torch.from_numpy(np.concatenate(grids)).half() if self.identity.grid else None  # as the store keeps it
-        return Features(torch.from_numpy(np.concatenate(pooled)), grid)
+        grid = torch.from_numpy(np.concatenate(grids)).half()  # as the store keeps it
+        return Features(torch.from_numpy(np.concatenate(pooled)), grid if grid.shape[1] else None)
 
     def _engine(self, photos: int) -> Engine:
         """The engine for this number of photos: compiling takes as long as 100 photos without."""

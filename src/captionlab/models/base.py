@@ -84,6 +84,14 @@ class Decoder(nn.Module):
         """
         return tokens_BT.device.type != "cpu"
 
+    def encode(self, features: Features) -> Features:
+        """What the system reads of stored features: the features themselves, if it has no part of the encoder."""
+        return features
+
+    def encoder_parameters(self) -> "list[nn.Parameter]":
+        """Those of an encoder that is trained with the system, at a learning rate of their own."""
+        return []
+
     def words(self, hidden_XH: Tensor) -> Tensor:
         """The word layer: hidden vectors (..., H) to logits (..., V)."""
         raise NotImplementedError

@@ -27,12 +27,16 @@ def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
     dataset = read_json(root / DATASET / "manifest.json")["digest"]
     photos = root / DATASET / "images"
     network = load_encoder(encoder, grid)
+    # A convolution's map can be flipped in place of the photo; training does that, at no cost.
+    flips = wanted[encoder].mirrored and network.network.keeps_map and network.network.last.spatial
     # DVC clears the output folder before a run, so unfinished work is kept elsewhere.
     views = [(out, root / ".resume" / FEATURES.name / encoder, False)]
-    if wanted[encoder].mirrored:
+    if wanted[encoder].mirrored and not flips:
         views.append((out / MIRRORED, root / ".resume" / FEATURES.name / f"{encoder}.mirrored", True))
     for _, work, mirrored in views:
-        wanted_photos = extraction.Photos(folder=photos, images=images, dataset=dataset, mirrored=mirrored)
+        wanted_photos = extraction.Photos(
+            folder=photos, images=images, dataset=dataset, mirrored=mirrored, flipped=flips
+        )
         extraction.extract(network, device, wanted_photos, work)
     if not distributed.is_main():
         return []

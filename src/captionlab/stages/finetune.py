@@ -1,4 +1,4 @@
-"""Stage finetune: train a configuration further, by self-critical training or knowledge distillation."""
+"""Stage finetune: train a configuration further, as before, self-critically or by knowledge distillation."""
 
 import dataclasses
 from pathlib import Path
@@ -9,6 +9,7 @@ from captionlab.core.records import VOCAB, Split
 from captionlab.core.results import checkpoint_of
 from captionlab.data.text import clean
 from captionlab.errors import CaptionlabError
+from captionlab.finetuning.continued import Continued
 from captionlab.finetuning.distillation import Distillation
 from captionlab.finetuning.self_critical import SelfCritical
 from captionlab.finetuning.validation import ValidationCider
@@ -58,6 +59,8 @@ def _finetuning(params: Params, root: Path, finetuned: FinetuneParams, material:
         if caption.split in references:
             references[caption.split].setdefault(caption.image, []).append(clean(caption.raw, "characters"))
     validation = ValidationCider(material.vocab, material.val_set, references["val"], params.finetuning.decoding)
+    if not finetuned.teachers and not finetuned.samples:
+        return Continued(validation)
     if not finetuned.teachers:
         return SelfCritical(
             material.vocab, material.train_set, references["train"], validation,

@@ -3,6 +3,7 @@
 Shape letters as in ``models.base``.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from captionlab.core.devices import to_device
@@ -79,7 +81,7 @@ class CaptionedFeatures:
         if not by_image:
             raise CaptionlabError(f"split {split} has no captions; a system needs some for training and validation")
         images = sorted(by_image)
-        return cls(store, use_grid, images, store.rows(images), [by_image[image] for image in images])
+        return cls(store, use_grid or store.is_cut, images, store.rows(images), [by_image[image] for image in images])
 
     def features(self, positions: Sequence[int], mirrored: Sequence[bool] = ()) -> Features:
         """Read features of photos, by position, from the memory map; of mirror images where ``mirrored`` is True."""
@@ -91,6 +93,9 @@ class CaptionedFeatures:
             pooled_PD[turned] = mirror.pooled[rows[turned]]
             if grid_PRC is not None and mirror.grid is not None:
                 grid_PRC[turned] = mirror.grid[rows[turned]]
+        if grid_PRC is not None and self.store.flipped:
+            for position in np.flatnonzero(mirrored):
+                grid_PRC[position] = _flipped(grid_PRC[position])
         return Features(
             torch.from_numpy(pooled_PD),
             None if grid_PRC is None else torch.from_numpy(grid_PRC),
@@ -110,7 +115,8 @@ class CaptionedFeatures:
         if shuffle_seed is not None:
             random = np.random.default_rng(shuffle_seed)
             random.shuffle(order)
-            if self.store.mirrored is not None:  # both views equally often: torchvision's RandomHorizontalFlip default
+            if self.store.mirrored is not None or self.store.flipped:
+                # both views equally often: torchvision's RandomHorizontalFlip default
                 mirrored = random.random(len(order)) < 0.5
         for i in range(0, len(order), batch_size):
             together = order[i : i + batch_size].tolist()
@@ -132,10 +138,15 @@ class CaptionedFeatures:
         captions = [tokens for position in positions for tokens in self.captions[position]]
         return sum(map(len, captions)) - len(captions), len(captions)
 
-    def feature_blocks(self, photos_per_block: int = 512) -> Iterator[Tensor]:
-        """Everything a Standardise is fitted on, block by block: the grid where it is used, else the pooled vectors."""
+    def feature_blocks(
+        self, encode: Callable[[Features], Features] = lambda features: features, photos_per_block: int = 512
+    ) -> Iterator[Tensor]:
+        """Everything a Standardise is fitted on, block by block: the grid where it is used, else the pooled vectors.
+
+        ``encode`` turns stored features into those that a system reads.
+        """
         for i in range(0, len(self.rows), photos_per_block):
-            features = self.features(range(i, min(i + photos_per_block, len(self.rows))))
+            features = encode(self.features(range(i, min(i + photos_per_block, len(self.rows)))))
             yield features.pooled_PD if features.grid_PRC is None else features.grid_PRC
 
 
@@ -166,6 +177,12 @@ def prepared_ahead(batches: Iterator[Batch], count: int = 2) -> Iterator[Batch]:
         while (batch := waiting.popleft().result()) is not None:
             waiting.append(thread.submit(next, batches, None))
             yield batch
+
+
+def _flipped(grid_RC: NDArray[np.float16]) -> NDArray[np.float16]:
+    """A square map's rows, left and right exchanged."""
+    side = math.isqrt(len(grid_RC))
+    return grid_RC.reshape(side, side, -1)[:, ::-1].reshape(grid_RC.shape)
 
 
 def _up(count: int, multiple: int) -> int:

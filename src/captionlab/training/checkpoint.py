@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -17,6 +18,7 @@ from captionlab.core.records import Decoding, Scores
 from captionlab.core.results import ConfigurationDiagnostics
 from captionlab.core.validation import first_fault
 from captionlab.data.vocab import Vocabulary
+from captionlab.encoders.load import fresh_last_blocks, trained_blocks
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
 from captionlab.models.build import build_model, build_shapes
@@ -111,7 +113,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     decoding = _build(Decoding, about.pop("decoding"), path) if "decoding" in about else None
     release = _build(Release, about.pop("release"), path) if "release" in about else None
     identity = _build(Identity, about, path)
-    words = tensors["embedding.weight"].shape[:1] if "embedding.weight" in tensors else ()
+    trained = trained_blocks(identity.encoder)[1]
+    embedding = tensors.get("decoder.embedding.weight" if trained else "embedding.weight")
+    words = () if embedding is None else embedding.shape[:1]
     if words != (len(vocab),):
         raise CaptionlabError(
             f"{path}: the weights know {words[0] if words else 0} words, the vocabulary {len(vocab)}; they do not match"
@@ -120,9 +124,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if config.layers > len(tensors):
         raise _no_checkpoint(path, f"it says more layers than the {len(tensors)} arrays it holds")
     sizes = {"vocab": len(vocab), "pooled": identity.pooled, "channels": identity.channels}
+    blocks = partial(fresh_last_blocks, identity.encoder, identity.grid) if trained else None
     try:
-        _compare(build_shapes(config, **sizes), tensors, str(path))  # before memory is taken for what the file says
-        model = build_model(config, **sizes)
+        # before memory is taken for what the file says
+        _compare(build_shapes(config, **sizes, blocks=blocks), tensors, str(path))
+        model = build_model(config, **sizes, blocks=blocks)
     except (RuntimeError, TypeError, OverflowError) as error:  # a negative size, or one that no memory or number holds
         raise _no_checkpoint(path, error) from error
     restore(model, tensors, str(path))

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from captionlab.core.records import CAPTIONS, CHECKPOINT, FEATURES, MODELS, RELE
 from captionlab.core.results import Epoch, Summary, Training, read_manifest, write_training
 from captionlab.data.store import MIRRORED, FeatureStore, open_store
 from captionlab.data.vocab import Vocabulary
+from captionlab.encoders.load import fresh_last_blocks, load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder, count_parameters, megabytes
 from captionlab.models.build import build_model, build_shapes
@@ -53,6 +55,7 @@ class Material:
     dataset: str  # its name
     vocab: Vocabulary
     store: FeatureStore
+    channels: int  # of the regions that the decoder sees; 0 without regions
     captions: Sequence[Caption]
     train_set: CaptionedFeatures
     val_set: CaptionedFeatures
@@ -66,7 +69,20 @@ class Material:
         train_set = CaptionedFeatures.of(store, use_grid, captions, "train", vocab)
         val_set = CaptionedFeatures.of(store, use_grid, captions, "val", vocab)
         name = read_manifest(root).name
-        return cls(dataset=name, vocab=vocab, store=store, captions=captions, train_set=train_set, val_set=val_set)
+        return cls(
+            dataset=name, vocab=vocab, store=store, channels=_channels(store), captions=captions,
+            train_set=train_set, val_set=val_set,
+        )  # fmt: skip
+
+
+def _channels(store: FeatureStore) -> int:
+    if store.grid is None or not store.side:
+        return 0
+    if not store.is_cut:
+        return store.grid.shape[2]
+    with torch.inference_mode():
+        _, grid_NRC = fresh_last_blocks(store.encoder, store.side).eval()(torch.zeros(1, *store.grid.shape[1:]))
+    return int(grid_NRC.shape[2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,20 +191,23 @@ def fresh_model(config: SystemParams, training: TrainingParams, material: Materi
     Raises CaptionlabError, before memory is taken, for one that is larger than ``training.max_megabytes``.
     """
     store = material.store
-    channels = 0 if store.grid is None else store.grid.shape[2]
-    sizes = {"vocab": len(material.vocab), "pooled": store.pooled.shape[1], "channels": channels}
-    shapes = build_shapes(config, **sizes)
+    sizes = {"vocab": len(material.vocab), "pooled": store.pooled.shape[1], "channels": material.channels}
+    name, side = store.encoder, store.side
+    shapes = build_shapes(config, **sizes, blocks=partial(fresh_last_blocks, name, side) if store.is_cut else None)
     if megabytes(shapes) > training.max_megabytes:
         raise CaptionlabError(
             f"{row} has {count_parameters(shapes):,} parameters and takes {megabytes(shapes):,.1f} MB, more than "
             f"training.max_megabytes ({training.max_megabytes:g}); make it smaller or raise the limit"
         )
+    blocks = load_encoder(name, side).network.last if store.is_cut else None
     torch.manual_seed(training.seed)
-    model = build_model(config, **sizes)
+    model = build_model(config, **sizes, blocks=(lambda: blocks) if blocks is not None else None)
     if training.warm_start == "released":
         warm_start(model, material.vocab, load_checkpoint(RELEASED))
     else:
-        model.standardise.fit(material.train_set.feature_blocks())
+        with torch.no_grad():
+            photos_per_block = 64 if store.is_cut else 512
+            model.standardise.fit(material.train_set.feature_blocks(model.eval().encode, photos_per_block))
     return model
 
 
@@ -201,18 +220,21 @@ def settings_of(config: SystemParams, training: TrainingParams) -> dict[str, obj
 def training_key(params: Params, root: Path, system: str, name: str) -> str:
     """Stands for everything that decides the training but the code: equal keys, equal results on one machine."""
     config = params.system(system, name)
-    array = "grid.npy" if config.uses_regions else "pooled.npy"
-    store = root / FEATURES / config.encoder
-    inputs = {
+    folder = root / FEATURES / config.encoder
+    store = open_store(folder)
+    array = "grid.npy" if config.uses_regions or store.is_cut else "pooled.npy"
+    inputs: dict[str, object] = {
         "dataset": read_manifest(root).digest,
         "captions": sha256_of(root / CAPTIONS),
         "vocabulary": sha256_of(root / VOCAB),
-        "features": sha256_of(store / array),
+        "features": sha256_of(folder / array),
     }
     if params.training_of(config).warm_start == "released":
         inputs["released"] = sha256_of(RELEASED)
-    if (store / MIRRORED).exists():
-        inputs["mirrored"] = sha256_of(store / MIRRORED / array)
+    if store.mirrored is not None:
+        inputs["mirrored"] = sha256_of(folder / MIRRORED / array)
+    if store.is_cut:
+        inputs["encoder"] = [store.weights, store.side, store.flipped]
     return digest_of([system, name, settings_of(config, params.training_of(config)), inputs])
 
 
@@ -228,7 +250,7 @@ def _identity(system: str, name: str, config: SystemParams, material: Material, 
         encoder_weights=store.weights,
         grid=store.side if config.uses_regions else 0,
         pooled=store.pooled.shape[1],
-        channels=0 if store.grid is None else store.grid.shape[2],
+        channels=material.channels,
         cleaning=material.vocab.cleaning,
         training_key=key,
     )

@@ -24,6 +24,7 @@ from captionlab.core.files import atomic_file
 from captionlab.core.results import Epoch
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
+from captionlab.models.with_encoder import WithEncoder
 from captionlab.training.batches import Batch, CaptionedFeatures, prepared_ahead, prepared_for, with_fixed_shape
 from captionlab.training.graphs import GraphedStep
 from captionlab.training.step import RunningMetrics, autocast, measure, packed_loss, padded_loss
@@ -114,6 +115,8 @@ def train(
     device = next(model.parameters()).device.type
     bf16 = uses_bf16(params.precision, device)
     distributed.broadcast_weights(model)
+    if isinstance(model, WithEncoder):
+        model.crop = params.crop
     run = _Run(model, params)
     state = distributed.broadcast_object(resume_file.load(device) if distributed.is_main() else None)
     if state is not None:
@@ -253,8 +256,9 @@ def _train_epoch(run: _Run, data: CaptionedFeatures, gradients: _Gradients) -> t
     for step, batch in enumerate(bar):
         number = (run.number - 1) * steps + step  # of all steps
         done = number / (params.epochs * steps)
-        for group in run.optimizer.param_groups:
-            group["lr"] = params.learning_rate * _schedule(params, done, run.stopping)
+        rates = (params.learning_rate, params.encoder_learning_rate)
+        for group, rate in zip(run.optimizer.param_groups, rates, strict=False):
+            group["lr"] = rate * _schedule(params, done, run.stopping)
         loss, sums_3, reward = gradients(batch, params.scheduled_sampling * done)
         metrics.add(loss, sums_3 if batch.words_share else torch.zeros_like(sums_3))
         if metrics.unread == STEPS_A_CHECK[gradients.device.type]:
@@ -315,11 +319,18 @@ def _schedule(params: TrainingParams, done: float, stopping: _Stopping) -> float
 
 
 def _optimizer(model: Decoder, params: TrainingParams) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    encoder = model.encoder_parameters()
+    for parameter in encoder:
+        parameter.requires_grad_(params.encoder_learning_rate > 0)
+    of_encoder = {id(parameter) for parameter in encoder}
+    decoder = [each for each in model.parameters() if each.requires_grad and id(each) not in of_encoder]
+    groups: list[dict[str, Any]] = [{"params": decoder}]
+    if encoder and params.encoder_learning_rate:
+        groups.append({"params": encoder, "lr": params.encoder_learning_rate})
     if params.optimizer == "rmsprop":
-        return torch.optim.RMSprop(trained, params.learning_rate, weight_decay=params.weight_decay)
+        return torch.optim.RMSprop(groups, params.learning_rate, weight_decay=params.weight_decay)
     kind = torch.optim.AdamW if params.optimizer == "adamw" else torch.optim.Adam
-    return kind(trained, params.learning_rate, weight_decay=params.weight_decay, fused=True)
+    return kind(groups, params.learning_rate, weight_decay=params.weight_decay, fused=True)
 
 
 @torch.no_grad()
