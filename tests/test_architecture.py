@@ -35,7 +35,7 @@ ALLOWED = {
     "datasets": "config core data.photos data.text errors",
     "encoders": "core data errors",
     "tracking": "errors",
-    "training": "config core data errors models tracking",
+    "training": "config core data encoders errors models tracking",
     "inference": "core data encoders errors models training.checkpoint",
     "metrics": "core data.text errors",
     "finetuning": "core data.vocab inference.decoding metrics.cider models training",

@@ -1,0 +1,135 @@
+"""The last block of an encoder trained with a system, from photos to a caption, through the pipeline's own stages."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from builders import digests, draw_photos, tiny_system, write_tree
+from captionlab.config import EncoderParams, ExtractFeaturesParams, FinetuneParams, Params
+from captionlab.core.records import DATASET, MODELS
+from captionlab.core.results import checkpoint_of, read_training
+from captionlab.data.store import open_store
+from captionlab.encoders.load import load_encoder
+from captionlab.inference.captioner import Captioner
+from captionlab.models.with_encoder import WithEncoder
+from captionlab.stages.evaluate import evaluate
+from captionlab.stages.extract_features import extract_features
+from captionlab.stages.finetune import finetune
+from captionlab.training.fit import train_system
+
+if TYPE_CHECKING:
+    from conftest import World
+
+ENCODER = "efficientnet_lite0_last1"
+
+
+@pytest.fixture(scope="module")
+def params(tiny_params: Params) -> Params:
+    training = dataclasses.replace(tiny_params.training, epochs=2, max_megabytes=30.0, learning_rate=0.003)
+    return dataclasses.replace(
+        tiny_params,
+        extract_features=ExtractFeaturesParams(encoders={ENCODER: EncoderParams(grid=2, mirrored=True)}),
+        training=training,
+        baseline={"tiny": tiny_system("baseline", encoder=ENCODER)},
+        modified={},
+        attention={"tiny": tiny_system("attention", encoder=ENCODER)},
+        retrieval={},
+        finetune={
+            "trained": FinetuneParams(
+                system="attention", config="tiny", training={"encoder_learning_rate": 0.001, "crop": 0.7}
+            ),
+            "frozen": FinetuneParams(system="attention", config="tiny"),
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, world: "World", params: Params, empty_database: Path) -> Path:
+    root = tmp_path_factory.mktemp("trained_encoder")
+    shutil.copy(empty_database, root / "mlflow.db")
+    write_tree(root, world)
+    drawn = draw_photos(root / "drawn", len(world.store.images))
+    (root / DATASET / "images").mkdir(parents=True, exist_ok=True)
+    for name, image in zip(drawn, world.store.images, strict=True):
+        shutil.copy(root / "drawn" / name, root / DATASET / "images" / image)
+    (line,) = extract_features(params, root, ENCODER)
+    assert "12 photos and their mirror images, pooled 1280, grid 49x192" in line
+    train_system(params, root, "baseline", "tiny")
+    train_system(params, root, "attention", "tiny")
+    for name in params.finetune:
+        finetune(params, root, name)
+    return root
+
+
+def blocks_of(root: Path, system: str, name: str) -> dict[str, torch.Tensor]:
+    model = Captioner.load(checkpoint_of(root, system, name)).model
+    assert isinstance(model, WithEncoder)
+    return model.blocks.state_dict()
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> list[str]:
+    assert ours.keys() == theirs.keys()
+    return [name for name in ours if torch.equal(ours[name], theirs[name])]
+
+
+def test_blocks_are_the_published_ones_until_they_have_a_learning_rate(root: Path) -> None:
+    published = load_encoder(ENCODER, grid=2).network.last.state_dict()
+    for system, name in (("baseline", "tiny"), ("attention", "tiny"), ("finetune", "frozen")):
+        assert same(blocks_of(root, system, name), published) == list(published)
+    changed = published.keys() - set(same(blocks_of(root, "finetune", "trained"), published))
+    assert changed == {name for name in published if name.endswith(("weight", "bias"))}  # no statistics
+
+
+def test_what_is_trained_counts_and_what_is_stored_has_its_size(root: Path) -> None:
+    trained, frozen = (read_training(root / MODELS / "finetune" / name).summary for name in ("trained", "frozen"))
+    assert trained.parameters - frozen.parameters == sum(
+        parameter.numel() for parameter in load_encoder(ENCODER).network.last.parameters()
+    )
+    assert trained.megabytes == frozen.megabytes > 3
+
+
+@pytest.mark.parametrize("name", ["trained", "frozen"])
+def test_finetuned_twice_gives_the_same_bytes(root: Path, params: Params, name: str) -> None:
+    first = digests(root / MODELS / "finetune" / name)
+    finetune(params, root, name)
+    assert digests(root / MODELS / "finetune" / name) == first
+
+
+def test_a_photo_is_captioned_from_its_file_as_from_its_features(root: Path, world: "World") -> None:
+    for system, name in (("baseline", "tiny"), ("finetune", "trained")):
+        captioner = Captioner.load(checkpoint_of(root, system, name))
+        image = world.store.images[0]
+        seen = captioner.features([root / DATASET / "images" / image])
+        store = open_store(root / "artifacts/features" / ENCODER)
+        assert store.grid is not None
+        stored = store.grid[store.rows([image])]
+        assert seen.grid_PRC is not None
+        np.testing.assert_allclose(seen.grid_PRC.numpy(), stored, rtol=1e-2, atol=1e-2)
+        (sentence, *_) = captioner.caption(root / DATASET / "images" / image)
+        assert sentence.caption
+    assert len(captioner.attention(seen, sentence.tokens)[0]) == 4
+
+
+def test_they_are_rows_of_the_comparison(root: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(root / "no_java"))
+    closing = evaluate(params, root)
+    assert closing
+    assert (root / "artifacts/evaluation/scores.json").exists()
+
+
+def test_training_flips_half_of_the_maps(root: Path, world: "World") -> None:
+    store = open_store(root / "artifacts/features" / ENCODER)
+    assert (store.is_cut, store.flipped, store.mirrored, store.side) == (True, True, None, 2)
+    data = dataclasses.replace(world, store=store).split("train")
+    plain, flipped = data.features([0]), data.features([0], [True])
+    assert plain.grid_PRC is not None
+    assert flipped.grid_PRC is not None
+    square = plain.grid_PRC.view(7, 7, -1)
+    assert torch.equal(flipped.grid_PRC.view(7, 7, -1), square.flip(1))
+    batches = [next(data.batches(4, seed)).features.grid_PRC for seed in range(6)]
+    assert len({batch.sum().item() for batch in batches if batch is not None}) > 1
