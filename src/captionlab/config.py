@@ -4,6 +4,7 @@ Knows the parameters and their ranges, not what they do.
 """
 
 import dataclasses
+import itertools
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,7 @@ RENAMED = {  # keys of earlier versions
 
 Beam = Annotated[StrictInt, Field(ge=1, le=50)]  # 1 is greedy
 Words = Annotated[StrictInt, Field(ge=1, le=1000)]
+NgramSize = Annotated[StrictInt, Field(ge=0, le=1000)]
 LengthPenalty = Annotated[Number, Field(ge=0, le=10)]  # score = log probability / length ** length_penalty
 
 
@@ -206,6 +208,8 @@ class EvaluateParams(Checked):
     beams: Annotated[tuple[Beam, ...], Field(min_length=1), NoRepeats]
     length_penalty: LengthPenalty
     max_words: Words
+    min_words: Annotated[tuple[Words, ...], Field(min_length=1), NoRepeats] = (1,)
+    no_repeat_ngram: Annotated[tuple[NgramSize, ...], Field(min_length=1), NoRepeats] = (0,)  # 0 allows repetition
     similarity: SimilarityParams
     shuffles: Annotated[StrictInt, Field(ge=1, le=1000)]  # of the photos, for the scores with a wrong photo
     resamples: Annotated[StrictInt, Field(ge=1, le=100_000)]  # of the photos, for intervals and significance
@@ -215,8 +219,12 @@ class EvaluateParams(Checked):
     def decodings(self) -> list[Decoding]:
         """Every decoding that is tried; validation chooses one for each configuration."""
         return [
-            Decoding(beam=beam, length_penalty=self.length_penalty, max_words=self.max_words) for beam in self.beams
-        ]
+            Decoding(
+                beam=beam, length_penalty=self.length_penalty, max_words=self.max_words, min_words=min_words,
+                no_repeat_ngram=size,
+            )
+            for beam, min_words, size in itertools.product(self.beams, self.min_words, self.no_repeat_ngram)
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,6 +345,8 @@ def load_params(path: Path) -> Params:
             _check_encoder(params, f"retrieval.{name}", retrieval.encoder)
         for system, name, config in params.systems():
             check_configuration(params, f"{system}.{name}", config)
+        if max(params.evaluate.min_words) > params.evaluate.max_words:
+            raise CaptionlabError("evaluate.min_words must be at most evaluate.max_words")
         for name, finetuned in params.finetune.items():
             _check_finetune(params, f"finetune.{name}", finetuned)
         _check_ensembles(params)

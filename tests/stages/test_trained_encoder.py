@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -30,14 +30,14 @@ ENCODER = "efficientnet_lite0_last1"
 
 @pytest.fixture(scope="module")
 def params(tiny_params: Params) -> Params:
+    systems: Any = {name: {"tiny": tiny_system(name, encoder=ENCODER)} for name in ("baseline", "attention")}
     training = dataclasses.replace(tiny_params.training, epochs=2, max_megabytes=30.0, learning_rate=0.003)
     return dataclasses.replace(
         tiny_params,
         extract_features=ExtractFeaturesParams(encoders={ENCODER: EncoderParams(grid=2, mirrored=True)}),
         training=training,
-        baseline={"tiny": tiny_system("baseline", encoder=ENCODER)},
+        **systems,
         modified={},
-        attention={"tiny": tiny_system("attention", encoder=ENCODER)},
         retrieval={},
         finetune={
             "trained": FinetuneParams(

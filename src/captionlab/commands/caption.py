@@ -110,7 +110,7 @@ def _caption(captioner: Captioner, photos: Sequence[Named], options: Options, pr
     warnings.filterwarnings("ignore", module="PIL")  # about photos that it reads all the same
     unread = 0
     with tqdm(total=len(photos), unit="photo", disable=True if len(photos) <= 1 else None, leave=False) as bar:
-        stream = captioner.stream([each.photo for each in photos], beam=options.beam)
+        stream = captioner.stream([each.photo for each in photos], **options.decoding)
         for each, sentences in zip(photos, stream, strict=True):
             with bar.external_write_mode():
                 if isinstance(sentences, CaptionlabError):

@@ -52,11 +52,18 @@ class Decoding:
     beam: int = 5  # hypotheses kept; 1 is greedy search
     length_penalty: float = 0.7  # score = log probability / length ** length_penalty, the end token counted
     max_words: int = 30
+    min_words: int = 1
+    no_repeat_ngram: int = 0  # no sequence of so many words twice in a caption; 0 allows it
 
     @property
     def label(self) -> str:
         """As tables and files name it."""
-        return "greedy" if self.beam == 1 else f"beam {self.beam}"
+        parts = ["greedy" if self.beam == 1 else f"beam {self.beam}"]
+        if self.min_words > 1:
+            parts.append(f"{self.min_words} words or more")
+        if self.no_repeat_ngram:
+            parts.append(f"no {self.no_repeat_ngram}-gram twice")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)

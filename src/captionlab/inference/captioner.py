@@ -118,20 +118,11 @@ class Captioner:
             sentences.append(said)
         return sentences if many else sentences[0]
 
-    def stream(
-        self,
-        photos: Sequence[Photo],
-        *,
-        beam: int | None = None,
-        length_penalty: float | None = None,
-        max_words: int | None = None,
-    ) -> Iterator[list[Sentence] | CaptionlabError]:
+    def stream(self, photos: Sequence[Photo], **changes: Any) -> Iterator[list[Sentence] | CaptionlabError]:
         """The captions of each photo in order, as they are made; for one that cannot be read, the error instead.
 
-        Parts of the decoding that are not given are those of ``decoding``.
+        ``changes`` are fields of ``Decoding``, such as ``beam=3``; the others are those of ``decoding``.
         """
-        given = {"beam": beam, "length_penalty": length_penalty, "max_words": max_words}
-        changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         decoding = dataclasses.replace(self.decoding, **changes)
         engine = self._engine(len(photos))
         block = BLOCK.get(self.device, ACCELERATOR_BLOCK)

@@ -34,12 +34,20 @@ class _Ended(NamedTuple):
 
 @torch.inference_mode()
 def beam_search(
-    model: Decoder, features: Features, *, beam: int, length_penalty: float, max_words: int
+    model: Decoder,
+    features: Features,
+    *,
+    beam: int,
+    length_penalty: float,
+    max_words: int,
+    min_words: int = 1,
+    no_repeat_ngram: int = 0,
 ) -> list[list[Hypothesis]]:
     """The best captions of each photo, best first: at least one and up to ``beam``. A beam of 1 is greedy search.
 
     A photo is finished when ``beam`` of its captions have ended. A caption that has not ended after ``max_words`` is
-    returned as it is, so that every photo gets a caption.
+    returned as it is, so that every photo gets a caption. No caption ends before ``min_words``, at least 1, or holds
+    the same sequence of ``no_repeat_ngram`` words twice; 0 allows that. The parameters are those of ``Decoding``.
     """
     photos = len(features.pooled_PD)
     device = features.pooled_PD.device
@@ -51,7 +59,9 @@ def beam_search(
     words_PKT = torch.empty(photos, 1, 0, dtype=torch.long, device=device)
     ended: list[_Ended] = []
     for length in range(1, max_words + 1):
-        log_probs_BV, state = _next_word(model, tokens_B, state, first=length == 1)
+        log_probs_BV, state = _next_word(model, tokens_B, state, may_end=length > min_words)
+        if no_repeat_ngram:
+            _forbid_repeats(log_probs_BV, words_PKT.flatten(0, 1), no_repeat_ngram)
         k, v = log_probs_PK.shape[1], log_probs_BV.shape[1]
         total_PX = (log_probs_PK.unsqueeze(-1) + log_probs_BV.view(len(photo_P), k, v)).flatten(1)
         # Each hypothesis can end only once, so 2 * beam candidates always contain `beam` that continue.
@@ -91,7 +101,7 @@ def sample(model: Decoder, features: Features, *, count: int, max_words: int) ->
     tokens_B = torch.full((len(features.pooled_PD) * count,), START, device=features.pooled_PD.device)
     steps, ended_B = [tokens_B], torch.zeros_like(tokens_B, dtype=torch.bool)
     for length in range(1, max_words + 1):
-        log_probs_BV, state = _next_word(model, tokens_B, state, first=length == 1)
+        log_probs_BV, state = _next_word(model, tokens_B, state, may_end=length > 1)
         tokens_B = log_probs_BV.exp().multinomial(1).squeeze(1)
         steps.append(tokens_B.masked_fill(ended_B, PAD))
         ended_B = ended_B | (tokens_B == END)
@@ -100,12 +110,21 @@ def sample(model: Decoder, features: Features, *, count: int, max_words: int) ->
     return torch.stack(steps, 1)
 
 
-def _next_word(model: Decoder, tokens_B: Tensor, state: State, *, first: bool) -> tuple[Tensor, State]:
+def _next_word(model: Decoder, tokens_B: Tensor, state: State, *, may_end: bool) -> tuple[Tensor, State]:
     """The model's step, with probability 0 for tokens that cannot occur here."""
     log_probs_BV, state = model.step(tokens_B, state)
-    for word in (*NEVER_GENERATED, END) if first else NEVER_GENERATED:
+    for word in NEVER_GENERATED if may_end else (*NEVER_GENERATED, END):
         log_probs_BV[:, word].fill_(-torch.inf)
     return log_probs_BV, state
+
+
+def _forbid_repeats(log_probs_BV: Tensor, words_BT: Tensor, n: int) -> None:
+    """Probability 0 for each word that would end a sequence of ``n`` words that the caption already has."""
+    if words_BT.shape[1] < n:
+        return
+    ngrams_BXN = words_BT.unfold(1, n, 1)
+    begun_BX = (ngrams_BXN[..., :-1] == words_BT[:, None, words_BT.shape[1] - n + 1 :]).all(-1)
+    log_probs_BV.scatter_(1, ngrams_BXN[..., -1].where(begun_BX, PAD), -torch.inf)
 
 
 def _ranked(ended: list[_Ended], photos: int, beam: int, penalty: float) -> list[list[Hypothesis]]:
