@@ -44,7 +44,7 @@ ALLOWED = {
     "serving": "core errors tracking training.checkpoint",
     "tuning": "config core data errors training tracking",
     "demo": "core datasets.drawing errors inference models",
-    "commands": "config core data encoders errors inference metrics models serving tracking training",
+    "commands": "config core data encoders errors evaluation inference metrics models serving tracking training",
     "stages": "config core data datasets encoders errors evaluation finetuning inference metrics report serving "
     "tracking training",
     "cli": "*",

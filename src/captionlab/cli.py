@@ -229,10 +229,14 @@ def score(
 def caption(
     photos: Annotated[list[str], typer.Argument(help="Photos, folders of photos, or - for one on standard input.")],
     model: Annotated[
-        str | None, typer.Option(help="A trained system, a checkpoint or an MLflow model; default: the released one.")
+        str | None, typer.Option(help="A row of the table, a checkpoint or an MLflow model; default: the released one.")
     ] = None,
     beam: Annotated[
         int | None, typer.Option(min=1, max=50, help="1 is greedy search; default: selected on validation.")
+    ] = None,
+    min_words: Annotated[int | None, typer.Option(min=1, help="Fewest words; default: selected on validation.")] = None,
+    no_repeat_ngram: Annotated[
+        int | None, typer.Option(min=0, help="No sequence of so many words twice; 0: allow; default: selected.")
     ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Captions per photo; default: 1, with --json all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per photo.")] = False,
@@ -248,7 +252,9 @@ def caption(
         raise typer.BadParameter("needs exactly one photo", param_hint="--attention")
     from captionlab.commands.caption import Options, caption_photos
 
-    options = Options(model=model, beam=beam, top=top, as_json=as_json, attention=attention, out=out)
+    given = {"beam": beam, "min_words": min_words, "no_repeat_ngram": no_repeat_ngram}
+    decoding = {key: value for key, value in given.items() if value is not None}
+    options = Options(model=model, decoding=decoding, top=top, as_json=as_json, attention=attention, out=out)
     with _together(shared=True):
         all_read = caption_photos(photos, options)
     if not all_read:

@@ -20,6 +20,7 @@ from captionlab.core.records import EVALUATION, RELEASED, Decoding
 from captionlab.core.results import ConfigurationScores, DecodedScores, Evaluation, checkpoint_of, write_evaluation
 from captionlab.data.photos import SUFFIXES
 from captionlab.inference import captioner
+from captionlab.inference import photos as reading
 from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -86,15 +87,15 @@ def test_a_photo_is_captioned_alike_alone_among_others_and_compiled(shipped: Pat
 
 
 def test_many_photos_are_compiled_for(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captioner, "COMPILE_FROM", 3)
-    monkeypatch.setattr(captioner, "BLOCK", {"cpu": 2})
+    monkeypatch.setattr(reading, "COMPILE_FROM", 3)
+    monkeypatch.setattr(reading, "BLOCK", {"cpu": 2})
     one, many = Captioner.load(), Captioner.load()
-    photos = ["holiday.jpg", "no.jpg", "beach.png", "more/house.webp"]
-    found = list(many.stream(photos))
-    assert "_compiled" in many.__dict__
+    names = ["holiday.jpg", "no.jpg", "beach.png", "more/house.webp"]
+    found = list(many.stream(names))
+    assert "_compiled" in many.reader.__dict__
     assert isinstance(found[1], CaptionlabError)
-    expected = one.caption([photos[0], photos[2]])
-    assert "_compiled" not in one.__dict__
+    expected = one.caption([names[0], names[2]])
+    assert "_compiled" not in one.reader.__dict__
     for ours, theirs in zip((found[0], found[2]), expected, strict=True):
         assert not isinstance(ours, CaptionlabError)
         assert ours[0].log_prob == pytest.approx(theirs[0].log_prob, rel=0.01)

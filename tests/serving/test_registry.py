@@ -141,7 +141,7 @@ def test_photos_are_described_by_a_registered_model_as_validation_chose(
     assert len(said) == 2
     assert caption_photos(["holiday.jpg"], Options(model=model, top=4))
     assert capsys.readouterr().out.splitlines() == [sentence.caption for sentence in said]
-    assert caption_photos(["holiday.jpg"], Options(model=model, beam=1, top=4))
+    assert caption_photos(["holiday.jpg"], Options(model=model, decoding={"beam": 1}, top=4))
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 

@@ -1,6 +1,7 @@
 """The last block of an encoder trained with a system, from photos to a caption, through the pipeline's own stages."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,21 @@ import pytest
 import torch
 
 from builders import digests, draw_photos, tiny_system, write_tree
-from captionlab.config import EncoderParams, ExtractFeaturesParams, FinetuneParams, Params
+from captionlab.config import (
+    EncoderParams,
+    EnsembleParams,
+    ExtractFeaturesParams,
+    FinetuneParams,
+    Params,
+    RetrievalParams,
+)  # fmt: skip
+from captionlab.core.photo_results import read_captions
 from captionlab.core.records import DATASET, MODELS
 from captionlab.core.results import checkpoint_of, read_training
 from captionlab.data.store import open_store
 from captionlab.encoders.load import load_encoder
+from captionlab.errors import CaptionlabError
+from captionlab.evaluation.rows import RowCaptioner
 from captionlab.inference.captioner import Captioner
 from captionlab.models.with_encoder import WithEncoder
 from captionlab.stages.evaluate import evaluate
@@ -23,7 +34,7 @@ from captionlab.stages.finetune import finetune
 from captionlab.training.fit import train_system
 
 if TYPE_CHECKING:
-    from conftest import World
+    from conftest import Run, World
 
 ENCODER = "efficientnet_lite0_last1"
 
@@ -38,7 +49,11 @@ def params(tiny_params: Params) -> Params:
         training=training,
         **systems,
         modified={},
-        retrieval={},
+        retrieval={"tiny": RetrievalParams(encoder=ENCODER, neighbours=(1, 3), consensus_k=2)},
+        ensemble={
+            "both": EnsembleParams(members=("finetune.trained", "baseline.tiny")),
+            "reranked": EnsembleParams(members=("attention.tiny",), neighbours=2, consensus_weight=100.0),
+        },
         finetune={
             "trained": FinetuneParams(
                 system="attention", config="tiny", training={"encoder_learning_rate": 0.001, "crop": 0.7}
@@ -63,6 +78,10 @@ def root(tmp_path_factory: pytest.TempPathFactory, world: "World", params: Param
     train_system(params, root, "attention", "tiny")
     for name in params.finetune:
         finetune(params, root, name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(root / "no_java"))
+        evaluate(params, root)
+    (root / "params.yaml").write_text(json.dumps(dataclasses.asdict(params)))
     return root
 
 
@@ -115,11 +134,50 @@ def test_a_photo_is_captioned_from_its_file_as_from_its_features(root: Path, wor
     assert len(captioner.attention(seen, sentence.tokens)[0]) == 4
 
 
-def test_they_are_rows_of_the_comparison(root: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(root / "no_java"))
-    closing = evaluate(params, root)
-    assert closing
-    assert (root / "artifacts/evaluation/scores.json").exists()
+ROWS = ["finetune.trained", "ensemble.both", "ensemble.reranked", "retrieval.tiny"]
+
+
+@pytest.mark.parametrize("key", ROWS)
+def test_a_row_says_of_photos_what_it_said_when_it_was_evaluated(root: Path, key: str) -> None:
+    row = RowCaptioner.load(root, key)
+    assert row.label.startswith(f"{key}@")
+    label = row.decoding.label
+    evaluated = {each.image: each.captions[label].caption for each in read_captions(root, key)}
+    found = list(row.stream([root / DATASET / "images" / image for image in evaluated]))
+    best = {}
+    for image, sentences in zip(evaluated, found, strict=True):
+        assert not isinstance(sentences, CaptionlabError)
+        best[image] = sentences[0].caption
+    assert best == evaluated
+
+
+def test_the_command_names_a_row(root: Path, monkeypatch: pytest.MonkeyPatch, run: "Run") -> None:
+    monkeypatch.chdir(root)
+    photo = str(next((root / DATASET / "images").iterdir()))
+    code, out, err = run("caption", photo, "--model", "ensemble.both", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["log_prob"] < 0
+    code, out, _ = run("caption", photo, "--model", "retrieval.tiny", "--json")
+    assert code == 0
+    assert "log_prob" not in json.loads(out)
+    code, out, err = run("caption", photo, "--model", "ensemble.none")
+    assert (code, out) == (1, "")
+    assert err.startswith("captionlab: ensemble.none has not been evaluated")
+    code, _, err = run("caption", photo, "--model", "ensemble.both", "--attention", "map.png")
+    assert code == 1
+    assert "ensemble.both has no attention to show" in err
+
+
+def test_reranking_needs_the_training_captions(
+    root: Path, tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(root, tmp_path / "copy", ignore=shutil.ignore_patterns("captions"))
+    monkeypatch.chdir(tmp_path / "copy")
+    photo = str(next((root / DATASET / "images").iterdir()))
+    code, _, err = run("caption", photo, "--model", "ensemble.reranked")
+    assert code == 1
+    assert "compares with the captions of similar training photos, which are not here" in err
+    assert run("caption", photo, "--model", "ensemble.both")[0] == 0
 
 
 def test_training_flips_half_of_the_maps(root: Path, world: "World") -> None:

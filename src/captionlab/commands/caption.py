@@ -7,11 +7,11 @@ import dataclasses
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -20,11 +20,15 @@ from captionlab.commands.caption_file import CaptionFile
 from captionlab.core import distributed
 from captionlab.core.files import atomic_file
 from captionlab.core.output import json_line
-from captionlab.core.records import Decoding
+from captionlab.core.records import Decoding, Neighbours
 from captionlab.data.photos import SUFFIXES, Photo, read_upright, skipped_formats
 from captionlab.errors import CaptionlabError, printable
 from captionlab.inference.captioner import Captioner, Sentence
 from captionlab.serving.registry import local_checkpoint
+
+if TYPE_CHECKING:
+    from captionlab.evaluation.retrieval import Retrieved
+    from captionlab.evaluation.rows import RowCaptioner
 
 STDIN = "-"
 
@@ -34,7 +38,7 @@ class Options:
     """The command's options, as its help describes them."""
 
     model: str | None = None
-    beam: int | None = None
+    decoding: Mapping[str, int] = dataclasses.field(default_factory=dict)  # replaces parts of the chosen one
     top: int | None = None
     as_json: bool = False
     attention: Path | None = None
@@ -72,18 +76,28 @@ def caption_photos(names: Sequence[str], options: Options) -> bool:
             _complain(line)
     if not found.photos:
         return False
-    with local_checkpoint(Path.cwd(), options.model) if options.model else nullcontext() as path:
-        captioner = Captioner.load(path)
+    captioner = _load(options.model)
+    if options.attention and not isinstance(captioner, Captioner):
+        raise CaptionlabError(f"{options.model} has no attention to show")
     file = None
     photos = found.photos
     if options.out:
-        file = CaptionFile(options.out, [photo.name for photo in photos], _source(captioner, options.beam))
+        file = CaptionFile(options.out, [photo.name for photo in photos], _source(captioner, options.decoding))
         photos = list({photo.name: photo for photo in photos if photo.name not in file.done}.values())
     printer = _Printer(options, file, named=len(found.photos) > 1)
     unread = _caption(captioner, photos[distributed.rank() :: distributed.world_size()], options, printer)
     if file:
         file.close()
     return not any(distributed.all_reduce_sum(unread)) and not found.faults
+
+
+def _load(model: str | None) -> "Captioner | RowCaptioner":
+    if model and model.partition(".")[0] in ("ensemble", "retrieval"):  # rows without a checkpoint of their own
+        from captionlab.evaluation.rows import RowCaptioner
+
+        return RowCaptioner.load(Path.cwd(), model)
+    with local_checkpoint(Path.cwd(), model) if model else nullcontext() as path:
+        return Captioner.load(path)
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ class _Printer:
     file: CaptionFile | None
     named: bool  # whether a line begins with the photo's name
 
-    def write(self, name: str, sentences: Sequence[Sentence]) -> None:
+    def write(self, name: str, sentences: "Sequence[Sentence | Retrieved]") -> None:
         top = self.options.top
         if self.file:
             self.file.write(_row(name, sentences[:top]))
@@ -105,7 +119,9 @@ class _Printer:
                 _print(f"{printable(name)}\t{sentence.caption}" if self.named else sentence.caption)
 
 
-def _caption(captioner: Captioner, photos: Sequence[Named], options: Options, printer: _Printer) -> int:
+def _caption(
+    captioner: "Captioner | RowCaptioner", photos: Sequence[Named], options: Options, printer: _Printer
+) -> int:
     """Caption the photos; returns how many could not be read."""
     warnings.filterwarnings("ignore", module="PIL")  # about photos that it reads all the same
     unread = 0
@@ -118,23 +134,21 @@ def _caption(captioner: Captioner, photos: Sequence[Named], options: Options, pr
                     _complain(f"{STDIN}: {sentences}" if each.name == STDIN else str(sentences))
                 else:
                     printer.write(each.name, sentences)
-            if options.attention and not isinstance(sentences, CaptionlabError):
+            if options.attention and isinstance(captioner, Captioner) and not isinstance(sentences, CaptionlabError):
                 _draw(captioner, each.photo, sentences[0], options.attention)
             bar.update()
     return unread
 
 
-def _source(captioner: Captioner, beam: int | None) -> dict[str, str]:
+def _source(captioner: "Captioner | RowCaptioner", changes: Mapping[str, int]) -> dict[str, str]:
     """Which model captions, and how it decodes, as a file of captions says it."""
-    identity = captioner.identity
-    decoding = captioner.decoding if beam is None else dataclasses.replace(captioner.decoding, beam=beam)
-    return {
-        "model": f"{identity.system}.{identity.name}@{identity.training_key[:8]}",
-        "decoding": _in_words(decoding),
-    }
+    decoding = dataclasses.replace(captioner.decoding, **changes)  # type: ignore[arg-type]
+    return {"model": captioner.label, "decoding": _in_words(decoding)}
 
 
-def _in_words(decoding: Decoding) -> str:
+def _in_words(decoding: Decoding | Neighbours) -> str:
+    if isinstance(decoding, Neighbours):
+        return decoding.label
     penalty = "" if decoding.beam == 1 else f", length penalty {decoding.length_penalty:g}"
     return f"{decoding.label}{penalty}, at most {decoding.max_words} words"
 
@@ -169,12 +183,15 @@ def _walk(folder: Path, faults: list[str]) -> Iterator[Path]:
         yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
-def _row(name: str, sentences: Sequence[Sentence]) -> dict[str, Any]:
-    best, *others = ({"caption": each.caption, "log_prob": round(each.log_prob, 4)} for each in sentences)
+def _row(name: str, sentences: "Sequence[Sentence | Retrieved]") -> dict[str, Any]:
+    best, *others = (
+        {"caption": each.caption} | ({} if each.log_prob is None else {"log_prob": round(each.log_prob, 4)})
+        for each in sentences
+    )
     return {"image": name, **best, "alternatives": others}
 
 
-def _draw(captioner: Captioner, photo: Photo, sentence: Sentence, out: Path) -> None:
+def _draw(captioner: Captioner, photo: Photo, sentence: "Sentence | Retrieved", out: Path) -> None:
     weights_TR = captioner.attention(captioner.features([photo]), sentence.tokens)
     sheet = attention_map(read_upright(photo, TILE), sentence.caption.split(), weights_TR)
     with atomic_file(out) as temporary:

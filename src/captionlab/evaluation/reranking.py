@@ -4,6 +4,7 @@ Sentences in, sentences out. Knows nothing of files, splits or decoding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from captionlab.evaluation.retrieval import Retriever
 from captionlab.inference.captioner import Sentence
 
 Pooled = NDArray[np.float32]  # (P, D) the photos' pooled features
+Found = list[list[Sentence]]  # by photo: what beam search found, best first
 Ranked = Sequence[list[list[Sentence]]]  # by decoding and photo: what a beam found, best first
 Choose = Callable[[Pooled, Ranked], list[list[Sentence]]]  # by decoding: the chosen sentence for each photo
 
@@ -30,7 +32,31 @@ def by_neighbours(retriever: Retriever, params: EnsembleParams) -> Choose:
     short.
     """
 
+    score = _scorer(retriever, params)
+
     def choose(pooled_PD: Pooled, ranked: Ranked) -> list[list[Sentence]]:
+        scores = score(pooled_PD, ranked)
+        return [[max(own, key=of) for own, of in zip(photos, scores, strict=True)] for photos in ranked]
+
+    return choose
+
+
+def ranked_by_neighbours(retriever: Retriever, params: EnsembleParams) -> Callable[[Pooled, Found], Found]:
+    """The same for one decoding, with all sentences of each photo, best first."""
+    score = _scorer(retriever, params)
+
+    def rank(pooled_PD: Pooled, found: Found) -> Found:
+        return [sorted(own, key=of, reverse=True) for own, of in zip(found, score(pooled_PD, [found]), strict=True)]
+
+    return rank
+
+
+def _scorer(
+    retriever: Retriever, params: EnsembleParams
+) -> Callable[[Pooled, Ranked], list[Callable[[Sentence], float]]]:
+    """For each photo, what its sentences are ranked by."""
+
+    def scores(pooled_PD: Pooled, ranked: Ranked) -> list[Callable[[Sentence], float]]:
         found = [
             list(dict.fromkeys(sentence.caption for sentences in photo for sentence in sentences))
             for photo in zip(*ranked, strict=True)
@@ -38,12 +64,10 @@ def by_neighbours(retriever: Retriever, params: EnsembleParams) -> Choose:
         words = [[tuple(caption.split()) for caption in own] for own in found]
         agreed = retriever.consensus(words, pooled_PD, params.neighbours)
         agreement = [dict(zip(own, scores, strict=True)) for own, scores in zip(found, agreed, strict=True)]
+        return [partial(_score, params.consensus_weight, own) for own in agreement]
 
-        def best(sentences: list[Sentence], own: Mapping[str, float]) -> Sentence:
-            return max(
-                sentences, key=lambda sentence: sentence.log_prob + params.consensus_weight * own[sentence.caption]
-            )
+    return scores
 
-        return [[best(*photo) for photo in zip(photos, agreement, strict=True)] for photos in ranked]
 
-    return choose
+def _score(weight: float, agreement: Mapping[str, float], sentence: Sentence) -> float:
+    return sentence.log_prob + weight * agreement[sentence.caption]

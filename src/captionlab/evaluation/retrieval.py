@@ -7,6 +7,7 @@ semantic analysis, X all features that photos are compared by.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,15 @@ from captionlab.config import SimilarityParams
 from captionlab.metrics.cider import ORDERS, CiderD, Words, ngrams
 
 _SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieved:
+    """A caption of a training photo: it was not generated, so it has no probability."""
+
+    caption: str
+    log_prob: None = None
+    tokens: tuple[int, ...] = ()
 
 
 class Retriever:

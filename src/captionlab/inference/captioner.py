@@ -4,34 +4,27 @@ Knows checkpoints, encoders and decoding; nothing of datasets or scores.
 """
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
-import numpy as np
 import torch
 
 from captionlab.core.devices import choose_device
 from captionlab.core.records import RELEASED, Decoding
 from captionlab.core.results import chosen_decoding
 from captionlab.core.tokens import START
-from captionlab.data.photos import PREPROCESSING, Photo, Pixels, read_photo
+from captionlab.data.photos import PREPROCESSING, Photo
 from captionlab.data.vocab import Vocabulary
-from captionlab.encoders.engines import Engine, OnnxEngine, TorchEngine
-from captionlab.encoders.load import Encoder, load_encoder
+from captionlab.encoders.load import Encoder
 from captionlab.errors import CaptionlabError
 from captionlab.inference.decoding import beam_search
+from captionlab.inference.photos import PhotoReader, stream_photos
 from captionlab.models.base import Decoder, Features
 from captionlab.models.ensemble import Ensemble
 from captionlab.training.checkpoint import Identity, Release, load_checkpoint
-
-BLOCK = {"cpu": 32}  # photos that are captioned together, by device
-ACCELERATOR_BLOCK = 256
-COMPILE_FROM = 100  # photos from which compiling the encoder saves more time than it takes
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -87,6 +80,11 @@ class Captioner:
         return cls(model, checkpoint.vocab, identity, decoding, chosen, checkpoint.release)
 
     @property
+    def label(self) -> str:
+        """Its name, and which training it comes from."""
+        return f"{self.identity.system}.{self.identity.name}@{self.identity.training_key[:8]}"
+
+    @property
     def uses_regions(self) -> bool:
         """Whether it attends to the regions of the photo, so that attention maps exist."""
         return self.identity.grid > 0
@@ -124,26 +122,26 @@ class Captioner:
         ``changes`` are fields of ``Decoding``, such as ``beam=3``; the others are those of ``decoding``.
         """
         decoding = dataclasses.replace(self.decoding, **changes)
-        engine = self._engine(len(photos))
-        block = BLOCK.get(self.device, ACCELERATOR_BLOCK)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for i in range(0, len(photos), block):
-                read = list(pool.map(self._read, photos[i : i + block]))
-                whole = [pixels for pixels in read if not isinstance(pixels, CaptionlabError)]
-                found: list[list[Sentence]] = []
-                if whole:
-                    found = self.describe(self._encode(engine, np.stack(whole), pool.map), decoding)
-                said = iter(found)
-                yield from (pixels if isinstance(pixels, CaptionlabError) else next(said) for pixels in read)
+        return stream_photos([self.reader], photos, lambda features: self.describe(features, decoding))
+
+    @cached_property
+    def reader(self) -> PhotoReader:
+        """Computes what the system reads of a photo."""
+        identity = self.identity
+        return PhotoReader(identity.encoder, identity.grid, self.device, identity.encoder_weights)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder whose features the system reads; CaptionlabError as ``PhotoReader`` has it."""
+        return self.reader.encoder
 
     def warm_up(self) -> None:
         """Load and compile the encoder now, so that a server's first request does not wait for it."""
-        _ = self._compiled if self.device == "cpu" else self._encoder
+        self.reader.warm_up()
 
     def features(self, photos: Sequence[Photo]) -> Features:
         """The encoder's features of the photos, for calling both ``describe`` and ``attention``."""
-        pixels = np.stack([read_photo(photo, self._encoder.pixels) for photo in photos])
-        return self._encode(self._engine(len(photos)), pixels, map)
+        return self.reader.features(photos)
 
     @torch.inference_mode()
     def attention(self, features: Features, tokens: Sequence[int]) -> list[list[float]]:
@@ -159,37 +157,6 @@ class Captioner:
         if attention_BTR is None:
             raise CaptionlabError(f"{self.identity.system} has no attention to show")
         return [[round(share, 5) for share in row] for row in attention_BTR[0, : len(tokens)].tolist()]
-
-    def _read(self, photo: Photo) -> Pixels | CaptionlabError:
-        try:
-            return read_photo(photo, self._encoder.pixels)
-        except CaptionlabError as error:
-            return error
-
-    def _encode(self, engine: Engine, pixels_NHW3: Pixels, run: Callable[..., Any]) -> Features:
-        chunks = [pixels_NHW3[i : i + engine.batch] for i in range(0, len(pixels_NHW3), engine.batch)]
-        pooled, grids = zip(*run(engine, chunks), strict=True)
-        grid = torch.from_numpy(np.concatenate(grids)).half()  # as the store keeps it
-        return Features(torch.from_numpy(np.concatenate(pooled)), grid if grid.shape[1] else None)
-
-    def _engine(self, photos: int) -> Engine:
-        """The engine for this number of photos: compiling takes as long as 100 photos without."""
-        if self.device == "cpu" and (photos >= COMPILE_FROM or "_compiled" in self.__dict__):
-            return self._compiled
-        return TorchEngine(self._encoder, self.device)
-
-    @cached_property
-    def _compiled(self) -> OnnxEngine:
-        return OnnxEngine(self._encoder, batch=1)  # a batch of 4 would make a single photo take four times as long
-
-    @cached_property
-    def _encoder(self) -> Encoder:
-        encoder = load_encoder(self.identity.encoder, self.identity.grid)
-        if encoder.weights_digest != self.identity.encoder_weights:
-            raise CaptionlabError(
-                f"the installed weights of {encoder.name} differ from those the system was trained with; train it again"
-            )
-        return encoder
 
 
 @dataclass(frozen=True)
@@ -221,6 +188,14 @@ class EnsembleCaptioner:
         for member in self.members:
             found[member.identity.encoder] = found.get(member.identity.encoder, False) or member.uses_regions
         return found
+
+    @property
+    def readers(self) -> list[PhotoReader]:
+        """One for each encoder, in the order of ``sources``."""
+        return [
+            max((m for m in self.members if m.identity.encoder == name), key=lambda member: member.identity.grid).reader
+            for name in self.sources
+        ]
 
     def describe(self, features: Features, decoding: Decoding) -> list[list[Sentence]]:
         """The captions of each photo, best first, from features of the encoders in ``sources``."""

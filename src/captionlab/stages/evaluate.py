@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from captionlab.config import Params, RetrievalParams, SimilarityParams
+from captionlab.config import Params, RetrievalParams
 from captionlab.core.files import atomic_folder, read_json, read_jsonl, write_json
 from captionlab.core.photo_results import (
     AttentionMap,
@@ -57,22 +57,14 @@ from captionlab.evaluation.candidate_store import CandidateStore
 from captionlab.evaluation.candidates import Candidates, Finder, Members
 from captionlab.evaluation.diagnostics import Generated, Settings, diagnose
 from captionlab.evaluation.reranking import Choose, as_ranked, by_neighbours
-from captionlab.evaluation.retrieval import Retriever
+from captionlab.evaluation.retrieval import Retrieved, Retriever
+from captionlab.evaluation.rows import training_retriever
 from captionlab.inference.captioner import Captioner, Sentence
 from captionlab.metrics.scorer import Scorer
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.fit import read_captions
 
 References = dict[str, Sequence[str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retrieved:
-    """A caption of a training photo: it was not generated, so it has no probability."""
-
-    caption: str
-    log_prob: None = None
-    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +108,7 @@ def evaluate(params: Params, root: Path) -> list[str]:
 
     @cache  # configurations of the same encoder share it
     def by_meaning(encoder: str) -> Retriever:
-        return _retriever(root, encoder, data.captions, by_meaning=params.evaluate.similarity)
+        return training_retriever(root, encoder, data.captions, by_meaning=params.evaluate.similarity)
 
     configurations = tqdm(params.configurations(), desc="evaluate", unit="configuration", disable=None)
     captioned = [_caption(params, root, (system, name), data, search, by_meaning) for system, name in configurations]
@@ -190,7 +182,7 @@ def _caption(
 def _retrieve(root: Path, name: str, config: RetrievalParams, data: _Dataset) -> Captioned:
     """Caption the validation and test photos with captions of the most similar training photos."""
     store = open_store(root / FEATURES / config.encoder)
-    retriever = _retriever(root, config.encoder, data.captions, config.consensus_k)
+    retriever = training_retriever(root, config.encoder, data.captions, config.consensus_k)
     sentences: dict[Split, list[dict[str, Retrieved]]] = {}
     for split, photos in data.references.items():
         pooled_QD = store.pooled[store.rows(list(photos))]
@@ -206,20 +198,6 @@ def _retrieve(root: Path, name: str, config: RetrievalParams, data: _Dataset) ->
         decodings=[Neighbours(neighbours=count) for count in config.neighbours],
         without_photo=[" ".join(retriever.without_photo(count)) for count in config.neighbours],
     )  # fmt: skip
-
-
-def _retriever(
-    root: Path, encoder: str, captions: Sequence[Caption], consensus_k: int = 1, *,
-    by_meaning: SimilarityParams | None = None,
-) -> Retriever:  # fmt: skip
-    known: dict[str, list[tuple[str, ...]]] = {}
-    for caption in captions:
-        if caption.split == "train" and caption.words:
-            known.setdefault(caption.image, []).append(caption.words)
-    images, store = sorted(known), open_store(root / FEATURES / encoder)
-    return Retriever(
-        store.pooled[store.rows(images)], [known[image] for image in images], consensus_k, by_meaning=by_meaning
-    )
 
 
 def _score(captioned: Sequence[Captioned], references: Mapping[Split, References]) -> tuple[ConfigurationScores, ...]:

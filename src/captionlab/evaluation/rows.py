@@ -1,0 +1,116 @@
+"""Any row of the last evaluated table as a captioner of photos: ensembles, re-ranked ones and retrieval too.
+
+Knows the project's folder: params.yaml, the trained systems, the evaluation that chose each row's decoding.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captionlab.config import Params, SimilarityParams, load_params
+from captionlab.core.files import digest_of
+from captionlab.core.records import CAPTIONS, FEATURES, Caption, Decoding, Neighbours
+from captionlab.core.results import ConfigurationScores, checkpoint_of, read_evaluation
+from captionlab.data.photos import Photo
+from captionlab.data.store import open_store
+from captionlab.errors import CaptionlabError
+from captionlab.evaluation.reranking import ranked_by_neighbours
+from captionlab.evaluation.retrieval import Retrieved, Retriever
+from captionlab.inference.captioner import Device, EnsembleCaptioner, Sentence
+from captionlab.inference.photos import PhotoReader, stream_photos
+from captionlab.models.base import Features
+from captionlab.training.fit import read_captions
+
+Ranked = Sequence[Sentence | Retrieved]
+"""A photo's captions, best first."""
+
+
+@dataclass(frozen=True)
+class RowCaptioner:
+    """A row of the comparison, ready to caption photos as it was evaluated."""
+
+    label: str  # system.configuration, and which trainings it comes from
+    readers: Sequence[PhotoReader]  # one for each encoder
+    decoding: Decoding | Neighbours
+    describe: Callable[[Features, Any], Sequence[Ranked]]
+
+    @classmethod
+    def load(cls, root: Path, key: str, device: Device = "auto") -> "RowCaptioner":
+        """A row of the table in ``root``, with the decoding that validation chose for it.
+
+        Raises CaptionlabError where there is no such row, or a part of it is missing.
+        """
+        params, row = load_params(root / "params.yaml"), read_evaluation(root)[key]
+        if row.system == "retrieval":
+            return _retrieval(params, root, row)
+        members = [checkpoint_of(root, *member) for member in params.members(row.system, row.name)]
+        captioner = EnsembleCaptioner.load(members, device)
+        describe: Callable[[Features, Decoding], Sequence[Ranked]] = captioner.describe
+        ensemble = params.ensemble.get(row.name) if row.system == "ensemble" else None
+        if ensemble and ensemble.neighbours:
+            encoder = captioner.members[0].identity.encoder
+            similar = training_retriever(root, encoder, _captions(root, key), by_meaning=params.evaluate.similarity)
+            describe = partial(_reranked, captioner, ranked_by_neighbours(similar, ensemble))
+        keys = digest_of([member.identity.training_key for member in captioner.members])
+        return cls(f"{key}@{keys[:8]}", captioner.readers, row.best.decoding, describe)
+
+    def stream(
+        self, photos: Sequence[Photo], **changes: Any
+    ) -> Iterator[Sequence[Sentence | Retrieved] | CaptionlabError]:
+        """The captions of each photo in order, best first; for one that cannot be read, the error instead.
+
+        ``changes`` are fields of the row's decoding, such as ``beam=3``.
+        """
+        decoding = dataclasses.replace(self.decoding, **changes)
+        return stream_photos(self.readers, photos, lambda features: self.describe(features, decoding))
+
+
+def _captions(root: Path, key: str) -> list[Caption]:
+    if not (root / CAPTIONS).exists():
+        raise CaptionlabError(
+            f"{key} compares with the captions of similar training photos, which are not here ({CAPTIONS}); run dvc "
+            "repro with the dataset, or choose another row"
+        )
+    return read_captions(root)
+
+
+def _reranked(
+    captioner: EnsembleCaptioner, rerank: Callable[[Any, Any], list[list[Sentence]]], features: Features,
+    decoding: Decoding,
+) -> list[list[Sentence]]:  # fmt: skip
+    return rerank(features.pooled_PD.numpy(), captioner.describe(features, decoding))
+
+
+def _retrieval(params: Params, root: Path, row: ConfigurationScores) -> RowCaptioner:
+    config = params.retrieval[row.name]
+    retriever = training_retriever(root, config.encoder, _captions(root, row.key), config.consensus_k)
+    grid = params.extract_features.encoders[config.encoder].grid
+    weights = open_store(root / FEATURES / config.encoder).weights
+    reader = PhotoReader(config.encoder, grid, "cpu", weights)
+
+    def describe(features: Features, chosen: Neighbours) -> list[list[Retrieved]]:
+        found = retriever.captions(features.pooled_PD.numpy(), chosen.neighbours)
+        return [[Retrieved(caption=" ".join(words))] for words in found]
+
+    return RowCaptioner(f"{row.key}@{weights[:8]}", [reader], row.best.decoding, describe)
+
+
+def training_retriever(
+    root: Path, encoder: str, captions: Sequence[Caption], consensus_k: int = 1, *,
+    by_meaning: SimilarityParams | None = None,
+) -> Retriever:  # fmt: skip
+    """Finds training photos like a photo, and what people wrote of them, by the features of one encoder."""
+    known: dict[str, list[tuple[str, ...]]] = {}
+    for caption in captions:
+        if caption.split == "train" and caption.words:
+            known.setdefault(caption.image, []).append(caption.words)
+    images, store = sorted(known), open_store(root / FEATURES / encoder)
+    return Retriever(
+        np.asarray(store.pooled[store.rows(images)]), [known[image] for image in images], consensus_k,
+        by_meaning=by_meaning,
+    )  # fmt: skip

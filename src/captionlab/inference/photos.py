@@ -1,0 +1,98 @@
+"""Photos in, features out: reading photos and running an encoder on them, for one captioner or for several.
+
+Knows encoders; nothing of captions. Shape letters as in ``models.base``; N photos, H and W pixels.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from captionlab.data.photos import Photo, Pixels, read_photo
+from captionlab.encoders.engines import Engine, OnnxEngine, TorchEngine
+from captionlab.encoders.load import Encoder, load_encoder
+from captionlab.errors import CaptionlabError
+from captionlab.models.base import Features
+
+BLOCK = {"cpu": 32}  # photos that are captioned together, by device
+ACCELERATOR_BLOCK = 256
+COMPILE_FROM = 100  # photos from which compiling the encoder saves more time than it takes
+
+Captions = TypeVar("Captions")
+
+
+class PhotoReader:
+    """Computes an encoder's features of photos, as the feature store has them. The encoder is loaded when needed."""
+
+    def __init__(self, name: str, grid: int, device: str, weights: str) -> None:
+        """``weights`` is the digest of the weights that are wanted."""
+        self.name, self.device = name, device
+        self._grid, self._weights = grid, weights
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Raises CaptionlabError when its weights are not available, or not those that are wanted."""
+        encoder = load_encoder(self.name, self._grid)
+        if encoder.weights_digest != self._weights:
+            raise CaptionlabError(
+                f"the installed weights of {encoder.name} differ from those the system was trained with; train it again"
+            )
+        return encoder
+
+    def warm_up(self) -> None:
+        """Load and compile the encoder now, so that a server's first request does not wait for it."""
+        _ = self._compiled if self.device == "cpu" else self.encoder
+
+    def features(self, photos: Sequence[Photo]) -> Features:
+        """The features of some photos; CaptionlabError for the first that cannot be read."""
+        pixels = np.stack([read_photo(photo, self.encoder.pixels) for photo in photos])
+        return self.encode(self.engine(len(photos)), pixels, map)
+
+    def read(self, photo: Photo) -> Pixels | CaptionlabError:
+        """A photo's pixels as the encoder wants them, or why it cannot be read."""
+        try:
+            return read_photo(photo, self.encoder.pixels)
+        except CaptionlabError as error:
+            return error
+
+    def encode(self, engine: Engine, pixels_NHW3: Pixels, run: Callable[..., Any]) -> Features:
+        """Features of pixels, a batch of the engine at a time; ``run`` is ``map`` or a pool's."""
+        chunks = [pixels_NHW3[i : i + engine.batch] for i in range(0, len(pixels_NHW3), engine.batch)]
+        pooled, grids = zip(*run(engine, chunks), strict=True)
+        grid = torch.from_numpy(np.concatenate(grids)).half()  # as the store keeps it
+        return Features(torch.from_numpy(np.concatenate(pooled)), grid if grid.shape[1] else None)
+
+    def engine(self, photos: int) -> Engine:
+        """The engine for this number of photos: compiling takes as long as 100 photos without."""
+        if self.device == "cpu" and (photos >= COMPILE_FROM or "_compiled" in self.__dict__):
+            return self._compiled
+        return TorchEngine(self.encoder, self.device)
+
+    @cached_property
+    def _compiled(self) -> OnnxEngine:
+        return OnnxEngine(self.encoder, batch=1)  # a batch of 4 would make a single photo take four times as long
+
+
+def stream_photos(
+    readers: Sequence[PhotoReader], photos: Sequence[Photo], describe: Callable[[Features], Sequence[Captions]]
+) -> Iterator[Captions | CaptionlabError]:
+    """What ``describe`` says of each photo in order, as it is made; for one that cannot be read, the error instead.
+
+    It gets the features of the first reader, with those of the further ones as ``others``.
+    """
+    engines = [reader.engine(len(photos)) for reader in readers]
+    block = BLOCK.get(readers[0].device, ACCELERATOR_BLOCK)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for i in range(0, len(photos), block):
+            read = [list(pool.map(reader.read, photos[i : i + block])) for reader in readers]
+            features = []
+            for reader, engine, own in zip(readers, engines, read, strict=True):
+                whole = [pixels for pixels in own if not isinstance(pixels, CaptionlabError)]
+                if whole:
+                    features.append(reader.encode(engine, np.stack(whole), pool.map))
+            said = iter(describe(features[0]._replace(others=tuple(features[1:]))) if features else ())
+            yield from (pixels if isinstance(pixels, CaptionlabError) else next(said) for pixels in read[0])
