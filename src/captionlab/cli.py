@@ -235,9 +235,7 @@ def caption(
         int | None, typer.Option(min=1, max=50, help="1 is greedy search; default: selected on validation.")
     ] = None,
     min_words: Annotated[int | None, typer.Option(min=1, help="Fewest words; default: selected on validation.")] = None,
-    no_repeat_ngram: Annotated[
-        int | None, typer.Option(min=0, help="No sequence of so many words twice; 0: allow; default: selected.")
-    ] = None,
+    no_repeat_ngram: Annotated[int | None, typer.Option(min=0, help="No n words in a row twice; 0 allows it.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Captions per photo; default: 1, with --json all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per photo.")] = False,
     attention: Annotated[Path | None, typer.Option(help="Write each word's attention as PNG; one photo only.")] = None,
