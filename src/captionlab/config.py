@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import typing
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -50,7 +51,6 @@ RENAMED = {  # keys of earlier versions
 
 Beam = Annotated[StrictInt, Field(ge=1, le=50)]  # 1 is greedy
 Words = Annotated[StrictInt, Field(ge=1, le=1000)]
-NgramSize = Annotated[StrictInt, Field(ge=0, le=1000)]
 LengthPenalty = Annotated[Number, Field(ge=0, le=10)]  # score = log probability / length ** length_penalty
 
 
@@ -209,7 +209,7 @@ class EvaluateParams(Checked):
     length_penalty: LengthPenalty
     max_words: Words
     min_words: Annotated[tuple[Words, ...], Field(min_length=1), NoRepeats] = (1,)
-    no_repeat_ngram: Annotated[tuple[NgramSize, ...], Field(min_length=1), NoRepeats] = (0,)  # 0 allows repetition
+    no_repeat_ngram: Annotated[tuple[Annotated[StrictInt, Field(ge=0)], ...], Field(min_length=1), NoRepeats] = (0,)
     similarity: SimilarityParams
     shuffles: Annotated[StrictInt, Field(ge=1, le=1000)]  # of the photos, for the scores with a wrong photo
     resamples: Annotated[StrictInt, Field(ge=1, le=100_000)]  # of the photos, for intervals and significance
@@ -218,13 +218,9 @@ class EvaluateParams(Checked):
     @property
     def decodings(self) -> list[Decoding]:
         """Every decoding that is tried; validation chooses one for each configuration."""
-        return [
-            Decoding(
-                beam=beam, length_penalty=self.length_penalty, max_words=self.max_words, min_words=min_words,
-                no_repeat_ngram=size,
-            )
-            for beam, min_words, size in itertools.product(self.beams, self.min_words, self.no_repeat_ngram)
-        ]  # fmt: skip
+        tried = itertools.product(self.beams, self.min_words, self.no_repeat_ngram)
+        plain = Decoding(length_penalty=self.length_penalty, max_words=self.max_words)
+        return [replace(plain, beam=beam, min_words=least, no_repeat_ngram=size) for beam, least, size in tried]
 
 
 @dataclass(frozen=True, kw_only=True)

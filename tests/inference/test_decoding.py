@@ -192,3 +192,24 @@ def test_a_beam_of_one_is_greedy(seed: int) -> None:
             break
         said.append(word)
     assert [hypothesis.tokens for hypothesis in search(table, 1, 0.7, 5, vocab=7)[0]] == [tuple(said)]
+
+
+@given_settings(max_examples=25, deadline=None, database=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), min_words=st.integers(1, 3), size=st.integers(0, 3))
+def test_the_least_words_and_no_repetition_leave_what_fits_in_its_order(seed: int, min_words: int, size: int) -> None:
+    """Of an exhaustive search; a caption that reaches the largest length need not end."""
+
+    def repeats(said: tuple[int, ...]) -> bool:
+        ngrams = [said[i : i + size] for i in range(len(said) - size + 1)]
+        return size > 0 and len(set(ngrams)) < len(ngrams)
+
+    table = random_table(seed, 2)
+    everyone = everything(table, 2, 4, 0.7)
+    features = Features(torch.zeros(1, 1))
+    ranked = beam_search(
+        Mock(table, 6), features, beam=len(everyone), length_penalty=0.7, max_words=4, min_words=min_words,
+        no_repeat_ngram=size,
+    )[0]  # fmt: skip
+    fitting = [(score, said) for score, said in everyone if len(said) >= min_words and not repeats(said)]
+    assert [hypothesis.tokens for hypothesis in ranked] == [said for _, said in fitting]
+    assert [hypothesis.score for hypothesis in ranked] == pytest.approx([score for score, _ in fitting], abs=1e-4)
