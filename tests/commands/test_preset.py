@@ -23,7 +23,7 @@ from captionlab.core.records import Split
 from captionlab.data.store import FeatureStore, open_store
 from captionlab.encoders.efficientnet_lite import LITE_PIXELS, SIDE_BY_SIDE
 from captionlab.encoders.extraction import Photos, extract
-from captionlab.encoders.load import load_encoder
+from captionlab.encoders.load import find_weights, load_encoder
 from captionlab.encoders.torchvision_models import TORCHVISION_WEIGHTS, import_torchvision
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import megabytes
@@ -44,6 +44,9 @@ SIZES = {
     "vgg16": (4096, 512),
     **dict.fromkeys(LITE_PIXELS, (1280, 1280)),
     **dict.fromkeys(SIDE_BY_SIDE, (3840, 3840)),
+    "efficientnet_lite2_last6": (1280, 1280),
+    "timm_vit_base_patch16_clip_224__openai": (768, 768),
+    "timm_vit_base_patch14_dinov2": (768, 768),
 }
 WORDS = {
     "report_a": 1_666,
@@ -53,6 +56,8 @@ WORDS = {
     "gpu": 3_000,
     "hour": 3_000,
     "own_photos": 3_000,
+    "clip": 3_000,
+    "trained_blocks": 3_000,
 }  # Flickr8k's vocabulary, special words counted
 
 
@@ -232,7 +237,8 @@ def test_a_preset_says_how_long_it_takes(project: Path) -> None:
 def test_a_preset_names_encoders_that_there_are_and_uses_each(presets: dict[str, Params], name: str) -> None:
     params = presets[name]
     named = set(params.extract_features.encoders)
-    assert named <= {*LITE_PIXELS, *SIDE_BY_SIDE, *TORCHVISION_WEIGHTS}
+    for encoder in named:
+        assert encoder in SIDE_BY_SIDE or find_weights(encoder)[0]
     assert {config.encoder for _, _, config in params.systems()} == named
     assert (f"\n{name}" in (REPOSITORY / "Makefile").read_text().replace(" ", "\n")) == (name in OF_FLICKR8K)
 
@@ -264,7 +270,7 @@ def test_a_preset_that_does_not_fit_changes_nothing(project: Path, content: str,
 
 def test_an_unknown_preset_is_told_the_known(project: Path) -> None:
     with pytest.raises(
-        CaptionlabError, match=r"no preset 'report_c' in presets/; there are flickr8k, .*hour, image_places, "
+        CaptionlabError, match=r"no preset 'report_c' in presets/; there are clip, flickr8k, .*hour, image_places, "
     ):
         apply_preset(project, "report_c")
     with pytest.raises(CaptionlabError, match="there are none"):
