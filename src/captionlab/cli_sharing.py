@@ -44,3 +44,21 @@ def export(
 
     for line in write(folder, model, int8=int8, web_runtime=web_runtime):
         print(line)
+
+
+@app.command("publish")
+def publish(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    model: Annotated[str | None, typer.Option(help="A released checkpoint; default: the one that ships.")] = None,
+    repository: Annotated[
+        str | None, typer.Option("--repo", help="OWNER/NAME on the Hugging Face Hub; without it nothing is uploaded.")
+    ] = None,
+) -> None:
+    """Write a captioner for the Hugging Face Hub.
+
+    Example: captionlab publish hub --repo me/captioner
+    """
+    from captionlab.commands.publish import publish as write
+
+    for line in write(folder, model, repository):
+        print(line)
