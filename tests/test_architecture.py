@@ -37,6 +37,7 @@ ALLOWED = {
     "tracking": "errors",
     "training": "config core data encoders errors models tracking",
     "inference": "core data encoders errors models training.checkpoint",
+    "exporting": "core encoders errors inference models",
     "metrics": "core data.text errors",
     "finetuning": "core data.vocab inference.decoding metrics.cider models training",
     "evaluation": "config core data errors inference metrics models training",
@@ -44,9 +45,11 @@ ALLOWED = {
     "serving": "core errors tracking training.checkpoint",
     "tuning": "config core data errors training tracking",
     "demo": "core datasets.drawing errors inference models",
-    "commands": "config core data encoders errors evaluation inference metrics models serving tracking training",
+    "commands": "config core data encoders errors evaluation exporting inference metrics models serving tracking "
+    "training",
     "stages": "config core data datasets encoders errors evaluation finetuning inference metrics report serving "
     "tracking training",
+    "cli_sharing": "commands",
     "cli": "*",
 }
 ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know them
@@ -54,11 +57,11 @@ ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know
     "dvc": set[str](),
     "timm": {"encoders"},
     "torchvision": set[str](),  # encoders imports it by name, past a mismatch with torch
-    "onnxruntime": {"encoders"},
+    "onnxruntime": {"encoders", "exporting"},
     "matplotlib": {"report"},
     "pyarrow": {"datasets"},
     "nltk": {"metrics"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_sharing"},
     "starlette": {"demo"},
     "uvicorn": {"demo"},
     "optuna": {"tuning"},

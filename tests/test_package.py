@@ -1,9 +1,16 @@
-"""What importing the package does to its process."""
+"""What importing the package does to its process, and the wheel in an environment of its own."""
 
 import subprocess
 import sys
+import sysconfig
+import venv
+from pathlib import Path
 
 import pytest
+
+from builders import draw_photos
+
+REPOSITORY = Path(__file__).parents[1]
 
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
@@ -30,3 +37,40 @@ def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "OMP_WAIT_POLICY = 'ACTIVE'" in openmp(script, monkeypatch, OMP_WAIT_POLICY="ACTIVE")
     report = openmp(script, monkeypatch, GOMP_SPINCOUNT="1234", KMP_BLOCKTIME="1234")
     assert "GOMP_SPINCOUNT = '1234'" in report or "KMP_BLOCKTIME='1234" in report  # GNU's or LLVM's OpenMP
+
+
+def call(*command: str | Path, folder: Path) -> str:
+    done = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_captions_and_exports_in_an_empty_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its dependencies are those of the tests: their folder is on the path, without its editable captionlab."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    call(
+        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", REPOSITORY,
+        folder=tmp_path,
+    )  # fmt: skip
+    (wheel,) = (tmp_path / "dist").iterdir()
+    assert "PASSED" in call(sys.executable, "-m", "twine", "check", "--strict", wheel, folder=tmp_path)
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    python = tmp_path / "venv/bin/python"
+    here = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", folder=tmp_path).strip()
+    Path(here, "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    call(
+        sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--ignore-installed",
+        wheel, folder=tmp_path,
+    )  # fmt: skip
+    origin = call(python, "-c", "import captionlab; print(captionlab.__file__)", folder=tmp_path)
+    assert origin.startswith(here)
+    (photo,) = draw_photos(tmp_path, 1)
+    command = tmp_path / "venv/bin/captionlab"
+    caption = call(command, "caption", photo, folder=tmp_path)
+    assert len(caption.split()) > 2
+    call(command, "export", "out", folder=tmp_path)
+    assert call(python, "out/caption.py", photo, folder=tmp_path) == caption
+    assert (tmp_path / "out/index.html").exists()

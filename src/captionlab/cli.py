@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from captionlab import __version__
+from captionlab import __version__, cli_sharing
 from captionlab.core.output import escape_what_cannot_be_encoded, json_line
 from captionlab.errors import CaptionlabError
 
@@ -259,21 +259,6 @@ def caption(
         raise typer.Exit(1)
 
 
-@app.command("release")
-def release(
-    system: Annotated[str | None, typer.Argument(help="system.config; with --yes the best on validation.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Release the best on validation without naming it.")] = False,
-) -> None:
-    """Make a trained system the captioner that ships. It replaces the former one, which git keeps.
-
-    Example: captionlab release attention.lite2
-    """
-    from captionlab.commands.release import release as make
-
-    for line in make(Path.cwd(), system, unnamed=yes):
-        print(line)
-
-
 @app.command("tune")
 def tune(
     system: Annotated[str, typer.Argument(help="system.config, such as baseline.lite0.")],
@@ -356,6 +341,9 @@ def doctor(
         for finding in findings:
             print(finding.line(width))
     raise typer.Exit(int(any(finding.verdict == "fail" for finding in findings)))
+
+
+app.add_typer(cli_sharing.app)
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from captionlab.commands.attention_map import TILE, attention_map
 from captionlab.commands.caption_file import CaptionFile
+from captionlab.commands.named import load_captioner
 from captionlab.core import distributed
 from captionlab.core.files import atomic_file
 from captionlab.core.output import json_line
@@ -24,7 +24,6 @@ from captionlab.core.records import Decoding, Neighbours
 from captionlab.data.photos import SUFFIXES, Photo, read_upright, skipped_formats
 from captionlab.errors import CaptionlabError, printable
 from captionlab.inference.captioner import Captioner, Sentence
-from captionlab.serving.registry import local_checkpoint
 
 if TYPE_CHECKING:
     from captionlab.evaluation.retrieval import Retrieved
@@ -96,8 +95,7 @@ def _load(model: str | None) -> "Captioner | RowCaptioner":
         from captionlab.evaluation.rows import RowCaptioner
 
         return RowCaptioner.load(Path.cwd(), model)
-    with local_checkpoint(Path.cwd(), model) if model else nullcontext() as path:
-        return Captioner.load(path)
+    return load_captioner(model)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def release(root: Path, name: str | None = None, *, unnamed: bool = True) -> lis
         )
     replaced = _replaced(root / RELEASED)
     save_checkpoint(root / RELEASED, made, half=half)
-    write_text(root / CARD, card(Captioner.load(root / RELEASED), (root / RELEASED).stat().st_size / 1e6))
+    megabytes = (root / RELEASED).stat().st_size / 1e6
+    write_text(root / CARD, card(Captioner.load(root / RELEASED), megabytes, "release", str(RELEASED)))
     return [
         *replaced,
         f"{scores.key} is released as {RELEASED} ({size:.1f} MB, {16 if half else 32} bits; {unchanged:.2%} of its "
@@ -94,8 +95,8 @@ def _replaced(path: Path) -> list[str]:
     return [f"replaced: {identity.system}.{identity.name}, trained on {identity.dataset}"]
 
 
-def card(captioner: Captioner, megabytes: float) -> str:
-    """The model card of a released captioner, from what stands in its file."""
+def card(captioner: Captioner, megabytes: float, command: str, file: str) -> str:
+    """The model card of a released captioner, from what stands in its file; the command that wrote both is named."""
     template = Path(__file__).with_name("model_card.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
@@ -108,6 +109,8 @@ def card(captioner: Captioner, megabytes: float) -> str:
         min_count=captioner.vocab.min_count,
         parameters=count_parameters(captioner.model),
         megabytes=megabytes,
+        command=command,
+        file=file,
     ) + "\n"  # fmt: skip
 
 

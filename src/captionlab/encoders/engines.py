@@ -5,14 +5,14 @@ R regions, C channels of the grid.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from captionlab.core.devices import to_device
 from captionlab.data.photos import Pixels
@@ -42,22 +42,11 @@ class OnnxEngine:
 
         self.batch = batch
         example = torch.zeros(batch, encoder.pixels, encoder.pixels, 3, dtype=torch.uint8)
-        graph = io.BytesIO()
-        # The tracing exporter folds a fixed batch into constants in a second; the newer one takes ten for the
-        # same speed. See docs/decisions/0003-cpu-engine.md.
-        with _quiet_exporter():
-            torch.onnx.export(
-                encoder.network,
-                (example,),
-                graph,  # type: ignore[arg-type]  # its annotation leaves out files in memory
-                dynamo=False,
-                opset_version=17,
-                input_names=["pixels"],
-            )
+        graph = to_onnx(encoder.network, (example,), inputs=["pixels"])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, pixels_NHW3: Pixels) -> tuple[Floats, Floats]:
         n = len(pixels_NHW3)
@@ -67,13 +56,34 @@ class OnnxEngine:
         return pooled_ND[:n], grid_NRC[:n]
 
 
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    import warnings
+def to_onnx(
+    network: nn.Module,
+    examples: tuple[Tensor, ...],
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str] | None = None,
+    growing: Mapping[str, Sequence[int]] | None = None,
+) -> bytes:
+    """Trace a network into an ONNX graph for the shapes of ``examples``; the same network gives the same bytes.
 
+    ``growing`` names the inputs and outputs that have dimensions of any size, and these dimensions.
+    """
+    graph = io.BytesIO()
+    # The tracing exporter folds fixed shapes into constants in a second; the newer one takes ten for the same speed.
+    # See docs/decisions/0003-cpu-engine.md.
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # tracer warnings: the graph is used at the traced size only
-        yield
+        warnings.simplefilter("ignore")  # tracer warnings: the graph is used with the traced shapes only
+        torch.onnx.export(
+            network,
+            examples,
+            graph,  # type: ignore[arg-type]  # its annotation leaves out files in memory
+            dynamo=False,
+            opset_version=17,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes=growing,
+        )
+    return graph.getvalue()
 
 
 class TorchEngine:

@@ -1,0 +1,22 @@
+"""The captioner that a command's --model names."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+from captionlab.errors import CaptionlabError
+from captionlab.inference.captioner import Captioner, Device
+from captionlab.serving.registry import local_checkpoint
+
+_WITHOUT_CHECKPOINT = ("ensemble", "retrieval")
+
+
+def load_captioner(model: str | None, device: Device = "auto") -> Captioner:
+    """Load a trained system, a checkpoint or an MLflow model by name; None is the captioner that ships.
+
+    Raises CaptionlabError as ``local_checkpoint`` and ``Captioner.load`` do, and for systems without a checkpoint.
+    """
+    system = (model or "").partition(".")[0]
+    if system in _WITHOUT_CHECKPOINT:
+        raise CaptionlabError(f"{model} has no checkpoint: {system} is not a network of its own; name a trained system")
+    with local_checkpoint(Path.cwd(), model) if model else nullcontext() as path:
+        return Captioner.load(path, device)

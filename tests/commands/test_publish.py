@@ -1,0 +1,92 @@
+"""captionlab publish: a repository's files, and their upload to a local server that speaks the Hub's interface."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from huggingface_hub import ModelCard
+from ruamel.yaml import YAML
+
+from builders import digests
+from captionlab.commands.publish import publish
+from captionlab.core.files import read_json
+from captionlab.core.records import Decoding
+from captionlab.errors import CaptionlabError
+from captionlab.inference.captioner import Captioner
+from captionlab.training.checkpoint import Checkpoint, save_checkpoint
+from exported import make_captioner
+from hub_server import Hub, hub
+
+if TYPE_CHECKING:
+    from conftest import World
+
+
+def call(hub: Hub, folder: Path, *arguments: str, token: str = "hf_test") -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own: huggingface_hub reads its address and token when it is imported."""
+    environment = {
+        **os.environ, "HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HOME": str(folder / "hf"),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "captionlab.cli", "publish", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_the_folder_has_the_hubs_layout(released: Path, tmp_path: Path) -> None:
+    line, advice = publish(tmp_path / "hub", str(released), None)
+    assert line.startswith("attention.tiny is written to ")
+    assert line.endswith("nothing was uploaded")
+    assert "--repo OWNER/NAME" in advice
+    assert sorted(digests(tmp_path / "hub")) == ["README.md", "config.json", "model.safetensors"]
+    assert (tmp_path / "hub/model.safetensors").read_bytes() == released.read_bytes()
+    assert Captioner.load(tmp_path / "hub/model.safetensors").release
+    config = read_json(tmp_path / "hub/config.json")
+    assert (config["encoder"], config["decoding"]["beam"]) == ("efficientnet_lite0", 3)
+    card = ModelCard.load(tmp_path / "hub/README.md")
+    assert card.data.pipeline_tag == "image-to-text"
+    assert card.data.license == "other"
+    assert {result.metric_type: result.metric_value for result in card.data.eval_results or []} == {
+        "bleu_4": 0.2, "rouge_l": 0.4, "cider": 0.5,
+    }  # fmt: skip
+    YAML(typ="safe").load((tmp_path / "hub/README.md").read_text().split("---\n")[1])
+    assert "## Known failures" in card.text
+    assert 'hf_hub_download("OWNER/NAME", "model.safetensors")' in card.text
+
+
+def test_the_folder_is_uploaded_to_the_repository_that_is_named(released: Path, tmp_path: Path) -> None:
+    with hub() as server:
+        done = call(server, tmp_path, "out", "--model", str(released), "--repo", "me/captioner")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.endswith(f"uploaded: {server.address}/me/captioner/commit/1\n")
+        assert server.created == ["me/captioner"]
+        assert server.files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        assert server.tokens == {"Bearer hf_test"}
+        assert b'hf_hub_download("me/captioner"' in server.files["README.md"]
+
+
+def test_nothing_is_sent_without_a_repository(released: Path, tmp_path: Path) -> None:
+    with hub() as server:
+        assert call(server, tmp_path, "out", "--model", str(released)).returncode == 0
+        assert server.requests == []
+
+
+def test_an_upload_that_fails_is_one_line_and_leaves_the_folder(released: Path, tmp_path: Path) -> None:
+    with hub() as server:
+        address = server.address
+    done = call(Hub(address), tmp_path, "out", "--model", str(released), "--repo", "me/captioner")
+    assert done.returncode == 1
+    assert done.stderr.startswith("captionlab: me/captioner cannot be uploaded (")
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "out/README.md").exists()
+
+
+def test_captioners_without_scores_and_full_folders_are_refused(world: "World", released: Path, tmp_path: Path) -> None:
+    captioner = make_captioner(world.vocab, "attention", Decoding())
+    path = tmp_path / "trained.safetensors"
+    save_checkpoint(path, Checkpoint(model=captioner.model, vocab=captioner.vocab, identity=captioner.identity))
+    with pytest.raises(CaptionlabError, match="has no scores for its model card; make it the released captioner first"):
+        publish(tmp_path / "out", str(path), None)
+    with pytest.raises(CaptionlabError, match="is not empty; name a new or empty folder"):
+        publish(tmp_path, str(released), None)

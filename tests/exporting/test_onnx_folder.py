@@ -1,0 +1,125 @@
+"""Exported captioners: what they say without PyTorch, their files, and what cannot be exported."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from builders import digests
+from captionlab.core.records import Decoding
+from captionlab.data.photos import read_photo
+from captionlab.demo.examples import example_photo
+from captionlab.errors import CaptionlabError
+from captionlab.exporting import caption
+from captionlab.exporting.onnx_folder import RUNTIME, export
+from captionlab.inference.captioner import Captioner
+from exported import SCENES, load_runner, make_captioner
+
+if TYPE_CHECKING:
+    from conftest import World
+
+SYSTEMS: list[tuple[str, dict[str, Any], Decoding]] = [
+    ("baseline", {"layers": 2}, Decoding()),
+    ("baseline", {"image": "init-inject"}, Decoding(beam=1)),
+    ("baseline", {"image": "par-inject"}, Decoding(beam=2, max_words=3)),
+    ("baseline", {"image": "merge"}, Decoding(beam=4, length_penalty=0.0)),
+    ("modified", {"kind": "merge"}, Decoding(beam=3, length_penalty=1.5)),
+    ("attention", {}, Decoding(min_words=4, no_repeat_ngram=2)),
+    ("attention", {"memory": 0}, Decoding(no_repeat_ngram=1)),
+    ("attention", {"kind": "states"}, Decoding(beam=10)),
+]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("photos")
+    for name in SCENES:
+        (folder / name).write_bytes(example_photo(name) or b"")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize(("system", "changes", "decoding"), SYSTEMS)
+def test_an_export_says_the_same(
+    world: "World", photos: list[Path], tmp_path: Path, system: str, changes: dict[str, Any], decoding: Decoding
+) -> None:
+    captioner = make_captioner(world.vocab, system, decoding, **changes)
+    export(captioner, tmp_path / "out")
+    exported = load_runner(tmp_path / "out").Captioner()
+    ours = [sentences[0].caption for sentences in captioner.caption(photos)]
+    assert [exported.caption(photo) for photo in photos] == ours
+    assert len(set(ours)) > 1
+
+
+def test_the_runner_needs_neither_torch_nor_captionlab(released: Path, photos: list[Path], tmp_path: Path) -> None:
+    captioner = Captioner.load(released, "cpu")
+    export(captioner, tmp_path / "out")
+    script = (
+        "import runpy, sys; sys.modules |= {'torch': None, 'captionlab': None}; "
+        "runpy.run_path('out/caption.py', run_name='__main__')"
+    )
+
+    def say(*names: Path) -> list[str]:
+        command = [sys.executable, "-c", script, *map(str, names)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout.splitlines()
+
+    expected = [sentences[0].caption for sentences in captioner.caption(photos)]
+    assert say(*photos) == [f"{photo}\t{caption}" for photo, caption in zip(photos, expected, strict=True)]
+    assert say(photos[0]) == expected[:1]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "CMYK"])
+@pytest.mark.parametrize("size", [(500, 333), (40, 90), (1600, 1300)])
+def test_the_runner_reads_photos_as_captionlab_does(mode: str, size: tuple[int, int], tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1] // 8, size[0] // 8, 4), np.uint8))
+    photo = noise.resize(size).convert(mode)
+    path = tmp_path / ("photo.jpg" if mode in ("RGB", "CMYK") else "photo.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned
+    photo.save(path, exif=exif)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(caption.read_photo(image, 224), read_photo(path, 224))
+
+
+def test_the_same_captioner_gives_the_same_files(released: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        export(Captioner.load(released, "cpu"), tmp_path / name)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_8_bits_are_smaller_and_still_run(world: "World", photos: list[Path], tmp_path: Path) -> None:
+    captioner = make_captioner(world.vocab, "attention", Decoding(beam=3), memory=500, attention=300)
+    export(captioner, tmp_path / "whole")
+    export(captioner, tmp_path / "int8", int8=True)
+    sizes = {
+        name: [(tmp_path / name / file).stat().st_size for file in ("encoder.onnx", "step.onnx")]
+        for name in ("whole", "int8")
+    }
+    assert sizes["int8"][0] < 0.55 * sizes["whole"][0]
+    assert sizes["int8"][1] < 0.4 * sizes["whole"][1]
+    exported = load_runner(tmp_path / "int8").Captioner()
+    same = [exported.caption(photo) == captioner.caption(photo)[0].caption for photo in photos]
+    assert sum(same) > len(photos) / 2
+
+
+def test_a_decoder_that_loops_over_its_words_is_refused(world: "World", tmp_path: Path) -> None:
+    captioner = make_captioner(world.vocab, "modified", Decoding())
+    with pytest.raises(CaptionlabError, match=r"^modified\.tiny cannot be exported: a step of its decoder reads all"):
+        export(captioner, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_new_and_empty_folders_are_written(released: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    captioner = Captioner.load(released, "cpu")
+    with pytest.raises(CaptionlabError, match=r"is not empty; name a new or empty folder$"):
+        export(captioner, tmp_path)
+    with pytest.raises(CaptionlabError, match=r"notes\.txt is not a folder"):
+        export(captioner, tmp_path / "notes.txt")
+    with pytest.raises(CaptionlabError, match=rf"has no {RUNTIME[0]}; `npm pack onnxruntime-web@"):
+        export(captioner, tmp_path / "out", web_runtime=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

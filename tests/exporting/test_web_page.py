@@ -1,0 +1,125 @@
+"""The page of an export in Chromium, from a server that only sends files. onnxruntime-web comes from npm's registry."""
+
+import io
+import shutil
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from captionlab.data.photos import Pixels, read_photo
+from captionlab.demo.examples import example_photo
+from captionlab.exporting.onnx_folder import WEB_VERSION, export
+from captionlab.inference.captioner import Captioner
+from exported import SCENES, load_runner
+
+pytest.importorskip("selenium", reason="selenium is not installed; pip install -e '.[dev]'")
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def web_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder dist of onnxruntime-web."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm, which fetches onnxruntime-web, is not installed")
+    folder = tmp_path_factory.mktemp("npm")
+    command = [npm, "pack", "--prefer-offline", "--silent", f"onnxruntime-web@{WEB_VERSION}"]
+    packed = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    if packed.returncode:
+        pytest.skip(f"npm cannot fetch onnxruntime-web: {packed.stderr[-200:]}")
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "package/dist"
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["whole", "int8"])
+def folder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, released: Path, web_runtime: Path
+) -> Path:
+    """An export, and the photos beside it."""
+    folder = tmp_path_factory.mktemp("page") / "export"
+    export(Captioner.load(released, "cpu"), folder, int8=request.param, web_runtime=web_runtime)
+    for name in SCENES:
+        (folder / name).write_bytes(example_photo(name) or b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    handler = partial(SimpleHTTPRequestHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture
+def page(address: str, browser: Chrome) -> Chrome:
+    """The page, with its model loaded."""
+    browser.get(address)
+    loading = "Loading the model …"
+    WebDriverWait(browser, 60).until(lambda _: browser.find_element(By.ID, "caption").text != loading)
+    assert browser.find_element(By.ID, "caption").text == ""
+    return browser
+
+
+def said(page: Chrome, photo: Path) -> str:
+    page.find_element(By.ID, "photo").send_keys(str(photo))
+    WebDriverWait(page, 60, 0.1).until(lambda _: page.find_element(By.ID, "photo").is_enabled())
+    return page.find_element(By.ID, "caption").text
+
+
+def pixels_of(page: Chrome, photo: bytes) -> Pixels:
+    """The (224, 224, 3) array that the page reads from a file."""
+    found = page.execute_async_script(
+        "import('./captioner.js').then(async page => "
+        "arguments[1]([...await page.readPhoto(new Blob([Uint8Array.from(arguments[0])]), 224)]))",
+        list(photo),
+    )
+    return np.array(found, np.uint8).reshape(224, 224, 3)
+
+
+def encoded(image: Image.Image, kind: str, turn: int = 1) -> bytes:
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = turn
+    image.save(out, kind, exif=exif)
+    return out.getvalue()
+
+
+def test_the_page_says_what_the_runner_says(page: Chrome, folder: Path) -> None:
+    runner = load_runner(folder).Captioner()
+    expected = [runner.caption(folder / name) for name in SCENES]
+    assert [said(page, folder / name) for name in SCENES] == expected
+    assert len(set(expected)) > 1
+    assert page.find_element(By.ID, "shown").get_attribute("alt") == expected[-1]
+    assert [entry["message"] for entry in page.get_log("browser")] == []
+
+
+def test_a_file_that_is_no_photo(page: Chrome, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("only words")
+    assert said(page, tmp_path / "notes.txt").startswith("This photo cannot be captioned: ")
+    assert not page.find_element(By.ID, "shown").is_displayed()
+
+
+@pytest.mark.parametrize("size", [(500, 333), (101, 224), (40, 90), (1300, 1000)])
+def test_the_page_resizes_as_captionlab_does(page: Chrome, size: tuple[int, int]) -> None:
+    """The same bytes of a PNG. Chromium decodes a JPEG a little differently, and Pillow reduces a large one first."""
+    small = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    image = Image.fromarray(small).resize(size)
+    png, jpeg = encoded(image, "PNG"), encoded(image, "JPEG", turn=6)
+    np.testing.assert_array_equal(pixels_of(page, png), read_photo(png, 224))
+    difference = np.abs(pixels_of(page, jpeg).astype(int) - read_photo(jpeg, 224))
+    assert difference.max() <= 4
+    assert difference.mean() < 1

@@ -1,0 +1,67 @@
+"""The part of the Hugging Face Hub's interface that an upload uses, as a local server that keeps what it is sent."""
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Hub:
+    """What was sent: repositories, files by repository and name, and the tokens that came with it."""
+
+    address: str = ""
+    created: list[str] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    tokens: set[str] = field(default_factory=set)
+    requests: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def hub() -> Iterator[Hub]:
+    kept = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            kept.requests.append(self.path)
+            kept.tokens.add(self.headers.get("Authorization", ""))
+            if self.path == "/api/repos/create":
+                asked = json.loads(body)
+                name = f"{asked.get('organization') or 'me'}/{asked['name']}"
+                kept.created.append(name)
+                self._answer({"url": f"{kept.address}/{name}", "name": name})
+            elif self.path == "/api/validate-yaml":
+                self._answer({"errors": [], "warnings": []})
+            elif "/preupload/" in self.path:
+                files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
+                self._answer({"files": [{**file, "shouldIgnore": False} for file in files]})
+            elif "/commit/" in self.path:
+                for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "file":
+                        kept.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                repository = self.path.removeprefix("/api/models/").partition("/commit/")[0]
+                self._answer({"commitUrl": f"{kept.address}/{repository}/commit/1", "commitOid": "1", "success": True})
+            else:
+                self.send_error(404)
+
+        def _answer(self, value: Any) -> None:
+            content = json.dumps(value).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        kept.address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield kept
+        server.shutdown()

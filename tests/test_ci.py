@@ -1,0 +1,63 @@
+"""The files that other services read: workflows, pre-commit's hooks, the container. They are not run here."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+
+
+def steps(workflow: Path) -> list[dict[str, Any]]:
+    jobs = YAML(typ="safe").load(workflow)["jobs"]
+    return [step for job in jobs.values() for step in job["steps"]]
+
+
+def check(*command: str | Path) -> None:
+    done = subprocess.run([sys.executable, "-m", *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_workflows_follow_githubs_schema() -> None:
+    assert [path.name for path in WORKFLOWS] == ["report.yml", "tests.yml"]
+    check("check_jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
+    check("check_jsonschema", "--builtin-schema", "custom.github-workflows-require-timeout", *WORKFLOWS)
+
+
+def test_hooks_follow_pre_commits_schema() -> None:
+    check("pre_commit", "validate-config", ".pre-commit-config.yaml")
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_run_what_is_here(workflow: Path) -> None:
+    targets = set(re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    scripts = [step["run"] for step in steps(workflow) if "run" in step]
+    assert scripts
+    for script in scripts:
+        subprocess.run(["bash", "-n", "-c", script], check=True)
+        assert set(re.findall(r"^make (\S+)", script, re.MULTILINE)) <= targets
+        for path in re.findall(r"\.ci/\w+|reports/[\w/.]+", script):
+            assert (ROOT / path).exists(), path
+
+
+def test_the_image_copies_what_its_context_has() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = {name for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for name in line.split()[:-1]}
+    context = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert context[0] == "*"
+    assert copied == {name[1:] for name in context if name.startswith("!")}
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_development_container_makes_the_environment_of_the_makefile() -> None:
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
+    target = container["postCreateCommand"].removeprefix("make ")
+    assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    python = container["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+    assert python.endswith("/.venv/bin/python")
