@@ -16,6 +16,7 @@ import growth
 import training
 from captionlab.core.tokens import END
 from captionlab.models.base import Decoder
+from captionlab.training.batches import CaptionTokens
 from captionlab.training.step import teacher_forced_logits
 
 SUBJECTS = {subject.name: subject for subject in training.subjects(2)}
@@ -23,7 +24,8 @@ SUBJECTS = {subject.name: subject for subject in training.subjects(2)}
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_operations_are_those_that_torch_counts(name: str) -> None:
-    alike = [[[*tokens[:5], END] for tokens in own] for own in SUBJECTS[name].data.captions]  # nothing is padded
+    own = SUBJECTS[name].data.captions
+    alike = CaptionTokens([[*tokens[:5], END] for tokens in captions] for captions in own)  # nothing is padded
     subject = replace(SUBJECTS[name], data=replace(SUBJECTS[name].data, captions=alike))
     model = subject.fresh().eval()
     (batch,) = subject.data.batches(2)
