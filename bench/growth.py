@@ -47,7 +47,7 @@ COCO_COMMANDS: Mapping[str, tuple[str, ...]] = {
 COCO_SIZES = (20_000, 59_000, 118_000)
 COCO_PART = 24  # one in so many photos is in the validation split, and one in the test split
 CHANNELS = 64  # of made-up features
-LIMIT = 4_000  # MB that a stage may hold as its own
+LIMIT = 4_000  # MB of private memory that a stage may use
 SHOWN = ("extract_features", "train_baseline", "evaluate")
 COLUMNS = (
     "stage", "photos", "seconds", "ms per additional photo", "relative to the first", "peak MB", "private MB"
@@ -187,7 +187,7 @@ def measure(sizes: Sequence[int], base: int, *, coco: bool = False) -> dict[str,
             _params(folder, base, coco=coco)
             for command, items in commands.items():
                 cost = run(folder, photos, command, *items)
-                print(f"{photos:,} photos, {command}: {cost.seconds} s, {figure(cost.own)} MB its own", flush=True)
+                print(f"{photos:,} photos, {command}: {cost.seconds} s, {figure(cost.own)} MB private", flush=True)
                 if command in costs:
                     costs[command].append(cost)
             shutil.rmtree(folder)
@@ -238,11 +238,11 @@ def _rows(command: str, costs: Sequence[Cost]) -> Iterator[list[str]]:
 
 
 def verdict(costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Which stages hold more than the limit at the largest size."""
+    """Which stages use more private memory than the limit at the largest size."""
     photos = max(own[-1].photos for own in costs.values())
     over = [f"{name} ({figure(own[-1].own)} MB)" for name, own in costs.items() if own[-1].own > LIMIT]
-    said = f"more than {LIMIT:,} MB of their own: {', '.join(over)}" if over else f"at most {LIMIT:,} MB of its own"
-    return f"At {photos:,} photos {'these stages hold' if over else 'each stage holds'} {said}."
+    used = f"these stages use more than {LIMIT:,} MB" if over else f"each stage uses at most {LIMIT:,} MB"
+    return f"At {photos:,} photos {used} of private memory{': ' if over else ''}{', '.join(over)}."
 
 
 def coco(arguments: argparse.Namespace) -> None:
