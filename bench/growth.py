@@ -10,6 +10,7 @@ RssAnon) excludes the pages of memory-mapped files, which the system can reclaim
 
 import argparse
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -19,7 +20,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ruamel.yaml import YAML
@@ -138,14 +138,18 @@ def coco_source(drawn: Path, folder: Path, photos: int) -> None:
     """The same as a source in Karpathy's format, in ``folder/source``: splits in COCO's proportions."""
     images = folder / "source/Images"
     images.mkdir(parents=True)
-    listed: list[dict[str, Any]] = []
-    for number, row in zip(range(photos), itertools.cycle(read_jsonl(drawn / DATASET / "dataset.jsonl")), strict=False):
-        name = f"{number:07d}.jpg"
-        os.link(drawn / DATASET / "images" / row["image"], images / name)
-        split = {0: "val", 1: "test"}.get(number % COCO_PART, "train")
-        sentences = [{"raw": caption, "tokens": caption.split()} for caption in row["captions"]]
-        listed.append({"filename": name, "split": split, "sentences": sentences})
-    write_json(folder / "source/dataset_drawn.json", {"images": listed, "dataset": "drawn"})
+    rows = itertools.cycle(read_jsonl(drawn / DATASET / "dataset.jsonl"))
+    # Written entry by entry: a process that is started counts its parent's peak memory as its own.
+    with (folder / "source/dataset_drawn.json").open("w", encoding="utf-8") as out:
+        out.write('{"dataset": "drawn", "images": [\n')
+        for number, row in zip(range(photos), rows, strict=False):
+            name = f"{number:07d}.jpg"
+            os.link(drawn / DATASET / "images" / row["image"], images / name)
+            split = {0: "val", 1: "test"}.get(number % COCO_PART, "train")
+            sentences = [{"raw": caption, "tokens": caption.split()} for caption in row["captions"]]
+            entry = {"filename": name, "split": split, "sentences": sentences}
+            out.write(f"{',' if number else ''}{json.dumps(entry)}\n")
+        out.write("]}\n")
 
 
 def make_up_features(folder: Path, photos: int) -> None:
