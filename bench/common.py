@@ -90,7 +90,7 @@ def matrix_product(device: str, dtype: torch.dtype, size: int) -> Way:
 class Section:
     """One benchmark's part of the report."""
 
-    key: str  # one of ORDER, and the device behind it where that is not the CPU
+    key: str  # one of ORDER, and behind it the device that is not the CPU, or another variant
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]

@@ -9,7 +9,7 @@ import numpy as np
 
 from captionlab.core.tokens import END, START
 from captionlab.data.store import FeatureStore
-from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.batches import CaptionedFeatures, CaptionTokens
 
 CAPTIONS = 5  # a photo
 # Words of a caption of Flickr8k's training split: the medians of its twentieths, shortest to longest.
@@ -31,5 +31,5 @@ def draw(photos: int, *, words: int, pooled: int, regions: int = 0, seed: int = 
         encoder="drawn", preprocessing="", weights="", images=images, side=math.isqrt(regions),
         pooled=random.random((photos, pooled), dtype=np.float32), grid=grid,
     )  # fmt: skip
-    captions = [[caption() for _ in range(CAPTIONS)] for _ in range(photos)]
+    captions = CaptionTokens([caption() for _ in range(CAPTIONS)] for _ in range(photos))
     return CaptionedFeatures(store, bool(regions), images, np.arange(photos), captions)

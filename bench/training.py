@@ -28,7 +28,7 @@ from captionlab.models.base import Decoder, Features, count_parameters
 from captionlab.models.baseline import Baseline
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
-from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.batches import CaptionedFeatures, CaptionTokens
 from captionlab.training.loop import ResumeFile, Splits, train
 from captionlab.training.step import measure
 from common import ROOT, Rates, Way, figure, interleave, keep, load, matrix_product, options, section
@@ -192,7 +192,7 @@ def _check_same_loss(
     pairs = [(photo, number) for photo in photos for number in range(len(data.captions[photo]))]
     model.eval()
     theirs = plain_loss(model, PlainBatch(data, pairs, device), forward, 0.0).item()
-    own = replace(data, rows=data.rows[photos], captions=[data.captions[photo] for photo in photos])
+    own = replace(data, rows=data.rows[photos], captions=CaptionTokens(data.captions[photo] for photo in photos))
     measured = measure(model, own, len(photos), device).loss
     assert abs(theirs - measured) < 1e-4, f"{subject.name}: the peer's loss is {theirs}, captionlab's {measured}"
 

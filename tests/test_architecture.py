@@ -32,7 +32,7 @@ ALLOWED = {
     "models": "core",
     "config": "core errors models.params",
     "data": "core errors",
-    "datasets": "config core data.photos data.text errors",
+    "datasets": "config core data.caption_json data.photos data.text errors",
     "encoders": "core data errors",
     "tracking": "errors",
     "training": "config core data encoders errors models tracking",

@@ -14,16 +14,22 @@ import common
 import decoding
 import growth
 import training
+from captionlab.core.files import write_jsonl
 from captionlab.core.tokens import END
+from captionlab.data.store import open_store
+from captionlab.datasets.karpathy import karpathy
 from captionlab.models.base import Decoder
+from captionlab.training.batches import CaptionTokens
 from captionlab.training.step import teacher_forced_logits
+from photo_sets import jpeg
 
 SUBJECTS = {subject.name: subject for subject in training.subjects(2)}
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_operations_are_those_that_torch_counts(name: str) -> None:
-    alike = [[[*tokens[:5], END] for tokens in own] for own in SUBJECTS[name].data.captions]  # nothing is padded
+    own = SUBJECTS[name].data.captions
+    alike = CaptionTokens([[*tokens[:5], END] for tokens in captions] for captions in own)  # nothing is padded
     subject = replace(SUBJECTS[name], data=replace(SUBJECTS[name].data, captions=alike))
     model = subject.fresh().eval()
     (batch,) = subject.data.batches(2)
@@ -75,6 +81,34 @@ def test_a_million_photos_cost_what_the_growth_says() -> None:
     assert "Extraction (efficientnet_lite0): 2.8 hours" in text
     assert "5.1 GB pooled" in text
     assert "extract_features 1.1 GB" in text
+
+
+def test_cocos_size_is_a_dataset_with_features(tmp_path: Path) -> None:
+    drawn = tmp_path / "drawn/artifacts/dataset"
+    (drawn / "images").mkdir(parents=True)
+    (drawn / "images/a.jpg").write_bytes(jpeg(1))
+    write_jsonl(drawn / "dataset.jsonl", [{"image": "a.jpg", "captions": ["A dog .", "Two dogs ."]}])
+    growth.coco_source(tmp_path / "drawn", tmp_path, 48)
+    growth.make_up_features(tmp_path, 48)
+    (tmp_path / "images").mkdir()
+    found = karpathy(tmp_path / "source", tmp_path / "images")
+    assert {split: len(photos) for split, photos in found.splits.items()} == {"train": 44, "val": 2, "test": 2}
+    assert len(found.captions) == 2 * 48
+    store = open_store(tmp_path / "artifacts/features" / growth.ENCODER)
+    assert store.images == tuple(path.name for path in sorted((tmp_path / "images").iterdir()))
+    assert store.grid is not None
+    assert store.grid.shape == (48, 49, growth.CHANNELS)
+    assert store.pooled.any(1).all()
+
+
+def test_a_stage_above_the_limit_is_named() -> None:
+    costs = {"download": [growth.Cost(118_000, 9.0, 100.0, 900.0)], "evaluate": [growth.Cost(118_000, 9.0, 1.0, 5e3)]}
+    assert growth.verdict(costs) == (
+        "At 118,000 photos these stages use more than 4,000 MB of private memory: evaluate (5,000 MB)."
+    )
+    assert growth.verdict({"download": costs["download"]}) == (
+        "At 118,000 photos each stage uses at most 4,000 MB of private memory."
+    )
 
 
 GPU = Path(__file__).parents[1] / "bench/gpu.py"

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
 from captionlab.config import Params, build_system, load_params
+from captionlab.core.dataset_formats import FORMATS
 from captionlab.errors import CaptionlabError
 from captionlab.models.params import AttentionParams, MergeParams, ModifiedParams, StatesParams
 
@@ -288,6 +289,8 @@ def test_the_format_follows_the_name(tmp_path: Path) -> None:
     assert load(tmp_path, put(shipped(), "dataset.name", "flickr8k")).dataset.resolved_format == "flickr8k"
     plain = put(put(shipped(), "dataset.name", "holidays"), "dataset.format", "folder")
     assert load(tmp_path, plain).dataset.resolved_format == "folder"
+    for name in FORMATS:
+        assert load(tmp_path, put(shipped(), "dataset.format", name)).dataset.resolved_format == name
     unknown = load(tmp_path, put(shipped(), "dataset.name", "holidays"))
     with pytest.raises(CaptionlabError, match=r"dataset\.name 'holidays' is not a format; set dataset.format"):
         unknown.dataset.resolved_format  # noqa: B018

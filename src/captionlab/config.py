@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 from pydantic.dataclasses import dataclass
 
+from captionlab.core.dataset_formats import FORMATS, Format
 from captionlab.core.files import read_yaml
 from captionlab.core.records import Decoding
 from captionlab.core.validation import (
@@ -69,7 +70,7 @@ class DatasetParams(Checked):
     """Which captioned photos to read."""
 
     name: FolderName  # of the reports folder; with format "auto" the format too
-    format: Literal["auto", "scenes", "flickr8k", "parquet", "folder"]
+    format: Literal["auto"] | Format
     source: StrictStr  # a folder
     max_bad_share: Share  # of images or captions that may be unusable before the run stops
     val_share: Share  # of the images, where the format has no split
@@ -82,10 +83,11 @@ class DatasetParams(Checked):
         """The format, with "auto" resolved to the dataset's name."""
         if self.format != "auto":
             return self.format
-        if self.name in ("scenes", "flickr8k", "parquet", "folder"):
+        if self.name in FORMATS:
             return self.name
+        *names, last = FORMATS
         raise CaptionlabError(
-            f"dataset.name {self.name!r} is not a format; set dataset.format to scenes, flickr8k, parquet or folder"
+            f"dataset.name {self.name!r} is not a format; set dataset.format to {', '.join(names)} or {last}"
         )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from ruamel.yaml import YAML
@@ -19,6 +20,7 @@ from ruamel.yaml import YAML
 from captionlab import cli
 from captionlab.commands import doctor
 from captionlab.commands.doctor import Finding, examine
+from captionlab.core.dataset_formats import Format
 from captionlab.core.files import write_json, write_jsonl
 
 REPOSITORY = Path(__file__).parents[2]
@@ -73,6 +75,14 @@ def test_a_sound_project_has_no_fail_and_nothing_is_changed(project: Path) -> No
     assert "trains in " in findings["device"].found
     assert "GB free" in findings["disk"].found
     assert sorted(project.rglob("*")) == before
+
+
+def test_every_format_has_a_line_here_and_on_the_page(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs/datasets.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|$", page, re.MULTILINE))
+    lines = {name: finding.found for name, finding in found(tmp_path).items() if name.startswith("format ")}
+    assert lines == {f"format {name}": text for name, text in rows.items()}
+    assert set(rows) == set(get_args(Format))
 
 
 def test_it_works_without_a_project(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from captionlab.core.files import (
     atomic_file,
     atomic_folder,
     digest_of,
+    iter_jsonl,
     read_json,
     read_jsonl,
     read_yaml,
@@ -229,3 +230,12 @@ def test_an_error_is_one_short_line_that_moves_no_cursor() -> None:
     assert said.startswith(r"photo \x1b[2J\u202e\n\udc80.jpg xxx")
     assert said.endswith("xxx is gone; mend é")
     assert len(said) < 1100
+
+
+def test_lines_are_read_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n"\u2028"\nbroken\n', encoding="utf-8")
+    rows = iter_jsonl(path)
+    assert [next(rows), next(rows)] == [{"a": 1}, "\u2028"]
+    with pytest.raises(CaptionlabError, match=r"rows\.jsonl, line 3 is not valid JSON"):
+        next(rows)

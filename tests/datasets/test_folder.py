@@ -116,8 +116,9 @@ def test_flickrs_own_captions_and_split_files_are_used(tmp_path: Path, images: P
     source = photo_folder(tmp_path / "mine")
     for name, text in zip(FLICKR8K_FILES.values(), ("0.jpg\n1.jpg\n", "2.jpg\n", "3.jpg\n"), strict=True):
         (source / name).write_text(text)
-    official = {"train": ["0.jpg", "1.jpg"], "val": ["2.jpg"], "test": ["3.jpg"]}
-    assert folder(source, images).splits == official
+    official = folder(source, images)
+    assert official.splits == {"train": ["0.jpg", "1.jpg"], "val": ["2.jpg"], "test": ["3.jpg"]}
+    assert official.split_source == ", ".join(FLICKR8K_FILES.values())
     (source / "captions.txt").unlink()
     (source / "Flickr8k.token.txt").write_text("0.jpg#0\tA dog .\n")
     assert folder(source, images).captions == [("0.jpg", "A dog .")]
@@ -130,6 +131,7 @@ def test_a_split_column_is_followed(tmp_path: Path, images: Path) -> None:
     rows = "0.jpg#0,train,A\n0.jpg#1,train,B\n1.jpg,val,C\n2.jpg,test,D\n3.jpg,,E\n"
     found = folder(photo_folder(tmp_path / "mine", f"image,split,caption\n{rows}"), images)
     assert found.splits == {"train": ["0.jpg"], "val": ["1.jpg"], "test": ["2.jpg"]}
+    assert found.split_source == "the column split of captions.txt"
 
 
 def test_splits_that_share_a_photo_are_refused(tmp_path: Path, images: Path) -> None:

@@ -39,6 +39,7 @@ def test_parquet_is_read_with_the_bytes_as_they_are(tmp_path: Path, images: Path
     result = checked(raw, images, 0.0)
     assert [sum(record.split == split for record in result.records) for split in SPLITS] == [43, 2, 2]
     assert result.problems == []
+    assert raw.split_source == "the files' names"
     assert (images / "photo_42.jpg").read_bytes() == jpeg(42)
     assert result.records[-1].captions == tuple(f"caption {i} of 61" for i in range(5))
 
@@ -113,7 +114,9 @@ def test_a_split_column_is_followed(tmp_path: Path, images: Path) -> None:
     (tmp_path / "hub").mkdir()
     pq.write_table(table, tmp_path / "hub/TEST-00000-of-00001.parquet")
     names = [f"photo_{number}.jpg" for number in range(6)]
-    assert parquet(tmp_path / "hub", images).splits == {"train": names[:3], "val": [names[3]], "test": [names[4]]}
+    found = parquet(tmp_path / "hub", images)
+    assert found.splits == {"train": names[:3], "val": [names[3]], "test": [names[4]]}
+    assert found.split_source == "the column split"
 
 
 def test_what_is_not_read_is_said(tmp_path: Path, images: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 from captionlab.config import BuildVocabParams, CleanCaptionsParams, Params, load_params
 from captionlab.core.files import read_json, read_jsonl
+from captionlab.core.results import read_manifest
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
 from captionlab.metrics.scorer import Scorer
@@ -95,6 +97,43 @@ def test_three_stages_make_a_vocabulary(root: Path) -> None:
     assert coverage["size"] == len(vocabulary)
     assert 0.8 < coverage["train"] < 1
     assert said[3].startswith(f"build_vocab: {len(vocabulary) - 4} words")
+
+
+_KARPATHY = [
+    {"filename": f"{number:02d}.png", "split": split, "sentences": [{"raw": "A dog"}]}
+    for number, split in enumerate(["train", "restval", "val", "test"])
+]
+_COCO = {
+    "images": [{"id": number, "file_name": f"{number:02d}.png"} for number in range(7)],
+    "annotations": [{"image_id": number, "caption": "A dog"} for number in range(7)],
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "content", "splits", "split_source"),
+    [
+        ("karpathy", "dataset_mine.json", {"images": _KARPATHY}, [2, 1, 1], "Karpathy's, from dataset_mine.json"),
+        (
+            "coco", "captions_train.json", _COCO, [5, 1, 1],
+            "COCO's, from captions_train.json; val and test drawn at random with seed 0",
+        ),
+        ("folder", "train.json", None, [15, 2, 2], "drawn at random with seed 0"),
+    ],
+)  # fmt: skip
+def test_the_manifest_says_which_split_it_is(
+    root: Path, form: str, name: str, content: Any, splits: list[int], split_source: str
+) -> None:
+    (root / "data/mine" / name).write_text(json.dumps(content))
+    download(with_dataset(format=form), root)
+    manifest = read_manifest(root)
+    assert list(manifest.splits.values()) == splits
+    assert manifest.split_source == split_source
+
+
+def test_flickr30k_must_be_the_published_one(root: Path) -> None:
+    (root / "data/mine/results.csv").write_text("image_name| comment_number| comment\n00.png| 0| A dog\n")
+    with pytest.raises(CaptionlabError, match="20 photos, 1 captions instead of 31,783 photos, 158,915 captions"):
+        download(with_dataset(format="flickr30k"), root)
 
 
 def test_the_same_input_gives_the_same_bytes_anywhere(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -12,7 +12,7 @@ import torch
 from captionlab.core.records import Caption
 from captionlab.core.tokens import PAD
 from captionlab.errors import CaptionlabError
-from captionlab.training.batches import Batch, CaptionedFeatures, prepared_ahead, with_fixed_shape
+from captionlab.training.batches import Batch, CaptionedFeatures, CaptionTokens, prepared_ahead, with_fixed_shape
 
 if TYPE_CHECKING:
     from conftest import World
@@ -92,6 +92,25 @@ def test_blocks_hold_every_photo_once(world: "World") -> None:
         whole = data.features(range(6))
         blocks = torch.cat(list(data.feature_blocks(photos_per_block=4)))
         assert torch.equal(blocks, whole.pooled_PD if whole.grid_PRC is None else whole.grid_PRC)
+
+
+def test_caption_tokens_are_given_back_as_they_came() -> None:
+    photos = [[[1, 70_000, 2], [1, 2]], [], [[1]]]
+    tokens = CaptionTokens(iter(photos))
+    assert list(tokens) == photos
+    assert (len(tokens), tokens[0], tokens[2]) == (3, photos[0], photos[2])
+    with pytest.raises(IndexError):
+        tokens[3]
+
+
+def test_a_photos_captions_keep_their_order_wherever_they_stand(world: "World") -> None:
+    """Each photo's are apart in the file, and photos are in another order than their features."""
+    own = [caption for caption in world.captions if caption.split == "train"]
+    mixed = [*own[1::2], *own[::2]][::-1]
+    data = CaptionedFeatures.of(world.store, False, mixed, "train", world.vocab)
+    assert list(data.images) == sorted({caption.image for caption in own})
+    for image, captions in zip(data.images, data.captions, strict=True):
+        assert captions == [world.vocab.encode(caption.words) for caption in mixed if caption.image == image]
 
 
 def test_captions_without_words_are_left_out(world: "World") -> None:

@@ -7,9 +7,21 @@ both readers return candidates: the same captions under each kind of id. The cal
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from captionlab.core.records import LONGEST_CAPTION
+from captionlab.data.caption_json import (
+    Value,
+    are_objects,
+    coco_captions,
+    coco_names,
+    is_coco,
+    is_id,
+    is_karpathy,
+    karpathy_images,
+    parse,
+    unique,
+)
 from captionlab.errors import CaptionlabError
 
 REFERENCES = '{"id": ["reference", ...]}, COCO annotations, or Karpathy\'s dataset_*.json, whose test split is read'
@@ -17,7 +29,6 @@ CAPTIONS = '{"id": "caption"}, {"id": ["caption"]}, COCO results, or what captio
 
 ROW = {"image", "caption"}  # what a line of captionlab caption has, and no mapping of ids
 
-Value = TypeVar("Value")
 References = dict[str, list[str]]
 Captions = dict[str, str]
 
@@ -29,9 +40,9 @@ def read_references(path: Path) -> list[References]:
     CaptionlabError naming the file for anything else, for a photo without references and for a blank reference.
     """
     value = _read(path)
-    if _is_coco(value):
+    if is_coco(value):
         candidates = _coco_references(path, value)
-    elif _is_karpathy(value):
+    elif is_karpathy(value):
         candidates = _karpathy_references(path, value["images"])
     elif isinstance(value, dict) and value:
         candidates = [value]
@@ -55,7 +66,7 @@ def read_captions(path: Path) -> list[Captions]:
     naming the file for anything else. An empty caption is allowed.
     """
     value = _read(path)
-    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+    if are_objects(value):
         candidates = _caption_rows(path, value)
     elif isinstance(value, dict) and value:
         candidates = [{image: _single(caption) for image, caption in value.items()}]
@@ -68,39 +79,17 @@ def read_captions(path: Path) -> list[Captions]:
     return candidates
 
 
-def _is_coco(value: Any) -> bool:
-    return isinstance(value, dict) and _are_objects(value.get("annotations"))
-
-
-def _is_karpathy(value: Any) -> bool:
-    return isinstance(value, dict) and _are_objects(value.get("images"))
-
-
-def _are_objects(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
-
-
 def _coco_references(path: Path, value: dict[str, Any]) -> list[References]:
-    by_id: References = {}
-    for place, row in enumerate(value["annotations"]):
-        if not _is_id(row.get("image_id")) or "caption" not in row:
-            raise CaptionlabError(f"{path}: annotation {place} has no image_id or no caption")
-        by_id.setdefault(str(row["image_id"]), []).append(row["caption"])
-    images = value["images"] if _are_objects(value.get("images")) else []
-    names = {str(image.get("id")): image.get("file_name") for image in images}
-    return [by_id, *_renamed(by_id, names.get)]
+    by_id = coco_captions(path, value)
+    return [by_id, *_renamed(by_id, dict(coco_names(value)).get)]
 
 
 def _karpathy_references(path: Path, images: list[dict[str, Any]]) -> list[References]:
-    tested = [image for image in images if image.get("split") == "test"]
+    tested = karpathy_images(path, (image for image in images if image.get("split") == "test"))
     if not tested:
         raise CaptionlabError(f"{path} has no images of the split test")
-    try:
-        pairs = [(image["filename"], [sentence["raw"] for sentence in image["sentences"]]) for image in tested]
-    except (KeyError, TypeError):
-        raise CaptionlabError(f"{path}: an image has no filename or no sentences") from None
-    by_name = _unique(path, pairs)
-    numbers = {image["filename"]: image.get("cocoid") for image in tested}
+    by_name = unique(path, ((image.filename, image.captions) for image in tested))
+    numbers = {image.filename: image.cocoid for image in tested}
     return [by_name, *_renamed(by_name, numbers.get)]
 
 
@@ -108,22 +97,18 @@ def _caption_rows(path: Path, rows: list[dict[str, Any]]) -> list[Captions]:
     """COCO results, and the lines of captionlab caption."""
     key = "image" if "image" in rows[0] else "image_id"
     for place, row in enumerate(rows):
-        if not _is_id(row.get(key)) or "caption" not in row:
+        if not is_id(row.get(key)) or "caption" not in row:
             raise CaptionlabError(f"{path}: entry {place} has no {key} or no caption; known formats: {CAPTIONS}")
-    captions = _unique(path, ((str(row[key]), row["caption"]) for row in rows))
+    captions = unique(path, ((str(row[key]), row["caption"]) for row in rows))
     return [captions, *_renamed(captions, lambda image: Path(image).name)]
 
 
 def _renamed(captions: dict[str, Value], name: Callable[[str], Any]) -> list[dict[str, Value]]:
     """The same under other ids; none where these are missing or not unique."""
     names = [name(image) for image in captions]
-    if not all(_is_id(name) for name in names) or len(set(names)) < len(names):
+    if not all(is_id(name) for name in names) or len(set(names)) < len(names):
         return []
     return [dict(zip(map(str, names), captions.values(), strict=True))]
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str) and not isinstance(value, bool) and value != ""
 
 
 def _single(value: Any) -> Any:
@@ -148,8 +133,8 @@ def _read(path: Path) -> Any:
         raise CaptionlabError(f"{path} is not UTF-8 text; save it as UTF-8") from None
     lines = text.strip().split("\n")
     if len(lines) > 1 and _is_caption_row(lines[0]):
-        return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
-    value = _parse(text, str(path))
+        return [parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    value = parse(text, str(path))
     return [value] if isinstance(value, dict) and value.keys() >= ROW else value
 
 
@@ -160,20 +145,3 @@ def _is_caption_row(line: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(row, dict) and row.keys() >= ROW
-
-
-def _parse(text: str, origin: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _unique(origin, pairs))
-    except (ValueError, RecursionError) as error:
-        raise CaptionlabError(f"{origin} is not valid JSON: {error}") from None
-
-
-def _unique(origin: Path | str, pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
-    """Pairs as a dict; ``dict`` alone would keep the last of two equal keys without a word."""
-    result: dict[str, Value] = {}
-    for key, value in pairs:
-        if key in result:
-            raise CaptionlabError(f"{origin}: {key!r} occurs more than once; keep one")
-        result[key] = value
-    return result

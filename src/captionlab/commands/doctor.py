@@ -24,6 +24,7 @@ from packaging.specifiers import SpecifierSet
 from ruamel.yaml import YAML
 
 from captionlab.config import Params, load_params
+from captionlab.core.dataset_formats import FORMATS
 from captionlab.core.files import read_json, read_jsonl
 from captionlab.core.records import DATASET
 from captionlab.errors import CaptionlabError
@@ -63,6 +64,7 @@ def examine(root: Path, *, cache: bool = False) -> Iterator[Finding]:
     yield finding
     yield from _device(params)
     yield from _encoders(params)
+    yield from _formats()
     if params is not None:
         yield from _dataset(params, root)
     if (root / "dvc.yaml").exists():
@@ -191,6 +193,12 @@ def _encoders(params: Params | None) -> Iterator[Finding]:
         else:
             advice = f"the first run downloads it; these work offline: {', '.join(LITE_PIXELS)}"
             yield Finding(name=name, verdict="warn", found=f"not downloaded yet (from {origin})", advice=advice)
+
+
+def _formats() -> Iterator[Finding]:
+    """What dataset.format may be."""
+    for name, text in FORMATS.items():
+        yield Finding(name=f"format {name}", verdict="ok", found=text)
 
 
 def _dataset(params: Params, root: Path) -> Iterator[Finding]:

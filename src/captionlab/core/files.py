@@ -106,10 +106,11 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _read_text(path: Path, missing: str = "run the stage that writes it (dvc repro)") -> str:
-    """The file's text. A UnicodeDecodeError is left to the callers, which say what format was expected."""
+@contextmanager
+def _named(path: Path, missing: str = "run the stage that writes it (dvc repro)") -> Iterator[None]:
+    """Errors of reading the file as CaptionlabErrors that name it."""
     try:
-        return path.read_text(encoding="utf-8")
+        yield
     except FileNotFoundError:
         raise CaptionlabError(f"{path} does not exist; {missing}") from None
     except OSError as error:
@@ -119,31 +120,41 @@ def _read_text(path: Path, missing: str = "run the stage that writes it (dvc rep
 def read_json(path: Path) -> Any:
     """Read JSON; a missing or invalid file is a CaptionlabError that names it."""
     try:
-        return json.loads(_read_text(path))
+        with _named(path):
+            text = path.read_text(encoding="utf-8")
+        return json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise CaptionlabError(f"{path} is not valid JSON ({error}); run the stage that writes it again") from error
 
 
-def read_jsonl(path: Path) -> list[Any]:
-    """Read one JSON value per line; a missing or invalid file is a CaptionlabError that names file and line."""
-    try:
-        # Not splitlines(), which also splits at characters that a JSON string may contain.
-        lines = _read_text(path).removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise CaptionlabError(f"{path} is not UTF-8 text ({error})") from error
-    rows = []
-    for number, line in enumerate(lines if lines != [""] else [], 1):
+def iter_jsonl(path: Path) -> Iterator[Any]:
+    """One JSON value per line, read line by line.
+
+    A missing or invalid file is a CaptionlabError that names file and line, raised when the line is reached.
+    """
+    number = 0
+    with _named(path), path.open(encoding="utf-8") as lines:
         try:
-            rows.append(json.loads(line))
+            # Not splitlines(), which also splits at characters that a JSON string may contain.
+            for line in lines:
+                number += 1
+                yield json.loads(line.removesuffix("\n"))
+        except UnicodeDecodeError as error:
+            raise CaptionlabError(f"{path} is not UTF-8 text ({error})") from error
         except (ValueError, RecursionError) as error:
             raise CaptionlabError(f"{path}, line {number} is not valid JSON ({error})") from error
-    return rows
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """All of ``iter_jsonl``."""
+    return list(iter_jsonl(path))
 
 
 def read_yaml(path: Path, missing: str) -> Any:
     """Read YAML as plain values. A CaptionlabError names the file; ``missing`` is the advice when it does not exist."""
     try:
-        text = _read_text(path, missing)
+        with _named(path, missing):
+            text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise CaptionlabError(f"{path} is not valid YAML: it is not UTF-8 text ({error})") from error
     if len(text) > _LONGEST_YAML:

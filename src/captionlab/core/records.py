@@ -33,7 +33,7 @@ class CaptionedImage:
     captions: tuple[str, ...]  # as written
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Caption:
     """One cleaned caption; ``words`` is empty when cleaning left nothing."""
 

@@ -44,6 +44,7 @@ class Manifest:
     splits: dict[Split, int]
     set_aside: int  # photos that no split names
     problems: list[dict[str, Any]]
+    split_source: str = ""  # where the splits come from
 
 
 def read_manifest(root: Path) -> Manifest:

@@ -27,6 +27,7 @@ class Found:
 
     captions: list[tuple[str, str]]  # photo and caption as written, in the source's order
     splits: dict[Split, list[str]]  # photos; the splits that the source does not give are missing
+    split_source: str = ""  # where the splits come from; empty where the source gives none
     problems: list[Problem] = field(default_factory=list)  # that only the reader could see
     notes: list[str] = field(default_factory=list)  # sentences that the user should read
     truth: list[dict[str, Any]] = field(default_factory=list)  # of drawn scenes: what each photo shows

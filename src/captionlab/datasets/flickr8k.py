@@ -86,7 +86,8 @@ def flickr8k(source: Path, images: Path, published: Counts = PUBLISHED) -> Found
             f"{source} does not hold the published Flickr8k: {_said(counts)} instead of {_said(published)};"
             " get the zips again, or use dataset.format folder for photos of your own"
         )
-    return Found(captions=captions, splits=splits, problems=problems)
+    split_source = f"Flickr8k's own, from {', '.join(FLICKR8K_FILES.values())}"
+    return Found(captions=captions, splits=splits, split_source=split_source, problems=problems)
 
 
 def _photos_in(source: Path) -> Path | None:

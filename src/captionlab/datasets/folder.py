@@ -1,55 +1,60 @@
 """A folder of photos with a captions file, such as the popular ``Images/`` and ``captions.txt`` copy of Flickr8k.
 
-Knows where the photos, the captions file and the split files lie.
+Knows where the captions file and the split files lie.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from captionlab.core.records import SPLITS, Split
-from captionlab.data.photos import SUFFIXES, skipped_formats
 from captionlab.datasets import Found
 from captionlab.datasets.captions_file import CAPTION_FILES, Row, read_captions
-from captionlab.datasets.photo_names import PhotoNames
-from captionlab.datasets.reading import files_under, photos_among, read_bytes
+from captionlab.datasets.photo_names import PhotoNames, find_photos
+from captionlab.datasets.reading import read_bytes
 from captionlab.datasets.splits import FLICKR8K_FILES, OWN_FILES, read_split_files, split_named
 from captionlab.errors import CaptionlabError
 
 
-def folder(source: Path, images: Path) -> Found:
+def folder(source: Path, images: Path, caption_files: Sequence[str] = CAPTION_FILES) -> Found:
     """Copy the photos into ``images`` and read the captions and the splits, where there are any.
 
-    Photos are in ``Images/`` or beside the captions file, and in the subfolders. The splits are ``train.txt``,
-    ``val.txt`` and ``test.txt`` beside the captions file, one photo a line; or Flickr8k's own files; or a column
-    ``split`` of the captions file. Raises CaptionlabError when a file is missing or cannot be read.
+    The captions file is the first of ``caption_files`` that is there. Photos are in ``Images/`` or beside the captions
+    file, and in the subfolders. The splits are ``train.txt``, ``val.txt`` and ``test.txt`` beside the captions file,
+    one photo a line; or Flickr8k's own files; or a column ``split`` of the captions file. Raises CaptionlabError when a
+    file is missing or cannot be read.
     """
-    rows, problems = read_captions(_captions_file(source))
-    place = next((source / name for name in ("Images", "images") if (source / name).is_dir()), source)
-    files = files_under(place)
-    names = PhotoNames(place, photos_among(files))
-    skipped = skipped_formats(files)
-    if not names.files:
-        advice = f"; {skipped}" if skipped else ""
-        raise CaptionlabError(f"{place} has no photos ({', '.join(sorted(SUFFIXES))}){advice}; put them there")
+    captions_file = _captions_file(source, caption_files)
+    rows, problems = read_captions(captions_file)
+    names, skipped = find_photos(source)
     for name, file in names.files.items():
         (images / name).write_bytes(read_bytes(file))
-    splits = (
-        read_split_files(source, OWN_FILES) or read_split_files(source, FLICKR8K_FILES) or _split_column(rows, names)
-    )
+    splits, split_source = _splits(source, rows, names, captions_file.name)
     return Found(
         captions=[(names.find(row.image), row.caption) for row in rows],
-        splits={split: [names.find(photo) for photo in photos] for split, photos in splits.items()},
+        splits=splits,
+        split_source=split_source,
         problems=[*problems, *names.problems],
         notes=[skipped] if skipped else [],
     )
 
 
-def _captions_file(source: Path) -> Path:
-    for name in CAPTION_FILES:
+def _captions_file(source: Path, names: Sequence[str]) -> Path:
+    for name in names:
         if (source / name).is_file():
             return source / name
     raise CaptionlabError(
-        f"{source} has no captions file ({', '.join(CAPTION_FILES)}); put one there, with the header image,caption"
+        f"{source} has no captions file ({', '.join(names)}); put one there, with the header image,caption"
     )
+
+
+def _splits(source: Path, rows: list[Row], names: PhotoNames, captions_file: str) -> tuple[dict[Split, list[str]], str]:
+    """The photos of each split that the source gives, and where they are written."""
+    for files in (OWN_FILES, FLICKR8K_FILES):
+        if splits := read_split_files(source, files):
+            found = {split: [names.find(photo) for photo in photos] for split, photos in splits.items()}
+            return found, ", ".join(files.values())
+    columns = _split_column(rows, names)
+    return columns, f"the column split of {captions_file}" if columns else ""
 
 
 def _split_column(rows: list[Row], names: PhotoNames) -> dict[Split, list[str]]:

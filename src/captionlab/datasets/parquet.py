@@ -46,6 +46,7 @@ def parquet(source: Path, images: Path) -> Found:
     captions: list[tuple[str, str]] = []
     splits: dict[Split, list[str]] = {}
     by_split, unread = _files(source)
+    split_sources: set[str] = set()
     for own, files in by_split.items():
         for number, row in enumerate(_rows(files)):
             name = _safe_name(row.path)
@@ -54,11 +55,12 @@ def parquet(source: Path, images: Path) -> Found:
             split = split_named(row.split) if row.split else own if len(by_split) > 1 else None
             if split:
                 splits.setdefault(split, []).append(name)
+                split_sources.add("the column split" if row.split else "the files' names")
             captions += [(name, text) for text in row.captions]
             if row.content:  # without it, the name is left in the split and the captions, where the checks find it
                 (images / name).write_bytes(row.content)
     notes = [f"not read, since no split is in the name: {', '.join(path.name for path in unread)}"] if unread else []
-    return Found(captions=captions, splits=splits, notes=notes)
+    return Found(captions=captions, splits=splits, split_source=" and ".join(sorted(split_sources)), notes=notes)
 
 
 def _files(source: Path) -> tuple[dict[Split | None, list[Path]], list[Path]]:

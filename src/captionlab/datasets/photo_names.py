@@ -1,4 +1,4 @@
-"""Which photo a captions file means: names as people write them, matched with the photos that are there."""
+"""Which photo a captions file means: names as people write them, matched with the photos of a folder."""
 
 import re
 from collections import Counter
@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from captionlab.data.photos import SUFFIXES
+from captionlab.data.photos import SUFFIXES, skipped_formats
 from captionlab.data.text import nfc
 from captionlab.datasets import Problem
+from captionlab.datasets.reading import files_under, photos_among
+from captionlab.errors import CaptionlabError
 
 _LONGEST = 4096  # characters of a path, on most systems; NFC of a megabyte of accents would take hours
 _NUMBER = re.compile(r"#\d+$")  # of a caption, after the photo's name: a.jpg#0
@@ -22,6 +24,7 @@ class PhotoNames:
     """
 
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
+        self.folder = folder
         self.files: dict[str, Path] = {}  # by name
         self.problems: list[Problem] = []  # photos left out, since another has their name
         self._names: dict[str, str] = {}  # by path below the folder
@@ -61,6 +64,22 @@ class PhotoNames:
             _Form(self._names, str.casefold, str.casefold),
             _Form(self._names, lambda path: _without_suffix(path.casefold()), str.casefold),
         )
+
+
+def find_photos(source: Path) -> tuple[PhotoNames, str | None]:
+    """The photos in the ``Images/`` of a dataset's folder, else in the folder itself; subfolders are included.
+
+    The text counts the photos in formats that are not read; None where there are none. Raises CaptionlabError when
+    there is no photo.
+    """
+    place = next((source / name for name in ("Images", "images") if (source / name).is_dir()), source)
+    files = files_under(place)
+    names = PhotoNames(place, photos_among(files))
+    skipped = skipped_formats(files)
+    if not names.files:
+        advice = f"; {skipped}" if skipped else ""
+        raise CaptionlabError(f"{place} has no photos ({', '.join(sorted(SUFFIXES))}){advice}; put them there")
+    return names, skipped
 
 
 class _Form:

@@ -1,6 +1,7 @@
-"""Every dataset format and its reader. A new one is a module with such a function, a case here and its name in config.
+"""Every dataset format and its reader.
 
-The imports wait until a format is asked for: pyarrow alone takes a second.
+A new one is a module with such a function, a case here and a name in ``core.dataset_formats``. The imports wait until
+a format is asked for: pyarrow alone takes a second.
 """
 
 import dataclasses
@@ -28,8 +29,21 @@ def read(params: DatasetParams, source: Path, images: Path) -> Found:
             from captionlab.datasets.folder import folder
 
             return folder(source, images)
+        case "karpathy":
+            from captionlab.datasets.karpathy import karpathy
+
+            return karpathy(source, images)
+        case "coco":
+            from captionlab.datasets.coco import coco
+
+            return coco(source, images)
+        case "flickr30k":
+            from captionlab.datasets.flickr30k import flickr30k
+
+            return flickr30k(source, images)
         case _:
             from captionlab.datasets.scenes import scene_words, scenes
 
             records, truth = scenes(source, params.scenes, images)
-            return dataclasses.replace(Found.of(records), truth=truth, words=scene_words(source))
+            found = Found.of(records)
+            return dataclasses.replace(found, split_source="drawn scenes", truth=truth, words=scene_words(source))

@@ -30,7 +30,7 @@ def split_named(name: str) -> Split:
     """The split that a column's value means; CaptionlabError where it means none."""
     split = _NAMES.get(name.strip().lower())
     if split is None:
-        raise CaptionlabError(f"the split {name!r} of a photo is unknown; use train, val and test")
+        raise CaptionlabError(f"the split {name[:60]!r} of a photo is unknown; use train, val and test")
     return split
 
 
@@ -71,7 +71,10 @@ def completed(found: Found, photos: Collection[str], params: DatasetParams) -> F
         )
     drawn = draw(shares, pool, params.split_seed)
     splits = {split: drawn[split] if split in drawn else found.splits[split] for split in SPLITS}
-    return dataclasses.replace(found, splits=splits, notes=[*found.notes, *notes])
+    split_source = f"drawn at random with seed {params.split_seed}"
+    if found.splits:
+        split_source = f"{found.split_source}; {' and '.join(missing)} {split_source}"
+    return dataclasses.replace(found, splits=splits, split_source=split_source, notes=[*found.notes, *notes])
 
 
 def draw(shares: Mapping[Split, float], photos: set[str], seed: int) -> dict[Split, list[str]]:

@@ -1,9 +1,10 @@
 """Stage ``build_vocab``: the words of the training captions, and how much of the other splits they cover."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from captionlab.config import Params
-from captionlab.core.files import read_jsonl, write_json
+from captionlab.core.files import iter_jsonl, write_json
 from captionlab.core.records import CAPTIONS, RELEASED, SPLITS, VOCAB, Split
 from captionlab.core.tokens import SPECIALS
 from captionlab.data.vocab import Vocabulary, read_words
@@ -11,14 +12,15 @@ from captionlab.data.vocab import Vocabulary, read_words
 
 def build_vocab(params: Params, root: Path) -> list[str]:
     """Count the words of the training captions only: those of validation and test must stay unknown."""
-    words: dict[Split, list[list[str]]] = {split: [] for split in SPLITS}
-    for row in read_jsonl(root / CAPTIONS):
-        words[row["split"]].append(row["words"])
+
+    def words(split: Split) -> Iterator[list[str]]:
+        return (row["words"] for row in iter_jsonl(root / CAPTIONS) if row["split"] == split)
+
     min_count = params.build_vocab.min_count
-    vocabulary = Vocabulary.build(words["train"], cleaning=params.clean_captions.cleaning, min_count=min_count)
+    vocabulary = Vocabulary.build(words("train"), cleaning=params.clean_captions.cleaning, min_count=min_count)
     if params.build_vocab.released_words:
         vocabulary = vocabulary.with_words(read_words(RELEASED))
-    coverage = {split: round(vocabulary.coverage(words[split]), 6) for split in SPLITS}
+    coverage = {split: round(vocabulary.coverage(words(split)), 6) for split in SPLITS}
     write_json(root / VOCAB, vocabulary.to_json())
     write_json((root / VOCAB).with_name("coverage.json"), {"size": len(vocabulary), **coverage})
     released = " or that the released captioner knows" if params.build_vocab.released_words else ""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from captionlab.config import Params
-from captionlab.core.files import read_jsonl, write_json, write_jsonl
+from captionlab.core.files import iter_jsonl, write_json, write_jsonl
 from captionlab.core.records import CAPTIONS, DATASET, Caption
 from captionlab.data.text import clean
 
@@ -21,7 +21,7 @@ def clean_captions(params: Params, root: Path) -> list[str]:
     cleaning = params.clean_captions.cleaning
     captions = [
         Caption(image=row["image"], split=row["split"], raw=raw, words=clean(raw, cleaning))
-        for row in read_jsonl(root / DATASET / "dataset.jsonl")
+        for row in iter_jsonl(root / DATASET / "dataset.jsonl")
         for raw in row["captions"]
     ]
     summary = {

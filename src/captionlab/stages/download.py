@@ -51,6 +51,7 @@ def download(params: Params, root: Path) -> list[str]:
             "images": len(kept),
             "captions": captions,
             "splits": {split: splits[split] for split in SPLITS},
+            "split_source": found.split_source,
             "set_aside": checked.set_aside,
             "problems": [dataclasses.asdict(problem) for problem in checked.problems],
         }

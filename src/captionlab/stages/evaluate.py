@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from captionlab.config import Params, RetrievalParams
-from captionlab.core.files import atomic_folder, read_json, read_jsonl, write_json
+from captionlab.core.files import atomic_folder, iter_jsonl, read_json, read_jsonl, write_json
 from captionlab.core.photo_results import (
     AttentionMap,
     Gallery,
@@ -101,7 +101,7 @@ def evaluate(params: Params, root: Path) -> list[str]:
     """Write ``artifacts/evaluation/`` (captions, scores, diagnostics, attention maps) and the metrics DVC shows."""
     manifest = read_manifest(root)
     data = _Dataset(captions=read_captions(root), references={"val": {}, "test": {}})
-    for record in read_jsonl(root / DATASET / "dataset.jsonl"):
+    for record in iter_jsonl(root / DATASET / "dataset.jsonl"):
         if record["split"] in data.references:
             data.references[record["split"]][record["image"]] = record["captions"]
     search = _search(params, root, data)

@@ -6,7 +6,7 @@ from pathlib import Path
 from captionlab.config import Params
 from captionlab.core import distributed
 from captionlab.core.devices import choose_device
-from captionlab.core.files import read_json, read_jsonl
+from captionlab.core.files import iter_jsonl, read_json
 from captionlab.core.records import DATASET, FEATURES
 from captionlab.data.store import MIRRORED, describe
 from captionlab.encoders import extraction
@@ -20,7 +20,7 @@ def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
     if encoder not in wanted:
         raise CaptionlabError(f"{encoder!r} is not in extract_features.encoders of params.yaml ({', '.join(wanted)})")
     device = choose_device(params.device)
-    images = sorted(record["image"] for record in read_jsonl(root / DATASET / "dataset.jsonl"))
+    images = sorted(record["image"] for record in iter_jsonl(root / DATASET / "dataset.jsonl"))
     grid = wanted[encoder].grid
     out = root / FEATURES / encoder
     began = time.perf_counter()

@@ -4,10 +4,13 @@ Shape letters as in ``models.base``.
 """
 
 import math
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby, pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +61,30 @@ class Batch(NamedTuple):
         return found
 
 
+class CaptionTokens:
+    """The encoded captions of photos, all in one array of 32 bits a token. An item is the captions of a photo."""
+
+    def __init__(self, photos: Iterable[Iterable[Iterable[int]]]) -> None:
+        self._tokens = array("i")
+        self._captions = array("q", [0])  # where each caption begins among the tokens, and where the last one ends
+        self._photos = array("q", [0])  # where each photo begins among the captions, and where the last one ends
+        for captions in photos:
+            for tokens in captions:
+                self._tokens.extend(tokens)
+                self._captions.append(len(self._tokens))
+            self._photos.append(len(self._captions) - 1)
+
+    def __len__(self) -> int:
+        return len(self._photos) - 1
+
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, photo: int) -> list[list[int]]:
+        ends = self._captions[self._photos[photo] : self._photos[photo + 1] + 1]
+        return [self._tokens[start:end].tolist() for start, end in pairwise(ends)]
+
+
 @dataclass(frozen=True)
 class CaptionedFeatures:
     """The photos of one split: their rows in the feature store and their encoded captions."""
@@ -66,7 +93,7 @@ class CaptionedFeatures:
     use_grid: bool
     images: Sequence[str]  # sorted
     rows: np.ndarray[tuple[int], np.dtype[np.int64]]
-    captions: Sequence[Sequence[Sequence[int]]]  # photo, caption, token
+    captions: CaptionTokens  # by photo, in the order of ``images``
     others: "Sequence[CaptionedFeatures]" = ()  # the same photos with features of further encoders, for an ensemble
 
     @classmethod
@@ -74,14 +101,13 @@ class CaptionedFeatures:
         cls, store: FeatureStore, use_grid: bool, captions: Sequence[Caption], split: Split, vocab: Vocabulary
     ) -> "CaptionedFeatures":
         """Collect a split's photos that have a caption with words; raises CaptionlabError if there are none."""
-        by_image: dict[str, list[list[int]]] = {}
-        for caption in captions:
-            if caption.split == split and caption.words:
-                by_image.setdefault(caption.image, []).append(vocab.encode(caption.words))
-        if not by_image:
+        image_of = attrgetter("image")
+        own = sorted((caption for caption in captions if caption.split == split and caption.words), key=image_of)
+        if not own:
             raise CaptionlabError(f"split {split} has no captions; a system needs some for training and validation")
-        images = sorted(by_image)
-        return cls(store, use_grid or store.is_cut, images, store.rows(images), [by_image[image] for image in images])
+        images = [image for image, _ in groupby(own, image_of)]
+        tokens = CaptionTokens((vocab.encode(caption.words) for caption in same) for _, same in groupby(own, image_of))
+        return cls(store, use_grid or store.is_cut, images, store.rows(images), tokens)
 
     def features(self, positions: Sequence[int], mirrored: Sequence[bool] = ()) -> Features:
         """Read features of photos, by position, from the memory map; of mirror images where ``mirrored`` is True."""
@@ -121,8 +147,9 @@ class CaptionedFeatures:
         for i in range(0, len(order), batch_size):
             together = order[i : i + batch_size].tolist()
             positions = together[rank::ranks] or together[:1]
-            sequences = [tokens for position in positions for tokens in self.captions[position]]
-            photo_B = [p for p, position in enumerate(positions) for _ in self.captions[position]]
+            captions = [self.captions[position] for position in positions]
+            sequences = [tokens for own in captions for tokens in own]
+            photo_B = [p for p, own in enumerate(captions) for _ in own]
             tokens_BT = np.full((len(sequences), max(map(len, sequences))), PAD)
             for row, tokens in enumerate(sequences):
                 tokens_BT[row, : len(tokens)] = tokens

@@ -1,6 +1,7 @@
-"""Readers of datasets: captions, splits, Flickr8k's files, zips and parquet."""
+"""Readers of datasets: captions, splits, Flickr8k's files, zips, parquet, and the JSON of Karpathy and COCO."""
 
 import io
+import json
 import struct
 import zipfile
 from collections.abc import Sequence
@@ -15,14 +16,18 @@ from captionlab.config import load_params
 from captionlab.datasets import Found
 from captionlab.datasets.archives import extract
 from captionlab.datasets.checks import check
+from captionlab.datasets.coco import coco
 from captionlab.datasets.flickr8k import PHOTOS_ZIP, TEXT_ZIP, Counts, flickr8k
+from captionlab.datasets.flickr30k import flickr30k
 from captionlab.datasets.folder import folder
+from captionlab.datasets.karpathy import karpathy
 from captionlab.datasets.parquet import parquet
 from captionlab.datasets.splits import completed
-from torture.fuzz import Parser, mutate_bytes
+from torture.fuzz import Parser, mutate_bytes, mutate_json
 from torture.parsers.inputs import (
     BIDI,
     MEGABYTE,
+    NASTY_JSON,
     PHOTOS,
     ROOT,
     TOKENS,
@@ -174,6 +179,52 @@ _GOOD_PARQUET = [
 ]
 
 
+_KARPATHY = json.dumps({
+    "dataset": "coco",
+    "images": [
+        {
+            "filepath": "val2014", "filename": name, "cocoid": number, "split": split,
+            "sentences": [{"raw": "A dog runs .", "tokens": ["a", "dog"]}, {"raw": BIDI}, {"raw": "Ein Café"}],
+        }
+        for number, (name, split) in enumerate(zip(PHOTOS, ("restval", "val", "test"), strict=True))
+    ],
+}).encode()  # fmt: skip
+_COCO = json.dumps({
+    "images": [{"id": number, "file_name": name} for number, name in enumerate(PHOTOS)],
+    "annotations": [
+        {"image_id": number, "id": 9, "caption": text} for number in range(3) for text in ("A dog .", BIDI, "Café")
+    ],
+}).encode()  # fmt: skip
+_ODD_JSON = (*NASTY_JSON, b'{"images": [{}]}', b'{"annotations": [{}]}', b'{"images": [], "annotations": []}')
+
+
+def _photos_beside(work: Path, name: str, data: bytes) -> Path:
+    """A source whose one file is ``name``, with the three photos."""
+    source = work / "source"
+    if not source.exists():
+        (source / "Images").mkdir(parents=True)
+        for photo in PHOTOS:
+            (source / "Images" / photo).write_bytes(jpeg())
+    (source / name).write_bytes(data)
+    return source
+
+
+def _karpathy(data: bytes, work: Path) -> None:
+    images = fresh(work / "images")
+    _check(karpathy(_photos_beside(work, "dataset_mine.json", data), images), images)
+
+
+def _coco(data: bytes, work: Path) -> None:
+    images = fresh(work / "images")
+    _check(coco(_photos_beside(work, "captions_train.json", data), images), images)
+
+
+def _flickr30k(data: bytes, work: Path) -> None:
+    """As the published numbers, whatever is in it."""
+    images = fresh(work / "images")
+    _check(flickr30k(_photos_beside(work, "results.csv", data), images, {}), images)
+
+
 def _mutate_texts(rng: Random, corpus: Sequence[bytes]) -> bytes:
     return mutate_bytes(rng, corpus) if rng.random() < 0.2 else _texts(mutate_bytes(rng, [TOKENS]))
 
@@ -191,4 +242,9 @@ def parsers() -> list[Parser]:
         ),
         Parser(name="zips", corpus=zips, read=_zip, mutate=mutate_bytes, nasty=_slips(), share=3),
         Parser(name="parquet", corpus=sound, read=_parquet, mutate=mutate_bytes, nasty=odd, share=3),
+        Parser(name="Karpathy JSON", corpus=[_KARPATHY], read=_karpathy, mutate=mutate_json, nasty=_ODD_JSON, share=3),
+        Parser(name="COCO JSON", corpus=[_COCO], read=_coco, mutate=mutate_json, nasty=_ODD_JSON, share=3),
+        Parser(
+            name="Flickr30k", corpus=_CAPTIONS[3:4], read=_flickr30k, mutate=mutate_bytes, nasty=UGLY_TEXTS, share=2
+        ),
     ]  # fmt: skip

@@ -84,6 +84,8 @@ def _score(data: bytes, work: Path) -> None:
 _SCORES = (
     pair({"1": ["A dog runs .", "a man"], "2": ["two dogs", BIDI]}, {"1": "a dog", "2": "two cats"}),
     pair({"a": ["x y z w v"]}, {"a": ""}),
+    pair({"annotations": [{"image_id": 1, "caption": "A dog"}], "images": [{"id": 1, "file_name": "a"}]}, {"1": "a"}),
+    pair({"images": [{"split": "test", "filename": "a", "sentences": [{"raw": "A dog"}], "cocoid": 1}]}, {"a": "a"}),
 )
 _ROWS = b'{"image": "a.jpg", "split": "train", "captions": ["A", "\xc3\xa9"]}\n{"image": "b", "n": [1, 2.5, null]}\n'
 VOCABULARY = b'{"cleaning": "standard", "min_count": 3, "words": ["<pad>", "<start>", "<end>", "<unk>", "dog", "a"]}'

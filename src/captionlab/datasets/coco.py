@@ -1,0 +1,70 @@
+"""COCO's captions as published: ``captions_train2017.json`` and ``captions_val2017.json``, beside the photos.
+
+Knows which files are read and what must be in them; ``data.caption_json`` knows their layout.
+"""
+
+import re
+from pathlib import Path
+
+from captionlab.core.records import SPLITS, Split
+from captionlab.data.caption_json import coco_captions, coco_names, is_coco, shown, unique
+from captionlab.datasets import Found
+from captionlab.datasets.listed import RENAME, Listed, check_counts, collect, listed, read_json_file
+from captionlab.errors import CaptionlabError
+
+PUBLISHED = {
+    "captions_train2014.json": {"photos": 82_783, "captions": 414_113},
+    "captions_val2014.json": {"photos": 40_504, "captions": 202_654},
+    "captions_train2017.json": {"photos": 118_287, "captions": 591_753},
+    "captions_val2017.json": {"photos": 5_000, "captions": 25_014},
+}
+_NAME = re.compile(rf"captions_({'|'.join(SPLITS)})\d*\.json")
+
+
+def coco(source: Path, images: Path, published: dict[str, dict[str, int]] = PUBLISHED) -> Found:
+    """Copy the photos that ``captions_*.json`` name and read captions and splits.
+
+    There is one file for each split, in the folder or its ``annotations``; a split without one, as COCO's test split,
+    whose captions are not published, is yet to be drawn. Photos are in ``Images/`` or beside the files, and in the
+    subfolders. Raises CaptionlabError when there are no files, one is damaged or has not the counts of ``published``,
+    or they name none of the photos.
+    """
+    files = _files(source)
+    entries = [entry for split, path in files.items() for entry in _entries(path, split, published)]
+    names = ", ".join(path.name for path in files.values())
+    return collect(source, images, entries, names, f"COCO's, from {names}")
+
+
+def _files(source: Path) -> dict[Split, Path]:
+    """The file of each split that has one."""
+    paths = sorted([*source.glob("captions_*.json"), *source.glob("annotations/captions_*.json")])
+    files: dict[Split, Path] = {}
+    for split in SPLITS:
+        own = [path for path in paths if (match := _NAME.fullmatch(path.name)) and match[1] == split]
+        if len(own) > 1:
+            raise CaptionlabError(
+                f"{source} has several files of the {split} split: {', '.join(map(str, own))}; keep one"
+            )
+        if own:
+            files[split] = own[0]
+    if not files:
+        raise CaptionlabError(
+            f"{source} has no captions_train*.json, captions_val*.json or captions_test*.json, neither there nor in its"
+            " folder annotations; put them there"
+        )
+    return files
+
+
+def _entries(path: Path, split: Split, published: dict[str, dict[str, int]]) -> list[Listed]:
+    value = read_json_file(path)
+    if not is_coco(value):
+        raise CaptionlabError(f"{path} has no list of annotations; get the file again")
+    by_id, names = coco_captions(path, value), unique(path, coco_names(value))
+    counts = {"photos": len(names), "captions": sum(map(len, by_id.values()))}
+    check_counts(path, counts, published.get(path.name), RENAME)
+    for image, name in names.items():
+        if not (isinstance(name, str) and name):
+            raise CaptionlabError(f"{path}: the image {shown(image)} has no file_name; get the file again")
+    if unnamed := next((image for image in by_id if image not in names), None):
+        raise CaptionlabError(f"{path}: no image has the id {shown(unnamed)} of an annotation; get the file again")
+    return [listed(path, name, split, by_id.get(image, [])) for image, name in names.items()]

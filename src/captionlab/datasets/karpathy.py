@@ -1,0 +1,55 @@
+"""Karpathy's splits of Flickr8k, Flickr30k and COCO: ``dataset_flickr8k.json`` and so on, beside the photos.
+
+Knows which file is read and what must be in it; ``data.caption_json`` knows its layout.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+from captionlab.data.caption_json import is_karpathy, karpathy_images
+from captionlab.datasets import Found
+from captionlab.datasets.listed import RENAME, Listed, check_counts, collect, listed, read_json_file
+from captionlab.datasets.splits import split_named
+from captionlab.errors import CaptionlabError
+
+PUBLISHED = {  # restval counted as train
+    "dataset_flickr8k.json": {"train": 6_000, "val": 1_000, "test": 1_000, "captions": 40_000},
+    "dataset_flickr30k.json": {"train": 29_000, "val": 1_014, "test": 1_000, "captions": 155_070},
+    "dataset_coco.json": {"train": 113_287, "val": 5_000, "test": 5_000, "captions": 616_767},
+}
+
+
+def karpathy(source: Path, images: Path, published: dict[str, dict[str, int]] = PUBLISHED) -> Found:
+    """Copy the photos that the one ``dataset_*.json`` of the folder names and read its captions and splits.
+
+    Photos are in ``Images/`` or beside the file, and in the subfolders, such as COCO's ``val2014``. Raises
+    CaptionlabError when the file is missing or damaged, has not the counts of ``published``, or names none of the
+    photos.
+    """
+    path = _file(source)
+    entries = _entries(path)
+    sizes = Counter(entry.split for entry in entries)
+    captions = sum(len(entry.captions) for entry in entries)
+    counts = {"train": sizes["train"], "val": sizes["val"], "test": sizes["test"], "captions": captions}
+    check_counts(path, counts, published.get(path.name), RENAME)
+    return collect(source, images, entries, path.name, f"Karpathy's, from {path.name}")
+
+
+def _file(source: Path) -> Path:
+    paths = sorted(source.glob("dataset_*.json"))
+    if len(paths) != 1:
+        found = f"several: {', '.join(path.name for path in paths)}; keep one" if paths else "none; put it there"
+        raise CaptionlabError(
+            f"{source} must have one dataset_*.json (such as {', '.join(PUBLISHED)}), but has {found}"
+        )
+    return paths[0]
+
+
+def _entries(path: Path) -> list[Listed]:
+    value = read_json_file(path)
+    if not is_karpathy(value):
+        raise CaptionlabError(f"{path} has no list of images; get the file again")
+    return [
+        listed(path, f"{image.filepath}/{image.filename}".lstrip("/"), split_named(image.split), image.captions)
+        for image in karpathy_images(path, value["images"])
+    ]

@@ -1,0 +1,96 @@
+"""Photos and captions that a JSON file lists: found in a folder, counted and copied, for ``karpathy`` and ``coco``.
+
+Knows names, splits and published counts, not the layout of the JSON.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from captionlab.core.records import Split
+from captionlab.data.caption_json import parse, shown
+from captionlab.datasets import Found
+from captionlab.datasets.photo_names import find_photos
+from captionlab.datasets.reading import read_bytes, read_text
+from captionlab.errors import CaptionlabError
+
+RENAME = "rename the file if it is a selection of your own"
+_LONGEST_NAME = 500  # characters, folders included
+
+
+class Listed(NamedTuple):
+    """One photo as a JSON file lists it."""
+
+    photo: str  # its file name, with a folder where the file gives one
+    split: Split
+    captions: Sequence[str]
+
+
+def read_json_file(path: Path) -> Any:
+    """The file's JSON, or a CaptionlabError that names it."""
+    return parse(read_text(path), str(path))
+
+
+def listed(path: Path, photo: str, split: Split, captions: Sequence[Any]) -> Listed:
+    """An entry of the file ``path``; CaptionlabError where its name or a caption is not text that a file can hold."""
+    if len(photo) > _LONGEST_NAME or not _is_text(photo):
+        raise CaptionlabError(f"{path}: no photo can have the name {shown(photo)}; correct the file")
+    if not all(map(_is_text, captions)):
+        raise CaptionlabError(f"{path}: image {shown(photo)} has a caption that is not text; correct the file")
+    return Listed(photo, split, captions)
+
+
+def check_counts(path: Path, found: Mapping[str, int], published: Mapping[str, int] | None, advice: str) -> None:
+    """Raise CaptionlabError, with ``advice`` at its end, where counts are not the published ones, if there are any."""
+    if published and found != published:
+        raise CaptionlabError(
+            f"{path} is not what was published: {_said(found)} instead of {_said(published)}; get it again, or {advice}"
+        )
+
+
+def collect(source: Path, images: Path, entries: Sequence[Listed], files: str, split_source: str) -> Found:
+    """Copy the listed photos into ``images``; other photos of the folder are left out.
+
+    ``files`` names the lists in messages. Raises CaptionlabError when none of the listed photos is in the folder.
+    """
+    names, skipped = find_photos(source)
+    captions: list[tuple[str, str]] = []
+    splits: dict[Split, list[str]] = {}
+    missing = []
+    for entry in entries:
+        name = names.find(entry.photo)
+        if name not in names.files:
+            missing.append(entry.photo)
+        splits.setdefault(entry.split, []).append(name)
+        captions += [(name, caption) for caption in entry.captions]
+    wanted = {name for photos in splits.values() for name in photos}
+    others = [name for name in names.files if name not in wanted]
+    if len(missing) == len(entries):
+        raise CaptionlabError(
+            f"{names.folder} has none of the {len(entries):,} photos named in {files}, such as {shown(missing[0])};"
+            f" it has photos such as {others[0]!r}"
+        )
+    for name, path in names.files.items():
+        if name in wanted:
+            (images / name).write_bytes(read_bytes(path))
+    notes = [skipped] if skipped else []
+    if missing:
+        notes.append(f"not in the folder, though named in {files}: {len(missing):,} ({shown(missing[0])})")
+    if others:
+        notes.append(f"left out, since not named in {files}: {len(others):,} ({others[0]!r})")
+    return Found(captions=captions, splits=splits, split_source=split_source, problems=names.problems, notes=notes)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a JSON value is text in whole characters; JSON can write halves of surrogate pairs, UTF-8 cannot."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _said(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items())
