@@ -227,7 +227,7 @@ def test_experiments_by_hand(reader: Reader) -> None:
     assert "wider" in shown
     assert re.search(r"params.yaml +baseline.lite0.hidden +16 +512", diffs), diffs
     assert "reports/scenes/metrics.json" in diffs
-    assert "curves.png" in (reader.folder / "artifacts/plots/index.html").read_text()
+    assert "Validation loss" in (reader.folder / "artifacts/plots/index.html").read_text()
     assert "artifacts/models/baseline/lite0" in restored
     assert "wider" in applied
     assert "hidden: 512" in (reader.folder / "params.yaml").read_text()

@@ -98,6 +98,7 @@ class Run:
     recipe: str  # equal for configurations that differ only in their seed
     rows: tuple[Row, ...]  # test split, every decoding and protocol
     history: Mapping[str, tuple[float, ...]]  # epoch and the curves, one value per epoch; empty if not trained
+    val_cider: tuple[float | None, ...] = ()  # of each epoch's validation captions; None but in fine-tuning
 
     @property
     def name(self) -> str:
@@ -154,7 +155,7 @@ def reference_rows() -> dict[Stated, tuple[Row, ...]]:
 
 def _run(params: Params, root: Path, scores: ConfigurationScores, diagnostics: Diagnostics) -> Run:
     system, name = scores.system, scores.name
-    best_epoch, history = None, dict[str, tuple[float, ...]]()
+    best_epoch, history, val_cider = None, dict[str, tuple[float, ...]](), tuple[float | None, ...]()
     shape: dict[str, Any]
     if system == "retrieval":
         shape = {"encoder": params.retrieval[name].encoder, "parameters": 0, "megabytes": 0.0}
@@ -170,9 +171,11 @@ def _run(params: Params, root: Path, scores: ConfigurationScores, diagnostics: D
         shape = {key: getattr(summary, key) for key in _SHAPE}
         shape |= {"input": summary.embedding, "image": summary.params.get("image")}
         history = {key: tuple(getattr(epoch, key) for epoch in training.history) for key in ("epoch", *_CURVES)}
+        val_cider = tuple(epoch.val_cider for epoch in training.history)
     return Run(
         system=system, config=name, scores=scores, best_epoch=best_epoch, recipe=own_recipe,
         rows=_rows(scores, shape, diagnostics.intervals[scores.key]), history=history,
+        val_cider=val_cider,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from captionlab.core.photo_results import read_captions
 
 def report(params: Params, root: Path) -> list[str]:
     """Write ``reports/<dataset>/``. Raises CaptionlabError if a configuration was not trained or evaluated."""
-    from captionlab.report import figures, render, results, tables  # matplotlib takes a second to import
+    from captionlab.report import figures, plot_data, render, results, tables  # matplotlib takes a second to import
     from captionlab.report.gallery import gallery_html
 
     found = results.load(params, root)
@@ -23,6 +23,8 @@ def report(params: Params, root: Path) -> list[str]:
     files.write_text(folder / render.ALL, render.further_markdown(found))
     files.write_text(folder / "comparison.html", render.comparison_html(found))
     files.write_text(folder / "captions.csv", render.captions_csv(found, captions))
+    files.write_text(folder / "curves.csv", plot_data.curves_csv(found))
+    files.write_text(folder / "scores.csv", plot_data.scores_csv(found))
     for name, draw in (("bleu.png", figures.bleu), ("curves.png", figures.curves)):
         with files.atomic_file(folder / name) as temporary:
             temporary.write_bytes(figures.png(draw, found.runs))
