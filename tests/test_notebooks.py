@@ -39,7 +39,7 @@ def output(notebook: Any, source: str) -> str:
 def test_the_quickstart_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(project / "src"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    notebook = nbformat.read(project / "notebooks/quickstart.ipynb", 4)
+    notebook = nbformat.reads((project / "notebooks/quickstart.ipynb").read_text(encoding="utf-8"), 4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": project / "notebooks"}}).execute()
     assert "a group of people are standing in front of a building" in output(notebook, "captioner.caption(photo)")
     assert "retrieval" in output(notebook, "comparison.csv")

@@ -1,11 +1,13 @@
 """captionlab export: which captioner it exports, and what it reports."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from captionlab.core.records import Decoding
 from captionlab.inference import captioner
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def test_the_released_captioner_and_one_by_path_are_exported(run: "Run", release
     assert caption.startswith("to caption a photo: python out/caption.py photo.jpg")
     assert "python -m http.server --directory out" in page
     settings = json.loads(Path("out/captioner.json").read_text())
-    assert settings["decoding"] == {"beam": 3, "length_penalty": 0.5, "max_words": 6}
+    assert settings["decoding"] == dataclasses.asdict(Decoding(beam=3, length_penalty=0.5, max_words=6))
     assert settings["onnxruntime_web"].startswith("https://cdn.jsdelivr.net/npm/onnxruntime-web@")
     assert settings["words"][:4] == ["<pad>", "<start>", "<end>", "<unk>"]
     assert run("export", "again", "--model", str(released))[0] == 0

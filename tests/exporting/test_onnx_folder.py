@@ -1,5 +1,6 @@
 """Exported captioners: what they say without PyTorch, their files, and what cannot be exported."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,13 @@ from builders import digests
 from captionlab.core.records import Decoding
 from captionlab.data.photos import read_photo
 from captionlab.demo.examples import example_photo
+from captionlab.encoders.load import load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.exporting import caption
 from captionlab.exporting.onnx_folder import RUNTIME, export
 from captionlab.inference.captioner import Captioner
-from exported import SCENES, load_runner, make_captioner
+from captionlab.models.with_encoder import WithEncoder
+from exported import ENCODER, SCENES, load_runner, make_captioner
 
 if TYPE_CHECKING:
     from conftest import World
@@ -47,6 +50,19 @@ def test_an_export_says_the_same(
     world: "World", photos: list[Path], tmp_path: Path, system: str, changes: dict[str, Any], decoding: Decoding
 ) -> None:
     captioner = make_captioner(world.vocab, system, decoding, **changes)
+    export(captioner, tmp_path / "out")
+    exported = load_runner(tmp_path / "out").Captioner()
+    ours = [sentences[0].caption for sentences in captioner.caption(photos)]
+    assert [exported.caption(photo) for photo in photos] == ours
+    assert len(set(ours)) > 1
+
+
+def test_a_system_with_blocks_of_its_encoder_says_the_same(world: "World", photos: list[Path], tmp_path: Path) -> None:
+    plain = make_captioner(world.vocab, "attention", Decoding())
+    encoder = load_encoder(f"{ENCODER}_last1", plain.identity.grid)
+    identity = dataclasses.replace(plain.identity, encoder=encoder.name, encoder_weights=encoder.weights_digest)
+    model = WithEncoder(encoder.network.last, plain.model).eval()
+    captioner = dataclasses.replace(plain, model=model, identity=identity)
     export(captioner, tmp_path / "out")
     exported = load_runner(tmp_path / "out").Captioner()
     ours = [sentences[0].caption for sentences in captioner.caption(photos)]

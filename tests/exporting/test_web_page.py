@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captionlab.core.records import Decoding
 from captionlab.data.photos import Pixels, read_photo
 from captionlab.demo.examples import example_photo
 from captionlab.exporting.onnx_folder import WEB_VERSION, export
@@ -50,7 +51,8 @@ def folder(
 ) -> Path:
     """An export, and the photos beside it."""
     folder = tmp_path_factory.mktemp("page") / "export"
-    export(Captioner.load(released, "cpu"), folder, int8=request.param, web_runtime=web_runtime)
+    decoding = Decoding(beam=3, length_penalty=0.5, max_words=6, min_words=3, no_repeat_ngram=2)
+    export(Captioner.load(released, "cpu", decoding), folder, int8=request.param, web_runtime=web_runtime)
     for name in SCENES:
         (folder / name).write_bytes(example_photo(name) or b"")
     return folder

@@ -61,8 +61,8 @@ class Captioner:
             state |= zip(names[1:], found[1:], strict=True)
             if length <= decoding["min_words"]:
                 log_probs_BV[:, END] = -np.inf
-            for words, log_probs_V in zip(words_B, log_probs_BV, strict=True):
-                log_probs_V[repeats(words, decoding["no_repeat_ngram"])] = -np.inf
+            for so_far, log_probs_V in zip(words_B, log_probs_BV, strict=True):
+                log_probs_V[repeats(so_far, decoding["no_repeat_ngram"])] = -np.inf
             total_X = (total_B[:, None] + log_probs_BV).ravel()
             best_X = np.argpartition(-total_X, 2 * beam - 1)[: 2 * beam]
             best_X = best_X[np.argsort(-total_X[best_X], kind="stable")]
@@ -77,7 +77,7 @@ class Captioner:
             words_B = [[*words_B[parent], int(word)] for parent, word in zip(parents_B, tokens_B, strict=True)]
         else:  # what has not ended counts as it is
             left = [each for each in zip(total_B, words_B, strict=True) if np.isfinite(each[0])]
-            ended += [(float(total) / longest**penalty, words) for total, words in left]
+            ended += [(float(total) / longest**penalty, so_far) for total, so_far in left]
         return max(ended[:beam], key=lambda each: each[0])[1]
 
 

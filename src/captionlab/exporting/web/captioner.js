@@ -74,8 +74,8 @@ function likeliest(logProbs, going, never, count) {
   const best = [];
   going.forEach(({total}, parent) => {
     for (let word = 0; word < words; word++) {
-      if (never[parent].has(word)) continue;
-      const candidate = {parent, word, total: Math.fround(total + logProbs.data[parent * words + word])};
+      const logProb = never[parent].has(word) ? -Infinity : logProbs.data[parent * words + word];
+      const candidate = {parent, word, total: Math.fround(total + logProb)};
       if (best.length === count && candidate.total <= best[count - 1].total) continue;
       const place = best.findIndex(each => each.total < candidate.total);
       best.splice(place < 0 ? best.length : place, 0, candidate);
