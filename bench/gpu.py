@@ -104,7 +104,7 @@ def extraction_part(bench: Bench) -> list[str]:
     images = [path.name for path in paths]
 
     def decode() -> float:
-        return float(sum(len(chunk) for chunk in decode_in_processes(paths, encoder.pixels, pinned=device == "cuda")))
+        return float(sum(len(chunk) for chunk in decode_in_processes(paths, encoder.read, pinned=device == "cuda")))
 
     def encode() -> float:
         return float(sum(len(pooled) for pooled, _ in encode_photos(encoder, device, paths)))

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from captionlab.data.photos import Photo, fault_of, preprocess, read_photo, read_upright, skipped_formats
+from captionlab.data.photos import (
+    PREPROCESSINGS,
+    Photo,
+    fault_of,
+    preprocess,
+    read_photo,
+    read_upright,
+    skipped_formats,
+)
 from captionlab.errors import CaptionlabError
 from tiff_tags import SIZES, tag, tiff
 
@@ -333,3 +341,10 @@ def test_a_photo_that_a_decoder_gives_up_is_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ImageFile.ImageFile, "load", give_up)
     with pytest.raises(CaptionlabError, match=r"^cannot read the photo: Failed to decode frame 0: Decoding of color"):
         read_photo(out.getvalue(), 16)
+
+
+def test_an_encoder_chooses_how_photos_are_resized() -> None:
+    photo = reopened(Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)), "PNG")
+    for preprocessing, resampling in PREPROCESSINGS.items():
+        expected = np.asarray(photo.convert("RGB").resize((32, 32), resampling))
+        np.testing.assert_array_equal(preprocess(photo, 32, preprocessing), expected)

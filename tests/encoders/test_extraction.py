@@ -23,7 +23,7 @@ from captionlab.config import EncoderParams
 from captionlab.core.files import read_json, write_json
 from captionlab.data.photos import Pixels, read_photo
 from captionlab.data.store import describe, open_store
-from captionlab.encoders import extraction
+from captionlab.encoders import extraction, load
 from captionlab.encoders.engines import OnnxEngine, TorchEngine
 from captionlab.encoders.extraction import Photos, encode_photos, extract, finish
 from captionlab.encoders.load import Encoder, load_encoder
@@ -172,14 +172,14 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from captionlab.data import store
-from captionlab.encoders import extraction
+from captionlab.encoders import extraction, load
 from tiny_encoder import tiny_encoder
 extraction.BLOCK = 8
-read = extraction.read_photo
-def slowly(path, pixels):
+read = load.read_photo
+def slowly(path, **how):
     time.sleep(0.1 if path.name >= "008.jpg" else 0)
-    return read(path, pixels)
-extraction.read_photo = slowly
+    return read(path, **how)
+load.read_photo = slowly
 images = sorted(path.name for path in Path("photos").iterdir())
 photos = extraction.Photos(folder=Path("photos"), images=images, dataset="d")
 extraction.extract(tiny_encoder(2), "cpu", photos, Path("work"))
@@ -190,11 +190,11 @@ def watch_reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the photos read from now on."""
     read: list[str] = []
 
-    def watched(path: Path, pixels: int) -> Pixels:
+    def watched(path: Path, **how: Any) -> Pixels:
         read.append(path.name)
-        return read_photo(path, pixels)
+        return read_photo(path, **how)
 
-    monkeypatch.setattr(extraction, "read_photo", watched)
+    monkeypatch.setattr(load, "read_photo", watched)
     return read
 
 
@@ -228,16 +228,16 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(extraction, "BLOCK", 4)
     images = draw_photos(tmp_path / "photos", 10)
 
-    def broken(path: Path, pixels: int) -> Pixels:
+    def broken(path: Path, **how: Any) -> Pixels:
         if path.name >= "008.jpg":
             raise CaptionlabError("stop")
-        return read_photo(path, pixels)
+        return read_photo(path, **how)
 
-    monkeypatch.setattr(extraction, "read_photo", broken)
+    monkeypatch.setattr(load, "read_photo", broken)
     photos = Photos(folder=tmp_path / "photos", images=images, dataset="d")
     with pytest.raises(CaptionlabError, match="stop"):
         extract(tiny_encoder(2), "cpu", photos, tmp_path / "work")
-    monkeypatch.setattr(extraction, "read_photo", read_photo)
+    monkeypatch.setattr(load, "read_photo", read_photo)
     assert read_json(tmp_path / "work/progress.json")["done"] == 8
     return tmp_path
 

@@ -334,7 +334,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 FAMILIES = [  # and the sizes of the pooled vector and of a region
     ("test_resnet", 96, 96), ("test_convnext", 64, 64), ("test_vit", 64, 64), ("mambaout_femto", 1152, 288),
-    ("swin_tiny_patch4_window7_224", 768, 768), ("vit_xsmall_patch16_clip_224", 256, 256),
+    ("tf_mobilenetv3_small_100", 1024, 576), ("swin_tiny_patch4_window7_224", 768, 768),
+    ("vit_xsmall_patch16_clip_224", 256, 256),
     pytest.param("vit_small_patch14_reg4_dinov2", 384, 384, marks=pytest.mark.slow),
     pytest.param("vit_base_patch32_siglip_256", 768, 768, marks=pytest.mark.slow),
 ]  # fmt: skip
@@ -352,6 +353,7 @@ def test_networks_of_timm_give_their_own_vector_and_their_map(
     assert pooled_ND.shape == (1, pooled)
     assert grid_NRC.shape == (1, 9, channels)
     data = net.pretrained_cfg
+    assert encoder.preprocessing == f"square_{data['interpolation']}"
     assert encoder.pixels == data["input_size"][1]
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
     x = (x - torch.tensor(data["mean"]).view(3, 1, 1)) / torch.tensor(data["std"]).view(3, 1, 1)

@@ -25,7 +25,8 @@ Photo = Path | str | bytes | Image.Image | Pixels
 _T = TypeVar("_T")
 
 MAX_PIXELS = 100_000_000  # a larger photo is refused before it is decoded
-PREPROCESSING = "square_bicubic"
+PREPROCESSING = "square_bicubic"  # of most encoders
+PREPROCESSINGS = {PREPROCESSING: Image.Resampling.BICUBIC, "square_bilinear": Image.Resampling.BILINEAR}
 
 # Pillow's formats and their suffixes. The common ones come first: to try a later one, Pillow imports all its readers.
 # EPS and the like are left out: Pillow passes them to other programs.
@@ -56,12 +57,12 @@ _TAILS = (b"", b"\x55" * 64, b"\x33" * 64)  # tried after the last byte of a tru
 _CHECKED_AT = 224  # pixels a side
 
 
-def read_photo(photo: Photo, pixels: int) -> Pixels:
+def read_photo(photo: Photo, pixels: int, preprocessing: str = PREPROCESSING) -> Pixels:
     """Decode and preprocess one photo to (pixels, pixels, 3).
 
     Raises CaptionlabError, with the name of the photo's file, when it cannot be decoded.
     """
-    return _read(photo, lambda image: preprocess(image, pixels))
+    return _read(photo, lambda image: preprocess(image, pixels, preprocessing))
 
 
 def read_upright(photo: Photo, longest: int) -> Image.Image:
@@ -88,14 +89,14 @@ def fault_of(photo: Path) -> str | None:
     return None
 
 
-def preprocess(photo: Image.Image, pixels: int) -> Pixels:
+def preprocess(photo: Image.Image, pixels: int, preprocessing: str = PREPROCESSING) -> Pixels:
     """Turn any photo into the (pixels, pixels, 3) array an encoder takes: upright, RGB, resized to a square.
 
-    The one preprocessing of training and use; its name, ``PREPROCESSING``, is stored in every checkpoint. Nothing is
+    The same for training and use: its name, one of ``PREPROCESSINGS``, is stored in every checkpoint. Nothing is
     cropped: captions mention what is at the edges.
     """
     photo.draft("RGB", (2 * pixels, 2 * pixels))  # a JPEG decodes at a fraction of its size, never below twice ours
-    return np.asarray(upright(photo).resize((pixels, pixels), Image.Resampling.BICUBIC))
+    return np.asarray(upright(photo).resize((pixels, pixels), PREPROCESSINGS[preprocessing]))
 
 
 def skipped_formats(paths: Iterable[Path]) -> str | None:

@@ -6,7 +6,7 @@ R regions, C channels of the grid.
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from captionlab.core import distributed
 from captionlab.core.files import digest_of, read_json, write_json
-from captionlab.data.photos import PREPROCESSING, Pixels, read_photo
+from captionlab.data.photos import Pixels
 from captionlab.encoders.engines import CPU_BATCH, Floats, OnnxEngine, TorchEngine, copied_to_host
 from captionlab.encoders.load import Encoder
 from captionlab.errors import CaptionlabError
@@ -59,7 +59,7 @@ def _encode_on_cpu(encoder: Encoder, paths: Sequence[Path], mirrored: bool) -> I
     engine = OnnxEngine(encoder)
 
     def encode(chunk: Sequence[Path]) -> tuple[Floats, Floats]:
-        return engine(np.stack([_read(path, encoder.pixels, mirrored) for path in chunk]))
+        return engine(np.stack([_turned(encoder.read(path), mirrored) for path in chunk]))
 
     with ThreadPoolExecutor(_cores()) as pool:
         for i in range(0, len(paths), BLOCK):
@@ -71,7 +71,7 @@ def _encode_on_cpu(encoder: Encoder, paths: Sequence[Path], mirrored: bool) -> I
 def _encode_on_gpu(
     encoder: Encoder, device: str, paths: Sequence[Path], mirrored: bool
 ) -> Iterator[tuple[Floats, NDArray[Any]]]:
-    chunks = decode_in_processes(paths, encoder.pixels, mirrored=mirrored, pinned=device == "cuda")
+    chunks = decode_in_processes(paths, encoder.read, mirrored=mirrored, pinned=device == "cuda")
     engine = TorchEngine(encoder, device)
     encoded = None
     while block := list(islice(chunks, BLOCK // CHUNK)):
@@ -88,21 +88,21 @@ def _encode_on_gpu(
 class _Pixels(Dataset[Pixels | CaptionlabError]):
     """Decoded photos. An error is returned, for DataLoader would wrap a raised one in a traceback."""
 
-    def __init__(self, paths: Sequence[Path], pixels: int, mirrored: bool) -> None:
-        self._paths, self._pixels, self._mirrored = paths, pixels, mirrored
+    def __init__(self, paths: Sequence[Path], read: Callable[[Path], Pixels], mirrored: bool) -> None:
+        self._paths, self._read, self._mirrored = paths, read, mirrored
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Pixels | CaptionlabError:
         try:
-            return _read(self._paths[index], self._pixels, self._mirrored)
+            return _turned(self._read(self._paths[index]), self._mirrored)
         except CaptionlabError as error:
             return error
 
 
 def decode_in_processes(
-    paths: Sequence[Path], pixels: int, *, mirrored: bool = False, pinned: bool = False
+    paths: Sequence[Path], read: Callable[[Path], Pixels], *, mirrored: bool = False, pinned: bool = False
 ) -> Iterator[Tensor]:
     """Chunks (n, H, W, 3) of up to ``CHUNK`` photos, in order, decoded by one process for each core.
 
@@ -112,7 +112,7 @@ def decode_in_processes(
         return iter(())
     workers = min(_cores(), -(-len(paths) // CHUNK))
     loader = DataLoader(
-        _Pixels(paths, pixels, mirrored), CHUNK, num_workers=workers, prefetch_factor=4, pin_memory=pinned,
+        _Pixels(paths, read, mirrored), CHUNK, num_workers=workers, prefetch_factor=4, pin_memory=pinned,
         collate_fn=_chunk_of,
     )  # fmt: skip
     return map(_raised, iter(loader))
@@ -129,8 +129,7 @@ def _raised(chunk: Tensor | CaptionlabError) -> Tensor:
     return chunk
 
 
-def _read(path: Path, pixels: int, mirrored: bool) -> Pixels:
-    pixels_HW3 = read_photo(path, pixels)
+def _turned(pixels_HW3: Pixels, mirrored: bool) -> Pixels:
     return pixels_HW3[:, ::-1] if mirrored else pixels_HW3
 
 
@@ -150,7 +149,7 @@ def extract(encoder: Encoder, device: str, photos: Photos, work: Path) -> None:
     about = {
         "encoder": encoder.name,
         "pixels": encoder.pixels,
-        "preprocessing": PREPROCESSING,
+        "preprocessing": encoder.preprocessing,
         "weights": encoder.weights_digest,
         "grid": encoder.grid,
     }

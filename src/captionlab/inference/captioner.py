@@ -16,7 +16,7 @@ from captionlab.core.devices import choose_device
 from captionlab.core.records import RELEASED, Decoding
 from captionlab.core.results import chosen_decoding
 from captionlab.core.tokens import START
-from captionlab.data.photos import PREPROCESSING, Photo
+from captionlab.data.photos import PREPROCESSINGS, Photo
 from captionlab.data.vocab import Vocabulary
 from captionlab.encoders.load import Encoder
 from captionlab.errors import CaptionlabError
@@ -69,10 +69,10 @@ class Captioner:
         path = Path(path or RELEASED)
         checkpoint = load_checkpoint(path)
         identity = checkpoint.identity
-        if identity.preprocessing != PREPROCESSING:
+        if identity.preprocessing not in PREPROCESSINGS:
             raise CaptionlabError(
                 f"{path} was trained with preprocessing {identity.preprocessing!r}, this version uses "
-                f"{PREPROCESSING!r}; train it again"
+                f"{', '.join(PREPROCESSINGS)}; train it again"
             )
         chosen = choose_device(device)
         decoding = decoding or checkpoint.decoding or chosen_decoding(path) or Decoding()
