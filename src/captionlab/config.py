@@ -85,10 +85,8 @@ class DatasetParams(Checked):
             return self.format
         if self.name in FORMATS:
             return self.name
-        *names, last = FORMATS
-        raise CaptionlabError(
-            f"dataset.name {self.name!r} is not a format; set dataset.format to {', '.join(names)} or {last}"
-        )
+        known = ", ".join(FORMATS)
+        raise CaptionlabError(f"dataset.name {self.name!r} is not a format; set dataset.format to one of {known}")
 
 
 @dataclass(frozen=True, kw_only=True)
