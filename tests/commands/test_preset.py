@@ -24,7 +24,7 @@ from captionlab.data.store import FeatureStore, open_store
 from captionlab.encoders.efficientnet_lite import LITE_PIXELS, SIDE_BY_SIDE
 from captionlab.encoders.extraction import Photos, extract
 from captionlab.encoders.load import find_weights, load_encoder
-from captionlab.encoders.torchvision_models import TORCHVISION_WEIGHTS, import_torchvision
+from captionlab.encoders.torchvision_models import import_torchvision
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import megabytes
 from captionlab.models.build import build_model
