@@ -95,7 +95,7 @@ def write_params(
     params["dataset"] |= {"name": name, "format": "folder"}
     params["extract_features"]["encoders"] = {encoder: {"grid": grid} for encoder, grid in encoders.items()}
     params["training"] |= {"precision": "fp32"} | training
-    params |= {section: systems.get(section, {}) for section in SECTIONS}
+    params |= {section: systems.get(section, {}) for section in (*SECTIONS, "guest_models")}
     yaml.dump(params, root / "params.yaml")
     return root
 

@@ -253,7 +253,7 @@ RELEASE = Release(
             without={"bleu_4": 0.1, "cider": 0.2}, image_contribution={"bleu_4": 0.5, "cider": 0.8},
         ),
         caption_statistics=CaptionStatistics(
-            distinct=0.5, repeated=0.0, copied=0.25, words=7, length=4.5,
+            distinct=0.5, repeated=0.0, copied=0.25, words=7, length=4.5, length_ratio=0.9,
             colours=WordAgreement(said=4, precision=0.75, expected=2, recall=0.5),
             counts=WordAgreement(said=0, precision=None, expected=0, recall=None),
         ),

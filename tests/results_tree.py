@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw
 
 from builders import identity, tiny_system, write_manifest
 from captionlab.config import SYSTEMS, Params, load_params
+from captionlab.core.guests import GuestCaptions, guest_folder, write_guest
+from captionlab.core.judgments import Agreement, Agreements, Tau, write_agreements
 from captionlab.core.photo_results import (
     AttentionMap,
     Gallery,
@@ -24,12 +26,13 @@ from captionlab.core.photo_results import (
     write_captions,
     write_gallery,
 )
-from captionlab.core.records import DATASET, EVALUATION, MODELS, Decoding, Neighbours, Scores
+from captionlab.core.records import DATASET, EVALUATION, MODELS, Decoding, Given, Neighbours, Scores
 from captionlab.core.results import (
     ConfigurationScores,
     DecodedScores,
     Epoch,
     Evaluation,
+    FewerReferences,
     Summary,
     Training,
     checkpoint_of,
@@ -77,6 +80,14 @@ QUALITY: Quality = {
     "attention.lite2": (0.2, 0.2), "retrieval.lite2": (0.1, 0.1),
 }  # fmt: skip
 OTHERS = (0.15, 0.15)
+TAUS: dict[str, Tau | None] = {
+    name: Tau(tau=place / 10, low=place / 10 - 0.05, high=place / 10 + 0.05)
+    for place, name in enumerate(("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"), 1)
+}
+AGREEMENTS: Agreements = {
+    "experts": Agreement(variant="c", pairs=5664, photos=1000, resamples=50, scores=TAUS | {"meteor": None}),
+    "crowd": Agreement(variant="b", pairs=47_288, photos=991, resamples=50, scores=TAUS | {"meteor": None}),
+}
 
 
 def write_results(
@@ -86,10 +97,11 @@ def write_results(
     *,
     epochs: int = 8,
     key: str = "key",
+    judged: bool = False,
 ) -> None:
     """What the stages up to ``evaluate`` leave of every trained configuration and of retrieval.
 
-    ``key`` begins the trainings' keys.
+    ``key`` begins the trainings' keys; ``judged`` is whether people judged captions, and are scored themselves.
     """
     out = root / EVALUATION
     write_manifest(
@@ -109,10 +121,17 @@ def write_results(
     for name in params.retrieval:
         scored.append(configuration_scores("retrieval", name, *quality.get(f"retrieval.{name}", OTHERS)))
         captions[f"retrieval.{name}"] = photo_captions(scored[-1], said=QUOTED)
+    for name, guest in params.guests.items():
+        scored.append(guest_scores(name, guest.captions))
+        captions[f"guests.{name}"] = photo_captions(scored[-1], said="a dog runs")
+        said = {row.image: "a dog runs" for row in captions[f"guests.{name}"]}
+        write_guest(guest_folder(root, name), GuestCaptions(source=guest.captions, captions={"test": said}))
     evaluation = Evaluation(
         dataset=params.dataset.name, dataset_digest="0123456789abcdef", idf="references of the scored split",
         configurations=tuple(scored),
     )  # fmt: skip
+    if judged:
+        evaluation = dataclasses.replace(evaluation, fewer_references=fewer_references(scored))
     write_evaluation(out, evaluation)
     chosen = select({image: 2 - i / 10 for i, image in enumerate(IMAGES)}, params.report.gallery)
     photos = tuple(
@@ -125,6 +144,7 @@ def write_results(
     write_gallery(
         out, Gallery(selected_by=best.key, decoding=best.best.decoding.label, ranked=len(IMAGES), photos=photos)
     )
+    write_agreements(out, AGREEMENTS if judged else {})
     generated, references = {}, {}
     for own in scored:
         rows, label = captions[own.key], own.best.decoding.label
@@ -136,6 +156,13 @@ def write_results(
         references = {row.image: row.references for row in rows}
     often = Settings(shuffles=2, resamples=50, seed=1)
     write_diagnostics(out, diagnose(generated, references, [tuple(QUOTED.split())], often))
+
+
+def fewer_references(scored: Sequence[ConfigurationScores]) -> FewerReferences:
+    """People with a BLEU-4 of 0.18 and a CIDEr of 1, and every configuration's test scores without METEOR."""
+    people = Scores(bleu_1=0.6, bleu_2=0.4, bleu_3=0.3, bleu_4=0.18, rouge_l=0.5, cider=1.0, meteor=None)
+    configurations = {own.key: dataclasses.replace(own.best.test["strict"], meteor=None) for own in scored}
+    return FewerReferences(ways=5, people=people, configurations=configurations)
 
 
 def write_checkpoint(root: Path, system: str, name: str, seed: int = 1) -> None:
@@ -193,6 +220,13 @@ def configuration_scores(system: str, name: str, val: float, test: float) -> Con
             for place, count in enumerate(BEAMS)
         ),
     )
+
+
+def guest_scores(name: str, source: str) -> ConfigurationScores:
+    """A guest whose captions of the test split are the best of all; it has none of the validation split."""
+    test = {"strict": scores(0.3), "report_a": scores(0.4, strict=False), "report_b": scores(0.4, strict=False)}
+    decoded = DecodedScores(decoding=Given(source=source), val=None, test=test)  # type: ignore[arg-type]
+    return ConfigurationScores(system="guests", name=name, loss=None, accuracy=None, chosen=0, decodings=(decoded,))
 
 
 def scores(bleu_4: float, *, strict: bool = True) -> Scores:

@@ -45,11 +45,10 @@ ALLOWED = {
     "serving": "core errors tracking training.checkpoint",
     "tuning": "config core data errors training tracking",
     "demo": "core datasets.drawing errors inference models",
-    "commands": "config core data encoders errors evaluation exporting inference metrics models serving tracking "
-    "training",
+    "commands": "config core data datasets encoders errors evaluation exporting inference metrics models serving "
+    "tracking training",
     "stages": "config core data datasets encoders errors evaluation finetuning inference metrics report serving "
     "tracking training",
-    "cli_sharing": "commands",
     "cli": "*",
 }
 ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know them
@@ -61,15 +60,16 @@ ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know
     "matplotlib": {"report"},
     "pyarrow": {"datasets"},
     "nltk": {"metrics"},
-    "typer": {"cli", "cli_sharing"},
+    "typer": {"cli"},
     "starlette": {"demo"},
     "uvicorn": {"demo"},
     "optuna": {"tuning"},
+    "transformers": {"inference"},
     "pydantic": {"config", "core", "data", "models", "training"},
 }
 NO_TORCH = (
-    "commands.attention_map", "commands.preset", "commands.score", "config", "core.files", "core.records",
-    "core.validation", "data",
+    "commands.attention_map", "commands.preset", "commands.score", "config", "core.files",
+    "core.records", "core.validation", "data",
     "datasets", "metrics", "models.params", "report", "tracking",
 )  # fmt: skip
 

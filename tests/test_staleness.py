@@ -19,16 +19,18 @@ SOURCE = Path("src/captionlab")
 TRAININGS = {f"train_{system}" for system in SYSTEMS}
 LATER = {"finetune", "evaluate"}  # they load and run any system
 UNTOUCHED = (  # edits that leave every result as it is
-    "cli.py", "config.py", "errors.py", "core/results.py", "tracking/runs.py", "serving/model.py",
+    "cli/stages.py", "config.py", "errors.py", "core/results.py", "tracking/runs.py", "serving/model.py",
     "commands/caption.py", "demo/server.py", "tuning/search.py", "stages/track.py",
 )  # fmt: skip
 STALE: dict[str, set[str]] = {  # by the file that is edited
     "datasets/scenes.py": {"download"},
-    "data/photos.py": {"download", "extract_features"} | LATER,
+    "data/photos.py": {"download", "extract_features", "guest_models"} | LATER,
     "data/text.py": {"download", "clean_captions", "build_vocab"} | LATER,
+    "data/caption_formats.py": {"guests"} | LATER,
     "data/vocab.py": {"build_vocab"} | TRAININGS | LATER,
     "data/store.py": {"extract_features"} | TRAININGS | LATER,
     "encoders/load.py": {"extract_features"} | TRAININGS | LATER,
+    "encoders/torchvision_models.py": {"extract_features", "guest_models"} | TRAININGS | LATER,
     "models/with_encoder.py": TRAININGS | LATER,
     "models/base.py": TRAININGS | LATER,
     "models/baseline.py": {"train_baseline"} | LATER,
@@ -51,6 +53,9 @@ STALE: dict[str, set[str]] = {  # by the file that is edited
     "stages/train_modified.py": {"train_modified"},
     "stages/train_attention.py": {"train_attention"},
     "stages/finetune.py": {"finetune"},
+    "inference/image_to_text.py": {"guest_models"} | LATER,
+    "stages/guests.py": {"guests"},
+    "stages/guest_models.py": {"guest_models"},
     "stages/evaluate.py": {"evaluate"},
     "stages/report.py": {"report"},
 }
@@ -64,6 +69,9 @@ class Outline(Repository):
         super()._write_params()
         yaml = YAML()
         params = yaml.load(self.folder / "params.yaml")
+        params["guest_models"] = {"other": {"model": "models/other"}}
+        params["guests"] = {"tiny": {"captions": "guest.json"}}
+        (self.folder / "guest.json").write_text("{}", encoding="utf-8")
         params["finetune"] = {"tiny": {"system": "attention", "config": "tiny", "samples": 2, "cross_entropy": 0.2}}
         yaml.dump(params, self.folder / "params.yaml")
         pipeline = yaml.load(self.folder / "dvc.yaml")

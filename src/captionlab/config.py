@@ -12,11 +12,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr
+from pydantic import Field, StrictInt, StrictStr
 from pydantic.dataclasses import dataclass
 
 from captionlab.core.dataset_formats import FORMATS, Format
 from captionlab.core.files import read_yaml
+from captionlab.core.guests import GuestParams, ImageToTextParams
+from captionlab.core.params import BuildVocabParams as BuildVocabParams  # with "as" they are names of this module too
+from captionlab.core.params import CleanCaptionsParams as CleanCaptionsParams
+from captionlab.core.params import EncoderParams as EncoderParams
+from captionlab.core.params import ExtractFeaturesParams as ExtractFeaturesParams
 from captionlab.core.records import Decoding
 from captionlab.core.validation import (
     Checked,
@@ -49,7 +54,7 @@ RENAMED = {  # keys of earlier versions
     "photos_per_step": "batch_size",
 }
 
-
+Entry = typing.TypeVar("Entry")
 Beam = Annotated[StrictInt, Field(ge=1, le=50)]  # 1 is greedy
 Words = Annotated[StrictInt, Field(ge=1, le=1000)]
 LengthPenalty = Annotated[Number, Field(ge=0, le=10)]  # score = log probability / length ** length_penalty
@@ -87,36 +92,6 @@ class DatasetParams(Checked):
             return self.name
         known = ", ".join(FORMATS)
         raise CaptionlabError(f"dataset.name {self.name!r} is not a format; set dataset.format to one of {known}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CleanCaptionsParams(Checked):
-    """How a raw caption becomes words."""
-
-    cleaning: Literal["standard", "characters", "report_a", "report_b"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildVocabParams(Checked):
-    """Which words are in the vocabulary."""
-
-    min_count: Annotated[StrictInt, Field(ge=1)]  # in the training captions
-    released_words: StrictBool = False  # add the words of the captioner that ships, for training.warm_start
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderParams(Checked):
-    """What to keep of one encoder's output."""
-
-    grid: Annotated[StrictInt, Field(ge=0, le=64)]  # regions a side, pooled from the last feature map; 0: no grid
-    mirrored: StrictBool = False  # the mirrored photos too; training then picks either of the two at random
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractFeaturesParams(Checked):
-    """Which encoders are used."""
-
-    encoders: dict[Name, EncoderParams]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +226,8 @@ class Params(Checked):
     finetune: dict[Name, FinetuneParams]
     ensemble: dict[Name, EnsembleParams]
     retrieval: dict[Name, RetrievalParams]
+    guests: dict[Name, GuestParams]
+    guest_models: dict[Name, ImageToTextParams]
     evaluate: EvaluateParams
     report: ReportParams
 
@@ -267,16 +244,19 @@ class Params(Checked):
 
     def finetuned(self, name: str) -> FinetuneParams:
         """One entry of ``finetune``, or a CaptionlabError that lists those there are."""
-        if name not in self.finetune:
-            raise CaptionlabError(
-                f"finetune has no entry {name!r}; params.yaml has {', '.join(self.finetune) or 'none'}"
-            )
-        return self.finetune[name]
+        return entry("finetune", self.finetune, name)
 
     def configurations(self) -> list[tuple[str, str]]:
-        """Every (system, configuration name) of the comparison but retrieval: trained, fine-tuned, ensembles."""
+        """Every (system, configuration name) that this project decodes: trained, fine-tuned, ensembles."""
         trained = [(system, name) for system, name, _ in self.systems()]
         return [*trained, *(("finetune", name) for name in self.finetune), *(("ensemble", n) for n in self.ensemble)]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Every (system, configuration name) of the comparison."""
+        others = [("retrieval", name) for name in self.retrieval] + [
+            ("guests", name) for name in (*self.guests, *self.guest_models)
+        ]
+        return [*self.configurations(), *others]
 
     def uses_regions(self, system: str, name: str) -> bool:
         """Whether a trained or fine-tuned configuration attends to regions."""
@@ -301,6 +281,13 @@ class Params(Checked):
         return validate(TrainingParams, merged, key, RENAMED)
 
 
+def entry(section: str, entries: Mapping[str, Entry], name: str) -> Entry:
+    """One entry of a section, or a CaptionlabError that lists those there are."""
+    if name not in entries:
+        raise CaptionlabError(f"{section} has no entry {name!r}; params.yaml has {', '.join(entries) or 'none'}")
+    return entries[name]
+
+
 def _is_system(kind: Any) -> bool:
     return get_origin(kind) is dict and all(
         issubclass(params, SystemParams) for params in get_args(get_args(kind)[1]) or get_args(kind)[1:]
@@ -312,7 +299,7 @@ _SYSTEM_PARAMS: dict[str, Any] = {
     name: get_args(kind)[1] for name, kind in get_type_hints(Params).items() if _is_system(kind)
 }
 SYSTEMS = tuple(_SYSTEM_PARAMS)
-SECTIONS = (*SYSTEMS, "finetune", "ensemble", "retrieval")  # those whose configurations are compared
+SECTIONS = (*SYSTEMS, "finetune", "ensemble", "retrieval", "guests")  # those whose configurations are compared
 
 
 def system_params(system: str) -> tuple[type[SystemParams], ...]:

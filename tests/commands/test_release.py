@@ -79,7 +79,7 @@ def test_the_best_on_validation_is_released_with_what_evaluate_found(shop: Path)
     found = ConfigurationDiagnostics(
         language_bias=LanguageBias(right=per_score, wrong=per_score, without=per_score, image_contribution=per_score),
         caption_statistics=CaptionStatistics(
-            distinct=0.5, repeated=0.25, copied=0.125, words=7, length=4.5, colours=colours,
+            distinct=0.5, repeated=0.25, copied=0.125, words=7, length=4.5, length_ratio=0.9, colours=colours,
             counts=WordAgreement(said=0, precision=None, expected=0, recall=None),
         ),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from captionlab.commands.score import score_files
 from captionlab.errors import CaptionlabError
 from captionlab.metrics.scorer import score
+from tracked import REPOSITORY, runs
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -19,6 +21,44 @@ if TYPE_CHECKING:
 REFERENCES = {"a.jpg": ["A dog runs on the grass", "the dog runs"], "b.jpg": ["a red kite", "a kite in the sky"]}
 CAPTIONS = {"a.jpg": "a dog runs on the grass", "b.jpg": "a kite"}
 EXPECTED = score(REFERENCES, CAPTIONS, meteor=False)
+
+
+def test_scores_can_be_a_run_in_mlflow_beside_the_systems(
+    pipeline: Path, run: "Run", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The experiment is the one of the project; the same scores are one run, others under that name another."""
+    shutil.copy(REPOSITORY / "params.yaml", pipeline)
+    monkeypatch.chdir(pipeline)
+    references, captions = write(pipeline, refs=REFERENCES, caps=CAPTIONS)
+    asked = [
+        "score",
+        "--references",
+        str(references),
+        "--hypotheses",
+        str(captions),
+        "--no-meteor",
+        "--mlflow-run",
+        "blip",
+    ]
+    code, out, err = run(*asked, "--json")
+    assert (code, json.loads(out)["bleu_1"]) == (0, EXPECTED.bleu_1)
+    assert "the run blip is in MLflow's experiment captionlab/" in err
+    assert "the run blip is already in MLflow's experiment" in run(*asked)[2]
+    (made,) = runs(pipeline)["blip"]
+    assert made.data.metrics["bleu_4"] == round(EXPECTED.bleu_4, 4)
+    assert made.data.params == {"references": "refs", "captions": "caps"}
+    captions.write_text(json.dumps(CAPTIONS | {"b.jpg": "a red kite"}))
+    run(*asked)
+    assert len(runs(pipeline)["blip"]) == 2
+
+
+def test_without_a_project_there_is_no_experiment(tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    references, captions = write(tmp_path, refs=REFERENCES, caps=CAPTIONS)
+    files = ["--references", str(references), "--hypotheses", str(captions)]
+    code, _, err = run("score", *files, "--no-meteor", "--mlflow-run", "blip")
+    assert code == 1
+    assert "params.yaml does not exist; run captionlab from the project's folder" in err
 
 
 def write(folder: Path, **files: Any) -> list[Path]:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import threading
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -77,6 +78,15 @@ def test_flickr8k_with_a_broken_text_is_refused(
 ) -> None:
     with pytest.raises(CaptionlabError, match=fault):
         flickr8k(zips(tmp_path / "zips", **change), images, TINY)
+
+
+def test_judgments_come_with_the_texts(tmp_path: Path, images: Path) -> None:
+    assert flickr8k(zips(tmp_path / "zips"), images, TINY).judged == []
+    judged = {"ExpertAnnotations.txt": "0.jpg\t5.jpg#1\t1\t2\t4\n", "CrowdFlowerAnnotations.txt": b"\xff\xff\n"}
+    raw = flickr8k(zips(tmp_path / "zips", **judged), images, TINY)
+    (only,) = raw.judged
+    assert (only.image, only.caption, only.marks) == ("0.jpg", "A dog , number 1 .", (1, 2, 4))
+    assert ("broken judgments", "CrowdFlowerAnnotations.txt") in kinds(raw.problems)
 
 
 def test_flickr8k_repeats_are_listed(tmp_path: Path, images: Path) -> None:
@@ -160,7 +170,9 @@ def test_the_real_flickr8k_holds_what_was_published(images: Path) -> None:
         pytest.skip(f"{REAL} is not here, so the real zips cannot be read")
     raw = flickr8k(REAL, images)  # asserts the counts
     assert Counts(photos=8_091, captions=40_460, train=6_000, val=1_000, test=1_000) == PUBLISHED
-    assert raw.problems == []  # the four digests agree
+    # The four digests agree; some copies of the crowd's judgments are damaged.
+    assert {problem.kind for problem in raw.problems} <= {"broken judgments"}
+    assert Counter(each.judges for each in raw.judged)["experts"] == 5_822
     result = check(raw, images, max_bad_share=0.01)
     assert [sum(record.split == split for record in result.records) for split in SPLITS] == [6_000, 1_000, 1_000]
     assert all(len(record.captions) == 5 for record in result.records)

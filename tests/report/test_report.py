@@ -13,6 +13,7 @@ from PIL import Image
 
 from builders import write_manifest
 from captionlab.config import Params
+from captionlab.core.guests import GuestParams
 from captionlab.core.photo_results import (
     SaidCaption,
     read_captions,
@@ -20,17 +21,18 @@ from captionlab.core.photo_results import (
     write_captions,
 )
 from captionlab.core.records import EVALUATION, MODELS
-from captionlab.core.results import read_training, write_training
+from captionlab.core.results import read_evaluation, read_training, write_training
 from captionlab.errors import CaptionlabError
 from captionlab.report import results, tables
 from captionlab.report.render import comparison_markdown
+from captionlab.report.table import ABOVE_PEOPLE
 from captionlab.stages.report import report
 from results_tree import QUOTED, toys, write_results
 
 COLUMNS = set(
     """system encoder input hidden layers parameters megabytes epochs decoding bleu_1 bleu_2 bleu_3 bleu_4 rouge_l cider
     meteor source configuration protocol loss accuracy image val_cider bleu_4_low
-    bleu_4_high cider_low cider_high""".split()
+    bleu_4_high cider_low cider_high above_people""".split()
 )
 TEXTS = ("comparison.csv", "comparison.md", "comparison-all.md", "comparison.html", "captions.csv")
 PUBLISHED = (*TEXTS, "curves.png", "bleu.png")
@@ -231,6 +233,70 @@ def test_best_decodings_have_intervals(published: Path) -> None:
     for title in ("Confidence intervals", "Significance of differences", "Language bias", "Caption statistics"):
         assert f"## {title}" in markdown
     assert "Attribute accuracy" not in markdown  # which only drawn scenes know
+
+
+def test_agreement_with_people_is_shown_where_the_dataset_has_judgments(params: Params, root: Path) -> None:
+    title = "How far the scores agree with people"
+    report(params, root)
+    folder = root / "reports/toys"
+    assert title not in (folder / "comparison-all.md").read_text("utf-8")
+    write_results(root, params, judged=True)
+    report(params, root)
+    for name in ("comparison-all.md", "comparison.html"):
+        assert title in (folder / name).read_text("utf-8")
+    lines = (folder / "comparison-all.md").read_text("utf-8").splitlines()
+    assert "| ROUGE-L | 0.500 | 0.450 to 0.550 | 0.500 | 0.450 to 0.550 |" in lines
+    assert "| METEOR | n/a (needs Java) | – | n/a (needs Java) | – |" in lines  # noqa: RUF001
+
+
+def test_scores_above_people_are_marked_in_every_table_and_format(params: Params, root: Path) -> None:
+    report(params, root)
+    folder = root / "reports/toys"
+    for name in TEXTS:
+        assert ABOVE_PEOPLE not in (folder / name).read_text("utf-8")
+    write_results(root, params, judged=True)
+    report(params, root)
+    scores = read_evaluation(root)
+    expected = {
+        each.key for each in scores.configurations if each.best.test["strict"].bleu_4 > 0.18
+    }  # as people have with as many references
+    assert expected == {"modified.lite2", "attention.lite2"}
+    rows = csv_rows(root)
+    marked = [row for row in rows if "bleu_4" in row["above_people"].split()]
+    assert {f"{row['system']}.{row['configuration']}" for row in marked} == expected
+    assert {(row["decoding"], row["protocol"]) for row in marked} == {
+        ("beam 3", "strict"), ("beam 3", "fewer_references")
+    }  # fmt: skip
+    (people,) = [row for row in rows if row["system"] == "people"]
+    assert (people["protocol"], people["bleu_4"], people["above_people"]) == ("fewer_references", "0.180000", "")
+    best = f"{scores['attention.lite2'].best.test['strict'].bleu_4:.3f}"
+    for name in ("comparison.md", "comparison-all.md"):
+        lines = (folder / name).read_text("utf-8").splitlines()
+        (line, *_) = [line for line in lines if line.startswith("| attention.lite2 | beam 3 |")]
+        assert f" {best} {ABOVE_PEOPLE} |" in line or f"**{best} {ABOVE_PEOPLE}**" in line
+        assert not any(ABOVE_PEOPLE in line for line in lines if line.startswith("| baseline.lite0 |"))
+    page = (folder / "comparison.html").read_text("utf-8")
+    assert f">{best} {ABOVE_PEOPLE}</td>" in page
+    assert "People&#39;s captions against the others of their photo" in page
+
+
+def test_a_guest_is_a_row_like_any_other_and_marked_as_a_guest(params: Params, root: Path) -> None:
+    params = dataclasses.replace(params, guests={"friend": GuestParams(captions="friend.json")})
+    write_results(root, params)
+    (closing, _) = report(params, root)
+    assert "best on validation: attention.lite2" in closing  # the guest has no captions of that split
+    folder = root / "reports/toys"
+    (row,) = [row for row in csv_rows(root) if row["system"] == "guests" and row["protocol"] == "strict"]
+    assert (row["configuration"], row["decoding"], row["bleu_4"], row["val_cider"], row["parameters"]) == (
+        "friend", "as given", "0.300000", "", ""
+    )  # fmt: skip
+    text = (folder / "comparison.md").read_text("utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows[-1].startswith("| guests.friend | as given | – |")  # noqa: RUF001
+    assert "Rows named guests are captioners of others" in text
+    assert "guests.friend" in (folder / "comparison.html").read_text("utf-8")
+    assert "a dog runs" in (folder / "captions.csv").read_text("utf-8")
+    assert "friend" in (folder / "gallery/index.html").read_text("utf-8")
 
 
 def test_pages_need_no_network_and_no_other_file(published: Path) -> None:

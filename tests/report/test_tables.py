@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from captionlab.core.results import Compared
-from captionlab.report import diagnostics, results, tables
+from captionlab.report import diagnostics, results, table, tables
 from results_tree import toys, write_results
 
 
@@ -17,8 +17,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
 
 
 def test_a_further_table_is_a_title_columns_and_rows() -> None:
-    columns: dict[str, tables.Kind] = {"Configuration": "text", "Right photo": "score", "Words": "count"}
-    made = tables.table("Bias", columns, [("attention.lite2", 0.5, 7), ("baseline.lite0", None, 9)], ["Of the test."])
+    columns: dict[str, table.Kind] = {"Configuration": "text", "Right photo": "score", "Words": "count"}
+    made = table.table("Bias", columns, [("attention.lite2", 0.5, 7), ("baseline.lite0", None, 9)], ["Of the test."])
     shown = [[c.text(value) for c, value in zip(made.columns, line.values, strict=True)] for line in made.lines]
     assert shown == [["attention.lite2", "0.500", "7"], ["baseline.lite0", made.columns[0].missing, "9"]]
     assert [line.system for line in made.lines] == ["attention", "baseline"]
@@ -43,15 +43,15 @@ def test_every_table_prints_p_values_by_the_same_rule(found: results.Results) ->
     main = tables.main_table(changed)
     place = [column.label for column in main.columns].index("p, row above")
     assert [line.values[place] for line in main.lines] == [None, *["0.050"] * 4]
-    differences = next(table for table in diagnostics.tables(changed) if table.title == "Significance of differences")
+    differences = next(each for each in diagnostics.tables(changed) if each.title == "Significance of differences")
     printed = {value for line in differences.lines for value in line.values[1:]}
     assert printed == {None, "98% / 0.050"}
 
 
 def test_the_reports_are_introduced_where_they_are_first_named(found: results.Results) -> None:
     introduced: set[str] = set()
-    for table in [tables.main_table(found), *diagnostics.tables(found), *tables.further_tables(found)]:
-        for note in table.notes:
+    for each in [tables.main_table(found), *diagnostics.tables(found), *tables.further_tables(found)]:
+        for note in each.notes:
             for report, author in (("report a", "Hussnain Ashraf"), ("report b", "Hussein Mohamed")):
                 if report in note.lower() and report not in introduced:
                     assert author in note
@@ -62,10 +62,10 @@ def test_the_reports_are_introduced_where_they_are_first_named(found: results.Re
 def test_numbers_of_a_column_have_the_same_number_of_digits(found: results.Results) -> None:
     shown = [
         column.text(line.values[place])
-        for table in diagnostics.tables(found)
-        for place, column in enumerate(table.columns)
+        for each in diagnostics.tables(found)
+        for place, column in enumerate(each.columns)
         if column.kind in ("score", "loss", "share")
-        for line in table.lines
+        for line in each.lines
         if line.values[place] is not None
     ]
     assert {len(text.partition(".")[2]) for text in shown} == {3}

@@ -17,9 +17,10 @@ from captionlab.core.records import CAPTIONS, EVALUATION, MODELS, PROTOCOLS, VOC
 from captionlab.core.results import Evaluation, checkpoint_of, read_diagnostics, read_evaluation
 from captionlab.errors import CaptionlabError
 from captionlab.evaluation.candidates import Candidates, Finder, Members
+from captionlab.evaluation.captioned import Captioned
 from captionlab.inference.captioner import Captioner, Sentence
 from captionlab.metrics.scorer import Scorer, score
-from captionlab.stages.evaluate import Captioned, _gallery, _score, evaluate
+from captionlab.stages.evaluate import _gallery, _score, evaluate
 from captionlab.training.step import measure
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def test_the_decoding_is_chosen_on_validation(
         said = captioner.describe(data.features(range(3)), decoding)
         captions = {image: photo[0].caption for image, photo in zip(data.images, said, strict=True)}
         ciders.append(score(references, captions).cider or 0.0)
-    assert [each.val.cider for each in scored.decodings] == pytest.approx(ciders, abs=1e-6)
+    assert [each.val_cider for each in scored.decodings] == pytest.approx(ciders, abs=1e-6)
     assert ciders[scored.chosen] == max(ciders) == pytest.approx(scored.val_cider, abs=1e-6)
     metrics = read_json(evaluated / "reports/tiny/metrics.json")[f"{system}.tiny"]
     best = scored.best.test["strict"]
@@ -159,7 +160,7 @@ def test_the_retrieval_row_borrows_training_captions(evaluated: Path, world: "Wo
     scored = read_evaluation(evaluated)["retrieval.tiny"]
     assert (scored.loss, scored.accuracy) == (None, None)
     assert [each.decoding for each in scored.decodings] == [Neighbours(neighbours=1), Neighbours(neighbours=3)]
-    assert scored.best.val.cider == max(each.val.cider or 0.0 for each in scored.decodings)
+    assert scored.val_cider == max(each.val_cider for each in scored.decodings)
     learnt = {" ".join(caption.words) for caption in world.captions if caption.split == "train"}
     rows = read_photo_captions(evaluated, "retrieval.tiny")
     assert [row.image for row in rows] == ["test0.jpg", "test1.jpg", "test2.jpg"]

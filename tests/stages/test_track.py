@@ -8,6 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from captionlab.config import load_params
+from captionlab.core.guests import GuestParams
 from captionlab.core.records import MODELS
 from captionlab.core.results import read_evaluation, read_training
 from captionlab.serving import registry
@@ -27,6 +28,19 @@ from tracked import (
     train,
     write_pipeline,
 )
+
+
+def test_a_guest_gets_a_run_and_is_never_registered(pipeline: Path) -> None:
+    params = dataclasses.replace(PARAMS, guests={"friend": GuestParams(captions="friend.json")})
+    write_results(pipeline, params)
+    lines = track(params, pipeline)
+    (run,) = runs(pipeline)["guests.friend"]
+    assert run.data.params["captions"] == "friend.json"
+    assert run.data.params["decoding"] == "as given"
+    assert run.data.metrics["bleu_4"] == 0.3
+    assert "val/cider" not in run.data.metrics
+    assert lines[1].startswith("baseline.")
+    assert "0 created, 0 completed" in track(params, pipeline)[0]
 
 
 def test_a_pipeline_without_live_tracking_is_published_from_its_files(pipeline: Path) -> None:
@@ -49,6 +63,7 @@ def test_a_pipeline_without_live_tracking_is_published_from_its_files(pipeline: 
     expected_metrics = {
         f"{prefix}{key}": value
         for prefix, of in expected_scores.items()
+        if of is not None
         for key, value in dataclasses.asdict(of).items()
         if value is not None
     }

@@ -176,5 +176,5 @@ def warm() -> None:
             importlib.import_module(name)
         except RuntimeError:
             continue  # torchvision beside another torch: encoders knows what to do
-    for path in sorted((Path(cli.__file__).parent / "stages").glob("*.py")):
+    for path in sorted((Path(cli.__file__).parents[1] / "stages").glob("*.py")):
         importlib.import_module(f"captionlab.stages.{path.stem}")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from captionlab.commands.caption_formats import read_captions, read_references
 from captionlab.core.records import Scores
+from captionlab.data.caption_formats import read_captions, read_references
 from captionlab.errors import CaptionlabError
 from captionlab.metrics.scorer import score
 

@@ -81,6 +81,20 @@ class Neighbours:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Given:
+    """Captions that another captioner wrote."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    source: str  # the file, as params.yaml names it
+
+    @property
+    def label(self) -> str:
+        """As tables and files name it."""
+        return "as given"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """Corpus scores, all from 0 to 1 except CIDEr-D, which runs from 0 to 10. None where it could not be computed.
 

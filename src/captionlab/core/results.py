@@ -18,6 +18,7 @@ from captionlab.core.records import (
     EVALUATION,
     MODELS,
     Decoding,
+    Given,
     Neighbours,
     Protocol,
     Scores,
@@ -182,9 +183,14 @@ def recipe(root: Path, system: str, name: str) -> str:
 class DecodedScores:
     """The scores of one configuration's captions under one decoding."""
 
-    decoding: Decoding | Neighbours
-    val: Scores  # strict protocol
+    decoding: Decoding | Neighbours | Given
+    val: Scores | None  # strict protocol; None for a guest without captions of that split
     test: dict[Protocol, Scores]
+
+    @property
+    def val_cider(self) -> float:
+        """CIDEr-D on the validation split, 0 where it is unknown."""
+        return (self.val.cider if self.val else None) or 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +217,24 @@ class ConfigurationScores:
     @property
     def val_cider(self) -> float:
         """CIDEr-D on the validation split, by which configurations are ranked."""
-        return self.best.val.cider or 0.0
+        return self.best.val_cider
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewerReferences:
+    """Scores of the test split against all references of a photo but one: mean over ``ways`` of leaving one out.
+
+    People's caption is the one left out; every configuration's is that of its chosen decoding. METEOR is left out.
+    """
+
+    ways: int
+    people: Scores
+    configurations: dict[str, Scores]
+
+    def above_people(self, key: str) -> list[str]:
+        """The scores in which a configuration is above people."""
+        people, own = dataclasses.asdict(self.people), dataclasses.asdict(self.configurations[key])
+        return [score for score in own if own[score] is not None and own[score] > people[score]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +245,7 @@ class Evaluation:
     dataset_digest: str
     idf: str
     configurations: tuple[ConfigurationScores, ...]
+    fewer_references: FewerReferences | None = None  # None where a test photo has a single reference
 
     def __getitem__(self, key: str) -> ConfigurationScores:
         """One configuration (``system.name``); one that was not evaluated is a CaptionlabError."""
@@ -298,6 +322,7 @@ class CaptionStatistics:
     copied: float | None
     words: int  # different words
     length: float  # mean, in words
+    length_ratio: float  # words of all captions to words of the references closest in length, as BLEU counts them
     colours: WordAgreement
     counts: WordAgreement
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from captionlab.core.judgments import JudgedCaption
 from captionlab.core.records import SPLITS, CaptionedImage, Split
 
 
@@ -30,6 +31,7 @@ class Found:
     split_source: str = ""  # where the splits come from; empty where the source gives none
     problems: list[Problem] = field(default_factory=list)  # that only the reader could see
     notes: list[str] = field(default_factory=list)  # sentences that the user should read
+    judged: list[JudgedCaption] = field(default_factory=list)  # captions that people judged beside a photo
     truth: list[dict[str, Any]] = field(default_factory=list)  # of drawn scenes: what each photo shows
     words: dict[str, Any] = field(default_factory=dict)  # of drawn scenes: what the captions' words mean
 

@@ -9,11 +9,14 @@ from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 
 from captionlab.core.files import sha256_of
+from captionlab.core.judgments import JudgedCaption
 from captionlab.core.records import Split
 from captionlab.datasets import Found, Problem
 from captionlab.datasets.archives import extract
 from captionlab.datasets.captions_file import token_captions
 from captionlab.datasets.downloading import cache_folder, download
+from captionlab.datasets.judgments import FILES as JUDGMENTS
+from captionlab.datasets.judgments import read_judgments
 from captionlab.datasets.reading import files_under, read_bytes, read_text
 from captionlab.datasets.splits import FLICKR8K_FILES
 from captionlab.errors import CaptionlabError
@@ -29,7 +32,6 @@ _MD5 = {  # as the R package torchvision (mlverse/torchvision, R/dataset-flickr.
 
 PHOTO_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset")  # spelled both ways; the first is the publisher's
 _TOKENS = "Flickr8k.token.txt"
-_Texts = tuple[list[tuple[str, str]], dict[Split, list[str]], list[Problem]]
 # Of copies in public repositories that agree with one another; the publisher gave none. So a different digest is listed
 # as a problem, and the counts decide.
 _SHA256 = {
@@ -49,6 +51,21 @@ class Counts:
     train: int
     val: int
     test: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """What the zip or the folder of texts holds."""
+
+    captions: list[tuple[str, str]]  # photo and caption as written
+    splits: dict[Split, list[str]]
+    judged: list[JudgedCaption]
+    problems: list[Problem]
+
+    @property
+    def references(self) -> dict[str, list[str]]:
+        """The captions of each photo."""
+        return _by_photo(self.captions)
 
 
 # The captions are five for each photo and five for one that does not exist (2258277193_586949ec62.jpg.1).
@@ -71,23 +88,45 @@ def flickr8k(source: Path, images: Path, published: Counts = PUBLISHED) -> Found
         raise CaptionlabError(
             f"{source} has no {missing}; put them there, or take the rest away to download everything"
         )
-    captions, splits, problems = _read_texts(texts)
+    read = _read_texts(texts)
     names = _copied(photos, images)
-    problems += [
+    problems = read.problems + [
         Problem(kind="duplicate photo", item=photo, detail=f"twice in {photos.name}; the first is kept")
         for photo, count in sorted(Counter(names).items())
         if count > 1
     ]
     counts = Counts(
-        photos=len(set(names)), captions=len(captions), **{split: len(set(own)) for split, own in splits.items()}
-    )
+        photos=len(set(names)), captions=len(read.captions),
+        **{split: len(set(own)) for split, own in read.splits.items()},
+    )  # fmt: skip
     if counts != published:
         raise CaptionlabError(
             f"{source} does not hold the published Flickr8k: {_said(counts)} instead of {_said(published)};"
             " get the zips again, or use dataset.format folder for photos of your own"
         )
     split_source = f"Flickr8k's own, from {', '.join(FLICKR8K_FILES.values())}"
-    return Found(captions=captions, splits=splits, split_source=split_source, problems=problems)
+    return Found(
+        captions=read.captions, splits=read.splits, split_source=split_source, problems=problems, judged=read.judged
+    )
+
+
+def read_texts(source: Path) -> Texts:
+    """The texts in a folder that holds their zip or what is in it.
+
+    Raises CaptionlabError when there are none, or they are damaged.
+    """
+    texts = _texts_in(source)
+    if texts is None:
+        raise CaptionlabError(f"{source} has neither {TEXT_ZIP} nor {_TOKENS}; name the folder that holds one of them")
+    return _read_texts(texts)
+
+
+def copy_photos(source: Path, images: Path) -> None:
+    """Write the photos of a folder that holds their zip or what is in it into ``images``."""
+    photos = _photos_in(source)
+    if photos is None:
+        raise CaptionlabError(f"{source} has no {PHOTOS_ZIP}, and no folder {PHOTO_FOLDERS[0]}")
+    _copied(photos, images)
 
 
 def _photos_in(source: Path) -> Path | None:
@@ -127,16 +166,17 @@ def _is_photo(path: PurePath) -> bool:
     return "__MACOSX" not in path.parts and not path.name.startswith(".") and path.suffix.lower() == ".jpg"
 
 
-def _read_texts(texts: Path) -> _Texts:
-    """Captions, splits and problems of the zip or the folder of texts."""
+def _read_texts(texts: Path) -> Texts:
+    """What the zip or the folder of texts holds."""
     if texts.is_dir():
         return _read_text_files(texts, texts)
+    wanted = {*_SHA256, *JUDGMENTS.values()}
     with TemporaryDirectory() as temporary:
-        extract(texts, Path(temporary), lambda member: member.name if member.name in _SHA256 else None)
+        extract(texts, Path(temporary), lambda member: member.name if member.name in wanted else None)
         return _read_text_files(Path(temporary), texts)
 
 
-def _read_text_files(folder: Path, origin: Path) -> _Texts:
+def _read_text_files(folder: Path, origin: Path) -> Texts:
     """As ``_read_texts``; errors name the files as if they were in ``origin``."""
     for name in _SHA256:
         if not (folder / name).is_file():
@@ -148,7 +188,19 @@ def _read_text_files(folder: Path, origin: Path) -> _Texts:
         for name, known in _SHA256.items()
         if (found := sha256_of(folder / name)) != known
     ]
-    return captions, {split: contents[name].split() for split, name in FLICKR8K_FILES.items()}, problems
+    by_id = dict(line.split("\t", 1) for line in contents[_TOKENS].removesuffix("\n").split("\n"))
+    judged, broken = read_judgments(folder, by_id, _by_photo(captions))
+    return Texts(
+        captions=captions, splits={split: contents[name].split() for split, name in FLICKR8K_FILES.items()},
+        judged=judged, problems=problems + broken,
+    )  # fmt: skip
+
+
+def _by_photo(captions: list[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for photo, caption in captions:
+        found.setdefault(photo, []).append(caption)
+    return found
 
 
 def _said(counts: Counts) -> str:

@@ -38,7 +38,7 @@ class Generated:
     """One configuration's captions under its chosen decoding, by image, and its caption without a photo."""
 
     captions: Mapping[str, str]
-    without_photo: str
+    without_photo: str | None  # None where it is unknown
 
     @property
     def words(self) -> dict[str, Words]:
@@ -107,7 +107,9 @@ def language_bias(own: Generated, scorer: Scorer, shuffles: int, seed: int) -> L
     for order in _derangements(len(images), shuffles, seed):
         swapped = {images[place]: own.captions[images[other]] for place, other in order.items()}
         wrongs.append(scorer.per_photo(swapped).corpus())
-    without = scorer.per_photo(dict.fromkeys(images, own.without_photo)).corpus()
+    without: Shares = dict.fromkeys(COMPARED)
+    if own.without_photo is not None:
+        without = scorer.per_photo(dict.fromkeys(images, own.without_photo)).corpus()
     # the mean of the differences is exactly 0 where all scores are equal
     wrong = {key: right[key] + sum(each[key] - right[key] for each in wrongs) / shuffles for key in COMPARED}
     contribution = {key: (right[key] - wrong[key]) / right[key] if right[key] else None for key in COMPARED}
@@ -135,9 +137,19 @@ def caption_statistics(
         copied=_share(sum(words in training for words in said), len(said)),
         words=len({word for words in said for word in words}),
         length=round(sum(map(len, said)) / len(said), 6),
+        length_ratio=_length_ratio(captions, references),
         colours=agreement(captions, references, COLOURS),
         counts=agreement(captions, references, COUNTS),
     )
+
+
+def _length_ratio(captions: Mapping[str, Words], references: Mapping[str, Sequence[Words]]) -> float:
+    """Of two references equally close in length, the shorter counts."""
+    closest = [
+        min((len(own) for own in references[image]), key=lambda length: (abs(length - len(words)), length))
+        for image, words in captions.items()
+    ]
+    return round(sum(map(len, captions.values())) / max(1, sum(closest)), 6)
 
 
 def repeats(words: Words) -> bool:

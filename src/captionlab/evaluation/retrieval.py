@@ -26,7 +26,7 @@ _SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieved:
-    """A caption of a training photo: it was not generated, so it has no probability."""
+    """A caption of a training photo, or a guest's: it was not generated here, so it has no probability."""
 
     caption: str
     log_prob: None = None

@@ -14,7 +14,7 @@ import numpy as np
 
 from captionlab.config import Params, SimilarityParams, load_params
 from captionlab.core.files import digest_of
-from captionlab.core.records import CAPTIONS, FEATURES, Caption, Decoding, Neighbours
+from captionlab.core.records import CAPTIONS, FEATURES, Caption, Decoding, Given, Neighbours
 from captionlab.core.results import ConfigurationScores, checkpoint_of, read_evaluation
 from captionlab.data.photos import Photo
 from captionlab.data.store import open_store
@@ -46,8 +46,11 @@ class RowCaptioner:
         Raises CaptionlabError where there is no such row, or a part of it is missing.
         """
         params, row = load_params(root / "params.yaml"), read_evaluation(root)[key]
-        if row.system == "retrieval":
-            return _retrieval(params, root, row)
+        decoding = row.best.decoding
+        if isinstance(decoding, Given):
+            raise CaptionlabError(f"{key} is known by its captions alone and cannot caption photos; choose another row")
+        if isinstance(decoding, Neighbours):
+            return _retrieval(params, root, row, decoding)
         members = [checkpoint_of(root, *member) for member in params.members(row.system, row.name)]
         captioner = EnsembleCaptioner.load(members, device)
         describe: Callable[[Features, Decoding], Sequence[Ranked]] = captioner.describe
@@ -57,7 +60,7 @@ class RowCaptioner:
             similar = training_retriever(root, encoder, _captions(root, key), by_meaning=params.evaluate.similarity)
             describe = partial(_reranked, captioner, ranked_by_neighbours(similar, ensemble))
         keys = digest_of([member.identity.training_key for member in captioner.members])
-        return cls(f"{key}@{keys[:8]}", captioner.readers, row.best.decoding, describe)
+        return cls(f"{key}@{keys[:8]}", captioner.readers, decoding, describe)
 
     def stream(
         self, photos: Sequence[Photo], **changes: Any
@@ -86,7 +89,7 @@ def _reranked(
     return rerank(features.pooled_PD.numpy(), captioner.describe(features, decoding))
 
 
-def _retrieval(params: Params, root: Path, row: ConfigurationScores) -> RowCaptioner:
+def _retrieval(params: Params, root: Path, row: ConfigurationScores, decoding: Neighbours) -> RowCaptioner:
     config = params.retrieval[row.name]
     retriever = training_retriever(root, config.encoder, _captions(root, row.key), config.consensus_k)
     grid = params.extract_features.encoders[config.encoder].grid
@@ -97,7 +100,7 @@ def _retrieval(params: Params, root: Path, row: ConfigurationScores) -> RowCapti
         found = retriever.captions(features.pooled_PD.numpy(), chosen.neighbours)
         return [[Retrieved(caption=" ".join(words))] for words in found]
 
-    return RowCaptioner(f"{row.key}@{weights[:8]}", [reader], row.best.decoding, describe)
+    return RowCaptioner(f"{row.key}@{weights[:8]}", [reader], decoding, describe)
 
 
 def training_retriever(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+_NO_MATCH, _NO_NGRAMS = 1e-15, 1e-9  # pycocoevalcap's, in the BLEU of one caption
 _INTERVAL = (2.5, 97.5)  # percentiles: 95 % lie between
 
 
@@ -44,6 +45,23 @@ class PerPhoto:
             **{f"bleu_{n}": bleu_RO[:, n - 1] for n in orders},
             "rouge_l": weights_RN @ self.rouge_l_N / photos_R,
             "cider": weights_RN @ self.cider_N / photos_R,
+        }
+
+    def by_caption(self) -> dict[str, Floats]:
+        """(N,) the scores of each caption alone; its CIDEr-D has the idf of all photos.
+
+        BLEU counts over a whole corpus. That of one caption is pycocoevalcap's: an order of n-grams without a match
+        counts as 1e-15 matches, so that it is nearly 0 and the other orders still rank the captions.
+        """
+        ratios_NO = (self.matched_NO + _NO_MATCH) / (self.total_NO + _NO_NGRAMS)
+        with np.errstate(divide="ignore"):
+            brevity_N = np.minimum(0.0, 1 - self.reference_words_N / self.words_N)
+        orders = np.arange(1, ratios_NO.shape[1] + 1)
+        bleu_NO = np.exp(brevity_N[:, None] + np.cumsum(np.log(ratios_NO), axis=1) / orders)
+        return {
+            **{f"bleu_{n}": bleu_NO[:, n - 1] for n in orders},
+            "rouge_l": self.rouge_l_N,
+            "cider": self.cider_N,
         }
 
     def corpus(self) -> dict[str, float]:

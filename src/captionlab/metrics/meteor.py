@@ -10,6 +10,7 @@ import subprocess
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -25,8 +26,16 @@ _JAVA_OPTIONS = (
 )  # fmt: skip
 
 
-def meteor_scores(references: Sequence[Sequence[Words]], systems: Sequence[Sequence[Words]]) -> list[float] | None:
-    """The corpus score, from 0 to 1, of each system's hypotheses, given in the order of ``references``.
+@dataclass(frozen=True, kw_only=True)
+class Meteor:
+    """The scores of one system's hypotheses, from 0 to 1: of each caption, and of all together."""
+
+    captions: Sequence[float]
+    corpus: float
+
+
+def meteor_scores(references: Sequence[Sequence[Words]], systems: Sequence[Sequence[Words]]) -> list[Meteor] | None:
+    """The scores of each system's hypotheses, given in the order of ``references``.
 
     One Java process scores all systems, because starting it costs far more than scoring a thousand captions. Returns
     None without Java or pycocoevalcap, and None with a RuntimeWarning if Java fails or hangs. pycocoevalcap's own
@@ -87,8 +96,8 @@ def _jar() -> Path | None:
 def _score(
     stdin: IO[str], stdout: IO[str], references: Sequence[Sequence[Words]], hypotheses: Sequence[Words],
     known: dict[tuple[int, Words], str],
-) -> float:  # fmt: skip
-    """Request the statistics of each caption, then the corpus score.
+) -> Meteor:  # fmt: skip
+    """Request the statistics of each caption, then the scores of each and of the corpus.
 
     ``known`` keeps the statistics: systems and decodings often give a photo the same caption, and Java is slow.
     Raises OSError or ValueError when the process dies or its answer is not numeric.
@@ -105,10 +114,9 @@ def _score(
             raise ValueError(f"it answered {line!r}")
         statistics.append(line)
         known[photo, words] = line
-    _ask(stdin, stdout, ["EVAL", *statistics])
-    for _ in statistics[1:]:  # a score for each caption comes before the score of all
-        stdout.readline()
-    return float(stdout.readline())
+    line = _ask(stdin, stdout, ["EVAL", *statistics])
+    captions = [float(line), *(float(stdout.readline()) for _ in statistics[1:])]
+    return Meteor(captions=captions, corpus=float(stdout.readline()))
 
 
 def _ask(stdin: IO[str], stdout: IO[str], parts: Sequence[str]) -> str:

@@ -79,7 +79,7 @@ class Scorer:
         if meteors is None:
             return scores
         return {
-            name: dataclasses.replace(own, meteor=value)
+            name: dataclasses.replace(own, meteor=value.corpus)
             for (name, own), value in zip(scores.items(), meteors, strict=True)
         }
 
@@ -87,22 +87,44 @@ class Scorer:
         """Each photo's contribution to the strict scores except METEOR, in the order of the sorted ids."""
         if self._cider is None:
             raise ValueError("only the strict protocol has scores per photo")
-        return self._per_photo(self._words(hypotheses), self._cider)
+        return self._parts(self._words(hypotheses), self._references, self._clipping, self._cider)
 
-    def _per_photo(self, words: Sequence[Words], cider: CiderD) -> PerPhoto:
+    def per_caption(self, pairs: Sequence[tuple[str, str]], meteor: bool = True) -> tuple[PerPhoto, list[float] | None]:
+        """Each caption's part in the strict scores, and its METEOR, for pairs of image id and caption.
+
+        A photo may have any number of captions; the idf of CIDEr-D stays that of the photos. METEOR is None without
+        Java or where it is not asked for.
+        """
+        if self._cider is None:
+            raise ValueError("only the strict protocol has scores per caption")
+        places = {image: place for place, image in enumerate(self._images)}
+        photos = [places[image] for image, _ in pairs]
+        words = [_hypothesis(caption, self._protocol) for _, caption in pairs]
+        references = [self._references[photo] for photo in photos]
+        with ThreadPoolExecutor(1) as pool:  # Java runs in parallel
+            found = pool.submit(meteor_scores, references, [words]) if meteor else None
+            parts = self._parts(words, references, [self._clipping[photo] for photo in photos], self._cider)
+            meteors = found.result() if found else None
+        return parts, list(meteors[0].captions) if meteors else None
+
+    @staticmethod
+    def _parts(
+        words: Sequence[Words], references: Sequence[Sequence[Words]], clipping: Sequence[Counter[Words]],
+        cider: CiderD,
+    ) -> PerPhoto:  # fmt: skip
         matched, total, closest = [], [], []
-        for own, most, references in zip(words, self._clipping, self._references, strict=True):
+        for own, most, known in zip(words, clipping, references, strict=True):
             matched.append(_matched(own, most))
             total.append([max(0, len(own) - n) for n in range(ORDERS)])
             # of two references equally close, the shorter
-            closest.append(min((abs(len(own) - len(reference)), len(reference)) for reference in references)[1])
+            closest.append(min((abs(len(own) - len(reference)), len(reference)) for reference in known)[1])
         return PerPhoto(
             matched_NO=np.array(matched, dtype=np.float64),
             total_NO=np.array(total, dtype=np.float64),
             words_N=np.array([len(own) for own in words], dtype=np.float64),
             reference_words_N=np.array(closest, dtype=np.float64),
-            rouge_l_N=np.array([_rouge_l(own, refs) for own, refs in zip(words, self._references, strict=True)]),
-            cider_N=cider.scores(words, self._references),
+            rouge_l_N=np.array([_rouge_l(own, known) for own, known in zip(words, references, strict=True)]),
+            cider_N=cider.scores(words, references),
         )
 
     @cached_property
@@ -122,7 +144,8 @@ class Scorer:
 
     def _score(self, hypotheses: list[Words]) -> Scores:
         if self._cider is not None:
-            return Scores(**self._per_photo(hypotheses, self._cider).corpus(), meteor=None)
+            parts = self._parts(hypotheses, self._references, self._clipping, self._cider)
+            return Scores(**parts.corpus(), meteor=None)
         if self._protocol == "report_a":
             bleus = _torchtext_bleu(self._references, self._clipping, hypotheses)
         else:

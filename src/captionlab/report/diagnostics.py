@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from captionlab.report.results import Results, Run, span
-from captionlab.report.tables import Kind, Table, Value, p_value, ranked, table
+from captionlab.report.table import Kind, Table, Value, table
+from captionlab.report.tables import p_value, ranked
 
 _SCORES = {f"bleu_{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)} | {"rouge_l": "ROUGE-L", "cider": "CIDEr"}
 _COMPARED = ("cider", "bleu_4")
@@ -102,14 +103,14 @@ def _language_bias(results: Results, runs: Sequence[Run]) -> Table:
 def _caption_statistics(results: Results, runs: Sequence[Run]) -> Table:
     columns: dict[str, Kind] = {
         "Configuration": "text", "Distinct": "score", "Repeated": "loss", "Copied": "loss", "Words used": "count",
-        "Mean length": "count", "Colours, precision": "score", "Colours, recall": "score",
+        "Mean length": "count", "Length ratio": "share", "Colours, precision": "score", "Colours, recall": "score",
         "Counts, precision": "score", "Counts, recall": "score",
     }  # fmt: skip
     rows = []
     for run in runs:
         found = results.diagnostics.configurations[run.name].caption_statistics
         row: list[Value] = [run.name, found.distinct, found.repeated, found.copied, found.words]
-        row.append(round(found.length, 1))
+        row += [round(found.length, 1), found.length_ratio]
         rows.append(
             [*row, *(share for sort in (found.colours, found.counts) for share in (sort.precision, sort.recall))]
         )
@@ -120,7 +121,8 @@ def _caption_statistics(results: Results, runs: Sequence[Run]) -> Table:
         notes=(
             "Distinct, repeated and copied are shares of the test captions: distinct ones, those that repeat a word "
             "or a pair of words in direct succession, and those that equal a training caption (all of a retrieval's). "
-            "Words used is the number of different words.",
+            "Words used is the number of different words. Length ratio: words of all captions by words of the "
+            "references closest in length; below 1 the brevity penalty of BLEU applies.",
             "Colours and counts (two to ten): precision is the share of those in captions that some reference of the "
             "photo has; recall is the share of those in two or more references that the caption has. Whether a colour "
             "belongs to the right object is not checked.",

@@ -17,11 +17,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from captionlab.core.photo_results import PhotoCaptions
-from captionlab.report import diagnostics, figures
+from captionlab.report import diagnostics, figures, judgments
 from captionlab.report.results import Results, Row, Run
+from captionlab.report.table import Table
 from captionlab.report.tables import (
     SYSTEM_NAMES,
-    Table,
     decodings_table,
     every_table,
     further_tables,
@@ -67,10 +67,11 @@ def page(template: str, **values: Any) -> str:
 
 
 def comparison_csv(results: Results) -> str:
-    """Every row: each configuration, decoding and protocol in the order of params.yaml, then the reference rows."""
+    """Every configuration, decoding and protocol in the order of params.yaml, then people, then the reference rows."""
     columns = [field.name for field in dataclasses.fields(Row)]
     measured = (row for run in results.runs for row in run.rows)
-    rows = itertools.chain(measured, *results.references.values())
+    people = [results.people] if results.people else []
+    rows = itertools.chain(measured, people, *results.references.values())
     return _csv(columns, ([_plain(getattr(row, column)) for column in columns] for row in rows))
 
 
@@ -138,7 +139,7 @@ def _linked(results: Results) -> list[Table]:
 
 
 def _further(results: Results) -> list[Table]:
-    return [*diagnostics.tables(results), *further_tables(results)]
+    return [*diagnostics.tables(results), *judgments.tables(results), *further_tables(results)]
 
 
 def _facts(results: Results) -> str:
@@ -150,8 +151,8 @@ def _markdown_table(table: Table) -> list[str]:
     lines = [_pipes(_escaped(column.label) for column in table.columns), _pipes(ruler)]
     for line in table.lines:
         cells = []
-        for column, value in zip(table.columns, line.values, strict=True):
-            text = _escaped(column.text(value))
+        for column in table.columns:
+            text = _escaped(table.text(line, column))
             cells.append(f"**{text}**" if table.is_best(line, column) else text)
         lines.append(_pipes(cells))
     return [f"## {_escaped(table.title)}", *table.notes, "\n".join(lines)]

@@ -10,10 +10,14 @@ from typing import Any, Literal
 
 from captionlab.config import Params
 from captionlab.core.files import digest_of, read_json
+from captionlab.core.guests import read_guest
+from captionlab.core.judgments import Agreements, read_agreements
 from captionlab.core.records import MODELS, PROTOCOLS, Decoding, Protocol
 from captionlab.core.results import (
     ConfigurationScores,
     Diagnostics,
+    Evaluation,
+    FewerReferences,
     Manifest,
     read_diagnostics,
     read_evaluation,
@@ -65,6 +69,7 @@ class Row:
     bleu_4_high: float | None = None
     cider_low: float | None = None
     cider_high: float | None = None
+    above_people: str = ""  # scores that are above people's with equally many references, with blanks between them
 
     @property
     def bleu_4_interval(self) -> str | None:
@@ -115,7 +120,7 @@ class Run:
         """Whether its captions are quoted from the dataset, which only the built-in dataset allows to publish."""
         return self.system == "retrieval"
 
-    def row(self, protocol: Protocol = "strict") -> Row:
+    def row(self, protocol: Protocol | Literal["fewer_references"] = "strict") -> Row:
         """The row of the chosen decoding."""
         return next(row for row in self.rows if (row.decoding, row.protocol) == (self.best_decoding, protocol))
 
@@ -128,7 +133,10 @@ class Results:
     idf: str
     decoding: Decoding  # for the length penalty and the maximum length, which all beams share
     diagnostics: Diagnostics
+    agreements: Agreements  # of each score with people; empty where the dataset has no judgments
     runs: tuple[Run, ...]  # in the order of params.yaml
+    people: Row | None  # people's captions, each against the others of its photo; None where photos have only one
+    ways: int  # of leaving one reference out
     references: dict[Stated, tuple[Row, ...]]
 
 
@@ -137,13 +145,18 @@ def load(params: Params, root: Path) -> Results:
     if not params.configurations():
         raise CaptionlabError("params.yaml names no configuration of any system; add one, for example under baseline")
     evaluation, diagnostics = read_evaluation(root), read_diagnostics(root)
-    names = [*params.configurations(), *(("retrieval", name) for name in params.retrieval)]
+    fewer = evaluation.fewer_references
     return Results(
         manifest=read_manifest(root),
         idf=evaluation.idf,
         decoding=params.evaluate.decodings[0],
         diagnostics=diagnostics,
-        runs=tuple(_run(params, root, evaluation[f"{system}.{name}"], diagnostics) for system, name in names),
+        agreements=read_agreements(root),
+        runs=tuple(_run(params, root, evaluation, diagnostics, f"{system}.{name}") for system, name in params.rows()),
+        people=Row(system="people", source="people", protocol="fewer_references", **asdict(fewer.people))
+        if fewer
+        else None,
+        ways=fewer.ways if fewer else 0,
         references=reference_rows(),
     )
 
@@ -153,13 +166,17 @@ def reference_rows() -> dict[Stated, tuple[Row, ...]]:
     return {stated: tuple(Row(**fields) for fields in rows) for stated, rows in read_json(_REFERENCES).items()}
 
 
-def _run(params: Params, root: Path, scores: ConfigurationScores, diagnostics: Diagnostics) -> Run:
+def _run(params: Params, root: Path, evaluation: Evaluation, diagnostics: Diagnostics, key: str) -> Run:
+    scores = evaluation[key]
     system, name = scores.system, scores.name
     best_epoch, history, val_cider = None, dict[str, tuple[float, ...]](), tuple[float | None, ...]()
     shape: dict[str, Any]
     if system == "retrieval":
         shape = {"encoder": params.retrieval[name].encoder, "parameters": 0, "megabytes": 0.0}
         own_recipe = scores.key
+    elif system == "guests":
+        guest, own_recipe = read_guest(root, name), scores.key
+        shape = {"parameters": guest.parameters, "megabytes": guest.megabytes}
     elif system == "ensemble":
         members, ensemble = params.members(system, name), params.ensemble[name]
         shape = asdict(read_members(root, members))
@@ -174,30 +191,35 @@ def _run(params: Params, root: Path, scores: ConfigurationScores, diagnostics: D
         val_cider = tuple(epoch.val_cider for epoch in training.history)
     return Run(
         system=system, config=name, scores=scores, best_epoch=best_epoch, recipe=own_recipe,
-        rows=_rows(scores, shape, diagnostics.intervals[scores.key]), history=history,
+        rows=_rows(scores, shape, diagnostics.intervals[key], evaluation.fewer_references), history=history,
         val_cider=val_cider,
     )  # fmt: skip
 
 
 def _rows(
-    scores: ConfigurationScores, shape: Mapping[str, Any], intervals: Mapping[str, tuple[float, float]]
-) -> tuple[Row, ...]:
-    """Every protocol and decoding on the test split; the 95 % intervals are those of the chosen decoding."""
+    scores: ConfigurationScores, shape: Mapping[str, Any], intervals: Mapping[str, tuple[float, float]],
+    fewer: FewerReferences | None,
+) -> tuple[Row, ...]:  # fmt: skip
+    """Every protocol and decoding on the test split; intervals and what is above people are of the chosen decoding."""
     ends = {
         f"{score}_{end}": value
         for score in ("bleu_4", "cider")
         for end, value in zip(("low", "high"), intervals[score], strict=True)
     }
+    above: dict[str, Any] = {"above_people": " ".join(fewer.above_people(scores.key))} if fewer else {}
+    fixed: dict[str, Any] = {
+        "system": scores.system, "configuration": scores.name, "source": "measured", "loss": scores.loss,
+        "accuracy": scores.accuracy, **shape,
+    }  # fmt: skip
     rows = []
     for protocol in PROTOCOLS:
         for place, decoded in enumerate(scores.decodings):
-            strict: dict[str, Any] = {"val_cider": decoded.val.cider} if protocol == "strict" else {}
-            strict |= ends if protocol == "strict" and place == scores.chosen else {}
-            rows.append(
-                Row(
-                    system=scores.system, configuration=scores.name, source="measured", loss=scores.loss,
-                    accuracy=scores.accuracy, decoding=decoded.decoding.label, protocol=protocol,
-                    **shape, **asdict(decoded.test[protocol]), **strict,
-                )
-            )  # fmt: skip
+            strict: dict[str, Any] = {"val_cider": decoded.val.cider} if protocol == "strict" and decoded.val else {}
+            strict |= ends | above if protocol == "strict" and place == scores.chosen else {}
+            own = asdict(decoded.test[protocol])
+            rows.append(Row(**fixed, decoding=decoded.decoding.label, protocol=protocol, **own, **strict))
+    if fewer:
+        own = asdict(fewer.configurations[scores.key])
+        label = scores.best.decoding.label
+        rows.append(Row(**fixed, decoding=label, protocol="fewer_references", **own, **above))
     return tuple(rows)

@@ -6,107 +6,16 @@ To add a table, add one ``table(title, columns, rows)`` to ``further_tables``: M
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Literal
 
 from captionlab.config import SECTIONS
 from captionlab.report.results import Results, Row, Run
+from captionlab.report.table import ABOVE_PEOPLE, Column, Kind, Line, Table, Value, table
 
 SYSTEM_NAMES = {system: system.replace("_", " ").capitalize() for system in SECTIONS}
 MAIN_ROWS = 20  # of the main table and the figures
-
-Value = str | int | float | None
-Kind = Literal["text", "count", "share", "millions", "megabytes", "score", "loss"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column of a table. The best ``score`` is the greatest, the best ``loss`` the least; others have no best."""
-
-    label: str
-    kind: Kind = "text"
-    missing: str = "–"  # noqa: RUF001 (a dash is meant)
-
-    @property
-    def numeric(self) -> bool:
-        """Whether the values are numbers, to be aligned and sorted as such."""
-        return self.kind != "text"
-
-    def text(self, value: Value) -> str:
-        """The value as a reader sees it."""
-        if value is None:
-            return self.missing
-        match self.kind:
-            case "millions":
-                return f"{float(value) / 1e6:.2f} M"
-            case "megabytes":
-                return f"{float(value):.1f}"
-            case "score" | "loss" | "share":
-                return f"{float(value):.3f}"
-        return str(value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One row of a table: a value for each column, and what a reader may filter by."""
-
-    values: tuple[Value, ...]
-    system: str | None = None  # None for a row that others state
-    competes: bool = True  # for the best value of each column
-
-    @property
-    def measured(self) -> bool:
-        """Whether it was measured by this pipeline."""
-        return self.system is not None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Lines under columns, with notes that explain them."""
-
-    title: str
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
-    notes: tuple[str, ...] = ()
-    sorted_by: str | None = None  # label of the column that the lines are sorted by, greatest first
-    _best: dict[str, float] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        best: dict[str, float] = {}
-        for place, column in enumerate(self.columns):
-            if column.kind not in ("score", "loss"):
-                continue
-            values = (line.values[place] for line in self.lines if line.competes)
-            different = {float(value) for value in values if value is not None}
-            if len(different) > 1:  # equal values have no best
-                best[column.label] = max(different) if column.kind == "score" else min(different)
-        object.__setattr__(self, "_best", best)
-
-    def is_best(self, line: Line, column: Column) -> bool:
-        """Whether this value is the best of its column among the lines that compete."""
-        return line.competes and line.values[self.columns.index(column)] == self._best.get(column.label, math.nan)
-
-
-def table(
-    title: str,
-    columns: Mapping[str, Kind],
-    rows: Iterable[Sequence[Value]],
-    notes: Sequence[str] = (),
-) -> Table:
-    """A table from plain values. ``columns`` maps labels to kinds; a row starts with the name of its configuration.
-
-    >>> table("Language bias", {"Configuration": "text", "Right photo": "score"}, [("attention.lite2", 0.55)]).title
-    'Language bias'
-    """
-    return Table(
-        title=title,
-        columns=tuple(Column(label=label, kind=kind) for label, kind in columns.items()),
-        lines=tuple(Line(values=tuple(row), system=str(row[0]).partition(".")[0]) for row in rows),
-        notes=tuple(notes),
-    )
-
 
 _COLUMNS = {  # by field of Row; "name" is system and configuration together
     "name": Column(label="Configuration"),
@@ -132,7 +41,9 @@ _COLUMNS = {  # by field of Row; "name" is system and configuration together
     "source": Column(label="Stated in"),
 }
 _BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
-_SCORES = (*_BLEU, "rouge_l", "cider", "meteor")
+_PER_PHOTO = (*_BLEU, "rouge_l", "cider")
+_SCORES = (*_PER_PHOTO, "meteor")
+SCORE_NAMES = {score: _COLUMNS[score].label for score in _SCORES}
 _SHAPE = ("encoder", "input", "hidden", "layers")
 _INTERVALS = ("bleu_4_interval", "cider_interval")
 _MAIN = (
@@ -161,11 +72,19 @@ _STRICT = (
     "0 to 10. Loss (nats per word) and accuracy are those of the next word, given the reference words before it. "
     "Input is the size of the word embedding.",
 )
+_PEOPLE = (
+    f"{ABOVE_PEOPLE} marks a score of a chosen decoding that is above that of people, when both are scored against "
+    "equally many references: see the table of people's captions. METEOR is not compared."
+)
 _SIGNIFICANT = 0.05
 _ABOVE = (
     "The 95 % intervals come from a bootstrap over the test photos, with the idf of all of them. p tests the "
     "difference in CIDEr to the row above (paired bootstrap, two-sided); a star marks p < 0.05. The p-value covers "
     "the choice of test photos, not the training seed, and is not corrected for multiple comparisons."
+)
+_GUESTS = (
+    "Rows named guests are captioners of others: captions from a file, or by a model of transformers. One without "
+    "captions of the validation split has no CIDEr, val, and comes last."
 )
 _EVERY = "Best decoding of every configuration"
 _SEEDS = (
@@ -225,7 +144,8 @@ def every_table(results: Results) -> Table:
 
 def _with_significance(results: Results, title: str, runs: Sequence[Run]) -> Table:
     """The best decodings of these configurations, each with the p-value against the row above."""
-    made = _of_rows(title, _MAIN, [run.row() for run in runs], notes=(*_STRICT, _ABOVE))
+    guests = (_GUESTS,) if any(run.system == "guests" for run in runs) else ()
+    made = _of_rows(title, _MAIN, [run.row() for run in runs], notes=(*_STRICT, _ABOVE, *guests))
     compared = [results.diagnostics.pairs[below.name][above.name] for above, below in itertools.pairwise(runs)]
     ps = [None, *(p_value(pair["cider"].p) for pair in compared)]
     return _inserted(made, [Column(label="p, row above")], [[p] for p in ps])
@@ -269,9 +189,10 @@ def decodings_table(results: Results) -> Table:
 
 
 def further_tables(results: Results) -> list[Table]:
-    """Means over seeds, image positions, each report's protocol beside its own numbers, published results."""
+    """People, means over seeds, image positions, each report's protocol beside its own numbers, published results."""
     stated = ("name", "decoding", *_BLEU, "loss", "accuracy", *_SHAPE, "epochs", "protocol", "source")
     return [
+        *_people(results),
         *_seeds(results),
         *_image_positions(results),
         _of_rows(
@@ -307,6 +228,22 @@ def further_tables(results: Results) -> list[Table]:
                 "brevity penalty, and CIDEr depends on the references of its idf.",
             ),
         ),
+    ]
+
+
+def _people(results: Results) -> list[Table]:
+    """People's captions beside those of the systems, all against equally many references, if photos have several."""
+    if results.people is None:
+        return []
+    rows = [results.people, *(run.row("fewer_references") for run in ranked(results.runs))]
+    notes = (
+        "People: each reference caption of a photo is scored against the others, as the mean of "
+        f"{results.ways} ways of leaving one out. The systems' captions are scored against the same references, so "
+        "every score here is lower than in the other tables. Test split, strict protocol, the decoding that "
+        "validation chose; METEOR is left out.",
+    )
+    return [
+        _of_rows("People's captions against the others of their photo", ("name", "decoding", *_PER_PHOTO), rows, notes)
     ]
 
 
@@ -363,6 +300,7 @@ def _of_rows(
     columns = {key: _COLUMNS[key] for key in fields}
     if all(row.measured for row in rows) and "meteor" in columns:
         columns["meteor"] = dataclasses.replace(columns["meteor"], missing="n/a (needs Java)")
+    above = [frozenset(_COLUMNS[key].label for key in row.above_people.split()) for row in rows]
     return Table(
         title=title,
         columns=tuple(columns.values()),
@@ -371,10 +309,11 @@ def _of_rows(
                 values=tuple(_name(row) if key == "name" else getattr(row, key) for key in fields),
                 system=row.system if row.measured else None,
                 competes=row in competing if competing else row.measured,
+                above_people=own,
             )
-            for row in rows
+            for row, own in zip(rows, above, strict=True)
         ),
-        notes=notes,
+        notes=(*notes, _PEOPLE) if any(above) else notes,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from captionlab.config import DatasetParams, Params
 from captionlab.core.files import atomic_folder, write_json, write_jsonl
+from captionlab.core.judgments import write_judged
 from captionlab.core.records import DATASET, SPLITS
 from captionlab.data.text import nfc
 from captionlab.datasets import Problem
@@ -44,6 +45,8 @@ def download(params: Params, root: Path) -> list[str]:
         if found.truth:
             write_jsonl(folder / "truth.jsonl", found.truth)
             write_json(folder / "words.json", found.words)
+        if judged := [each for each in found.judged if nfc(each.image) in kept]:
+            write_judged(folder, judged)
         manifest = {
             "name": dataset.name,
             "format": dataset.resolved_format,

@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from captionlab.config import Params, RetrievalParams
 from captionlab.core.files import atomic_folder, iter_jsonl, read_json, read_jsonl, write_json
+from captionlab.core.guests import read_guest
+from captionlab.core.judgments import Agreements, read_judged, write_agreements
 from captionlab.core.photo_results import (
     AttentionMap,
     Gallery,
@@ -55,38 +57,19 @@ from captionlab.errors import CaptionlabError
 from captionlab.evaluation import attributes, gallery
 from captionlab.evaluation.candidate_store import CandidateStore
 from captionlab.evaluation.candidates import Candidates, Finder, Members
+from captionlab.evaluation.captioned import Captioned, of_guest
 from captionlab.evaluation.diagnostics import Generated, Settings, diagnose
+from captionlab.evaluation.people import against_fewer
 from captionlab.evaluation.reranking import Choose, as_ranked, by_neighbours
 from captionlab.evaluation.retrieval import Retrieved, Retriever
 from captionlab.evaluation.rows import training_retriever
-from captionlab.inference.captioner import Captioner, Sentence
+from captionlab.inference.captioner import Captioner
+from captionlab.metrics.agreement import agreements
 from captionlab.metrics.scorer import Scorer
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.fit import read_captions
 
 References = dict[str, Sequence[str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Captioned:
-    """One configuration's captions, before they are scored."""
-
-    system: str
-    name: str
-    loss: float | None  # nats per word on the test split; None where there are no probabilities
-    accuracy: float | None
-    decodings: Sequence[Decoding | Neighbours]
-    sentences: Mapping[Split, Sequence[Mapping[str, Sentence | Retrieved]]]  # by decoding and image
-    without_photo: Sequence[str]  # by decoding: the caption of the mean training photo
-
-    @property
-    def key(self) -> str:
-        """The configuration as params.yaml and the commands spell it."""
-        return f"{self.system}.{self.name}"
-
-    def captions(self, split: Split, decoding: int) -> dict[str, str]:
-        """Caption by image."""
-        return {image: sentence.caption for image, sentence in self.sentences[split][decoding].items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,16 +96,21 @@ def evaluate(params: Params, root: Path) -> list[str]:
     configurations = tqdm(params.configurations(), desc="evaluate", unit="configuration", disable=None)
     captioned = [_caption(params, root, (system, name), data, search, by_meaning) for system, name in configurations]
     captioned += [_retrieve(root, name, config, data) for name, config in params.retrieval.items()]
+    captioned += [of_guest(name, read_guest(root, name)) for system, name in params.rows() if system == "guests"]
     evaluation = Evaluation(
         dataset=manifest.name, dataset_digest=manifest.digest, idf="references of the scored split",
         configurations=_score(captioned, data.references),
     )  # fmt: skip
     best = evaluation.best
+    chosen = [each.chosen for each in evaluation.configurations]
+    said = {own.key: own.captions("test", place) for own, place in zip(captioned, chosen, strict=True)}
+    evaluation = dataclasses.replace(evaluation, fewer_references=against_fewer(data.references["test"], said))
     with atomic_folder(root / EVALUATION) as out:
         write_evaluation(out, evaluation)
         write_diagnostics(out, _diagnose(params, root, captioned, evaluation, data))
         selected = _gallery(captioned, best, data.references["test"], params.report.gallery)
         write_gallery(out, selected)
+        write_agreements(out, _agreements(params, root))
         for own, scored in zip(captioned, evaluation.configurations, strict=True):
             write_captions(out, own.key, _photo_captions(own, data.references["test"]))
             if params.uses_regions(own.system, own.name):
@@ -206,7 +194,11 @@ def _score(captioned: Sequence[Captioned], references: Mapping[Split, References
     names = [f"{own.key} {decoding}" for own, decoding in asked]
 
     def scores(split: Split, protocol: Protocol, meteor: bool = False) -> dict[str, Scores]:
-        captions = {name: own.captions(split, decoding) for name, (own, decoding) in zip(names, asked, strict=True)}
+        captions = {
+            name: own.captions(split, decoding)
+            for name, (own, decoding) in zip(names, asked, strict=True)
+            if split in own.sentences
+        }
         return {
             name: _rounded_scores(found)
             for name, found in Scorer(references[split], protocol).score_all(captions, meteor).items()
@@ -217,14 +209,14 @@ def _score(captioned: Sequence[Captioned], references: Mapping[Split, References
     rows = []
     for own in captioned:
         decoded = [
-            DecodedScores(decoding=decoding, val=val[name], test={key: test[key][name] for key in PROTOCOLS})
+            DecodedScores(decoding=decoding, val=val.get(name), test={key: test[key][name] for key in PROTOCOLS})
             for index, decoding in enumerate(own.decodings)
             for name in [f"{own.key} {index}"]
         ]
         rows.append(
             ConfigurationScores(
                 system=own.system, name=own.name, loss=_rounded(own.loss), accuracy=_rounded(own.accuracy),
-                chosen=max(range(len(decoded)), key=lambda place: decoded[place].val.cider or 0.0),
+                chosen=max(range(len(decoded)), key=lambda place: decoded[place].val_cider),
                 decodings=tuple(decoded),
             )
         )  # fmt: skip
@@ -251,6 +243,18 @@ def _diagnose(
         for key, own in found.configurations.items()
     }
     return dataclasses.replace(found, configurations=configurations)
+
+
+def _agreements(params: Params, root: Path) -> Agreements:
+    """How far each score agrees with people; empty where the dataset has no judgments."""
+    judged = read_judged(root)
+    images = {each.image for each in judged}
+    references = {
+        record["image"]: record["captions"]
+        for record in iter_jsonl(root / DATASET / "dataset.jsonl")
+        if record["image"] in images
+    }
+    return agreements(references, judged, params.evaluate.resamples, params.evaluate.seed)
 
 
 def _gallery(captioned: Sequence[Captioned], best: ConfigurationScores, references: References, photos: int) -> Gallery:

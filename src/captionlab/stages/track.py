@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from captionlab.config import Params
 from captionlab.core import files, records
+from captionlab.core.guests import guest_folder, read_guest
 from captionlab.core.photo_results import read_captions
 from captionlab.core.records import MODELS, RELEASED, Decoding, Scores
 from captionlab.core.results import (
@@ -50,8 +51,7 @@ def track(params: Params, root: Path) -> list[str]:
     """
     _write_timings(params, root)
     evaluation = read_evaluation(root)
-    keys = [f"{system}.{name}" for system, name in params.configurations()]
-    keys += [f"retrieval.{name}" for name in params.retrieval]
+    keys = [f"{system}.{name}" for system, name in params.rows()]
     results = [
         _result(params, root, evaluation, key, COLOURS[number % len(COLOURS)]) for number, key in enumerate(keys)
     ]
@@ -95,7 +95,7 @@ def _best(root: Path, evaluation: Evaluation, results: list[runs.Result]) -> reg
 
     An ensemble has no checkpoint of its own, so it is not registered.
     """
-    systems = [result for result in results if result.tags["system"] not in ("ensemble", "retrieval")]
+    systems = [result for result in results if result.tags["system"] not in ("ensemble", "retrieval", "guests")]
     best = max(systems, key=lambda result: evaluation[result.name].val_cider)
     scores = evaluation[best.name]
     decoding = scores.best.decoding
@@ -136,6 +136,14 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
         settings = dataclasses.asdict(params.retrieval[scores.name])
         sizes = {"encoder": settings["encoder"], "parameters": 0, "megabytes": 0.0}
         training_key = files.digest_of([key, settings, evaluation.dataset_digest])
+    elif scores.system == "guests":
+        members = ()
+        settings = dataclasses.asdict((params.guests | params.guest_models)[scores.name])
+        guest = read_guest(root, scores.name)
+        costs = {"parameters": guest.parameters, "megabytes": guest.megabytes}
+        sizes = {"encoder": "unknown"} | {key: value for key, value in costs.items() if value is not None}
+        captions = files.sha256_of(guest_folder(root, scores.name) / "captions.json")
+        training_key = files.digest_of([key, settings, evaluation.dataset_digest, captions])
     elif scores.system == "ensemble":
         ensemble = params.ensemble[scores.name]
         sizes = dataclasses.asdict(read_members(root, members))
@@ -191,7 +199,7 @@ def _metrics(scores: ConfigurationScores) -> dict[str, float]:
         if value is not None
     }
     best = scores.best
-    metrics |= _scores(best.test["strict"], "") | _scores(best.val, "val/")
+    metrics |= _scores(best.test["strict"], "") | (_scores(best.val, "val/") if best.val else {})
     for decoded in scores.decodings:
         # MLflow's compare view sorts by name: `beam_3/` would come before all plain names.
         metrics |= _scores(decoded.test["strict"], f"with_{decoded.decoding.label.replace(' ', '_')}/")

@@ -100,18 +100,20 @@ def open_tracker(
             tracker.end(status, labels)
 
 
-def publish(root: Path, experiment: str, results: Sequence[Result], columns: Sequence[str]) -> list[Outcome]:
+def publish(root: Path, experiment: str, results: Sequence[Result], columns: Sequence[str] = ()) -> list[Outcome]:
     """See that every result has one complete run; returns for each whether it was created, completed or present.
 
     Safe to repeat after a kill, and to run at once in several processes of one machine or of several that share a
     server. ``columns`` ("metrics.bleu_4", "params.hidden") are shown on the experiment's page, which is sorted by the
-    first one, a loss ascending. Raises TrackingError when the server or the database cannot be used.
+    first one, a loss ascending; without any the page stays as it is. Raises TrackingError when the server or the
+    database cannot be used.
     """
     store = Store(root, experiment)
     outcomes = [_publish(store, result) for result in results]
-    with store.session() as client:
-        # MLflow's pages show no scores by default; their own "share view" stores the choice of columns in this tag.
-        client.set_experiment_tag(store.experiment_id, f"mlflow.sharedViewState.{VIEW}", _view(columns))
+    if columns:
+        with store.session() as client:
+            # MLflow's pages show no scores by default; their own "share view" keeps the choice of columns in this tag.
+            client.set_experiment_tag(store.experiment_id, f"mlflow.sharedViewState.{VIEW}", _view(columns))
     return outcomes
 
 

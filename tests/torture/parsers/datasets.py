@@ -20,6 +20,7 @@ from captionlab.datasets.coco import coco
 from captionlab.datasets.flickr8k import PHOTOS_ZIP, TEXT_ZIP, Counts, flickr8k
 from captionlab.datasets.flickr30k import flickr30k
 from captionlab.datasets.folder import folder
+from captionlab.datasets.judgments import read_judgments
 from captionlab.datasets.karpathy import karpathy
 from captionlab.datasets.parquet import parquet
 from captionlab.datasets.splits import completed
@@ -81,9 +82,25 @@ def _splits(data: bytes, work: Path) -> None:
     _read_folder(_folder_of(_CAPTIONS[0], data, work), work)
 
 
+_JUDGMENTS = {
+    "ExpertAnnotations.txt": b"a.jpg\tb.jpg#0\t1\t2\t4\na.jpg\ta.jpg#0\t3\t3\t4\n\xff\xff\xff\n",
+    "CrowdFlowerAnnotations.txt": b"a.jpg\tb.jpg#0\t0.333\t1\t2\r\nc.jpg\tb.jpg#0\t0\t0\t3\n",
+}
+
+
 def _texts(tokens: bytes) -> bytes:
     splits = {"Flickr_8k.trainImages.txt": b"a.jpg\n", "Flickr_8k.devImages.txt": b"b.jpg\n"}
-    return zipped({"Flickr8k.token.txt": tokens, **splits, "Flickr_8k.testImages.txt": b"c.jpg\n"})
+    return zipped({"Flickr8k.token.txt": tokens, **splits, "Flickr_8k.testImages.txt": b"c.jpg\n", **_JUDGMENTS})
+
+
+def _judgments(data: bytes, work: Path) -> None:
+    """The same bytes as both files; whatever is kept can be compared."""
+    work.mkdir(exist_ok=True)
+    for name in _JUDGMENTS:
+        (work / name).write_bytes(data)
+    captions = {f"{photo}#0": f"A dog , {photo}" for photo in PHOTOS}
+    judged, _ = read_judgments(work, captions, {photo: [captions[f"{photo}#0"]] for photo in PHOTOS})
+    assert all(0 <= mark <= 4 for each in judged for mark in each.marks)
 
 
 _PHOTO_ZIP = zipped({f"Flicker8k_Dataset/{name}": jpeg() for name in PHOTOS})
@@ -236,6 +253,9 @@ def parsers() -> list[Parser]:
     return [
         Parser(name="captions file", corpus=_CAPTIONS, read=_captions, mutate=mutate_bytes, nasty=UGLY_TEXTS, share=3),
         Parser(name="split files", corpus=_SPLIT, read=_splits, mutate=mutate_bytes, nasty=UGLY_TEXTS, share=2),
+        Parser(
+            name="Flickr8k judgments", corpus=list(_JUDGMENTS.values()), read=_judgments, mutate=mutate_bytes,
+        ),
         Parser(
             name="Flickr8k texts", corpus=[_texts(TOKENS)], read=_flickr8k, mutate=_mutate_texts, share=2,
             nasty=[*map(_texts, UGLY_TEXTS), *_slips()],

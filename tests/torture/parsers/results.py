@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from captionlab.core.judgments import read_agreements
 from captionlab.core.photo_results import read_attention, read_captions, read_gallery
 from captionlab.core.results import read_diagnostics, read_evaluation, read_manifest, read_summary, read_training
 from results_tree import toys, write_results
@@ -20,6 +21,7 @@ _READERS: dict[str, Callable[[Path], object]] = {
     f"{_EVALUATION}/scores.json": read_evaluation,
     f"{_EVALUATION}/diagnostics.json": read_diagnostics,
     f"{_EVALUATION}/gallery.json": read_gallery,
+    f"{_EVALUATION}/judgments.json": read_agreements,
     f"{_EVALUATION}/attention/{_KEY}.json": lambda root: read_attention(root, _KEY),
     f"{_EVALUATION}/captions/{_KEY}.jsonl": lambda root: read_captions(root, _KEY),
     f"{_MODEL}/history.csv": lambda root: read_training(root / _MODEL),

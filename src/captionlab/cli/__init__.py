@@ -4,195 +4,17 @@ Imports what a command needs only when it runs, so that help and completion are 
 """
 
 import dataclasses
-import errno
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from captionlab import __version__, cli_sharing
+from captionlab.cli import sharing, stages  # noqa: F401 - the stages' commands stand first
+from captionlab.cli.app import app, together
+from captionlab.core.command_line import internal_error, refuse_empty
 from captionlab.core.output import escape_what_cannot_be_encoded, json_line
 from captionlab.errors import CaptionlabError
-
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"captionlab {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error occurred.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Train, compare and use image-captioning systems. `dvc repro` runs the whole pipeline.
-
-    Example: captionlab doctor
-    """
-    # main() reads --traceback from the arguments: errors can occur before a callback.
-
-
-def _run(stage: str, *items: str) -> None:
-    """Run a stage in the current folder, print what it reports, and write its time and memory beside the artifacts.
-
-    Of several processes that torchrun started, only the first one prints and writes.
-    """
-    from captionlab.config import load_params
-    from captionlab.core.timings import write_timing
-
-    root = Path.cwd()
-    params = load_params(root / "params.yaml")
-    work: Callable[..., list[str]] = getattr(import_module(f"captionlab.stages.{stage}"), stage)
-    start = time.perf_counter()
-    with _together(shared=stage == "extract_features" or stage.startswith("train_")) as first:
-        lines = work(params, root, *items)
-    if not first:
-        return
-    write_timing(root, stage, ".".join(items), time.perf_counter() - start)
-    for line in lines:
-        print(line)
-
-
-@contextmanager
-def _together(shared: bool) -> Iterator[bool]:
-    """Join the other processes that torchrun started, if any; yields whether this is the first of them."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield True
-        return
-    if not shared:
-        raise CaptionlabError("torchrun is for extract_features, train_* and caption; run this command without it")
-    from captionlab.core import distributed
-
-    with distributed.process_group():
-        yield distributed.is_main()
-
-
-@app.command("check_params")
-def check_params() -> None:
-    """Check params.yaml.
-
-    Example: captionlab check_params
-    """
-    _run("check_params")
-
-
-@app.command("download")
-def download() -> None:
-    """Collect and check the dataset named in params.yaml.
-
-    Example: captionlab download
-    """
-    _run("download")
-
-
-@app.command("clean_captions")
-def clean_captions() -> None:
-    """Split the captions into words.
-
-    Example: captionlab clean_captions
-    """
-    _run("clean_captions")
-
-
-@app.command("build_vocab")
-def build_vocab() -> None:
-    """Build the vocabulary from the training captions.
-
-    Example: captionlab build_vocab
-    """
-    _run("build_vocab")
-
-
-@app.command("extract_features")
-def extract_features(encoder: Annotated[str, typer.Argument(help="One of extract_features.encoders.")]) -> None:
-    """Extract every photo's features with one encoder.
-
-    Example: captionlab extract_features efficientnet_lite0
-    """
-    _run("extract_features", encoder)
-
-
-_Configuration = Annotated[str, typer.Argument(help="A configuration's name in params.yaml.")]
-
-
-@app.command("train_baseline")
-def train_baseline(config: _Configuration) -> None:
-    """Train the baseline, report A's System 1.
-
-    Example: captionlab train_baseline lite0
-    """
-    _run("train_baseline", config)
-
-
-@app.command("train_modified")
-def train_modified(config: _Configuration) -> None:
-    """Train report A's System 1 Modified or report B's merge.
-
-    Example: captionlab train_modified lite2
-    """
-    _run("train_modified", config)
-
-
-@app.command("train_attention")
-def train_attention(config: _Configuration) -> None:
-    """Train report A's attention or report B's over states.
-
-    Example: captionlab train_attention lite2
-    """
-    _run("train_attention", config)
-
-
-@app.command("finetune")
-def finetune(name: Annotated[str, typer.Argument(help="An entry of finetune in params.yaml.")]) -> None:
-    """Fine-tune a trained system by CIDEr-D or distillation.
-
-    Example: captionlab finetune lite2
-    """
-    _run("finetune", name)
-
-
-@app.command("evaluate")
-def evaluate() -> None:
-    """Caption and score the test photos with every system.
-
-    Example: captionlab evaluate
-    """
-    _run("evaluate")
-
-
-@app.command("report")
-def report() -> None:
-    """Render the comparison table, figures and gallery.
-
-    Example: captionlab report
-    """
-    _run("report")
-
-
-@app.command("track")
-def track() -> None:
-    """Publish the runs that MLflow does not have yet.
-
-    Example: captionlab track
-    """
-    _run("track")
 
 
 @app.command("preset")
@@ -213,6 +35,9 @@ def score(
     hypotheses: Annotated[Path, typer.Option(help='JSON {"id": "caption"}, COCO results or caption --out\'s lines.')],
     meteor: Annotated[bool, typer.Option(help="METEOR needs Java and 5 to 10 seconds.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    mlflow_run: Annotated[
+        str | None, typer.Option(help="Add the scores to this project's MLflow experiment as a run of this name.")
+    ] = None,
 ) -> None:
     """Score captions from files under the strict protocol.
 
@@ -222,6 +47,32 @@ def score(
 
     scores = score_files(references, hypotheses, meteor)
     for line in [json_line(dataclasses.asdict(scores))] if as_json else lines(scores, meteor):
+        print(line)
+    if mlflow_run:
+        from captionlab.commands.scored_run import add_to_mlflow
+
+        print(add_to_mlflow(Path.cwd(), mlflow_run, scores, references, hypotheses), file=sys.stderr)
+
+
+@app.command("judgments")
+def judgments(
+    source: Annotated[Path, typer.Option(help="A folder with Flickr8k_text.zip, or with what is in it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    clip: Annotated[
+        str | None, typer.Option(help="CLIP for CLIPScore: a folder, or a name in the Hugging Face cache.")
+    ] = None,
+) -> None:
+    """Measure how far each score agrees with people.
+
+    The judgments are Flickr8k's. It takes about two minutes.
+
+    Example: captionlab judgments --source data/flickr8k
+    """
+    from captionlab.commands import judgments as command
+
+    form: Literal["json", "csv", "table"] = "json" if as_json else "csv" if as_csv else "table"
+    for line in command.judgments(source, form, clip):
         print(line)
 
 
@@ -253,7 +104,7 @@ def caption(
     given = {"beam": beam, "min_words": min_words, "no_repeat_ngram": no_repeat_ngram}
     decoding = {key: value for key, value in given.items() if value is not None}
     options = Options(model=model, decoding=decoding, top=top, as_json=as_json, attention=attention, out=out)
-    with _together(shared=True):
+    with together(shared=True):
         all_read = caption_photos(photos, options)
     if not all_read:
         raise typer.Exit(1)
@@ -343,14 +194,14 @@ def doctor(
     raise typer.Exit(int(any(finding.verdict == "fail" for finding in findings)))
 
 
-app.add_typer(cli_sharing.app)
+app.add_typer(sharing.app)
 
 
 def main() -> None:
     """Run the command line. An error is one line and exit code 1; with ``--traceback`` it is raised."""
     escape_what_cannot_be_encoded()
     try:
-        _refuse_empty(sys.argv)
+        refuse_empty(sys.argv)
         try:
             app()
         finally:
@@ -360,28 +211,6 @@ def main() -> None:
             raise
         if isinstance(error, BrokenPipeError):  # whoever read the output has stopped, as head does
             sys.exit(1)
-        message = str(error) if isinstance(error, CaptionlabError) else _internal(error)
+        message = str(error) if isinstance(error, CaptionlabError) else internal_error(error)
         print(f"captionlab: {message}", file=sys.stderr)
         sys.exit(1)
-
-
-def _refuse_empty(arguments: list[str]) -> None:
-    """An unset variable of the shell must not mean the current folder, or no option at all."""
-    for before, argument in pairwise(arguments):
-        if argument == "":
-            raise CaptionlabError(f"the argument after {before} is empty; is a variable unset?")
-        if argument.startswith("--") and argument.endswith("="):
-            raise CaptionlabError(f"{argument.removesuffix('=')} is empty; is a variable unset?")
-
-
-def _internal(error: Exception) -> str:
-    """One line for an error that no command expects: standard output on a full disk, or a fault of captionlab."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"cannot write the output: {error.strerror}; free space"
-    what = " ".join(f"{type(error).__name__}: {error}".split())
-    command = " ".join(["captionlab", "--traceback", *sys.argv[1:]])
-    return f"unexpected error ({what}); `{command}` shows where it occurred"
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from captionlab.commands.caption_formats import read_captions, read_references
+from captionlab.data.caption_formats import captions_by_split, read_captions, read_references
 from captionlab.errors import CaptionlabError
 
 PHOTOS = ("p0.jpg", "p1.jpg")
@@ -151,3 +151,36 @@ def expect_error(read: Callable[[Path], object], path: Path, message: str) -> No
         read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# ---- captions of a dataset's photos
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ("COCO_val2014_000000000042.jpg", "beach.jpg"), ("COCO_val2014_000000000042", "beach"), ("42", "beach.jpg"),
+        ("photos/COCO_val2014_000000000042.jpg", "photos/beach.jpg"),
+    ],
+)  # fmt: skip
+def test_ids_are_file_names_their_stems_or_cocos_numbers(tmp_path: Path, ids: tuple[str, str]) -> None:
+    path = tmp_path / "captions.jsonl"
+    lines = [json.dumps({"image": image, "caption": f"caption {n}"}) for n, image in enumerate(ids)]
+    path.write_text("\n".join(lines))
+    images = ("COCO_val2014_000000000042.jpg", "beach.jpg")
+    found = captions_by_split(path, {"val": ["a.jpg"], "test": images})
+    assert found == {"test": {images[0]: "caption 0", images[1]: "caption 1"}}
+
+
+def test_an_id_that_could_be_two_photos_is_none_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps({"7": "a dog", "b.jpg": "a cat"}))
+    with pytest.raises(CaptionlabError, match=r"2 photos have no caption \(a_7\.jpg, b_7\.jpg\)"):
+        captions_by_split(path, {"test": ["a_7.jpg", "b_7.jpg", "b.jpg"]})
+
+
+def test_a_photo_under_two_ids_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps({"a.jpg": "a dog", "a": "a cat"}))
+    with pytest.raises(CaptionlabError, match=r"'a\.jpg' has two captions"):
+        captions_by_split(path, {"test": ["a.jpg"]})

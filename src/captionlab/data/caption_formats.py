@@ -1,15 +1,16 @@
-"""The file formats of references and captions that ``captionlab score`` reads.
+"""The file formats of references and captions that ``captionlab score`` and the stage ``guests`` read.
 
 Knows JSON and ids; nothing of scores. Some formats name a photo in several ways, by number and by file name say, so
 both readers return candidates: the same captions under each kind of id. The caller takes those that fit together.
 """
 
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from captionlab.core.records import LONGEST_CAPTION
+from captionlab.core.records import LONGEST_CAPTION, Split
 from captionlab.data.caption_json import (
     Value,
     are_objects,
@@ -77,6 +78,48 @@ def read_captions(path: Path) -> list[Captions]:
             raise CaptionlabError(f"{path}: image {image!r} must have one caption; known formats: {CAPTIONS}")
         _check_length(path, image, [caption])
     return candidates
+
+
+def captions_by_split(path: Path, images: Mapping[Split, Sequence[str]]) -> dict[Split, dict[str, str]]:
+    """One caption for each image of the test split, and of the validation split where the file has it.
+
+    An id is an image's file name, the name without suffix, or the number that ends this, as in COCO's
+    ``COCO_val2014_000000000042.jpg``. Raises CaptionlabError as ``read_captions`` does, and naming images without a
+    caption and ids of no image.
+    """
+    names = _unambiguous(image for own in images.values() for image in own)
+    captions = max(read_captions(path), key=lambda candidate: len(candidate.keys() & names.keys()))
+    found: Captions = {}
+    for key, caption in captions.items():
+        if key in names:
+            if names[key] in found:
+                raise CaptionlabError(f"{path}: {names[key]!r} has two captions under different ids; keep one")
+            found[names[key]] = caption
+    wanted: list[Split] = ["test"]
+    if any(image in found for image in images.get("val", ())):
+        wanted.insert(0, "val")
+    missing = [image for split in wanted for image in images[split] if image not in found]
+    surplus = sorted(key for key in captions if key not in names)
+    faults = [
+        f"{len(ids):,} {what} ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
+        for ids, what in ((missing, "photos have no caption"), (surplus, "ids are no photo of validation or test"))
+        if ids
+    ]
+    if faults:
+        raise CaptionlabError(f"{path} does not fit the dataset: {' and '.join(faults)}")
+    return {split: {image: found[image] for image in images[split]} for split in wanted}
+
+
+def _unambiguous(images: Iterable[str]) -> dict[str, str]:
+    """The image that each id means; an id that could mean two images is left out, unless it is a whole file name."""
+    images = list(images)
+    found: dict[str, set[str]] = {}
+    for image in images:
+        stem = Path(image).stem
+        number = re.search(r"\d+$", stem)
+        for key in {stem, *([str(int(number[0]))] if number else [])}:
+            found.setdefault(key, set()).add(image)
+    return {key: own.pop() for key, own in found.items() if len(own) == 1} | {image: image for image in images}
 
 
 def _coco_references(path: Path, value: dict[str, Any]) -> list[References]:

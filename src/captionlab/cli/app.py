@@ -1,0 +1,52 @@
+"""The application that all commands belong to, its global options, and what commands of several processes share."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from captionlab import __version__
+from captionlab.errors import CaptionlabError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"captionlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error occurred.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train, compare and use image-captioning systems. `dvc repro` runs the whole pipeline.
+
+    Example: captionlab doctor
+    """
+    # main() reads --traceback from the arguments: errors can occur before a callback.
+
+
+@contextmanager
+def together(shared: bool) -> Iterator[bool]:
+    """Join the other processes that torchrun started, if any; yields whether this is the first of them."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield True
+        return
+    if not shared:
+        raise CaptionlabError("torchrun is for extract_features, train_* and caption; run this command without it")
+    from captionlab.core import distributed
+
+    with distributed.process_group():
+        yield distributed.is_main()

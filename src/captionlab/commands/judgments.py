@@ -1,0 +1,93 @@
+"""What ``captionlab judgments`` does: how far each score agrees with Flickr8k's human judgments, as text, CSV or JSON.
+
+The texts are read by ``datasets``, Kendall's tau is computed by ``metrics``.
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from captionlab.core.judgments import Agreements, Tau, as_plain
+from captionlab.core.output import json_line
+from captionlab.datasets.flickr8k import copy_photos, read_texts
+from captionlab.datasets.judgments import FILES
+from captionlab.errors import CaptionlabError
+from captionlab.metrics.agreement import Further, agreements
+
+_RESAMPLES, _SEED = 1000, 1
+_NEEDS = {
+    "meteor": "needs Java and the extra captionlab[meteor]",
+    **dict.fromkeys(("clip_score", "ref_clip_score"), "needs CLIP's weights and the photos"),
+}
+
+
+def judgments(source: Path, form: Literal["json", "csv", "table"], clip: str | None) -> list[str]:
+    """The lines to print. Broken lines of the judgments are counted on standard error.
+
+    ``clip`` is a folder or a name of CLIP in the Hugging Face cache. None is the published one; where it or a photo is
+    missing, CLIPScore and RefCLIPScore are None, and standard error says why.
+
+    Raises CaptionlabError when the folder has no texts of Flickr8k, or these have no judgments.
+    """
+    texts = read_texts(source)
+    for problem in texts.problems:
+        print(f"captionlab: {problem.item}: {problem.kind}, {problem.detail}", file=sys.stderr)
+    if not texts.judged:
+        raise CaptionlabError(f"{source} has no judgments ({', '.join(FILES.values())}); get Flickr8k's texts again")
+    with TemporaryDirectory() as photos:
+        try:
+            further = _clip_scores(source, Path(photos), clip)
+        except CaptionlabError as error:
+            if clip is not None:
+                raise
+            print(f"captionlab: CLIPScore is left out: {error}", file=sys.stderr)
+            further = _no_clip_scores
+        found = agreements(texts.references, texts.judged, _RESAMPLES, _SEED, further)
+    match form:
+        case "json":
+            return [json_line(as_plain(found))]
+        case "csv":
+            return _csv(found)
+        case "table":
+            return list(_table(found))
+
+
+def _clip_scores(source: Path, photos: Path, clip: str | None) -> Further:
+    from captionlab.inference.clip_score import MODEL, ClipScorer  # torch and transformers take seconds
+
+    scorer = ClipScorer(clip or MODEL)
+    copy_photos(source, photos)
+    paths = {path.name: path for path in photos.iterdir()}
+    return lambda pairs, references: scorer.scores(pairs, paths, references)
+
+
+def _no_clip_scores(*_: object) -> dict[str, None]:
+    return {"clip_score": None, "ref_clip_score": None}
+
+
+def _table(found: Agreements) -> Iterator[str]:
+    for judges, own in found.items():
+        of = f"{own.pairs:,} pairs, {own.photos:,} photos"
+        yield f"{judges}: tau-{own.variant} of {of}; with 95 % intervals, times 100"
+        yield from (f"  {name:14} {_said(name, tau)}" for name, tau in own.scores.items())
+
+
+def _said(name: str, tau: Tau | None) -> str:
+    if tau is None:
+        return f"n/a ({_NEEDS.get(name, 'all are equal')})"
+    return f"{100 * tau.tau:.1f}  ({100 * tau.low:.1f} to {100 * tau.high:.1f})"
+
+
+def _csv(found: Agreements) -> list[str]:
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(["judges", "variant", "pairs", "photos", "score", "tau", "low", "high"])
+    for judges, own in found.items():
+        for name, tau in own.scores.items():
+            values = ["", "", ""] if tau is None else [tau.tau, tau.low, tau.high]
+            table.writerow([judges, own.variant, own.pairs, own.photos, name, *values])
+    return out.getvalue().splitlines()

@@ -1,0 +1,88 @@
+"""CLIPScore and RefCLIPScore (Hessel et al. 2021): how well captions fit their photos, by a CLIP model of transformers.
+
+Weights are read from a folder or the Hugging Face cache and never downloaded here. They compute in fp32, because the
+published figures do. Shape letters: N captions, P photos, T texts, D embedding.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from captionlab.data.photos import read_upright
+from captionlab.errors import CaptionlabError
+from captionlab.inference.image_to_text import first_line, import_transformers
+
+MODEL = "openai/clip-vit-base-patch32"  # the published scores are this one's
+_PREFIX = "A photo depicts "
+_WEIGHT = 2.5
+_LONGEST = 1024  # pixels of a photo's longer side; CLIP reads 224
+_BATCH = 64
+
+Floats = NDArray[np.float64]
+
+
+class ClipScorer:
+    """A CLIP model with its preprocessing. Raises CaptionlabError when transformers or the weights are missing."""
+
+    def __init__(self, model: str = MODEL, device: str = "cpu") -> None:
+        transformers = import_transformers()
+        try:
+            self._processor = transformers.CLIPProcessor.from_pretrained(model, local_files_only=True)
+            loaded = transformers.CLIPModel.from_pretrained(model, local_files_only=True, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise CaptionlabError(
+                f"{model} is neither a folder with CLIP's weights nor in the Hugging Face cache ({first_line(error)}); "
+                f"to download it: hf download {model}"
+            ) from error
+        self._model: Any = loaded.float().eval().to(device)
+        self._device = device
+
+    def scores(
+        self, pairs: Sequence[tuple[str, str]], photos: Mapping[str, Path], references: Mapping[str, Sequence[str]]
+    ) -> dict[str, Floats]:
+        """(N,) ``clip_score``, from 0 to 2.5, and ``ref_clip_score`` for pairs of image id and caption.
+
+        CLIPScore is 2.5 times the cosine of photo and caption; RefCLIPScore the harmonic mean of it and of the largest
+        cosine of the caption and a reference of its photo. Cosines below 0 count as 0.
+        """
+        images = sorted({image for image, _ in pairs})
+        photos_PD = self._photos([photos[image] for image in images])
+        texts = sorted({text for image, caption in pairs for text in (caption, *references[image])})
+        texts_TD = self._texts(texts)
+        photo_of, text_of = ({key: place for place, key in enumerate(keys)} for keys in (images, texts))
+        clip, ref_clip = [], []
+        for image, caption in pairs:
+            caption_D = texts_TD[text_of[caption]]
+            fit = _WEIGHT * max(0.0, float(caption_D @ photos_PD[photo_of[image]]))
+            nearest = max(0.0, *(float(caption_D @ texts_TD[text_of[own]]) for own in references[image]))
+            clip.append(fit)
+            ref_clip.append(2 * fit * nearest / (fit + nearest) if fit and nearest else 0.0)
+        return {"clip_score": np.array(clip), "ref_clip_score": np.array(ref_clip)}
+
+    @torch.inference_mode()
+    def _photos(self, paths: Sequence[Path]) -> Floats:
+        found = []
+        for begin in range(0, len(paths), _BATCH):
+            images = [read_upright(path, _LONGEST) for path in paths[begin : begin + _BATCH]]
+            pixels = self._processor(images=images, return_tensors="pt").to(self._device)["pixel_values"]
+            found.append(_unit(self._model.get_image_features(pixel_values=pixels)))
+        return np.concatenate(found)
+
+    @torch.inference_mode()
+    def _texts(self, texts: Sequence[str]) -> Floats:
+        found = []
+        for begin in range(0, len(texts), _BATCH):
+            said = [_PREFIX + text for text in texts[begin : begin + _BATCH]]
+            tokens = self._processor(text=said, return_tensors="pt", padding=True, truncation=True).to(self._device)
+            found.append(_unit(self._model.get_text_features(**tokens)))
+        return np.concatenate(found)
+
+
+def _unit(features: Any) -> Floats:
+    """Embeddings of length 1. Newer versions of transformers return them inside an output object."""
+    embeddings_ND = features if isinstance(features, torch.Tensor) else features.pooler_output
+    return torch.nn.functional.normalize(embeddings_ND, dim=-1).cpu().double().numpy()

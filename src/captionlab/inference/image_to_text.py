@@ -1,0 +1,118 @@
+"""Captions by an image-to-text model of the library transformers, such as BLIP or GIT. Photos in, captions out.
+
+Weights are read from a folder or from the Hugging Face cache and never downloaded here.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captionlab.core.guests import ImageToTextParams
+from captionlab.data.photos import read_upright
+from captionlab.encoders.torchvision_models import import_torchvision
+from captionlab.errors import CaptionlabError
+
+_LONGEST = 1024  # pixels of a photo's longer side; the models read 224 to 480
+_BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageToText:
+    """A model with its preprocessing."""
+
+    params: ImageToTextParams
+    model: Any
+    processor: Any
+    device: str
+
+    @classmethod
+    def load(cls, params: ImageToTextParams, root: Path, device: str) -> "ImageToText":
+        """The model that ``params`` names: a folder, relative to ``root``, or a name in the Hugging Face cache.
+
+        Raises CaptionlabError when transformers, the weights or a model of this kind are missing.
+        """
+        transformers = import_transformers()
+        folder = root / params.model
+        place = str(folder) if folder.is_dir() else params.model
+        try:
+            processor = transformers.AutoProcessor.from_pretrained(place, local_files_only=True)
+            model = transformers.AutoModelForImageTextToText.from_pretrained(
+                place, local_files_only=True, use_safetensors=True
+            )
+        except OSError as error:
+            raise CaptionlabError(
+                f"the model {params.model} is neither a folder with its weights nor in the Hugging Face cache "
+                f"({first_line(error)}); to download it: hf download {params.model}"
+            ) from error
+        except (ValueError, ImportError) as error:
+            raise CaptionlabError(
+                f"{params.model} is not an image-to-text model that transformers loads ({first_line(error)})"
+            ) from error
+        return cls(params=params, model=model.eval().to(device), processor=processor, device=device)
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights."""
+        return sum(weights.numel() for weights in self.model.parameters())
+
+    @property
+    def megabytes(self) -> float:
+        """The size of the weights in memory."""
+        return sum(weights.numel() * weights.element_size() for weights in self.model.parameters()) / 1e6
+
+    def captions(self, photos: Sequence[Path]) -> Iterator[str]:
+        """One caption for each photo, found by beam search, without the prompt."""
+        for begin in range(0, len(photos), _BATCH):
+            yield from self._captions([read_upright(photo, _LONGEST) for photo in photos[begin : begin + _BATCH]])
+
+    @torch.inference_mode()
+    def _captions(self, images: Sequence[Any]) -> list[str]:
+        params = self.params
+        inputs = self._inputs(images)
+        tokens = self.model.generate(
+            **inputs, num_beams=params.beams, max_new_tokens=params.max_tokens, do_sample=False
+        )
+        found = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        return [_without_prompt(" ".join(caption.split()), params.prompt) for caption in found]
+
+    def _inputs(self, images: Sequence[Any]) -> dict[str, Any]:
+        prompt = self.params.prompt
+        if not prompt:
+            return dict(self.processor(images=images, return_tensors="pt").to(self.device))
+        try:
+            inputs = self.processor(
+                images=images, text=[prompt] * len(images), return_tensors="pt", return_token_type_ids=False
+            ).to(self.device)
+        except (TypeError, ValueError) as error:
+            raise CaptionlabError(f"{self.params.model} takes no prompt ({first_line(error)}); leave it out") from error
+        if self.model.config.model_type == "git":  # its processor ends the prompt as if it were a whole caption
+            inputs["input_ids"], inputs["attention_mask"] = (
+                inputs["input_ids"][:, :-1],
+                inputs["attention_mask"][:, :-1],
+            )
+        return dict(inputs)
+
+
+def import_transformers() -> Any:
+    import_torchvision()  # transformers imports it too
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise CaptionlabError("this guest needs transformers: pip install 'captionlab[transformers]'") from error
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
+def _without_prompt(caption: str, prompt: str) -> str:
+    """Tokenizers may write in small letters what was read in capitals."""
+    return caption[len(prompt) :].strip() if prompt and caption.lower().startswith(prompt.lower()) else caption
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

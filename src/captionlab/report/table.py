@@ -1,0 +1,104 @@
+"""A table for readers: typed columns, how values are written, and which of them is the best. Knows no file format."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+ABOVE_PEOPLE = "\u25b2"  # behind a score that is above that of people
+
+Value = str | int | float | None
+Kind = Literal["text", "count", "share", "millions", "megabytes", "score", "loss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of a table. The best ``score`` is the greatest, the best ``loss`` the least; others have no best."""
+
+    label: str
+    kind: Kind = "text"
+    missing: str = "–"  # noqa: RUF001 (a dash is meant)
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the values are numbers, to be aligned and sorted as such."""
+        return self.kind != "text"
+
+    def text(self, value: Value) -> str:
+        """The value as a reader sees it."""
+        if value is None:
+            return self.missing
+        match self.kind:
+            case "millions":
+                return f"{float(value) / 1e6:.2f} M"
+            case "megabytes":
+                return f"{float(value):.1f}"
+            case "score" | "loss" | "share":
+                return f"{float(value):.3f}"
+        return str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One row of a table: a value for each column, and what a reader may filter by."""
+
+    values: tuple[Value, ...]
+    system: str | None = None  # None for a row that others state
+    competes: bool = True  # for the best value of each column
+    above_people: frozenset[str] = frozenset()  # labels of the columns whose value is above that of people
+
+    @property
+    def measured(self) -> bool:
+        """Whether it was measured by this pipeline."""
+        return self.system is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Lines under columns, with notes that explain them."""
+
+    title: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...] = ()
+    sorted_by: str | None = None  # label of the column that the lines are sorted by, greatest first
+    _best: dict[str, float] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        best: dict[str, float] = {}
+        for place, column in enumerate(self.columns):
+            if column.kind not in ("score", "loss"):
+                continue
+            values = (line.values[place] for line in self.lines if line.competes)
+            different = {float(value) for value in values if value is not None}
+            if len(different) > 1:  # equal values have no best
+                best[column.label] = max(different) if column.kind == "score" else min(different)
+        object.__setattr__(self, "_best", best)
+
+    def text(self, line: Line, column: Column) -> str:
+        """A value as a reader sees it, with its mark."""
+        shown = column.text(line.values[self.columns.index(column)])
+        return f"{shown} {ABOVE_PEOPLE}" if column.label in line.above_people else shown
+
+    def is_best(self, line: Line, column: Column) -> bool:
+        """Whether this value is the best of its column among the lines that compete."""
+        return line.competes and line.values[self.columns.index(column)] == self._best.get(column.label, math.nan)
+
+
+def table(
+    title: str,
+    columns: Mapping[str, Kind],
+    rows: Iterable[Sequence[Value]],
+    notes: Sequence[str] = (),
+) -> Table:
+    """A table from plain values. ``columns`` maps labels to kinds; a row starts with the name of its configuration.
+
+    >>> table("Language bias", {"Configuration": "text", "Right photo": "score"}, [("attention.lite2", 0.55)]).title
+    'Language bias'
+    """
+    return Table(
+        title=title,
+        columns=tuple(Column(label=label, kind=kind) for label, kind in columns.items()),
+        lines=tuple(Line(values=tuple(row), system=str(row[0]).partition(".")[0]) for row in rows),
+        notes=tuple(notes),
+    )

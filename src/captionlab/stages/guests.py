@@ -1,0 +1,26 @@
+"""Stage ``guests``: the captions of another captioner, checked against the photos of the dataset."""
+
+from pathlib import Path
+
+from captionlab.config import Params, entry
+from captionlab.core.files import atomic_folder, iter_jsonl
+from captionlab.core.guests import GuestCaptions, guest_folder, write_guest
+from captionlab.core.records import DATASET, Split
+from captionlab.data.caption_formats import captions_by_split
+
+
+def guests(params: Params, root: Path, name: str) -> list[str]:
+    """Write ``artifacts/models/guests/<name>/``.
+
+    Raises CaptionlabError naming the photos that have no caption, and the ids that are no photo of the two splits.
+    """
+    source = entry("guests", params.guests, name).captions
+    images: dict[Split, list[str]] = {"val": [], "test": []}
+    for record in iter_jsonl(root / DATASET / "dataset.jsonl"):
+        if record["split"] in images:
+            images[record["split"]].append(record["image"])
+    captions = captions_by_split(root / source, images)
+    with atomic_folder(guest_folder(root, name)) as folder:
+        write_guest(folder, GuestCaptions(source=source, captions=captions))
+    counts = " and ".join(f"{len(own):,} {split}" for split, own in captions.items())
+    return [f"guests: {name} has captions of {counts} photos"]

@@ -1,0 +1,49 @@
+"""People as a captioner: scores by hand, and the systems beside them against the same references."""
+
+import dataclasses
+
+import pytest
+
+from captionlab.evaluation.people import against_fewer
+from captionlab.metrics.scorer import score
+
+REFERENCES = {
+    "a": ["a dog runs on the grass", "a brown dog runs", "the dog is on the grass"],
+    "b": ["two cats sleep on a bed", "cats on a bed"],
+}
+SYSTEM = {"a": "a dog runs on grass", "b": "two cats on a bed"}
+
+
+def test_each_reference_is_scored_against_the_others_and_so_are_the_systems() -> None:
+    found = against_fewer(REFERENCES, {"attention.lite2": SYSTEM})
+    assert found is not None
+    assert found.ways == 2  # the photo with the fewest references has two
+    first = {"a": REFERENCES["a"][1:], "b": REFERENCES["b"][1:]}
+    second = {"a": [REFERENCES["a"][0], REFERENCES["a"][2]], "b": REFERENCES["b"][:1]}
+    out = ({"a": REFERENCES["a"][0], "b": REFERENCES["b"][0]}, {"a": REFERENCES["a"][1], "b": REFERENCES["b"][1]})
+    for scores, said in ((found.people, out), (found.configurations["attention.lite2"], (SYSTEM, SYSTEM))):
+        ways = [score(left, own, meteor=False) for left, own in zip((first, second), said, strict=True)]
+        for key in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"):
+            expected = sum(getattr(way, key) for way in ways) / 2
+            assert getattr(scores, key) == pytest.approx(expected, abs=1e-6)
+        assert scores.meteor is None
+
+
+def test_people_in_small_numbers_by_hand() -> None:
+    """Unigrams of the caption left out that another reference has: 1 of 2 and 1 of 2."""
+    found = against_fewer({"a": ["a dog", "a cat"]}, {})
+    assert found is not None
+    assert (found.people.bleu_1, found.people.bleu_2) == (0.5, 0.0)
+
+
+def test_a_photo_with_one_reference_leaves_nobody_to_compare_with() -> None:
+    assert against_fewer({**REFERENCES, "c": ["a bus"]}, {"attention.lite2": {**SYSTEM, "c": "a bus"}}) is None
+
+
+def test_only_higher_scores_are_above_people() -> None:
+    found = against_fewer(REFERENCES, {"attention.lite2": SYSTEM})
+    assert found is not None
+    equal = dataclasses.replace(found, configurations={"equal": found.people})
+    assert equal.above_people("equal") == []
+    higher = dataclasses.replace(found.people, cider=(found.people.cider or 0) + 1)
+    assert dataclasses.replace(found, configurations={"higher": higher}).above_people("higher") == ["cider"]

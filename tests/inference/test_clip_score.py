@@ -1,0 +1,68 @@
+"""CLIPScore and RefCLIPScore by a tiny CLIP with random weights, against the formulas over its own embeddings."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from captionlab.data.photos import read_upright
+from captionlab.errors import CaptionlabError
+from captionlab.inference.clip_score import ClipScorer
+from photo_sets import jpeg
+from tiny_transformers import clip, transformers
+
+REFERENCES = {"0.jpg": ["a red dog .", "dogs"], "1.jpg": ["two cats on a bed ."]}
+PAIRS = [("0.jpg", "a dog ."), ("0.jpg", "dogs"), ("1.jpg", "a dog ."), ("1.jpg", "a very long caption of a bed")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> dict[str, Path]:
+    paths = {image: tmp_path / image for image in REFERENCES}
+    for number, path in enumerate(paths.values()):
+        path.write_bytes(jpeg(number))
+    return paths
+
+
+def cosines(folder: Path, image: Path, caption: str, references: list[str]) -> tuple[float, float]:
+    """Of caption and photo, and the largest of caption and reference, by CLIP's own forward pass, one by one."""
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    processor = transformers.CLIPProcessor.from_pretrained(folder)
+    texts = [f"A photo depicts {text}" for text in (caption, *references)]
+    inputs = processor(text=texts, images=[read_upright(image, 1024)], return_tensors="pt", padding=True)
+    with torch.inference_mode():
+        found = model(**inputs)
+    photo = float(found.image_embeds[0] @ found.text_embeds[0])
+    return photo, max(float(found.text_embeds[0] @ reference) for reference in found.text_embeds[1:])
+
+
+def test_the_scores_are_those_of_the_formulas(folder: Path, photos: dict[str, Path]) -> None:
+    found = ClipScorer(str(folder)).scores(PAIRS, photos, REFERENCES)
+    for place, (image, caption) in enumerate(PAIRS):
+        photo, reference = cosines(folder, photos[image], caption, REFERENCES[image])
+        fit = 2.5 * max(photo, 0)
+        expected = 2 / (1 / fit + 1 / reference) if fit > 0 and reference > 0 else 0
+        assert found["clip_score"][place] == pytest.approx(fit, abs=1e-5)
+        assert found["ref_clip_score"][place] == pytest.approx(expected, abs=1e-5)
+    assert 0 in found["clip_score"]  # a negative cosine
+    assert (found["clip_score"] > 0).any()
+    itself = found["clip_score"][1]  # "dogs" is one of its own references
+    assert found["ref_clip_score"][1] == pytest.approx(2 * itself / (itself + 1) if itself else 0, abs=1e-5)
+
+
+def test_weights_in_half_precision_compute_in_fp32(folder: Path, photos: dict[str, Path], tmp_path: Path) -> None:
+    halved = tmp_path / "half"
+    transformers.CLIPModel.from_pretrained(folder).half().save_pretrained(halved)
+    transformers.CLIPProcessor.from_pretrained(folder).save_pretrained(halved)
+    found = ClipScorer(str(halved)).scores(PAIRS, photos, REFERENCES)["clip_score"]
+    assert found == pytest.approx(ClipScorer(str(folder)).scores(PAIRS, photos, REFERENCES)["clip_score"], abs=0.01)
+
+
+def test_missing_weights_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CaptionlabError, match=r"no-one/clip is neither a folder .*: hf download no-one/clip") as caught:
+        ClipScorer("no-one/clip")
+    assert "\n" not in str(caught.value)

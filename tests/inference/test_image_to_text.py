@@ -1,0 +1,82 @@
+"""Image-to-text models of transformers: tiny ones of two families with random weights, loaded and run for real."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from captionlab.core.guests import ImageToTextParams
+from captionlab.data.photos import read_upright
+from captionlab.errors import CaptionlabError
+from captionlab.inference.image_to_text import ImageToText
+from photo_sets import jpeg
+from tiny_transformers import MODELS, transformers
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {name: make(root / name) for name, make in MODELS.items()}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{number}.jpg" for number in range(10)]  # more than a batch
+    for number, path in enumerate(paths):
+        path.write_bytes(jpeg(number))
+    return paths
+
+
+def loaded(folder: Path, **params: object) -> ImageToText:
+    wanted = ImageToTextParams(model=folder.name, **params)  # type: ignore[arg-type]
+    return ImageToText.load(wanted, folder.parent, "cpu")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_captions_are_those_of_transformers_itself(folders: dict[str, Path], photos: list[Path], name: str) -> None:
+    said = list(loaded(folders[name], beams=3, max_tokens=6).captions(photos))
+    assert len(said) == len(photos)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folders[name]).eval()
+    processor = transformers.AutoProcessor.from_pretrained(folders[name])
+    for photo, caption in zip(photos, said, strict=True):  # one by one, and not in batches
+        inputs = processor(images=[read_upright(photo, 1024)], return_tensors="pt")
+        with torch.inference_mode():
+            tokens = model.generate(**inputs, num_beams=3, max_new_tokens=6, do_sample=False)
+        assert caption == processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_prompt_leads_the_caption_and_is_no_part_of_it(
+    folders: dict[str, Path], photos: list[Path], name: str
+) -> None:
+    prompted = list(loaded(folders[name], prompt="A photo of", max_tokens=6).captions(photos[:2]))
+    assert not any("photo of" in caption[:10] for caption in prompted)
+    model = loaded(folders[name], prompt="A photo of")
+    tokens = model._inputs([read_upright(photos[0], 1024)])["input_ids"][0].tolist()
+    assert model.processor.tokenizer.convert_ids_to_tokens(tokens)[:4] == ["[CLS]", "a", "photo", "of"]
+    assert (name == "git") == (tokens[-1] != model.processor.tokenizer.sep_token_id)  # BLIP takes it off by itself
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_a_model_costs(folders: dict[str, Path], name: str) -> None:
+    model = loaded(folders[name])
+    assert model.parameters == sum(weights.numel() for weights in model.model.parameters()) > 1000
+    assert model.megabytes == pytest.approx(4e-6 * model.parameters)  # float32
+
+
+def test_missing_weights_are_one_line_and_nothing_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asks the network"))
+    with pytest.raises(
+        CaptionlabError, match=r"no-one/nothing is neither a folder .*: hf download no-one/nothing"
+    ) as caught:
+        ImageToText.load(ImageToTextParams(model="no-one/nothing"), tmp_path, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_such_a_model_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(CaptionlabError) as caught:
+        ImageToText.load(ImageToTextParams(model="."), tmp_path, "cpu")
+    assert "\n" not in str(caught.value)

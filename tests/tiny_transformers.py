@@ -1,0 +1,84 @@
+"""Tiny models of the library transformers with random weights, saved as folders that it loads without the network."""
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captionlab.encoders.torchvision_models import import_torchvision
+
+import_torchvision()  # transformers imports it, and beside a CPU-only torch that needs help
+transformers: Any = importlib.import_module("transformers")
+transformers.utils.logging.disable_progress_bar()
+
+PIXELS = 32
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] [DEC] a dog runs on the grass two cats sleep photo of".split()
+_SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+_VISION = {**_SMALL, "image_size": PIXELS, "patch_size": 16}
+
+
+def _tokenizer(folder: Path) -> Any:
+    folder.mkdir(parents=True)
+    (folder / "words.txt").write_text("\n".join(WORDS))
+    return transformers.BertTokenizer(str(folder / "words.txt"), additional_special_tokens=["[DEC]"])
+
+
+def blip(folder: Path) -> Path:
+    """A BLIP that captions, with a vocabulary of a few words."""
+    tokenizer = _tokenizer(folder)
+    torch.manual_seed(1)
+    text = {
+        **_SMALL, "vocab_size": len(WORDS), "encoder_hidden_size": 16, "projection_dim": 16,
+        "max_position_embeddings": 32, "bos_token_id": 5, "pad_token_id": 0, "eos_token_id": 3, "sep_token_id": 3,
+    }  # fmt: skip
+    config = transformers.BlipConfig(
+        text_config=text, vision_config={**_VISION, "projection_dim": 16}, projection_dim=16
+    )
+    transformers.BlipForConditionalGeneration(config).save_pretrained(folder)
+    transformers.BlipProcessor(
+        transformers.BlipImageProcessor(size={"height": PIXELS, "width": PIXELS}), tokenizer
+    ).save_pretrained(folder)
+    return folder
+
+
+def git(folder: Path) -> Path:
+    """A GIT with the same words."""
+    tokenizer = _tokenizer(folder)
+    torch.manual_seed(2)
+    config = transformers.GitConfig(
+        **_SMALL, vision_config=_VISION, vocab_size=len(WORDS), max_position_embeddings=64, bos_token_id=2,
+        eos_token_id=3, pad_token_id=0,
+    )  # fmt: skip
+    transformers.GitForCausalLM(config).save_pretrained(folder)
+    images = transformers.CLIPImageProcessor(
+        size={"shortest_edge": PIXELS}, crop_size={"height": PIXELS, "width": PIXELS}
+    )
+    transformers.GitProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+MODELS: dict[str, Callable[[Path], Path]] = {"blip": blip, "git": git}
+
+
+def clip(folder: Path) -> Path:
+    """A CLIP whose words are letters."""
+    folder.mkdir(parents=True)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in f"{letters}.")]
+    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    torch.manual_seed(4)  # some photos and texts fit, some do not
+    text = {
+        **_SMALL, "vocab_size": len(words), "max_position_embeddings": 77, "bos_token_id": 0, "eos_token_id": 1,
+        "pad_token_id": 1,
+    }  # fmt: skip
+    config = transformers.CLIPConfig(text_config=text, vision_config=_VISION, projection_dim=8)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    size = {"height": PIXELS, "width": PIXELS}
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": PIXELS}, crop_size=size)
+    transformers.CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
