@@ -26,7 +26,7 @@ from captionlab.data.text import clean
 from captionlab.data.vocab import Vocabulary
 from captionlab.datasets.flickr8k import flickr8k
 from captionlab.encoders.engines import TorchEngine
-from captionlab.encoders.extraction import BLOCK, Photos, decode_in_processes, encode_photos, extract, finish
+from captionlab.encoders.extraction import BLOCK, Photos, decode_in_processes, encode_photos, extract, finish, reader
 from captionlab.encoders.load import Encoder, load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
@@ -104,7 +104,7 @@ def extraction_part(bench: Bench) -> list[str]:
     images = [path.name for path in paths]
 
     def decode() -> float:
-        return float(sum(len(chunk) for chunk in decode_in_processes(paths, encoder.read, pinned=device == "cuda")))
+        return float(sum(len(chunk) for chunk in decode_in_processes(paths, reader(encoder), pinned=device == "cuda")))
 
     def encode() -> float:
         return float(sum(len(pooled) for pooled, _ in encode_photos(encoder, device, paths)))

@@ -23,7 +23,7 @@ from captionlab.config import EncoderParams
 from captionlab.core.files import read_json, write_json
 from captionlab.data.photos import Pixels, read_photo
 from captionlab.data.store import describe, open_store
-from captionlab.encoders import extraction, load
+from captionlab.encoders import extraction
 from captionlab.encoders.engines import OnnxEngine, TorchEngine
 from captionlab.encoders.extraction import Photos, encode_photos, extract, finish
 from captionlab.encoders.load import Encoder, load_encoder
@@ -172,14 +172,14 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from captionlab.data import store
-from captionlab.encoders import extraction, load
+from captionlab.encoders import extraction
 from tiny_encoder import tiny_encoder
 extraction.BLOCK = 8
-read = load.read_photo
+read = extraction.read_photo
 def slowly(path, **how):
     time.sleep(0.1 if path.name >= "008.jpg" else 0)
     return read(path, **how)
-load.read_photo = slowly
+extraction.read_photo = slowly
 images = sorted(path.name for path in Path("photos").iterdir())
 photos = extraction.Photos(folder=Path("photos"), images=images, dataset="d")
 extraction.extract(tiny_encoder(2), "cpu", photos, Path("work"))
@@ -194,7 +194,7 @@ def watch_reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         read.append(path.name)
         return read_photo(path, **how)
 
-    monkeypatch.setattr(load, "read_photo", watched)
+    monkeypatch.setattr(extraction, "read_photo", watched)
     return read
 
 
@@ -233,11 +233,11 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             raise CaptionlabError("stop")
         return read_photo(path, **how)
 
-    monkeypatch.setattr(load, "read_photo", broken)
+    monkeypatch.setattr(extraction, "read_photo", broken)
     photos = Photos(folder=tmp_path / "photos", images=images, dataset="d")
     with pytest.raises(CaptionlabError, match="stop"):
         extract(tiny_encoder(2), "cpu", photos, tmp_path / "work")
-    monkeypatch.setattr(load, "read_photo", read_photo)
+    monkeypatch.setattr(extraction, "read_photo", read_photo)
     assert read_json(tmp_path / "work/progress.json")["done"] == 8
     return tmp_path
 

@@ -353,7 +353,7 @@ def test_networks_of_timm_give_their_own_vector_and_their_map(
     assert pooled_ND.shape == (1, pooled)
     assert grid_NRC.shape == (1, 9, channels)
     data = net.pretrained_cfg
-    assert encoder.preprocessing == f"square_{data['interpolation']}"
+    assert encoder.interpolation == data["interpolation"]
     assert encoder.pixels == data["input_size"][1]
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
     x = (x - torch.tensor(data["mean"]).view(3, 1, 1)) / torch.tensor(data["std"]).view(3, 1, 1)

@@ -25,8 +25,9 @@ Photo = Path | str | bytes | Image.Image | Pixels
 _T = TypeVar("_T")
 
 MAX_PIXELS = 100_000_000  # a larger photo is refused before it is decoded
-PREPROCESSING = "square_bicubic"  # of most encoders
-PREPROCESSINGS = {PREPROCESSING: Image.Resampling.BICUBIC, "square_bilinear": Image.Resampling.BILINEAR}
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}  # as timm names them
+PREPROCESSINGS = tuple(f"square_{interpolation}" for interpolation in _RESAMPLING)  # as checkpoints name them
+PREPROCESSING = PREPROCESSINGS[0]  # of most encoders
 
 # Pillow's formats and their suffixes. The common ones come first: to try a later one, Pillow imports all its readers.
 # EPS and the like are left out: Pillow passes them to other programs.
@@ -57,12 +58,12 @@ _TAILS = (b"", b"\x55" * 64, b"\x33" * 64)  # tried after the last byte of a tru
 _CHECKED_AT = 224  # pixels a side
 
 
-def read_photo(photo: Photo, pixels: int, preprocessing: str = PREPROCESSING) -> Pixels:
+def read_photo(photo: Photo, pixels: int, interpolation: str = "bicubic") -> Pixels:
     """Decode and preprocess one photo to (pixels, pixels, 3).
 
     Raises CaptionlabError, with the name of the photo's file, when it cannot be decoded.
     """
-    return _read(photo, lambda image: preprocess(image, pixels, preprocessing))
+    return _read(photo, lambda image: preprocess(image, pixels, interpolation))
 
 
 def read_upright(photo: Photo, longest: int) -> Image.Image:
@@ -89,14 +90,14 @@ def fault_of(photo: Path) -> str | None:
     return None
 
 
-def preprocess(photo: Image.Image, pixels: int, preprocessing: str = PREPROCESSING) -> Pixels:
+def preprocess(photo: Image.Image, pixels: int, interpolation: str = "bicubic") -> Pixels:
     """Turn any photo into the (pixels, pixels, 3) array an encoder takes: upright, RGB, resized to a square.
 
     The same for training and use: its name, one of ``PREPROCESSINGS``, is stored in every checkpoint. Nothing is
     cropped: captions mention what is at the edges.
     """
     photo.draft("RGB", (2 * pixels, 2 * pixels))  # a JPEG decodes at a fraction of its size, never below twice ours
-    return np.asarray(upright(photo).resize((pixels, pixels), PREPROCESSINGS[preprocessing]))
+    return np.asarray(upright(photo).resize((pixels, pixels), _RESAMPLING[interpolation]))
 
 
 def skipped_formats(paths: Iterable[Path]) -> str | None:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from captionlab.core import distributed
 from captionlab.core.files import digest_of, read_json, write_json
-from captionlab.data.photos import Pixels
+from captionlab.data.photos import Pixels, read_photo
 from captionlab.encoders.engines import CPU_BATCH, Floats, OnnxEngine, TorchEngine, copied_to_host
 from captionlab.encoders.load import Encoder
 from captionlab.errors import CaptionlabError
@@ -59,7 +60,7 @@ def _encode_on_cpu(encoder: Encoder, paths: Sequence[Path], mirrored: bool) -> I
     engine = OnnxEngine(encoder)
 
     def encode(chunk: Sequence[Path]) -> tuple[Floats, Floats]:
-        return engine(np.stack([_turned(encoder.read(path), mirrored) for path in chunk]))
+        return engine(np.stack([_turned(reader(encoder)(path), mirrored) for path in chunk]))
 
     with ThreadPoolExecutor(_cores()) as pool:
         for i in range(0, len(paths), BLOCK):
@@ -71,7 +72,7 @@ def _encode_on_cpu(encoder: Encoder, paths: Sequence[Path], mirrored: bool) -> I
 def _encode_on_gpu(
     encoder: Encoder, device: str, paths: Sequence[Path], mirrored: bool
 ) -> Iterator[tuple[Floats, NDArray[Any]]]:
-    chunks = decode_in_processes(paths, encoder.read, mirrored=mirrored, pinned=device == "cuda")
+    chunks = decode_in_processes(paths, reader(encoder), mirrored=mirrored, pinned=device == "cuda")
     engine = TorchEngine(encoder, device)
     encoded = None
     while block := list(islice(chunks, BLOCK // CHUNK)):
@@ -129,6 +130,11 @@ def _raised(chunk: Tensor | CaptionlabError) -> Tensor:
     return chunk
 
 
+def reader(encoder: Encoder) -> Callable[[Path], Pixels]:
+    """Reads photos as an encoder wants them; other processes may call it."""
+    return partial(read_photo, pixels=encoder.pixels, interpolation=encoder.interpolation)
+
+
 def _turned(pixels_HW3: Pixels, mirrored: bool) -> Pixels:
     return pixels_HW3[:, ::-1] if mirrored else pixels_HW3
 
@@ -149,7 +155,7 @@ def extract(encoder: Encoder, device: str, photos: Photos, work: Path) -> None:
     about = {
         "encoder": encoder.name,
         "pixels": encoder.pixels,
-        "preprocessing": encoder.preprocessing,
+        "preprocessing": f"square_{encoder.interpolation}",
         "weights": encoder.weights_digest,
         "grid": encoder.grid,
     }

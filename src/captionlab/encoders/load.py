@@ -7,12 +7,10 @@ H and W pixels, R regions, C channels, D size of the pooled vector.
 import hashlib
 import re
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
-from captionlab.data.photos import PREPROCESSING, PREPROCESSINGS, Pixels, read_photo
 from captionlab.encoders import efficientnet_lite as lite
 from captionlab.encoders import timm_models, torchvision_models
 from captionlab.encoders.efficientnet_lite import LITE_PIXELS, SIDE_BY_SIDE
@@ -32,12 +30,7 @@ class Encoder:
     pixels: int
     network: Network
     weights_digest: str
-    preprocessing: str = PREPROCESSING
-
-    @property
-    def read(self) -> "partial[Pixels]":
-        """Reads a photo as the encoder wants it; raises what ``read_photo`` does."""
-        return partial(read_photo, pixels=self.pixels, preprocessing=self.preprocessing)
+    interpolation: str = "bicubic"  # how photos are resized: bicubic or bilinear
 
     @property
     def grid(self) -> int:
@@ -63,10 +56,10 @@ def load_encoder(name: str, grid: int = 0) -> Encoder:
     Random weights are never used.
     """
     base, trained = trained_blocks(name)
-    parts, pixels, preprocessing, state = _published(base, trained)
+    parts, pixels, interpolation, state = _published(base, trained)
     network = Network(parts, grid, keeps_map=bool(trained)).eval().requires_grad_(False)
     return Encoder(
-        name=name, pixels=pixels, network=network, weights_digest=_digest(state), preprocessing=preprocessing
+        name=name, pixels=pixels, network=network, weights_digest=_digest(state), interpolation=interpolation
     )
 
 
@@ -88,26 +81,25 @@ def fresh_last_blocks(name: str, grid: int) -> LastBlocks:
 
 
 def _published(name: str, trained: Trained) -> tuple[Parts, int, str, dict[str, Tensor]]:
-    """An encoder's parts with its published weights, the side and the preprocessing of its photos, and the weights."""
+    """An encoder's parts with its published weights, the side and the interpolation of its photos, and the weights."""
     if name in LITE_PIXELS or name in SIDE_BY_SIDE:
         names = lite.lite_names(name)
         networks, states = zip(*map(lite.published, names), strict=True)
         state = {f"{names[i]}.{key}": states[i][key] for i in range(len(names)) for key in states[i]}
-        return lite.lite_parts(networks, trained), lite.lite_pixels(name), PREPROCESSING, state
+        return lite.lite_parts(networks, trained), lite.lite_pixels(name), "bicubic", state
     if name in TORCHVISION_WEIGHTS:
         state = torchvision_models.torchvision_state(name)
         parts = torchvision_models.torchvision_parts(name, trained, state)
-        return parts, torchvision_models.torchvision_pixels(name), PREPROCESSING, state
+        return parts, torchvision_models.torchvision_pixels(name), "bicubic", state
     if name.startswith(TIMM_PREFIX):
         model = timm_models.timm_model(name)
         net = timm_models.timm_network(model, timm_models.timm_weights(model))
         parts = timm_models.timm_parts(net, trained)
         timm_models.check_map(model, net, parts)
         data = timm_models.timm_data(net)
-        preprocessing = f"square_{data['interpolation']}"
-        if preprocessing not in PREPROCESSINGS:
+        if data["interpolation"] not in ("bicubic", "bilinear"):
             raise CaptionlabError(f"timm's {model} wants photos resized by {data['interpolation']}, which is not there")
-        return parts, data["input_size"][1], preprocessing, net.state_dict()
+        return parts, data["input_size"][1], data["interpolation"], net.state_dict()
     raise _unknown(name)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from captionlab.data.photos import Photo, Pixels
+from captionlab.data.photos import Photo, Pixels, read_photo
 from captionlab.encoders.engines import Engine, OnnxEngine, TorchEngine
 from captionlab.encoders.load import Encoder, load_encoder
 from captionlab.errors import CaptionlabError
@@ -49,13 +49,13 @@ class PhotoReader:
 
     def features(self, photos: Sequence[Photo]) -> Features:
         """The features of some photos; CaptionlabError for the first that cannot be read."""
-        pixels = np.stack([self.encoder.read(photo) for photo in photos])
+        pixels = np.stack([read_photo(photo, self.encoder.pixels, self.encoder.interpolation) for photo in photos])
         return self.encode(self.engine(len(photos)), pixels, map)
 
     def read(self, photo: Photo) -> Pixels | CaptionlabError:
         """A photo's pixels as the encoder wants them, or why it cannot be read."""
         try:
-            return self.encoder.read(photo)
+            return read_photo(photo, self.encoder.pixels, self.encoder.interpolation)
         except CaptionlabError as error:
             return error
 
