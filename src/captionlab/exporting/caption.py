@@ -64,8 +64,9 @@ class Captioner:
             for so_far, log_probs_V in zip(words_B, log_probs_BV, strict=True):
                 log_probs_V[repeats(so_far, decoding["no_repeat_ngram"])] = -np.inf
             total_X = (total_B[:, None] + log_probs_BV).ravel()
-            best_X = np.argpartition(-total_X, 2 * beam - 1)[: 2 * beam]
-            best_X = best_X[np.argsort(-total_X[best_X], kind="stable")]
+            least = np.partition(total_X, -2 * beam)[-2 * beam]
+            best_X = (total_X >= least).nonzero()[0]
+            best_X = best_X[np.argsort(-total_X[best_X], kind="stable")][: 2 * beam]  # of equal ones the first
             parents, words = np.divmod(best_X, log_probs_BV.shape[1])
             for total, parent, word in zip(total_X[best_X[:beam]], parents[:beam], words[:beam], strict=True):
                 if word == END and np.isfinite(total):
