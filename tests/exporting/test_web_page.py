@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from captionlab.core.records import Decoding
-from captionlab.data.photos import Pixels, read_photo
+from captionlab.data.photos import PREPROCESSING, PREPROCESSINGS, Pixels, read_photo
 from captionlab.demo.examples import example_photo
 from captionlab.exporting.onnx_folder import WEB_VERSION, export
 from exported import SCENES, load_runner, make_captioner
@@ -87,12 +87,13 @@ def said(page: Chrome, photo: Path) -> str:
     return page.find_element(By.ID, "caption").text
 
 
-def pixels_of(page: Chrome, photo: bytes) -> Pixels:
+def pixels_of(page: Chrome, photo: bytes, preprocessing: str = PREPROCESSING) -> Pixels:
     """The (224, 224, 3) array that the page reads from a file."""
     found = page.execute_async_script(
         "import('./captioner.js').then(async page => "
-        "arguments[1]([...await page.readPhoto(new Blob([Uint8Array.from(arguments[0])]), 224)]))",
+        "arguments[2]([...await page.readPhoto(new Blob([Uint8Array.from(arguments[0])]), 224, arguments[1])]))",
         list(photo),
+        preprocessing,
     )
     return np.array(found, np.uint8).reshape(224, 224, 3)
 
@@ -126,7 +127,8 @@ def test_the_page_resizes_as_captionlab_does(page: Chrome, size: tuple[int, int]
     small = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
     image = Image.fromarray(small).resize(size)
     png, jpeg = encoded(image, "PNG"), encoded(image, "JPEG", turn=6)
-    np.testing.assert_array_equal(pixels_of(page, png), read_photo(png, 224))
+    for name in PREPROCESSINGS:
+        np.testing.assert_array_equal(pixels_of(page, png, name), read_photo(png, 224, name))
     difference = np.abs(pixels_of(page, jpeg).astype(int) - read_photo(jpeg, 224))
     assert difference.max() <= 4
     assert difference.mean() < 1

@@ -36,7 +36,7 @@ class Captioner:
     def caption(self, photo: "Path | str | Image.Image") -> str:
         """The best caption of a photo."""
         image = photo if isinstance(photo, Image.Image) else Image.open(photo)
-        words = self.search(read_photo(image, self.settings["pixels"]))
+        words = self.search(read_photo(image, self.settings["pixels"], self.settings["preprocessing"]))
         return " ".join(self.settings["words"][word] for word in words)
 
     def search(self, pixels_HW3: Any) -> list[int]:
@@ -88,14 +88,15 @@ def repeats(words: list[int], n: int) -> list[int]:
     return [words[i + n - 1] for i in range(len(words) - n + 1) if words[i : i + n - 1] == last] if n else []
 
 
-def read_photo(image: Image.Image, pixels: int) -> Any:
+def read_photo(image: Image.Image, pixels: int, preprocessing: str) -> Any:
     """The photo upright, in RGB, on white where it is transparent, squeezed to a square: (H, W, 3) bytes."""
     image.draft("RGB", (2 * pixels, 2 * pixels))  # a large JPEG is decoded at a fraction of its size
     image = ImageOps.exif_transpose(image)
     if "A" in image.getbands() or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.asarray(image.convert("RGB").resize((pixels, pixels), Image.Resampling.BICUBIC))
+    resampling = Image.Resampling[preprocessing.removeprefix("square_").upper()]
+    return np.asarray(image.convert("RGB").resize((pixels, pixels), resampling))
 
 
 if __name__ == "__main__":
