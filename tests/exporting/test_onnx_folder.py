@@ -12,7 +12,7 @@ from PIL import Image
 
 from builders import digests
 from captionlab.core.records import Decoding
-from captionlab.data.photos import read_photo
+from captionlab.data.photos import PREPROCESSINGS, read_photo
 from captionlab.demo.examples import example_photo
 from captionlab.encoders.load import load_encoder
 from captionlab.errors import CaptionlabError
@@ -98,7 +98,8 @@ def test_the_runner_reads_photos_as_captionlab_does(mode: str, size: tuple[int, 
     exif[0x0112] = 6  # turned
     photo.save(path, exif=exif)
     with Image.open(path) as image:
-        np.testing.assert_array_equal(caption.read_photo(image, 224), read_photo(path, 224))
+        for name in PREPROCESSINGS:
+            np.testing.assert_array_equal(caption.read_photo(image, 224, name), read_photo(path, 224, name))
 
 
 def test_the_same_captioner_gives_the_same_files(released: Path, tmp_path: Path) -> None:

@@ -9,22 +9,25 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from captionlab.core.records import Decoding
-from captionlab.data.photos import Pixels, read_photo
+from captionlab.data.photos import PREPROCESSING, PREPROCESSINGS, Pixels, read_photo
 from captionlab.demo.examples import example_photo
 from captionlab.exporting.onnx_folder import WEB_VERSION, export
-from captionlab.inference.captioner import Captioner
-from exported import SCENES, load_runner
+from exported import SCENES, load_runner, make_captioner
 
 pytest.importorskip("selenium", reason="selenium is not installed; pip install -e '.[dev]'")
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+
+if TYPE_CHECKING:
+    from conftest import World
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -47,14 +50,15 @@ def web_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["whole", "int8"])
 def folder(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, released: Path, web_runtime: Path
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, world: "World", web_runtime: Path
 ) -> Path:
-    """An export, and the photos beside it."""
+    """An export, and photos beside it, as PNG: a browser decodes JPEGs a little differently."""
     folder = tmp_path_factory.mktemp("page") / "export"
-    decoding = Decoding(beam=3, length_penalty=0.5, max_words=6, min_words=3, no_repeat_ngram=2)
-    export(Captioner.load(released, "cpu", decoding), folder, int8=request.param, web_runtime=web_runtime)
+    captioner = make_captioner(world.vocab, "attention", Decoding(min_words=4, no_repeat_ngram=2))
+    export(captioner, folder, int8=request.param, web_runtime=web_runtime)
     for name in SCENES:
-        (folder / name).write_bytes(example_photo(name) or b"")
+        with Image.open(io.BytesIO(example_photo(name) or b"")) as image:
+            image.save(folder / f"{name}.png")
     return folder
 
 
@@ -83,12 +87,13 @@ def said(page: Chrome, photo: Path) -> str:
     return page.find_element(By.ID, "caption").text
 
 
-def pixels_of(page: Chrome, photo: bytes) -> Pixels:
+def pixels_of(page: Chrome, photo: bytes, preprocessing: str = PREPROCESSING) -> Pixels:
     """The (224, 224, 3) array that the page reads from a file."""
     found = page.execute_async_script(
         "import('./captioner.js').then(async page => "
-        "arguments[1]([...await page.readPhoto(new Blob([Uint8Array.from(arguments[0])]), 224)]))",
+        "arguments[2]([...await page.readPhoto(new Blob([Uint8Array.from(arguments[0])]), 224, arguments[1])]))",
         list(photo),
+        preprocessing,
     )
     return np.array(found, np.uint8).reshape(224, 224, 3)
 
@@ -102,8 +107,9 @@ def encoded(image: Image.Image, kind: str, turn: int = 1) -> bytes:
 
 def test_the_page_says_what_the_runner_says(page: Chrome, folder: Path) -> None:
     runner = load_runner(folder).Captioner()
-    expected = [runner.caption(folder / name) for name in SCENES]
-    assert [said(page, folder / name) for name in SCENES] == expected
+    photos = sorted(folder.glob("*.png"))
+    expected = [runner.caption(photo) for photo in photos]
+    assert [said(page, photo) for photo in photos] == expected
     assert len(set(expected)) > 1
     assert page.find_element(By.ID, "shown").get_attribute("alt") == expected[-1]
     assert [entry["message"] for entry in page.get_log("browser")] == []
@@ -121,7 +127,8 @@ def test_the_page_resizes_as_captionlab_does(page: Chrome, size: tuple[int, int]
     small = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
     image = Image.fromarray(small).resize(size)
     png, jpeg = encoded(image, "PNG"), encoded(image, "JPEG", turn=6)
-    np.testing.assert_array_equal(pixels_of(page, png), read_photo(png, 224))
+    for name in PREPROCESSINGS:
+        np.testing.assert_array_equal(pixels_of(page, png, name), read_photo(png, 224, name))
     difference = np.abs(pixels_of(page, jpeg).astype(int) - read_photo(jpeg, 224))
     assert difference.max() <= 4
     assert difference.mean() < 1

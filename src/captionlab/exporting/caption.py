@@ -36,7 +36,7 @@ class Captioner:
     def caption(self, photo: "Path | str | Image.Image") -> str:
         """The best caption of a photo."""
         image = photo if isinstance(photo, Image.Image) else Image.open(photo)
-        words = self.search(read_photo(image, self.settings["pixels"]))
+        words = self.search(read_photo(image, self.settings["pixels"], self.settings["preprocessing"]))
         return " ".join(self.settings["words"][word] for word in words)
 
     def search(self, pixels_HW3: Any) -> list[int]:
@@ -64,8 +64,9 @@ class Captioner:
             for so_far, log_probs_V in zip(words_B, log_probs_BV, strict=True):
                 log_probs_V[repeats(so_far, decoding["no_repeat_ngram"])] = -np.inf
             total_X = (total_B[:, None] + log_probs_BV).ravel()
-            best_X = np.argpartition(-total_X, 2 * beam - 1)[: 2 * beam]
-            best_X = best_X[np.argsort(-total_X[best_X], kind="stable")]
+            least = np.partition(total_X, -2 * beam)[-2 * beam]
+            best_X = (total_X >= least).nonzero()[0]
+            best_X = best_X[np.argsort(-total_X[best_X], kind="stable")][: 2 * beam]  # of equal ones the first
             parents, words = np.divmod(best_X, log_probs_BV.shape[1])
             for total, parent, word in zip(total_X[best_X[:beam]], parents[:beam], words[:beam], strict=True):
                 if word == END and np.isfinite(total):
@@ -87,14 +88,15 @@ def repeats(words: list[int], n: int) -> list[int]:
     return [words[i + n - 1] for i in range(len(words) - n + 1) if words[i : i + n - 1] == last] if n else []
 
 
-def read_photo(image: Image.Image, pixels: int) -> Any:
+def read_photo(image: Image.Image, pixels: int, preprocessing: str) -> Any:
     """The photo upright, in RGB, on white where it is transparent, squeezed to a square: (H, W, 3) bytes."""
     image.draft("RGB", (2 * pixels, 2 * pixels))  # a large JPEG is decoded at a fraction of its size
     image = ImageOps.exif_transpose(image)
     if "A" in image.getbands() or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.asarray(image.convert("RGB").resize((pixels, pixels), Image.Resampling.BICUBIC))
+    resampling = Image.Resampling[preprocessing.removeprefix("square_").upper()]
+    return np.asarray(image.convert("RGB").resize((pixels, pixels), resampling))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ export class Captioner {
 
   // The best caption of a photo, a Blob in any format that the browser reads.
   async caption(photo) {
-    const words = await this.search(await readPhoto(photo, this.settings.pixels));
+    const words = await this.search(await readPhoto(photo, this.settings.pixels, this.settings.preprocessing));
     return words.map(word => this.settings.words[word]).join(" ");
   }
 
@@ -86,7 +86,7 @@ function likeliest(logProbs, going, never, count) {
 }
 
 // A photo as the encoder reads it: upright, in RGB, on white where it is transparent, squeezed to a square.
-export async function readPhoto(photo, side) {
+export async function readPhoto(photo, side, preprocessing) {
   const bitmap = await createImageBitmap(photo, {imageOrientation: "from-image", colorSpaceConversion: "none"});
   const {width, height} = bitmap;
   const context = new OffscreenCanvas(width, height).getContext("2d", {willReadFrequently: true});
@@ -96,20 +96,20 @@ export async function readPhoto(photo, side) {
   bitmap.close();
   const {data} = context.getImageData(0, 0, width, height);
   // Rows of pixels become columns twice, so that each pass resizes along the rows.
-  const turned = resizeRows(data, width, height, 4, side);
-  return resizeRows(turned, height, side, 3, side);
+  const turned = resizeRows(data, width, height, 4, side, FILTERS[preprocessing]);
+  return resizeRows(turned, height, side, 3, side, FILTERS[preprocessing]);
 }
 
-// Pillow's bicubic resizing of `rows` rows of `size` pixels to `side` pixels, in the same whole numbers. `pixels` has
+// Pillow's resizing of `rows` rows of `size` pixels to `side` pixels, in the same whole numbers. `pixels` has
 // `channels` bytes a pixel; the result has three and is transposed: `side` rows of `rows` pixels.
-function resizeRows(pixels, size, rows, channels, side) {
-  const BITS = 22, scale = size / side, stretch = Math.max(scale, 1), support = 2 * stretch;
+function resizeRows(pixels, size, rows, channels, side, {filter, reach}) {
+  const BITS = 22, scale = size / side, stretch = Math.max(scale, 1), support = reach * stretch;
   const resized = new Uint8Array(side * rows * 3);
   for (let x = 0; x < side; x++) {
     const center = (x + 0.5) * scale;
     const from = Math.max(Math.trunc(center - support + 0.5), 0);
     const to = Math.min(Math.trunc(center + support + 0.5), size);
-    const weights = Array.from({length: to - from}, (_, i) => bicubic((from + i - center + 0.5) * (1 / stretch)));
+    const weights = Array.from({length: to - from}, (_, i) => filter((from + i - center + 0.5) * (1 / stretch)));
     const sum = weights.reduce((one, other) => one + other, 0);
     const whole = weights.map(weight => Math.trunc(weight / sum * 2 ** BITS + Math.sign(weight) * 0.5));
     for (let y = 0; y < rows; y++) {
@@ -122,6 +122,12 @@ function resizeRows(pixels, size, rows, channels, side) {
   }
   return resized;
 }
+
+// By name of the preprocessing: the weight of a pixel at a distance, and the distance from which it is 0.
+const FILTERS = {
+  square_bilinear: {reach: 1, filter: distance => Math.max(1 - Math.abs(distance), 0)},
+  square_bicubic: {reach: 2, filter: bicubic},
+};
 
 function bicubic(distance) {
   const x = Math.abs(distance);
