@@ -35,7 +35,7 @@ COLUMNS = set(
     bleu_4_high cider_low cider_high above_people""".split()
 )
 TEXTS = ("comparison.csv", "comparison.md", "comparison-all.md", "comparison.html", "captions.csv")
-PUBLISHED = (*TEXTS, "curves.png", "bleu.png")
+PUBLISHED = (*TEXTS, "curves.csv", "scores.csv", "curves.png", "bleu.png")
 
 
 @pytest.fixture

@@ -45,10 +45,11 @@ class RowCaptioner:
 
         Raises CaptionlabError where there is no such row, or a part of it is missing.
         """
-        params, row = load_params(root / "params.yaml"), read_evaluation(root)[key]
+        row = read_evaluation(root)[key]
         decoding = row.best.decoding
         if isinstance(decoding, Given):
             raise CaptionlabError(f"{key} is known by its captions alone and cannot caption photos; choose another row")
+        params = load_params(root / "params.yaml")
         if isinstance(decoding, Neighbours):
             return _retrieval(params, root, row, decoding)
         members = [checkpoint_of(root, *member) for member in params.members(row.system, row.name)]
