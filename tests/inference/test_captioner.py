@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,12 @@ def test_the_code_of_the_page_runs(shipped: Path, capsys: pytest.CaptureFixture[
     assert lines[1] == lines[3]
     assert lines[4].startswith("error: cannot read the photo missing.jpg")
     assert lines[5].endswith(" words, 9 regions")
+
+
+def test_the_folder_of_a_checkpoint_is_loaded(shipped: Path, released: Path) -> None:
+    (shipped / "model").mkdir()
+    shutil.copy(released, shipped / "model/checkpoint.safetensors")
+    assert Captioner.load("model").label == Captioner.load().label
 
 
 def test_the_names_are_at_hand_without_torch() -> None:

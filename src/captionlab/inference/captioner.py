@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, overload
 import torch
 
 from captionlab.core.devices import choose_device
-from captionlab.core.records import RELEASED, Decoding
+from captionlab.core.records import CHECKPOINT, RELEASED, Decoding
 from captionlab.core.results import chosen_decoding
 from captionlab.core.tokens import START
 from captionlab.data.photos import PREPROCESSINGS, Photo
@@ -59,7 +59,7 @@ class Captioner:
     def load(
         cls, path: Path | str | None = None, device: Device = "auto", decoding: Decoding | None = None
     ) -> "Captioner":
-        """Load a checkpoint; without a path, the captioner that ships with the package.
+        """Load a checkpoint, or the one in a folder; without a path, the captioner that ships with the package.
 
         Without ``decoding`` it uses the one selected on the validation split, if that is known. Raises CaptionlabError
         if the checkpoint is missing, damaged or made with another preprocessing.
@@ -67,6 +67,7 @@ class Captioner:
         if path is None and not RELEASED.exists():
             raise CaptionlabError("this copy of captionlab ships no captioner; name a checkpoint with --model")
         path = Path(path or RELEASED)
+        path = path / CHECKPOINT if path.is_dir() else path
         checkpoint = load_checkpoint(path)
         identity = checkpoint.identity
         if identity.preprocessing not in PREPROCESSINGS:
