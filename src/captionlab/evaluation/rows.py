@@ -23,6 +23,7 @@ from captionlab.evaluation.reranking import ranked_by_neighbours
 from captionlab.evaluation.retrieval import Retrieved, Retriever
 from captionlab.inference.captioner import Device, EnsembleCaptioner, Sentence
 from captionlab.inference.photos import PhotoReader, stream_photos
+from captionlab.metrics.cider import Words
 from captionlab.models.base import Features
 from captionlab.training.fit import read_captions
 
@@ -109,12 +110,16 @@ def training_retriever(
     by_meaning: SimilarityParams | None = None,
 ) -> Retriever:  # fmt: skip
     """Finds training photos like a photo, and what people wrote of them, by the features of one encoder."""
-    known: dict[str, list[tuple[str, ...]]] = {}
+    store = open_store(root / FEATURES / encoder)
+    images, own = training_captions(captions)
+    return Retriever(np.asarray(store.pooled[store.rows(images)]), own, consensus_k, by_meaning=by_meaning)
+
+
+def training_captions(captions: Sequence[Caption]) -> tuple[list[str], list[list[Words]]]:
+    """The training photos in order, and the words of each one's captions."""
+    known: dict[str, list[Words]] = {}
     for caption in captions:
         if caption.split == "train" and caption.words:
             known.setdefault(caption.image, []).append(caption.words)
-    images, store = sorted(known), open_store(root / FEATURES / encoder)
-    return Retriever(
-        np.asarray(store.pooled[store.rows(images)]), [known[image] for image in images], consensus_k,
-        by_meaning=by_meaning,
-    )  # fmt: skip
+    images = sorted(known)
+    return images, [known[image] for image in images]

@@ -13,10 +13,13 @@ _NOTES: dict[Judges, str] = {
     "crowd": "Crowd: Kendall's tau-b between the score and the share of people who say that the caption describes the "
     "photo ({pairs:,} pairs, {photos:,} photos). Judged captions are not among the references.",
 }
+_NAMES = {**SCORE_NAMES, "photo_fit": "Photo fit"}
 _NOTE = (
     "A tau of 0 is no agreement, 1 the same order. The 95 % intervals come from {resamples:,} resamples of the photos. "
     "BLEU counts over a whole corpus; that of a single caption is computed as pycocoevalcap does, so that an order of "
-    "n-grams without a match counts as nearly 0. CIDEr-D has the idf of the judged photos."
+    "n-grams without a match counts as nearly 0. CIDEr-D has the idf of the judged photos. Photo fit reads "
+    "no reference: it is the cosine between the meaning of a caption and that which a ridge regression, learnt on the "
+    "training split, predicts from the photo's features."
 )
 
 
@@ -33,7 +36,7 @@ def tables(results: Results) -> list[Table]:
     lines = []
     for score in first.scores:
         cells = [cell for own in found.values() for cell in _cells(own.scores[score])]
-        lines.append(Line(values=(SCORE_NAMES[score], *cells)))
+        lines.append(Line(values=(_NAMES[score], *cells)))
     notes = [_NOTES[judges].format(pairs=own.pairs, photos=own.photos) for judges, own in found.items()]
     notes.append(_NOTE.format(resamples=first.resamples))
     title = "How far the scores agree with people"

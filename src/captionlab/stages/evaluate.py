@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from captionlab.config import Params, RetrievalParams
@@ -52,6 +54,7 @@ from captionlab.core.results import (
     write_evaluation,
 )
 from captionlab.data.store import open_store
+from captionlab.data.text import clean
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
 from captionlab.evaluation import attributes, gallery
@@ -60,9 +63,10 @@ from captionlab.evaluation.candidates import Candidates, Finder, Members
 from captionlab.evaluation.captioned import Captioned, of_guest
 from captionlab.evaluation.diagnostics import Generated, Settings, diagnose
 from captionlab.evaluation.people import against_fewer
+from captionlab.evaluation.photo_fit import PhotoFit
 from captionlab.evaluation.reranking import Choose, as_ranked, by_neighbours
 from captionlab.evaluation.retrieval import Retrieved, Retriever
-from captionlab.evaluation.rows import training_retriever
+from captionlab.evaluation.rows import training_captions, training_retriever
 from captionlab.inference.captioner import Captioner
 from captionlab.metrics.agreement import agreements
 from captionlab.metrics.scorer import Scorer
@@ -110,7 +114,7 @@ def evaluate(params: Params, root: Path) -> list[str]:
         write_diagnostics(out, _diagnose(params, root, captioned, evaluation, data))
         selected = _gallery(captioned, best, data.references["test"], params.report.gallery)
         write_gallery(out, selected)
-        write_agreements(out, _agreements(params, root))
+        write_agreements(out, _agreements(params, root, data.captions))
         for own, scored in zip(captioned, evaluation.configurations, strict=True):
             write_captions(out, own.key, _photo_captions(own, data.references["test"]))
             if params.uses_regions(own.system, own.name):
@@ -245,7 +249,7 @@ def _diagnose(
     return dataclasses.replace(found, configurations=configurations)
 
 
-def _agreements(params: Params, root: Path) -> Agreements:
+def _agreements(params: Params, root: Path, captions: Sequence[Caption]) -> Agreements:
     """How far each score agrees with people; empty where the dataset has no judgments."""
     judged = read_judged(root)
     images = {each.image for each in judged}
@@ -254,7 +258,19 @@ def _agreements(params: Params, root: Path) -> Agreements:
         for record in iter_jsonl(root / DATASET / "dataset.jsonl")
         if record["image"] in images
     }
-    return agreements(references, judged, params.evaluate.resamples, params.evaluate.seed)
+    if not judged:
+        return {}
+    retrievals = [config.encoder for config in params.retrieval.values()]
+    store = open_store(root / FEATURES / [*retrievals, *params.extract_features.encoders][0])
+    photos, own_captions = training_captions(captions)
+    photo_fit = PhotoFit(store.pooled[store.rows(photos)], own_captions, params.evaluate.similarity)
+
+    def fit(pairs: Sequence[tuple[str, str]], _: object) -> dict[str, NDArray[np.float64]]:
+        pooled_QD = store.pooled[store.rows([image for image, _ in pairs])]
+        said = [clean(caption, params.clean_captions.cleaning) for _, caption in pairs]
+        return {"photo_fit": photo_fit.scores(pooled_QD, said)}
+
+    return agreements(references, judged, params.evaluate.resamples, params.evaluate.seed, fit)
 
 
 def _gallery(captioned: Sequence[Captioned], best: ConfigurationScores, references: References, photos: int) -> Gallery:
