@@ -11,9 +11,10 @@ import pytest
 from builders import digests
 from captionlab.config import EnsembleParams, Params
 from captionlab.core.files import read_json, read_jsonl, write_json, write_jsonl
+from captionlab.core.judgments import JudgedCaption, read_agreements, write_judged
 from captionlab.core.photo_results import read_attention, read_gallery
 from captionlab.core.photo_results import read_captions as read_photo_captions
-from captionlab.core.records import CAPTIONS, EVALUATION, MODELS, PROTOCOLS, VOCAB, Decoding, Neighbours, Split
+from captionlab.core.records import CAPTIONS, DATASET, EVALUATION, MODELS, PROTOCOLS, VOCAB, Decoding, Neighbours, Split
 from captionlab.core.results import Evaluation, checkpoint_of, read_diagnostics, read_evaluation
 from captionlab.errors import CaptionlabError
 from captionlab.evaluation.candidates import Candidates, Finder, Members
@@ -256,3 +257,22 @@ def test_a_test_photo_without_words_is_refused(copy: Path, tiny_params: Params) 
 def test_no_output_names_this_machine(evaluated: Path) -> None:
     for path in (path for folder in (MODELS, EVALUATION) for path in (evaluated / folder).rglob("*.*")):
         assert str(evaluated).encode() not in path.read_bytes(), path
+
+
+def test_scores_are_compared_with_the_judgments_of_a_dataset(copy: Path, tiny_params: Params, world: "World") -> None:
+    """Photo fit, which needs the features, is one of them; a dataset without judgments has no agreement."""
+    assert read_agreements(copy) == {}
+    captions = [caption for caption in world.captions if caption.split == "test"]
+    judged = [
+        JudgedCaption(
+            judges="experts", image=photo.image, caption=caption.raw, is_reference=photo.image == caption.image,
+            marks=(4.0,) if photo.image == caption.image else (1.0, 2.0),
+        )
+        for photo in captions
+        for caption in captions
+    ]  # fmt: skip
+    write_judged(copy / DATASET, judged)
+    evaluate(tiny_params, copy)
+    (found,) = read_agreements(copy).values()
+    assert {"bleu_4", "cider", "photo_fit"} <= found.scores.keys()
+    assert found.pairs == sum(not each.is_reference for each in judged)
