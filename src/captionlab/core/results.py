@@ -322,7 +322,8 @@ class CaptionStatistics:
     copied: float | None
     words: int  # different words
     length: float  # mean, in words
-    length_ratio: float  # words of all captions to words of the references closest in length, as BLEU counts them
+    # Words of all captions to words of the references closest in length, as BLEU counts them; None as released before.
+    length_ratio: float | None = None
     colours: WordAgreement
     counts: WordAgreement
 
