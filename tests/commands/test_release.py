@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from builders import digests
 from captionlab.commands import release as releasing
 from captionlab.commands.release import CARD, RELEASED, release
-from captionlab.core.records import EVALUATION, MODELS
+from captionlab.core.records import DATASET, EVALUATION, MODELS
 from captionlab.core.results import (
     CaptionStatistics,
     ConfigurationDiagnostics,
@@ -36,6 +37,9 @@ NAMES = ("baseline", "modified", "attention")
 def shop(evaluated: Path, tmp_path: Path) -> Path:
     """A copy of the tree to release from."""
     shutil.copytree(evaluated / "artifacts", tmp_path / "shop/artifacts")
+    (tmp_path / "shop" / DATASET / "images").mkdir(exist_ok=True)
+    for name, size in (("a", (40, 30)), ("b", (50, 20)), ("c", (20, 40))):
+        Image.new("RGB", size).save(tmp_path / "shop" / DATASET / f"images/{name}.png")
     return tmp_path / "shop"
 
 
@@ -63,6 +67,9 @@ def test_a_released_system_says_the_same_and_carries_its_scores(shop: Path, worl
     assert f"| CIDEr-D | {best.test['strict'].cider:.3f} |" in card
     assert "n/a (needs Java)" in card
     assert "## Language bias" in card
+    assert ours.release.photo_size == (40, 30)
+    assert "| photos | 40 x 30 pixels (median), prepared by `square_bicubic` |" in card
+    assert "(ImageNet weights, frozen, not in the file)" in card
 
 
 def test_the_best_on_validation_is_released_with_what_evaluate_found(shop: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_lost_process_changes_nothing(root: Path) -> None:
 # Extraction
 
 
-# Rank 1 dies of SIGKILL over its last photos, once, when rank 0 has done all of its own.
+# Rank 1 dies of SIGKILL over its last photos, once, when rank 0 has done all of its own and its own first are stored.
 DYING = """
 import os, signal, time
 from pathlib import Path
@@ -139,15 +139,16 @@ from captionlab.encoders import extraction, engines
 from captionlab.core.files import read_json
 extraction.BLOCK = 4
 read = extraction.read_photo
-other = Path(".resume/features/efficientnet_lite0/part1of2/progress.json")
-def watched(path, pixels):
+folder = Path(".resume/features/efficientnet_lite0")
+parts = {folder / "part1of2/progress.json": 12, folder / "part2of2/progress.json": 4}
+def watched(path, **how):
     with open("read.txt", "a") as file:
         file.write(path.name + "\\n")
     if path.name >= "016.jpg" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        while not (other.exists() and read_json(other)["done"] == 12):
+        while not all(part.exists() and read_json(part)["done"] == done for part, done in parts.items()):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
-    return read(path, pixels)
+    return read(path, **how)
 extraction.read_photo = watched
 cli.main()
 """

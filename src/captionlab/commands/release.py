@@ -5,14 +5,17 @@ Knows where the stages leave their files. Everything the card says of the system
 
 import copy
 import dataclasses
+from itertools import islice
 from pathlib import Path
+from statistics import median_high
 
 import jinja2
 import torch
+from PIL import Image
 
 from captionlab import __version__
 from captionlab.core.files import write_text
-from captionlab.core.records import FEATURES, Decoding
+from captionlab.core.records import DATASET, FEATURES, Decoding
 from captionlab.core.results import (
     ConfigurationScores,
     Evaluation,
@@ -22,6 +25,7 @@ from captionlab.core.results import (
     read_manifest,
 )
 from captionlab.data.store import open_store
+from captionlab.encoders.load import trained_blocks
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
 from captionlab.models.base import Decoder, count_parameters
@@ -34,6 +38,7 @@ CARD = Path("docs/model-card.md")
 MAX_MEGABYTES = 25.0
 MIN_UNCHANGED = 0.99  # of the validation captions that 16 bits must leave as they are
 PHOTOS_AT_ONCE = 100
+SIZED = 500  # photos whose median size is that of the photos
 
 
 def release(root: Path, name: str | None = None, *, unnamed: bool = True) -> list[str]:
@@ -67,6 +72,7 @@ def release(root: Path, name: str | None = None, *, unnamed: bool = True) -> lis
             diagnostics=diagnostics.configurations[scores.key],
             bits=16 if half else 32,
             unchanged=unchanged if half else 1.0,
+            photo_size=_photo_size(root / DATASET / "images"),
         ),
     )
     size = sum(_bytes(tensor, half) for tensor in {*made.model.parameters(), *made.model.buffers()}) / 1e6
@@ -84,6 +90,15 @@ def release(root: Path, name: str | None = None, *, unnamed: bool = True) -> lis
         f"validation captions unchanged), CIDEr {scores.best.test['strict'].cider:.3f}; its card is {CARD}",
         f"to go back: git restore {RELEASED} {CARD}",
     ]
+
+
+def _photo_size(folder: Path) -> tuple[int, int]:
+    """The median width and height of some of the photos, as they are stored."""
+    sizes = []
+    for path in islice(sorted(folder.iterdir()), SIZED):
+        with Image.open(path) as photo:
+            sizes.append(photo.size)
+    return median_high(width for width, _ in sizes), median_high(height for _, height in sizes)
 
 
 def _replaced(path: Path) -> list[str]:
@@ -105,6 +120,7 @@ def card(captioner: Captioner, megabytes: float, command: str, file: str) -> str
         decoding=captioner.decoding,
         release=captioner.release,
         scores=dataclasses.asdict(captioner.release.scores) if captioner.release else {},
+        trained_blocks=trained_blocks(captioner.identity.encoder)[1],
         words=len(captioner.vocab),
         min_count=captioner.vocab.min_count,
         parameters=count_parameters(captioner.model),

@@ -62,6 +62,7 @@ class Release:
     diagnostics: ConfigurationDiagnostics
     bits: Size  # per stored weight
     unchanged: float  # share of the validation captions that are those of the 32-bit weights
+    photo_size: tuple[Size, Size] | None = None  # median width and height of the photos; None as released before
 
 
 @dataclass(frozen=True, kw_only=True)
