@@ -1,16 +1,18 @@
 """Stage track, into a real MLflow database: what it publishes, and that it does so once."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
+import mlflow.data
 import pytest
 from mlflow import MlflowClient
 
 from captionlab.config import load_params
 from captionlab.core.guests import GuestParams
 from captionlab.core.records import MODELS
-from captionlab.core.results import read_evaluation, read_training
+from captionlab.core.results import Training, read_evaluation, read_training, write_training
 from captionlab.serving import registry
 from captionlab.stages.track import track
 from captionlab.training.checkpoint import load_checkpoint
@@ -92,6 +94,38 @@ def test_a_pipeline_without_live_tracking_is_published_from_its_files(pipeline: 
     assert timings == "stage,item,seconds,peak_megabytes\ntrain_baseline,lite1,1.5,900\n"
 
 
+def test_an_experiment_names_the_runs_that_it_changes(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    track(PARAMS, pipeline)
+    for name in ("dandy-hues", "sly-newt"):
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        write_training(pipeline / MODELS / "baseline/lite1", another_training(pipeline, name))
+        track(PARAMS, pipeline)
+    assert sorted(runs(pipeline)) == [
+        "baseline.lite0", "baseline.lite1", "baseline.lite1 (dandy-hues)", "baseline.lite1 (sly-newt)"
+    ]  # fmt: skip
+
+
+def another_training(root: Path, key: str) -> Training:
+    training = read_training(root / MODELS / "baseline/lite1")
+    return dataclasses.replace(training, summary=dataclasses.replace(training.summary, training_key=key))
+
+
+def test_every_run_has_the_dataset(pipeline: Path) -> None:
+    with_retrieval = dataclasses.replace(PARAMS, retrieval=load_params(REPOSITORY / "params.yaml").retrieval)
+    write_results(pipeline, with_retrieval, epochs=3)
+    track(with_retrieval, pipeline)
+    found = [run for group in runs(pipeline).values() for run in group]
+    assert len(found) == 3
+    for run in found:
+        assert run.inputs is not None
+        (used,) = run.inputs.dataset_inputs
+        dataset = used.dataset
+        assert (dataset.name, dataset.digest) == ("scenes", "0123456789abcdef")
+        assert json.loads(dataset.profile or "") == {"train": 40, "val": 8, "test": 12}
+        assert mlflow.data.get_source(dataset).to_dict() == {"uri": "data/scenes"}
+        assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "training"}
+
+
 def test_publishing_again_changes_nothing(pipeline: Path) -> None:
     track(PARAMS, pipeline)
     before = {name: [run.to_dictionary() for run in group] for name, group in runs(pipeline).items()}
@@ -151,7 +185,9 @@ def test_a_queued_experiment_lands_in_the_database_it_was_cloned_from(
     monkeypatch.setenv("DVC_EXP_NAME", "sly-newt")
     track(PARAMS, clone)
     assert not (clone / "mlflow.db").exists()
-    (run,) = runs(pipeline)["baseline.lite0"]
+    found = runs(pipeline)
+    assert sorted(found) == ["baseline.lite0 (sly-newt)", "baseline.lite1 (sly-newt)"]
+    (run,) = found["baseline.lite0 (sly-newt)"]
     assert run.data.tags["dvc_experiment"] == "sly-newt"
     assert run.info.artifact_uri.startswith((pipeline / "mlartifacts").as_uri())
 

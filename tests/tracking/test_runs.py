@@ -17,7 +17,7 @@ from captionlab.stages.track import track
 from captionlab.tracking import runs as tracking
 from captionlab.tracking import store
 from servers import wait_for
-from tracked import CONFIGS, CURVES, EXPERIMENT, PARAMS, epoch_metrics, expected, points, runs, train, worker
+from tracked import CONFIGS, CURVES, EXPERIMENT, PARAMS, epoch_metrics, expected, points, runs, start, train, worker
 
 
 @pytest.fixture
@@ -32,6 +32,8 @@ def test_a_killed_training_and_its_publication_share_one_run(pipeline: Path) -> 
         train(pipeline, dies_in=3)
     (killed,) = runs(pipeline)["baseline.lite0"]
     assert killed.info.status == "FAILED"
+    assert killed.inputs is not None
+    assert [used.dataset.digest for used in killed.inputs.dataset_inputs] == ["0123456789abcdef"]
     train(pipeline, first=2)  # resumes from the checkpoint before the last logged epoch
     (resumed,) = runs(pipeline)["baseline.lite0"]
     assert (resumed.info.run_id, resumed.info.status) == (killed.info.run_id, "FINISHED")
@@ -68,7 +70,7 @@ def test_a_training_that_another_process_publishes_meanwhile_goes_on_in_silence(
 ) -> None:
     if repeated:
         track(PARAMS, pipeline)
-    with tracking.open_tracker(pipeline, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker:
+    with tracking.open_tracker(pipeline, EXPERIMENT, start()) as tracker:
         tracker.log_epoch(1, epoch_metrics("lite0", 1))
         train(pipeline)  # the same training, in the same run
         track(PARAMS, pipeline)
@@ -81,7 +83,7 @@ def test_a_training_that_another_process_publishes_meanwhile_goes_on_in_silence(
 
 
 def test_curves_of_another_try_are_not_mixed_in(pipeline: Path) -> None:
-    with tracking.open_tracker(pipeline, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker:
+    with tracking.open_tracker(pipeline, EXPERIMENT, start()) as tracker:
         tracker.log_epoch(1, {"train_loss": 9.0, "val_loss": 9.0})
     track(PARAMS, pipeline)
     (run,) = runs(pipeline)["baseline.lite0"]
@@ -129,7 +131,7 @@ def test_a_locked_database_costs_a_training_one_line(
 ) -> None:
     with (
         closing(sqlite3.connect(pipeline / "mlflow.db")) as other,
-        tracking.open_tracker(pipeline, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker,
+        tracking.open_tracker(pipeline, EXPERIMENT, start()) as tracker,
     ):
         tracker.log_epoch(1, epoch_metrics("lite0", 1))
         other.execute("BEGIN EXCLUSIVE")
@@ -159,7 +161,7 @@ def test_a_database_locked_by_another_program_in_mid_training_is_published_once_
     pipeline: Path, capsys: pytest.CaptureFixture[str], impatient: None
 ) -> None:
     command = [sys.executable, "-c", LOCKER, str(pipeline / "mlflow.db")]
-    with tracking.open_tracker(pipeline, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker:
+    with tracking.open_tracker(pipeline, EXPERIMENT, start()) as tracker:
         tracker.log_epoch(1, epoch_metrics("lite0", 1))
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
             assert locker.stdout is not None

@@ -30,6 +30,7 @@ from captionlab.serving import registry
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
 from captionlab.training.checkpoint import load_checkpoint
+from captionlab.training.fit import logged_dataset
 
 Published = TypeVar("Published")
 # MLflow's error codes if another machine created or removed the same row meanwhile; some come from its database.
@@ -184,6 +185,7 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
             "mlflow.runColor": colour,
         },
         files=[*kept, *(path for name in REPORT_FILES if (path := report / name).exists())],
+        dataset=logged_dataset(params, root),
         texts=_texts(root, scores),
     )
 

@@ -1,7 +1,7 @@
 """Runs in MLflow: live curves while a system trains, and one complete run for every result.
 
-Imports mlflow late, because that takes seconds. Knows runs, parameters, metrics, tags and files; nothing of systems,
-stages or the origin of the files.
+Imports mlflow late, because that takes seconds. Knows runs, parameters, metrics, tags, datasets and files; nothing of
+systems, stages or the origin of the files.
 
 A run has two tags. ``captionlab.training_key`` identifies its training: a killed or repeated training continues in the
 same run. ``captionlab.result_key`` is set last, when the run is complete, and never changes: a trained system that is
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 RESULT_KEY = "captionlab.result_key"
 PRUNED = "captionlab.pruned"
+DVC_EXPERIMENT = "DVC_EXP_NAME"  # set by `dvc exp run` for its stages
 VIEW = "captionlab"
 METRICS_A_BATCH, PARAMS_A_BATCH = 1000, 100  # MLflow's limits
 
@@ -59,32 +60,47 @@ class NullTracker(Tracker):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Dataset:
+    """What a system learns from, as MLflow lists it. Runs with the same name and digest share one entry."""
+
+    name: str
+    digest: str  # 36 characters at most
+    source: str  # a folder
+    splits: Mapping[str, int]  # photos
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What is known of a run when its training starts."""
+
+    name: str  # MLflow shows it with the name of DVC's experiment, if one is running
+    training_key: str
+    params: Mapping[str, object]
+    tags: Mapping[str, str]
+    dataset: Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Start):
     """Everything that is published of one trained and evaluated system."""
 
-    name: str  # of its run
-    training_key: str
-    result_key: str  # a digest of everything below but the files
-    params: Mapping[str, object]
+    result_key: str  # a digest of everything here but files and texts
     history: Sequence[Mapping[str, float]]  # a row an epoch, with the key "epoch"
     metrics: Mapping[str, float]
-    tags: Mapping[str, str]
     files: Sequence[Path]
     texts: Mapping[str, str]  # by file name
     status: Literal["FINISHED", "KILLED"] = "FINISHED"
 
 
 @contextmanager
-def open_tracker(
-    root: Path, experiment: str, run_name: str, training_key: str, params: Mapping[str, object], tags: Mapping[str, str]
-) -> Iterator[Tracker]:
+def open_tracker(root: Path, experiment: str, start: Start) -> Iterator[Tracker]:
     """A tracker for one training. It never stops the training and delays it by a few seconds at most.
 
     When MLflow fails, at the start or later, one line on standard error says so and the training continues without it.
     """
     tracker: Tracker
     try:
-        tracker = _RunTracker(Store(root, experiment), run_name, training_key, params, tags)
+        tracker = _RunTracker(Store(root, experiment), start)
     except TrackingError as error:
         _warn(error)
         tracker = NullTracker()
@@ -129,16 +145,14 @@ def comparison_page(root: Path, experiment: str) -> str:
 class _RunTracker(Tracker):
     """Logs one training into one run, until that fails for the first time."""
 
-    def __init__(
-        self, store: Store, name: str, training_key: str, params: Mapping[str, object], tags: Mapping[str, str]
-    ) -> None:
+    def __init__(self, store: Store, start: Start) -> None:
         self._store = store
         self._over = False
         with store.session() as client:
-            runs = [run for run in store.runs_of(client, training_key) if RESULT_KEY not in run.data.tags]
-            self._run = runs[0] if runs else _create(client, store, name, training_key)
+            runs = [run for run in store.runs_of(client, start.training_key) if RESULT_KEY not in run.data.tags]
+            self._run = runs[0] if runs else _create(client, store, start)
             client.update_run(self._run.info.run_id, status="RUNNING")
-            _log(client, self._run, [], params, {**tags, **_origin(store.root)})
+            _log_start(client, store, self._run, start)
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         def log(client: "MlflowClient") -> None:
@@ -177,7 +191,7 @@ def _publish(store: Store, result: Result) -> Outcome:
         if not any(run.data.tags.get(RESULT_KEY) == result.result_key for run in runs):
             run = next((run for run in unfinished if _missing(client, run, result.history) is not None), None)
             outcome = "completed" if run else "created"
-            run = run or _create(client, store, result.name, result.training_key)
+            run = run or _create(client, store, result)
             unfinished = [other for other in unfinished if other.info.run_id != run.info.run_id]
             _complete(client, store, run, result)
             runs = store.runs_of(client, result.training_key)  # newest first
@@ -216,7 +230,8 @@ def _complete(client: "MlflowClient", store: Store, run: "Run", result: Result) 
     run_id = run.info.run_id
     points = _missing(client, run, result.history) or []
     points += [(key, value, 0) for key, value in result.metrics.items() if run.data.metrics.get(key) != value]
-    _log(client, run, points, result.params, {**result.tags, **_origin(store.root)})
+    _log_start(client, store, run, result)
+    _log(client, run, points)
     for path in result.files:
         client.log_artifact(run_id, str(path))
     for name, text in result.texts.items():
@@ -226,8 +241,31 @@ def _complete(client: "MlflowClient", store: Store, run: "Run", result: Result) 
     client.set_tag(run_id, RESULT_KEY, result.result_key)  # last: it means that the run is complete
 
 
-def _create(client: "MlflowClient", store: Store, name: str, training_key: str) -> "Run":
-    return client.create_run(store.experiment_id, run_name=name, tags={TRAINING_KEY: training_key})
+def _create(client: "MlflowClient", store: Store, start: Start) -> "Run":
+    """A new run; under ``dvc exp run`` its name tells experiments apart: ``baseline.lite0 (dandy-hues)``."""
+    experiment = os.environ.get(DVC_EXPERIMENT)
+    name = f"{start.name} ({experiment})" if experiment else start.name
+    return client.create_run(store.experiment_id, run_name=name, tags={TRAINING_KEY: start.training_key})
+
+
+def _log_start(client: "MlflowClient", store: Store, run: "Run", start: Start) -> None:
+    """Log parameters, tags and the dataset; what the run has already is not logged twice."""
+    from mlflow import entities
+    from mlflow.exceptions import MlflowException
+
+    _log(client, run, [], start.params, {**start.tags, **_origin(store.root)})
+    dataset = start.dataset
+    entry = entities.Dataset(
+        name=dataset.name, digest=dataset.digest,
+        source_type="local", source=json.dumps({"uri": dataset.source}), profile=json.dumps(dict(dataset.splits)),
+    )  # fmt: skip
+    inputs = [entities.DatasetInput(entry, [entities.InputTag("mlflow.data.context", "training")])]
+    try:
+        client.log_inputs(run.info.run_id, inputs)
+    except MlflowException as error:
+        if error.error_code != "BAD_REQUEST":
+            raise
+        client.log_inputs(run.info.run_id, inputs)  # another machine has made the same entry meanwhile
 
 
 def _logged(client: "MlflowClient", run_id: str, key: str) -> dict[int, float]:
@@ -259,7 +297,7 @@ def _origin(root: Path) -> dict[str, str]:
         tags["git_commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         pass  # no git, or nothing committed yet
-    if name := os.environ.get("DVC_EXP_NAME"):
+    if name := os.environ.get(DVC_EXPERIMENT):
         tags["dvc_experiment"] = name
     return tags
 
