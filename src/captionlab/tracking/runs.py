@@ -30,6 +30,7 @@ from captionlab.tracking.store import LIVE_SECONDS, TRAINING_KEY, Store, Trackin
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 RESULT_KEY = "captionlab.result_key"
 PRUNED = "captionlab.pruned"
@@ -152,6 +153,7 @@ class _RunTracker(Tracker):
             runs = [run for run in store.runs_of(client, start.training_key) if RESULT_KEY not in run.data.tags]
             self._run = runs[0] if runs else _create(client, store, start)
             client.update_run(self._run.info.run_id, status="RUNNING")
+            self._monitor = _monitor(store, self._run)
             _log_start(client, store, self._run, start)
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -162,6 +164,8 @@ class _RunTracker(Tracker):
         self._attempt(log)
 
     def end(self, status: str, tags: Mapping[str, str]) -> None:
+        if self._monitor:
+            self._monitor.finish()
         self._attempt(lambda client: _log(client, self._run, [], tags=tags))
         self._attempt(lambda client: client.set_terminated(self._run.info.run_id, status))
 
@@ -246,6 +250,18 @@ def _create(client: "MlflowClient", store: Store, start: Start) -> "Run":
     experiment = os.environ.get(DVC_EXPERIMENT)
     name = f"{start.name} ({experiment})" if experiment else start.name
     return client.create_run(store.experiment_id, run_name=name, tags={TRAINING_KEY: start.training_key})
+
+
+def _monitor(store: Store, run: "Run") -> "SystemMetricsMonitor | None":
+    """MLflow's own sampling of CPU, memory and GPU in a thread, until ``finish``; None where it is switched off."""
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        return None
+    monitor = SystemMetricsMonitor(run.info.run_id, resume_logging=True, tracking_uri=store.uri)
+    monitor.start()
+    return monitor
 
 
 def _log_start(client: "MlflowClient", store: Store, run: "Run", start: Start) -> None:
