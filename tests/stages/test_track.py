@@ -6,17 +6,21 @@ import shutil
 from pathlib import Path
 
 import mlflow.data
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from captionlab.config import load_params
 from captionlab.core.guests import GuestParams
+from captionlab.core.photo_results import read_captions
 from captionlab.core.records import MODELS
 from captionlab.core.results import Training, read_evaluation, read_training, write_training
+from captionlab.metrics.scorer import Scorer
 from captionlab.serving import registry
 from captionlab.stages.track import track
 from captionlab.training.checkpoint import load_checkpoint
-from results_tree import write_results
+from results_tree import QUOTED, SENTINEL, write_results
 from tracked import (
     CURVES,
     EXPERIMENT,
@@ -86,10 +90,7 @@ def test_a_pipeline_without_live_tracking_is_published_from_its_files(pipeline: 
     }
     stored = pipeline / "mlartifacts" / EXPERIMENT / run.info.run_id / "artifacts"
     names = sorted(path.name for path in stored.iterdir())
-    assert names == ["captions.csv", "comparison.csv", "history.csv", "summary.json"]
-    captions = (stored / "captions.csv").read_text().splitlines()
-    assert captions[:2] == ["image,caption", "00.jpg,a dog is outside"]
-    assert len(captions) == 1 + 12
+    assert names == ["comparison.csv", "evaluation.json", "history.csv", "summary.json"]
     timings = (pipeline / "reports/scenes/timings.csv").read_text()
     assert timings == "stage,item,seconds,peak_megabytes\ntrain_baseline,lite1,1.5,900\n"
 
@@ -108,6 +109,31 @@ def test_an_experiment_names_the_runs_that_it_changes(pipeline: Path, monkeypatc
 def another_training(root: Path, key: str) -> Training:
     training = read_training(root / MODELS / "baseline/lite1")
     return dataclasses.replace(training, summary=dataclasses.replace(training.summary, training_key=key))
+
+
+def evaluation_table(run: Run) -> pd.DataFrame:
+    """The run's table, as MLflow reads it."""
+    client = MlflowClient()
+    return client.load_table(experiment_id(client), "evaluation.json", [run.info.run_id])
+
+
+def test_a_run_has_every_caption_with_its_cider_and_no_reference(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{pipeline / 'mlflow.db'}")
+    track(PARAMS, pipeline)
+    (run,) = runs(pipeline)["baseline.lite1"]
+    table = evaluation_table(run)
+    rows = read_captions(pipeline, "baseline.lite1")
+    assert table["image"].tolist() == [row.image for row in rows]
+    assert table["caption"].tolist() == [row.captions["beam 3"].caption for row in rows]
+    assert table["references"].tolist() == [len(row.references) for row in rows]
+    references = {row.image: row.references for row in rows}
+    found = Scorer(references).score(dict(zip(table["image"], table["caption"], strict=True)), meteor=False)
+    assert table["cider"].mean() == pytest.approx(found.cider, abs=1e-4)
+    stored = pipeline / "mlartifacts" / EXPERIMENT / run.info.run_id / "artifacts"
+    for path in stored.iterdir():
+        assert SENTINEL not in path.read_text()
 
 
 def test_every_run_has_the_dataset(pipeline: Path) -> None:
@@ -135,7 +161,10 @@ def test_publishing_again_changes_nothing(pipeline: Path) -> None:
     assert {name: [run.to_dictionary() for run in group] for name, group in runs(pipeline).items()} == before
 
 
-def test_retrieval_is_a_run_and_what_it_beats_is_not_the_best_model(pipeline: Path) -> None:
+def test_retrieval_is_a_run_and_what_it_beats_is_not_the_best_model(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{pipeline / 'mlflow.db'}")
     with_retrieval = dataclasses.replace(PARAMS, retrieval=load_params(REPOSITORY / "params.yaml").retrieval)
     write_results(pipeline, with_retrieval, {"retrieval.lite2": (0.3, 0.3)}, epochs=3)
     lines = track(with_retrieval, pipeline)
@@ -145,8 +174,9 @@ def test_retrieval_is_a_run_and_what_it_beats_is_not_the_best_model(pipeline: Pa
     assert (run.data.tags["decoding"], run.data.metrics["bleu_4"]) == ("3 neighbours", 0.3)
     assert "test_loss" not in run.data.metrics
     stored = pipeline / "mlartifacts" / EXPERIMENT / run.info.run_id / "artifacts"
-    names = [path.name for path in stored.iterdir()]
-    assert names == ["comparison.csv"]  # no captions: it quotes those of others
+    assert sorted(path.name for path in stored.iterdir()) == ["comparison.csv", "evaluation.json"]
+    assert not [path for path in stored.iterdir() if QUOTED in path.read_text()]
+    assert list(evaluation_table(run)) == ["image", "references", "cider"]
 
     write_results(pipeline, with_retrieval, {"retrieval.lite2": (0.1, 0.1)}, epochs=3)
     assert track(with_retrieval, pipeline)[1].endswith(f"{registry.best_model('scenes')} is version 1")

@@ -6,6 +6,7 @@ Reads the outputs of all other stages; trains, scores and renders nothing.
 import csv
 import dataclasses
 import io
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from captionlab.core.results import (
     read_summary,
     read_training,
 )
+from captionlab.metrics.scorer import Scorer
 from captionlab.serving import registry
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
@@ -36,7 +38,7 @@ Published = TypeVar("Published")
 # MLflow's error codes if another machine created or removed the same row meanwhile; some come from its database.
 CONFLICTS = ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
 REPORT_FILES = ("curves.png", "bleu.png", "comparison.html", "comparison.csv")
-SAMPLED_CAPTIONS = 50
+TABLE = "evaluation.json"
 # MLflow itself would give several runs the same colour.
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 COLUMNS = (
@@ -183,6 +185,7 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
             "dataset_digest": evaluation.dataset_digest,
             "decoding": label,
             "mlflow.runColor": colour,
+            "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}]),  # makes MLflow show a table
         },
         files=[*kept, *(path for name in REPORT_FILES if (path := report / name).exists())],
         dataset=logged_dataset(params, root),
@@ -217,16 +220,24 @@ def _scores(scores: Scores, prefix: str) -> dict[str, float]:
 
 
 def _texts(root: Path, scores: ConfigurationScores) -> dict[str, str]:
-    """Some captions by file name. References, and training captions that retrieval quotes, may not be published."""
-    if scores.system == "retrieval" and read_manifest(root).format != "scenes":
-        return {}
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["image", "caption"])
+    """The captions of all test photos by file name, in the format of ``mlflow.log_table``.
+
+    Only the number of references: they may not be published, nor may training captions, which retrieval quotes.
+    """
     label = scores.best.decoding.label
-    generated = read_captions(root, scores.key)[:SAMPLED_CAPTIONS]
-    table.writerows([row.image, row.captions[label].caption] for row in generated)
-    return {"captions.csv": out.getvalue()}
+    rows = {row.image: row for row in read_captions(root, scores.key)}
+    captions = {image: row.captions[label].caption for image, row in rows.items()}
+    cider = Scorer({image: row.references for image, row in rows.items()}).cider_by_image(captions)
+    table: dict[str, list[object]] = {
+        "image": list(rows),
+        "caption": list(captions.values()),
+        "references": [len(row.references) for row in rows.values()],
+        "cider": [round(cider[image], 4) for image in rows],
+    }
+    if scores.system == "retrieval" and read_manifest(root).format != "scenes":
+        del table["caption"]
+    content = {"columns": list(table), "data": list(zip(*table.values(), strict=True))}
+    return {TABLE: json.dumps(content, ensure_ascii=False)}
 
 
 def _write_timings(params: Params, root: Path) -> None:
