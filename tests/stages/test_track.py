@@ -64,7 +64,7 @@ def test_a_pipeline_without_live_tracking_is_published_from_its_files(pipeline: 
     expected_scores = {
         "": scores.best.test["strict"], "val/": scores.best.val, "with_greedy/": scores.decodings[0].test["strict"],
         "with_beam_3/": scores.decodings[1].test["strict"], "with_beam_5/": scores.decodings[2].test["strict"],
-        "report_a/": scores.best.test["report_a"], "report_b/": scores.best.test["report_b"],
+        "with_report_a/": scores.best.test["report_a"], "with_report_b/": scores.best.test["report_b"],
     }  # fmt: skip
     expected_metrics = {
         f"{prefix}{key}": value

@@ -69,7 +69,7 @@ def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
     )
     assert ui(pipeline, EXPERIMENT, port=0) == [f"the runs are at {page}"]  # nothing to start
     view = client.get_experiment(experiment_id(client)).tags["mlflow.sharedViewState.captionlab"]
-    assert json.loads(view)["selectedColumns"][:2] == ["metrics.`bleu_4`", "metrics.`bleu_1`"]
+    assert json.loads(view)["selectedColumns"][:2] == ["metrics.`bleu_4`", "metrics.`cider`"]
 
     best = client.get_model_version_by_alias("captionlab", registry.best_alias("scenes"))
     assert best.run_id == found["baseline.lite0"][0].info.run_id

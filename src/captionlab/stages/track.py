@@ -42,7 +42,7 @@ TABLE = "evaluation.json"
 # MLflow itself would give several runs the same colour.
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 COLUMNS = (
-    *(f"metrics.{key}" for key in ("bleu_4", "bleu_1", "cider", "rouge_l", "test_loss", "parameters")),
+    *(f"metrics.{key}" for key in ("bleu_4", "cider", "val_loss")),
     *(f"params.{key}" for key in ("encoder", "embedding", "hidden", "layers", "decoding")),
 )
 
@@ -111,6 +111,7 @@ def _best(root: Path, evaluation: Evaluation, results: list[runs.Result]) -> reg
         dataset=evaluation.dataset,
         tags={key: best.tags[key] for key in tags},
         score=scores.val_cider,
+        scores=scores.best.test["strict"],
         result_key=best.result_key,
     )
 
@@ -119,12 +120,14 @@ def _released() -> registry.Candidate:
     """The captioner that ships with the package."""
     checkpoint = load_checkpoint(RELEASED)
     identity, decoding = checkpoint.identity, checkpoint.decoding or Decoding()
+    release = checkpoint.release
     return registry.Candidate(
         name="released",
         checkpoint=RELEASED,
         decoding=decoding,
         dataset=identity.dataset,
         tags={"system": identity.system, "configuration": identity.name, "encoder": identity.encoder},
+        scores=release.scores if release else None,
     )
 
 
@@ -206,11 +209,11 @@ def _metrics(scores: ConfigurationScores) -> dict[str, float]:
     best = scores.best
     metrics |= _scores(best.test["strict"], "") | (_scores(best.val, "val/") if best.val else {})
     for decoded in scores.decodings:
-        # MLflow's compare view sorts by name: `beam_3/` would come before all plain names.
+        # MLflow sorts by name: `beam_3/` would come before all plain names.
         metrics |= _scores(decoded.test["strict"], f"with_{decoded.decoding.label.replace(' ', '_')}/")
     for protocol, found in best.test.items():
         if protocol != "strict":
-            metrics |= _scores(found, f"{protocol}/")
+            metrics |= _scores(found, f"with_{protocol}/")  # after the decodings: the last prefix of all
     return metrics
 
 

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 RESULT_KEY = "captionlab.result_key"
 PRUNED = "captionlab.pruned"
 DVC_EXPERIMENT = "DVC_EXP_NAME"  # set by `dvc exp run` for its stages
+NOTE = "mlflow.note.content"  # the description on the run's page
 VIEW = "captionlab"
+MAIN = "Model metrics"  # MLflow's name for the charts of metrics without a prefix
 METRICS_A_BATCH, PARAMS_A_BATCH = 1000, 100  # MLflow's limits
 
 Outcome = Literal["created", "completed", "present"]
@@ -122,15 +124,16 @@ def publish(root: Path, experiment: str, results: Sequence[Result], columns: Seq
 
     Safe to repeat after a kill, and to run at once in several processes of one machine or of several that share a
     server. ``columns`` ("metrics.bleu_4", "params.hidden") are shown on the experiment's page, which is sorted by the
-    first one, a loss ascending; without any the page stays as it is. Raises TrackingError when the server or the
-    database cannot be used.
+    first one, a loss ascending; the charts of the metrics among them come first. Without any the page stays as it is.
+    Raises TrackingError when the server or the database cannot be used.
     """
     store = Store(root, experiment)
     outcomes = [_publish(store, result) for result in results]
     if columns:
         with store.session() as client:
             # MLflow's pages show no scores by default; their own "share view" keeps the choice of columns in this tag.
-            client.set_experiment_tag(store.experiment_id, f"mlflow.sharedViewState.{VIEW}", _view(columns))
+            view = _view(columns, results)
+            client.set_experiment_tag(store.experiment_id, f"mlflow.sharedViewState.{VIEW}", view)
     return outcomes
 
 
@@ -207,13 +210,22 @@ def _publish(store: Store, result: Result) -> Outcome:
         return outcome
 
 
-def _view(columns: Sequence[str]) -> str:
+def _view(columns: Sequence[str], results: Sequence[Result]) -> str:
+    """The shared view: which columns the table shows, and which charts come first."""
     quoted = [re.sub(r"\.(.*)", r".`\1`", column) for column in columns]
-    # Without this section, the charts of names without a prefix come last.
-    sections = [{"uuid": "main", "name": "Model metrics", "display": True, "isReordered": False}]
-    charts = {"compareRunSections": sections, "compareRunCharts": [], "isAccordionReordered": True}
+    prefixes = sorted({key.split("/")[0] for result in results for key in result.metrics if "/" in key})
+    # Without a section of its own, the charts of names without a prefix come last.
+    shown = (MAIN, *prefixes)
+    sections = [{"uuid": name, "name": name, "display": name == MAIN, "isReordered": True} for name in shown]
+    first = [column.removeprefix("metrics.") for column in columns if column.startswith("metrics.")]
+    charts = [  # MLflow adds the others; of a metric with several steps it makes a curve
+        {"uuid": key, "type": "BAR", "metricSectionId": MAIN, "metricKey": key, "displayName": key}
+        | {"isGenerated": True, "deleted": False}
+        for key in first
+    ]
+    table = {"selectedColumns": quoted, "orderByKey": quoted[0], "orderByAsc": "loss" in columns[0]}
     return json.dumps(
-        {"selectedColumns": quoted, "orderByKey": quoted[0], "orderByAsc": "loss" in columns[0], **charts}
+        {**table, "compareRunSections": sections, "compareRunCharts": charts, "isAccordionReordered": True}
     )
 
 
@@ -240,6 +252,10 @@ def _complete(client: "MlflowClient", store: Store, run: "Run", result: Result) 
         client.log_artifact(run_id, str(path))
     for name, text in result.texts.items():
         client.log_text(run_id, text, name)
+    pages = [path.name for path in result.files if path.suffix == ".html"]
+    if pages:
+        address = f"#/experiments/{store.experiment_id}/runs/{run_id}/artifacts"
+        client.set_tag(run_id, NOTE, "\n".join(f"Report: [{page}]({address}/{page})" for page in pages))
     if run.info.status != result.status:
         client.set_terminated(run_id, result.status)
     client.set_tag(run_id, RESULT_KEY, result.result_key)  # last: it means that the run is complete
