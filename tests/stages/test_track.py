@@ -152,6 +152,22 @@ def test_every_run_has_the_dataset(pipeline: Path) -> None:
         assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "training"}
 
 
+def test_the_pages_open_on_what_matters(pipeline: Path) -> None:
+    """The view's own format is MLflow's; tests/tracking/test_pages.py looks at the page."""
+    (pipeline / "reports/scenes/comparison.html").write_text("<p>The comparison")
+    track(PARAMS, pipeline)
+    client = MlflowClient(f"sqlite:///{pipeline / 'mlflow.db'}")
+    experiment = experiment_id(client)
+    (run,) = runs(pipeline)["baseline.lite0"]
+    link = f"#/experiments/{experiment}/runs/{run.info.run_id}/artifacts/comparison.html"
+    assert run.data.tags["mlflow.note.content"] == f"Report: [comparison.html]({link})"
+    view = json.loads(client.get_experiment(experiment).tags["mlflow.sharedViewState.captionlab"])
+    assert view["selectedColumns"][:3] == ["metrics.`bleu_4`", "metrics.`cider`", "metrics.`val_loss`"]
+    sections = [section["name"] for section in view["compareRunSections"]]
+    assert (sections[:2], sections[-2:]) == (["Model metrics", "val"], ["with_report_a", "with_report_b"])
+    assert max(run.data.metrics).startswith("with_report_b/")  # by name, too
+
+
 def test_publishing_again_changes_nothing(pipeline: Path) -> None:
     track(PARAMS, pipeline)
     before = {name: [run.to_dictionary() for run in group] for name, group in runs(pipeline).items()}

@@ -179,7 +179,7 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
             "evaluate.max_words": params.evaluate.max_words,
         },
         history=history,
-        metrics={**{key: value for key, value in sizes.items() if key != "encoder"}, **_metrics(scores)},
+        metrics={**_metrics(scores), **{key: value for key, value in sizes.items() if key != "encoder"}},
         tags={
             "system": scores.system,
             "configuration": scores.name,
@@ -201,13 +201,15 @@ def _metrics(scores: ConfigurationScores) -> dict[str, float]:
 
     MLflow's pages group metrics by prefix and truncate long numbers; the exact ones are in scores.json.
     """
-    metrics = {
+    best = scores.best
+    own = _scores(best.test["strict"], "")
+    metrics = {key: own[key] for key in ("bleu_4", "cider") if key in own}  # the first in MLflow's comparison
+    metrics |= own | (_scores(best.val, "val/") if best.val else {})
+    metrics |= {
         f"test_{key}": round(value, 4)
         for key, value in (("loss", scores.loss), ("accuracy", scores.accuracy))
         if value is not None
     }
-    best = scores.best
-    metrics |= _scores(best.test["strict"], "") | (_scores(best.val, "val/") if best.val else {})
     for decoded in scores.decodings:
         # MLflow sorts by name: `beam_3/` would come before all plain names.
         metrics |= _scores(decoded.test["strict"], f"with_{decoded.decoding.label.replace(' ', '_')}/")

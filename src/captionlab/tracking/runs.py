@@ -218,11 +218,16 @@ def _view(columns: Sequence[str], results: Sequence[Result]) -> str:
     shown = (MAIN, *prefixes)
     sections = [{"uuid": name, "name": name, "display": name == MAIN, "isReordered": True} for name in shown]
     first = [column.removeprefix("metrics.") for column in columns if column.startswith("metrics.")]
-    charts = [  # MLflow adds the others; of a metric with several steps it makes a curve
+    charts: list[dict[str, object]] = [  # MLflow adds the others; of a metric with several steps it makes a curve
         {"uuid": key, "type": "BAR", "metricSectionId": MAIN, "metricKey": key, "displayName": key}
         | {"isGenerated": True, "deleted": False}
         for key in first
     ]
+    charts.append(  # a table of the parameters that differ between the runs
+        {"uuid": "differences", "type": "DIFFERENCE", "metricSectionId": MAIN, "compareGroups": ["Parameters"]}
+        | {"chartName": "Parameters that differ", "showDifferencesOnly": True, "showChangeFromBaseline": False}
+        | {"baselineColumnUuid": "", "isGenerated": False, "deleted": False}
+    )
     table = {"selectedColumns": quoted, "orderByKey": quoted[0], "orderByAsc": "loss" in columns[0]}
     return json.dumps(
         {**table, "compareRunSections": sections, "compareRunCharts": charts, "isAccordionReordered": True}
@@ -244,8 +249,9 @@ def _missing(client: "MlflowClient", run: "Run", history: Sequence[Mapping[str, 
 
 def _complete(client: "MlflowClient", store: Store, run: "Run", result: Result) -> None:
     run_id = run.info.run_id
-    points = _missing(client, run, result.history) or []
-    points += [(key, value, 0) for key, value in result.metrics.items() if run.data.metrics.get(key) != value]
+    # The scores first: MLflow's comparison opens with the metric that was logged first.
+    points = [(key, value, 0) for key, value in result.metrics.items() if run.data.metrics.get(key) != value]
+    points += _missing(client, run, result.history) or []
     _log_start(client, store, run, result)
     _log(client, run, points)
     for path in result.files:

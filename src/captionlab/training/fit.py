@@ -145,9 +145,9 @@ def fit(params: Params, root: Path, experiment: Experiment, material: Material) 
         def on_epoch(epoch: Epoch) -> None:
             if not distributed.is_main():
                 return
-            tracker.log_epoch(
-                epoch.epoch, {field: value for field, value in epoch.rounded().items() if field != "epoch"}
-            )
+            figures = {field: value for field, value in epoch.rounded().items() if field != "epoch"}
+            # MLflow's comparison opens with the metric that was logged first.
+            tracker.log_epoch(epoch.epoch, {"val_loss": figures["val_loss"], **figures})
             print(f"{experiment.key} {_progress(epoch, training.epochs)}", flush=True)
 
         trained = train(
