@@ -203,7 +203,8 @@ def _metrics(scores: ConfigurationScores) -> dict[str, float]:
     """
     best = scores.best
     own = _scores(best.test["strict"], "")
-    metrics = {key: own[key] for key in ("bleu_4", "cider") if key in own}  # the first in MLflow's comparison
+    # the first in MLflow's comparison
+    metrics: dict[str, float] = {key: own[key] for key in ("bleu_4", "cider") if key in own}
     metrics |= own | (_scores(best.val, "val/") if best.val else {})
     metrics |= {
         f"test_{key}": round(value, 4)

@@ -64,12 +64,13 @@ class NullTracker(Tracker):
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What a system learns from, as MLflow lists it. Runs with the same name and digest share one entry."""
+    """What a system learns from or is scored on, as MLflow lists it. Runs with the same name and digest share one entry."""
 
     name: str
     digest: str  # 36 characters at most
     source: str  # a folder
     splits: Mapping[str, int]  # photos
+    context: Literal["training", "evaluation"] = "training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +298,7 @@ def _log_start(client: "MlflowClient", store: Store, run: "Run", start: Start) -
         name=dataset.name, digest=dataset.digest,
         source_type="local", source=json.dumps({"uri": dataset.source}), profile=json.dumps(dict(dataset.splits)),
     )  # fmt: skip
-    inputs = [entities.DatasetInput(entry, [entities.InputTag("mlflow.data.context", "training")])]
+    inputs = [entities.DatasetInput(entry, [entities.InputTag("mlflow.data.context", dataset.context)])]
     try:
         client.log_inputs(run.info.run_id, inputs)
     except MlflowException as error:
