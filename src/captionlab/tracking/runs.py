@@ -64,7 +64,7 @@ class NullTracker(Tracker):
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What a system learns from or is scored on, as MLflow lists it. Runs with the same name and digest share one entry."""
+    """What a system learns from or is scored on. Runs with the same name and digest share one entry of MLflow."""
 
     name: str
     digest: str  # 36 characters at most
