@@ -104,6 +104,9 @@ def test_an_experiment_names_the_runs_that_it_changes(pipeline: Path, monkeypatc
     assert sorted(runs(pipeline)) == [
         "baseline.lite0", "baseline.lite1", "baseline.lite1 (dandy-hues)", "baseline.lite1 (sly-newt)"
     ]  # fmt: skip
+    (plain,), (changed,) = runs(pipeline)["baseline.lite1"], runs(pipeline)["baseline.lite1 (sly-newt)"]
+    assert "mlflow.runColor" in plain.data.tags
+    assert "mlflow.runColor" not in changed.data.tags
 
 
 def another_training(root: Path, key: str) -> Training:

@@ -292,7 +292,10 @@ def _log_start(client: "MlflowClient", store: Store, run: "Run", start: Start) -
     from mlflow import entities
     from mlflow.exceptions import MlflowException
 
-    _log(client, run, [], start.params, {**start.tags, **_origin(store.root)})
+    tags = {**start.tags, **_origin(store.root)}
+    if "dvc_experiment" in tags:  # MLflow's own colour, not that of the configuration's other runs
+        tags.pop("mlflow.runColor", None)
+    _log(client, run, [], start.params, tags)
     dataset = start.dataset
     entry = entities.Dataset(
         name=dataset.name, digest=dataset.digest,
