@@ -77,9 +77,19 @@ def expected(name: str, key: str, epochs: int = 3) -> list[tuple[int, Any]]:
     return [(epoch, pytest.approx(epoch_metrics(name, epoch)[key], abs=1e-6)) for epoch in range(1, epochs + 1)]
 
 
+def start(name: str = "lite0", key: str = "key") -> tracking.Start:
+    """What a training of one of the configurations tells MLflow."""
+    dataset = tracking.Dataset(
+        name="scenes", digest="0123456789abcdef", source="data/scenes", splits={"train": 40, "val": 8, "test": 12}
+    )
+    return tracking.Start(
+        name=f"baseline.{name}", training_key=f"{key}-{name}", params={"hidden": 256}, tags={"system": "baseline"},
+        dataset=dataset,
+    )  # fmt: skip
+
+
 def train(root: Path, name: str = "lite0", *, first: int = 1, last: int = 3, dies_in: int = 0) -> None:
-    params, tags = {"hidden": 256}, {"system": "baseline"}
-    with tracking.open_tracker(root, EXPERIMENT, f"baseline.{name}", f"key-{name}", params, tags) as tracker:
+    with tracking.open_tracker(root, EXPERIMENT, start(name)) as tracker:
         for epoch in range(first, last + 1):
             if epoch == dies_in:
                 raise MemoryError

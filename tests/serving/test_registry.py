@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from captionlab.commands.caption import Options, caption_photos
+from captionlab.core.records import Scores
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
 from captionlab.serving import registry
@@ -67,6 +68,25 @@ def test_a_model_is_registered_once_and_holds_no_pickle(root: Path, released: Pa
     assert not path.exists()
 
 
+def test_a_version_says_what_it_was_scored_with(root: Path, released: Path) -> None:
+    scores = Scores(bleu_1=0.6, bleu_2=0.4, bleu_3=0.3, bleu_4=0.21, rouge_l=0.5, cider=0.75, meteor=None)
+    register(root, candidate(released, scores=scores))
+    version = client(root).get_model_version("captionlab", "1")
+    found = {key: version.tags[key] for key in ("dataset", "decoding", "test_bleu_4", "test_cider", "validation_cider")}
+    assert found == {
+        "dataset": "scenes", "decoding": "beam 2", "test_bleu_4": "0.2100", "test_cider": "0.7500",
+        "validation_cider": "0.500000",
+    }  # fmt: skip
+    assert version.description == (
+        "attention.tiny, trained on scenes. Decoding: beam 2. "
+        "Scores: test BLEU-4 0.2100, test CIDEr 0.7500, validation CIDEr 0.500000."
+    )
+    assert register(root, candidate(released, scores=dataclasses.replace(scores, cider=0.8))).outcome == "present"
+    version = client(root).get_model_version("captionlab", "1")
+    assert version.tags["test_cider"] == "0.8000"
+    assert "test CIDEr 0.8000" in (version.description or "")
+
+
 def test_what_is_worse_than_retrieval_is_not_the_best(root: Path, released: Path) -> None:
     assert register(root, candidate(released), floor=0.51).best is None
     assert client(root).get_registered_model("captionlab").aliases == {}
@@ -96,7 +116,7 @@ def test_the_alias_stands_for_the_best_of_the_dataset(root: Path, released: Path
 DOOMED = f"""
 import os, signal, sys
 from pathlib import Path
-from captionlab import Decoding
+from captionlab import Decoding, Scores
 from captionlab.serving import registry
 registry.configure_mlflow()
 import mlflow

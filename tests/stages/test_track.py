@@ -1,20 +1,26 @@
 """Stage track, into a real MLflow database: what it publishes, and that it does so once."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
+import mlflow.data
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from captionlab.config import load_params
 from captionlab.core.guests import GuestParams
+from captionlab.core.photo_results import read_captions
 from captionlab.core.records import MODELS
-from captionlab.core.results import read_evaluation, read_training
+from captionlab.core.results import Training, read_evaluation, read_training, write_training
+from captionlab.metrics.scorer import Scorer
 from captionlab.serving import registry
 from captionlab.stages.track import track
 from captionlab.training.checkpoint import load_checkpoint
-from results_tree import write_results
+from results_tree import QUOTED, SENTINEL, write_results
 from tracked import (
     CURVES,
     EXPERIMENT,
@@ -58,7 +64,7 @@ def test_a_pipeline_without_live_tracking_is_published_from_its_files(pipeline: 
     expected_scores = {
         "": scores.best.test["strict"], "val/": scores.best.val, "with_greedy/": scores.decodings[0].test["strict"],
         "with_beam_3/": scores.decodings[1].test["strict"], "with_beam_5/": scores.decodings[2].test["strict"],
-        "report_a/": scores.best.test["report_a"], "report_b/": scores.best.test["report_b"],
+        "with_report_a/": scores.best.test["report_a"], "with_report_b/": scores.best.test["report_b"],
     }  # fmt: skip
     expected_metrics = {
         f"{prefix}{key}": value
@@ -84,12 +90,85 @@ def test_a_pipeline_without_live_tracking_is_published_from_its_files(pipeline: 
     }
     stored = pipeline / "mlartifacts" / EXPERIMENT / run.info.run_id / "artifacts"
     names = sorted(path.name for path in stored.iterdir())
-    assert names == ["captions.csv", "comparison.csv", "history.csv", "summary.json"]
-    captions = (stored / "captions.csv").read_text().splitlines()
-    assert captions[:2] == ["image,caption", "00.jpg,a dog is outside"]
-    assert len(captions) == 1 + 12
+    assert names == ["comparison.csv", "evaluation.json", "history.csv", "summary.json"]
     timings = (pipeline / "reports/scenes/timings.csv").read_text()
     assert timings == "stage,item,seconds,peak_megabytes\ntrain_baseline,lite1,1.5,900\n"
+
+
+def test_an_experiment_names_the_runs_that_it_changes(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    track(PARAMS, pipeline)
+    for name in ("dandy-hues", "sly-newt"):
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        write_training(pipeline / MODELS / "baseline/lite1", another_training(pipeline, name))
+        track(PARAMS, pipeline)
+    assert sorted(runs(pipeline)) == [
+        "baseline.lite0", "baseline.lite1", "baseline.lite1 (dandy-hues)", "baseline.lite1 (sly-newt)"
+    ]  # fmt: skip
+    (plain,), (changed,) = runs(pipeline)["baseline.lite1"], runs(pipeline)["baseline.lite1 (sly-newt)"]
+    assert "mlflow.runColor" in plain.data.tags
+    assert "mlflow.runColor" not in changed.data.tags
+
+
+def another_training(root: Path, key: str) -> Training:
+    training = read_training(root / MODELS / "baseline/lite1")
+    return dataclasses.replace(training, summary=dataclasses.replace(training.summary, training_key=key))
+
+
+def evaluation_table(run: Run) -> pd.DataFrame:
+    """The run's table, as MLflow reads it."""
+    client = MlflowClient()
+    return client.load_table(experiment_id(client), "evaluation.json", [run.info.run_id])
+
+
+def test_a_run_has_every_caption_with_its_cider_and_no_reference(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{pipeline / 'mlflow.db'}")
+    track(PARAMS, pipeline)
+    (run,) = runs(pipeline)["baseline.lite1"]
+    table = evaluation_table(run)
+    rows = read_captions(pipeline, "baseline.lite1")
+    assert table["image"].tolist() == [row.image for row in rows]
+    assert table["caption"].tolist() == [row.captions["beam 3"].caption for row in rows]
+    assert table["references"].tolist() == [len(row.references) for row in rows]
+    references = {row.image: row.references for row in rows}
+    found = Scorer(references).score(dict(zip(table["image"], table["caption"], strict=True)), meteor=False)
+    assert table["cider"].mean() == pytest.approx(found.cider, abs=1e-4)
+    stored = pipeline / "mlartifacts" / EXPERIMENT / run.info.run_id / "artifacts"
+    for path in stored.iterdir():
+        assert SENTINEL not in path.read_text()
+
+
+def test_every_run_has_the_dataset(pipeline: Path) -> None:
+    with_retrieval = dataclasses.replace(PARAMS, retrieval=load_params(REPOSITORY / "params.yaml").retrieval)
+    write_results(pipeline, with_retrieval, epochs=3)
+    track(with_retrieval, pipeline)
+    found = [run for group in runs(pipeline).values() for run in group]
+    assert len(found) == 3
+    for run in found:
+        assert run.inputs is not None
+        (used,) = run.inputs.dataset_inputs
+        dataset = used.dataset
+        assert (dataset.name, dataset.digest) == ("scenes", "0123456789abcdef")
+        assert json.loads(dataset.profile or "") == {"train": 40, "val": 8, "test": 12}
+        assert mlflow.data.get_source(dataset).to_dict() == {"uri": "data/scenes"}
+        assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "training"}
+
+
+def test_the_pages_open_on_what_matters(pipeline: Path) -> None:
+    """The view's own format is MLflow's; tests/tracking/test_pages.py looks at the page."""
+    (pipeline / "reports/scenes/comparison.html").write_text("<p>The comparison")
+    track(PARAMS, pipeline)
+    client = MlflowClient(f"sqlite:///{pipeline / 'mlflow.db'}")
+    experiment = experiment_id(client)
+    (run,) = runs(pipeline)["baseline.lite0"]
+    link = f"#/experiments/{experiment}/runs/{run.info.run_id}/artifacts/comparison.html"
+    assert run.data.tags["mlflow.note.content"] == f"Report: [comparison.html]({link})"
+    view = json.loads(client.get_experiment(experiment).tags["mlflow.sharedViewState.captionlab"])
+    assert view["selectedColumns"][:3] == ["metrics.`bleu_4`", "metrics.`cider`", "metrics.`val_loss`"]
+    sections = [section["name"] for section in view["compareRunSections"]]
+    assert (sections[:2], sections[-2:]) == (["Model metrics", "val"], ["with_report_a", "with_report_b"])
+    assert max(run.data.metrics).startswith("with_report_b/")  # by name, too
 
 
 def test_publishing_again_changes_nothing(pipeline: Path) -> None:
@@ -101,7 +180,10 @@ def test_publishing_again_changes_nothing(pipeline: Path) -> None:
     assert {name: [run.to_dictionary() for run in group] for name, group in runs(pipeline).items()} == before
 
 
-def test_retrieval_is_a_run_and_what_it_beats_is_not_the_best_model(pipeline: Path) -> None:
+def test_retrieval_is_a_run_and_what_it_beats_is_not_the_best_model(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{pipeline / 'mlflow.db'}")
     with_retrieval = dataclasses.replace(PARAMS, retrieval=load_params(REPOSITORY / "params.yaml").retrieval)
     write_results(pipeline, with_retrieval, {"retrieval.lite2": (0.3, 0.3)}, epochs=3)
     lines = track(with_retrieval, pipeline)
@@ -111,8 +193,9 @@ def test_retrieval_is_a_run_and_what_it_beats_is_not_the_best_model(pipeline: Pa
     assert (run.data.tags["decoding"], run.data.metrics["bleu_4"]) == ("3 neighbours", 0.3)
     assert "test_loss" not in run.data.metrics
     stored = pipeline / "mlartifacts" / EXPERIMENT / run.info.run_id / "artifacts"
-    names = [path.name for path in stored.iterdir()]
-    assert names == ["comparison.csv"]  # no captions: it quotes those of others
+    assert sorted(path.name for path in stored.iterdir()) == ["comparison.csv", "evaluation.json"]
+    assert not [path for path in stored.iterdir() if QUOTED in path.read_text()]
+    assert list(evaluation_table(run)) == ["image", "references", "cider"]
 
     write_results(pipeline, with_retrieval, {"retrieval.lite2": (0.1, 0.1)}, epochs=3)
     assert track(with_retrieval, pipeline)[1].endswith(f"{registry.best_model('scenes')} is version 1")
@@ -151,7 +234,9 @@ def test_a_queued_experiment_lands_in_the_database_it_was_cloned_from(
     monkeypatch.setenv("DVC_EXP_NAME", "sly-newt")
     track(PARAMS, clone)
     assert not (clone / "mlflow.db").exists()
-    (run,) = runs(pipeline)["baseline.lite0"]
+    found = runs(pipeline)
+    assert sorted(found) == ["baseline.lite0 (sly-newt)", "baseline.lite1 (sly-newt)"]
+    (run,) = found["baseline.lite0 (sly-newt)"]
     assert run.data.tags["dvc_experiment"] == "sly-newt"
     assert run.info.artifact_uri.startswith((pipeline / "mlartifacts").as_uri())
 

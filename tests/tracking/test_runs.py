@@ -5,6 +5,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from captionlab.stages.track import track
 from captionlab.tracking import runs as tracking
 from captionlab.tracking import store
 from servers import wait_for
-from tracked import CONFIGS, CURVES, EXPERIMENT, PARAMS, epoch_metrics, expected, points, runs, train, worker
+from tracked import CONFIGS, CURVES, EXPERIMENT, PARAMS, epoch_metrics, expected, points, runs, start, train, worker
 
 
 @pytest.fixture
@@ -32,6 +33,8 @@ def test_a_killed_training_and_its_publication_share_one_run(pipeline: Path) -> 
         train(pipeline, dies_in=3)
     (killed,) = runs(pipeline)["baseline.lite0"]
     assert killed.info.status == "FAILED"
+    assert killed.inputs is not None
+    assert [used.dataset.digest for used in killed.inputs.dataset_inputs] == ["0123456789abcdef"]
     train(pipeline, first=2)  # resumes from the checkpoint before the last logged epoch
     (resumed,) = runs(pipeline)["baseline.lite0"]
     assert (resumed.info.run_id, resumed.info.status) == (killed.info.run_id, "FINISHED")
@@ -44,6 +47,47 @@ def test_a_killed_training_and_its_publication_share_one_run(pipeline: Path) -> 
     assert published.data.metrics["bleu_4"] == 0.2
     for key in CURVES:
         assert points(pipeline, published, key) == expected("lite0", key)
+
+
+@pytest.mark.parametrize("switch", ["", "false"])
+def test_a_training_logs_the_load_of_the_machine_unless_that_is_switched_off(
+    pipeline: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, switch: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    monkeypatch.delenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", raising=False)
+    if switch:
+        monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", switch)
+    with pytest.raises(MemoryError):
+        train_slowly(pipeline, dies=True)
+    first = system_metrics(pipeline)
+    train_slowly(pipeline)  # resumes in the same run
+    second = system_metrics(pipeline)
+    if switch:
+        assert first == second == {}
+    else:
+        assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= first.keys()
+        for key, steps in first.items():
+            assert second[key] == list(range(len(second[key])))
+            assert len(second[key]) > len(steps)
+    assert capsys.readouterr().err == ""
+    assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+    assert "1 created, 1 completed, 0 already there" in track(PARAMS, pipeline)[0]
+
+
+def train_slowly(root: Path, dies: bool = False) -> None:
+    """Train until the load has been sampled some times."""
+    with tracking.open_tracker(root, EXPERIMENT, start()) as tracker:
+        tracker.log_epoch(1, epoch_metrics("lite0", 1))
+        time.sleep(1.5)
+        if dies:
+            raise MemoryError
+
+
+def system_metrics(root: Path) -> dict[str, list[int]]:
+    """The steps at which the load was logged, by metric."""
+    (run,) = runs(root)["baseline.lite0"]
+    names = [key for key in run.data.metrics if key.startswith("system/")]
+    return {name: [step for step, _ in points(root, run, name)] for name in names}
 
 
 def test_epochs_that_could_not_be_logged_live_are_filled_in(pipeline: Path) -> None:
@@ -68,7 +112,7 @@ def test_a_training_that_another_process_publishes_meanwhile_goes_on_in_silence(
 ) -> None:
     if repeated:
         track(PARAMS, pipeline)
-    with tracking.open_tracker(pipeline, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker:
+    with tracking.open_tracker(pipeline, EXPERIMENT, start()) as tracker:
         tracker.log_epoch(1, epoch_metrics("lite0", 1))
         train(pipeline)  # the same training, in the same run
         track(PARAMS, pipeline)
@@ -81,7 +125,7 @@ def test_a_training_that_another_process_publishes_meanwhile_goes_on_in_silence(
 
 
 def test_curves_of_another_try_are_not_mixed_in(pipeline: Path) -> None:
-    with tracking.open_tracker(pipeline, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker:
+    with tracking.open_tracker(pipeline, EXPERIMENT, start()) as tracker:
         tracker.log_epoch(1, {"train_loss": 9.0, "val_loss": 9.0})
     track(PARAMS, pipeline)
     (run,) = runs(pipeline)["baseline.lite0"]
@@ -129,7 +173,7 @@ def test_a_locked_database_costs_a_training_one_line(
 ) -> None:
     with (
         closing(sqlite3.connect(pipeline / "mlflow.db")) as other,
-        tracking.open_tracker(pipeline, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker,
+        tracking.open_tracker(pipeline, EXPERIMENT, start()) as tracker,
     ):
         tracker.log_epoch(1, epoch_metrics("lite0", 1))
         other.execute("BEGIN EXCLUSIVE")
@@ -159,7 +203,7 @@ def test_a_database_locked_by_another_program_in_mid_training_is_published_once_
     pipeline: Path, capsys: pytest.CaptureFixture[str], impatient: None
 ) -> None:
     command = [sys.executable, "-c", LOCKER, str(pipeline / "mlflow.db")]
-    with tracking.open_tracker(pipeline, EXPERIMENT, "baseline.lite0", "key-lite0", {}, {}) as tracker:
+    with tracking.open_tracker(pipeline, EXPERIMENT, start()) as tracker:
         tracker.log_epoch(1, epoch_metrics("lite0", 1))
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
             assert locker.stdout is not None

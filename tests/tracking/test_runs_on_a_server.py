@@ -28,6 +28,7 @@ from tracked import (
     experiment_id,
     points,
     runs,
+    start,
     train,
     worker,
     write_pipeline,
@@ -68,7 +69,7 @@ def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
     )
     assert ui(pipeline, EXPERIMENT, port=0) == [f"the runs are at {page}"]  # nothing to start
     view = client.get_experiment(experiment_id(client)).tags["mlflow.sharedViewState.captionlab"]
-    assert json.loads(view)["selectedColumns"][:2] == ["metrics.`bleu_4`", "metrics.`bleu_1`"]
+    assert json.loads(view)["selectedColumns"][:2] == ["metrics.`bleu_4`", "metrics.`cider`"]
 
     best = client.get_model_version_by_alias("captionlab", registry.best_alias("scenes"))
     assert best.run_id == found["baseline.lite0"][0].info.run_id
@@ -77,7 +78,7 @@ def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
     assert (registered.identity.name, registered.decoding) == ("lite0", Decoding(beam=3))
 
     write_pipeline(pipeline, bleu=0.3, key="again")
-    with tracking.open_tracker(pipeline, EXPERIMENT, "baseline.lite0", "again-lite0", {}, {}) as tracker:
+    with tracking.open_tracker(pipeline, EXPERIMENT, start(key="again")) as tracker:
         tracker.log_epoch(1, epoch_metrics("lite0", 1))
         kill(process)
         tracker.log_epoch(2, epoch_metrics("lite0", 2))
@@ -125,7 +126,7 @@ def test_two_clones_a_slow_line_and_a_lost_answer_leave_one_run_a_result(
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
         with before(uri, delay=delay) as slow:
             monkeypatch.setenv("MLFLOW_TRACKING_URI", slow)
-            with tracking.open_tracker(pipeline, EXPERIMENT, f"baseline.{name}", f"slow-{name}", {}, {}) as tracker:
+            with tracking.open_tracker(pipeline, EXPERIMENT, start(name, "slow")) as tracker:
                 for epoch in (1, 2, 3):
                     tracker.log_epoch(epoch, epoch_metrics(name, epoch))
         assert capsys.readouterr().err.count("the training continues") == warnings
@@ -133,7 +134,7 @@ def test_two_clones_a_slow_line_and_a_lost_answer_leave_one_run_a_result(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # so it asks again, and the server makes a second run
     with before(uri, loses="runs/create") as losing:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", losing)
-        with tracking.open_tracker(pipeline, EXPERIMENT, "baseline.lite1", "slow-lite1", {}, {}) as tracker:
+        with tracking.open_tracker(pipeline, EXPERIMENT, start("lite1", "slow")) as tracker:
             tracker.log_epoch(1, epoch_metrics("lite1", 1))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     for published in ("2 completed, 0 already there", "0 completed, 2 already there"):

@@ -15,7 +15,7 @@ from mlflow.artifacts import download_artifacts
 from captionlab.commands import doctor
 from captionlab.core.records import Decoding
 from captionlab.serving import registry
-from captionlab.tracking.runs import Result, open_tracker, publish
+from captionlab.tracking.runs import Dataset, Result, open_tracker, publish
 from captionlab.tracking.store import TrackingError
 from captionlab.tracking.ui import ui
 from servers import serving
@@ -24,6 +24,7 @@ EXPERIMENT = "captionlab/scenes"
 RESULT = Result(
     name="baseline.lite0", training_key="key", result_key="first", params={"hidden": 8}, metrics={"bleu_4": 0.2},
     history=[{"epoch": 1, "val_loss": 3.0}], tags={}, files=[], texts={"captions.csv": "a.jpg,a dog"},
+    dataset=Dataset(name="scenes", digest="0123", source="data/scenes", splits={"train": 2}),
 )  # fmt: skip
 
 
@@ -135,7 +136,7 @@ def test_no_message_shows_a_password(
     uri: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with open_tracker(tmp_path, EXPERIMENT, "baseline.lite0", "key", {}, {}) as tracker:
+    with open_tracker(tmp_path, EXPERIMENT, RESULT) as tracker:
         tracker.log_epoch(1, {"val_loss": 1.0})
     said = [*capsys.readouterr(), str(doctor._runs(tmp_path))]
     with pytest.raises(TrackingError) as published:
@@ -159,7 +160,7 @@ def test_no_file_keeps_a_password(
         port = listener.getsockname()[1]
     with serving(project, port):  # it asks for no password, and does not mind one
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:se%40cret@127.0.0.1:{port}")
-        with open_tracker(project, EXPERIMENT, "baseline.lite0", "other", {}, {}) as tracker:
+        with open_tracker(project, EXPERIMENT, dataclasses.replace(RESULT, training_key="other")) as tracker:
             tracker.log_epoch(1, {"val_loss": 1.0})
         second = dataclasses.replace(RESULT, result_key="second")
         assert publish(project, EXPERIMENT, [second], ["metrics.bleu_4"]) == ["created"]

@@ -7,7 +7,7 @@ from captionlab.config import load_params
 from captionlab.core.files import digest_of, sha256_of
 from captionlab.core.records import Scores
 from captionlab.errors import CaptionlabError
-from captionlab.tracking.runs import Result, publish
+from captionlab.tracking.runs import Dataset, Result, publish
 from captionlab.tracking.store import TrackingError
 
 
@@ -26,6 +26,10 @@ def add_to_mlflow(root: Path, run: str, scores: Scores, references: Path, captio
         name=run, training_key=key, result_key=key, history=[], metrics=metrics, files=[], texts={},
         params={"references": references.name, "captions": captions.name},
         tags={"system": "scored", "configuration": run, "dataset": dataset},
+        dataset=Dataset(
+            name=references.name, digest=digests["references"][:16], source=str(references), splits={},
+            context="evaluation",
+        ),
     )  # fmt: skip
     try:
         (outcome,) = publish(root, experiment, [result])

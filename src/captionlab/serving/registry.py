@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from captionlab.core.files import digest_of, sha256_of
-from captionlab.core.records import CHECKPOINT, Decoding
+from captionlab.core.records import CHECKPOINT, Decoding, Scores
 from captionlab.core.results import checkpoint_of
 from captionlab.errors import CaptionlabError
 from captionlab.tracking.runs import RESULT_KEY
@@ -31,6 +31,7 @@ MODEL = "captionlab"
 RELEASED_ALIAS = "released"  # the captioner that ships with the package
 MODEL_KEY = "captionlab.model_key"
 SCORE = "validation_cider"
+LABELS = {"test_bleu_4": "test BLEU-4", "test_cider": "test CIDEr", SCORE: "validation CIDEr"}  # of tags
 CODE = Path(__file__).with_name("model.py")
 # The captioner's dependencies, listed because MLflow's own search takes seconds. captionlab itself is left out: a
 # package of that name in a registry may be another one.
@@ -51,6 +52,7 @@ class Candidate:
     dataset: str  # name of the data that it was trained on
     tags: Mapping[str, str]
     score: float | None = None  # CIDEr-D on the validation split; None for the captioner that ships
+    scores: Scores | None = None  # on the test split, with this decoding
     result_key: str | None = None  # of the run that shows it
 
     @property
@@ -61,8 +63,18 @@ class Candidate:
     @property
     def all_tags(self) -> dict[str, str]:
         """The tags of its version."""
-        score = {} if self.score is None else {SCORE: f"{self.score:.6f}"}
-        return {**self.tags, MODEL_KEY: self.key, "dataset": self.dataset, **score}
+        scores = {} if self.score is None else {SCORE: f"{self.score:.6f}"}
+        if self.scores:
+            found = {"test_bleu_4": self.scores.bleu_4, "test_cider": self.scores.cider}
+            scores |= {name: f"{value:.4f}" for name, value in found.items() if value is not None}
+        return {**self.tags, MODEL_KEY: self.key, "dataset": self.dataset, "decoding": self.decoding.label, **scores}
+
+    @property
+    def description(self) -> str:
+        """What its version says: the dataset, the decoding and the scores."""
+        text = f"{self.name}, trained on {self.dataset}. Decoding: {self.decoding.label}."
+        scores = [f"{label} {self.all_tags[tag]}" for tag, label in LABELS.items() if tag in self.all_tags]
+        return f"{text} Scores: {', '.join(scores)}." if scores else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +107,7 @@ def register(root: Path, experiment: str, candidate: Candidate, floor: float) ->
     outcome, version = _ensure_version(store, candidate)
     alias = best_alias(candidate.dataset)
     with store.session() as client:
-        score = candidate.all_tags[SCORE]
-        if version.tags[SCORE] != score:  # evaluated in another way since
-            client.set_model_version_tag(MODEL, version.version, SCORE, score)
+        _update(client, version, candidate)
         digest = candidate.tags["dataset_digest"]
         rivals = [
             (float(there.tags[SCORE]), int(there.version))
@@ -115,8 +125,18 @@ def register_released(root: Path, experiment: str, candidate: Candidate) -> int:
     store = Store(root, experiment)
     _, version = _ensure_version(store, candidate)
     with store.session() as client:
+        _update(client, version, candidate)
         _set_alias(client, RELEASED_ALIAS, int(version.version))
     return int(version.version)
+
+
+def _update(client: "MlflowClient", version: "ModelVersion", candidate: Candidate) -> None:
+    """Let a version that was evaluated in another way since say the new scores."""
+    changed = {key: value for key, value in candidate.all_tags.items() if version.tags.get(key) != value}
+    for key, value in changed.items():
+        client.set_model_version_tag(MODEL, version.version, key, value)
+    if changed:
+        client.update_model_version(MODEL, version.version, candidate.description)
 
 
 def _set_alias(client: "MlflowClient", alias: str, version: int) -> None:
@@ -236,7 +256,7 @@ def _add_version(client: "MlflowClient", store: Store, candidate: Candidate, fol
         client.create_registered_model(MODEL)
     made = client.create_model_version(
         MODEL, f"models:/{logged.model_id}", run_id, tags, await_creation_for=0, model_id=logged.model_id,
-        description=f"{candidate.name}, trained on {candidate.dataset}",
+        description=candidate.description,
     )  # fmt: skip
     return int(made.version)
 

@@ -6,6 +6,7 @@ Reads the outputs of all other stages; trains, scores and renders nothing.
 import csv
 import dataclasses
 import io
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,20 +27,22 @@ from captionlab.core.results import (
     read_summary,
     read_training,
 )
+from captionlab.metrics.scorer import Scorer
 from captionlab.serving import registry
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
 from captionlab.training.checkpoint import load_checkpoint
+from captionlab.training.fit import logged_dataset
 
 Published = TypeVar("Published")
 # MLflow's error codes if another machine created or removed the same row meanwhile; some come from its database.
 CONFLICTS = ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
 REPORT_FILES = ("curves.png", "bleu.png", "comparison.html", "comparison.csv")
-SAMPLED_CAPTIONS = 50
+TABLE = "evaluation.json"
 # MLflow itself would give several runs the same colour.
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 COLUMNS = (
-    *(f"metrics.{key}" for key in ("bleu_4", "bleu_1", "cider", "rouge_l", "test_loss", "parameters")),
+    *(f"metrics.{key}" for key in ("bleu_4", "cider", "val_loss")),
     *(f"params.{key}" for key in ("encoder", "embedding", "hidden", "layers", "decoding")),
 )
 
@@ -108,6 +111,7 @@ def _best(root: Path, evaluation: Evaluation, results: list[runs.Result]) -> reg
         dataset=evaluation.dataset,
         tags={key: best.tags[key] for key in tags},
         score=scores.val_cider,
+        scores=scores.best.test["strict"],
         result_key=best.result_key,
     )
 
@@ -116,12 +120,14 @@ def _released() -> registry.Candidate:
     """The captioner that ships with the package."""
     checkpoint = load_checkpoint(RELEASED)
     identity, decoding = checkpoint.identity, checkpoint.decoding or Decoding()
+    release = checkpoint.release
     return registry.Candidate(
         name="released",
         checkpoint=RELEASED,
         decoding=decoding,
         dataset=identity.dataset,
         tags={"system": identity.system, "configuration": identity.name, "encoder": identity.encoder},
+        scores=release.scores if release else None,
     )
 
 
@@ -173,7 +179,7 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
             "evaluate.max_words": params.evaluate.max_words,
         },
         history=history,
-        metrics={**{key: value for key, value in sizes.items() if key != "encoder"}, **_metrics(scores)},
+        metrics={**_metrics(scores), **{key: value for key, value in sizes.items() if key != "encoder"}},
         tags={
             "system": scores.system,
             "configuration": scores.name,
@@ -182,8 +188,10 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
             "dataset_digest": evaluation.dataset_digest,
             "decoding": label,
             "mlflow.runColor": colour,
+            "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}]),  # makes MLflow show a table
         },
         files=[*kept, *(path for name in REPORT_FILES if (path := report / name).exists())],
+        dataset=logged_dataset(params, root),
         texts=_texts(root, scores),
     )
 
@@ -193,19 +201,22 @@ def _metrics(scores: ConfigurationScores) -> dict[str, float]:
 
     MLflow's pages group metrics by prefix and truncate long numbers; the exact ones are in scores.json.
     """
-    metrics = {
+    best = scores.best
+    own = _scores(best.test["strict"], "")
+    # the first in MLflow's comparison
+    metrics: dict[str, float] = {key: own[key] for key in ("bleu_4", "cider") if key in own}
+    metrics |= own | (_scores(best.val, "val/") if best.val else {})
+    metrics |= {
         f"test_{key}": round(value, 4)
         for key, value in (("loss", scores.loss), ("accuracy", scores.accuracy))
         if value is not None
     }
-    best = scores.best
-    metrics |= _scores(best.test["strict"], "") | (_scores(best.val, "val/") if best.val else {})
     for decoded in scores.decodings:
-        # MLflow's compare view sorts by name: `beam_3/` would come before all plain names.
+        # MLflow sorts by name: `beam_3/` would come before all plain names.
         metrics |= _scores(decoded.test["strict"], f"with_{decoded.decoding.label.replace(' ', '_')}/")
     for protocol, found in best.test.items():
         if protocol != "strict":
-            metrics |= _scores(found, f"{protocol}/")
+            metrics |= _scores(found, f"with_{protocol}/")  # after the decodings: the last prefix of all
     return metrics
 
 
@@ -215,16 +226,24 @@ def _scores(scores: Scores, prefix: str) -> dict[str, float]:
 
 
 def _texts(root: Path, scores: ConfigurationScores) -> dict[str, str]:
-    """Some captions by file name. References, and training captions that retrieval quotes, may not be published."""
-    if scores.system == "retrieval" and read_manifest(root).format != "scenes":
-        return {}
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["image", "caption"])
+    """The captions of all test photos by file name, in the format of ``mlflow.log_table``.
+
+    Only the number of references: they may not be published, nor may training captions, which retrieval quotes.
+    """
     label = scores.best.decoding.label
-    generated = read_captions(root, scores.key)[:SAMPLED_CAPTIONS]
-    table.writerows([row.image, row.captions[label].caption] for row in generated)
-    return {"captions.csv": out.getvalue()}
+    rows = {row.image: row for row in read_captions(root, scores.key)}
+    captions = {image: row.captions[label].caption for image, row in rows.items()}
+    cider = Scorer({image: row.references for image, row in rows.items()}).cider_by_image(captions)
+    table: dict[str, list[object]] = {
+        "image": list(rows),
+        "caption": list(captions.values()),
+        "references": [len(row.references) for row in rows.values()],
+        "cider": [round(cider[image], 4) for image in rows],
+    }
+    if scores.system == "retrieval" and read_manifest(root).format != "scenes":
+        del table["caption"]
+    content = {"columns": list(table), "data": list(zip(*table.values(), strict=True))}
+    return {TABLE: json.dumps(content, ensure_ascii=False)}
 
 
 def _write_timings(params: Params, root: Path) -> None:

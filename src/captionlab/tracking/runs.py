@@ -1,7 +1,7 @@
 """Runs in MLflow: live curves while a system trains, and one complete run for every result.
 
-Imports mlflow late, because that takes seconds. Knows runs, parameters, metrics, tags and files; nothing of systems,
-stages or the origin of the files.
+Imports mlflow late, because that takes seconds. Knows runs, parameters, metrics, tags, datasets and files; nothing of
+systems, stages or the origin of the files.
 
 A run has two tags. ``captionlab.training_key`` identifies its training: a killed or repeated training continues in the
 same run. ``captionlab.result_key`` is set last, when the run is complete, and never changes: a trained system that is
@@ -30,10 +30,14 @@ from captionlab.tracking.store import LIVE_SECONDS, TRAINING_KEY, Store, Trackin
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 RESULT_KEY = "captionlab.result_key"
 PRUNED = "captionlab.pruned"
+DVC_EXPERIMENT = "DVC_EXP_NAME"  # set by `dvc exp run` for its stages
+NOTE = "mlflow.note.content"  # the description on the run's page
 VIEW = "captionlab"
+MAIN = "Model metrics"  # MLflow's name for the charts of metrics without a prefix
 METRICS_A_BATCH, PARAMS_A_BATCH = 1000, 100  # MLflow's limits
 
 Outcome = Literal["created", "completed", "present"]
@@ -59,32 +63,48 @@ class NullTracker(Tracker):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Dataset:
+    """What a system learns from or is scored on. Runs with the same name and digest share one entry of MLflow."""
+
+    name: str
+    digest: str  # 36 characters at most
+    source: str  # a folder
+    splits: Mapping[str, int]  # photos
+    context: Literal["training", "evaluation"] = "training"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What is known of a run when its training starts."""
+
+    name: str  # MLflow shows it with the name of DVC's experiment, if one is running
+    training_key: str
+    params: Mapping[str, object]
+    tags: Mapping[str, str]
+    dataset: Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Start):
     """Everything that is published of one trained and evaluated system."""
 
-    name: str  # of its run
-    training_key: str
-    result_key: str  # a digest of everything below but the files
-    params: Mapping[str, object]
+    result_key: str  # a digest of everything here but files and texts
     history: Sequence[Mapping[str, float]]  # a row an epoch, with the key "epoch"
     metrics: Mapping[str, float]
-    tags: Mapping[str, str]
     files: Sequence[Path]
     texts: Mapping[str, str]  # by file name
     status: Literal["FINISHED", "KILLED"] = "FINISHED"
 
 
 @contextmanager
-def open_tracker(
-    root: Path, experiment: str, run_name: str, training_key: str, params: Mapping[str, object], tags: Mapping[str, str]
-) -> Iterator[Tracker]:
+def open_tracker(root: Path, experiment: str, start: Start) -> Iterator[Tracker]:
     """A tracker for one training. It never stops the training and delays it by a few seconds at most.
 
     When MLflow fails, at the start or later, one line on standard error says so and the training continues without it.
     """
     tracker: Tracker
     try:
-        tracker = _RunTracker(Store(root, experiment), run_name, training_key, params, tags)
+        tracker = _RunTracker(Store(root, experiment), start)
     except TrackingError as error:
         _warn(error)
         tracker = NullTracker()
@@ -105,15 +125,16 @@ def publish(root: Path, experiment: str, results: Sequence[Result], columns: Seq
 
     Safe to repeat after a kill, and to run at once in several processes of one machine or of several that share a
     server. ``columns`` ("metrics.bleu_4", "params.hidden") are shown on the experiment's page, which is sorted by the
-    first one, a loss ascending; without any the page stays as it is. Raises TrackingError when the server or the
-    database cannot be used.
+    first one, a loss ascending; the charts of the metrics among them come first. Without any the page stays as it is.
+    Raises TrackingError when the server or the database cannot be used.
     """
     store = Store(root, experiment)
     outcomes = [_publish(store, result) for result in results]
     if columns:
         with store.session() as client:
             # MLflow's pages show no scores by default; their own "share view" keeps the choice of columns in this tag.
-            client.set_experiment_tag(store.experiment_id, f"mlflow.sharedViewState.{VIEW}", _view(columns))
+            view = _view(columns, results)
+            client.set_experiment_tag(store.experiment_id, f"mlflow.sharedViewState.{VIEW}", view)
     return outcomes
 
 
@@ -129,16 +150,15 @@ def comparison_page(root: Path, experiment: str) -> str:
 class _RunTracker(Tracker):
     """Logs one training into one run, until that fails for the first time."""
 
-    def __init__(
-        self, store: Store, name: str, training_key: str, params: Mapping[str, object], tags: Mapping[str, str]
-    ) -> None:
+    def __init__(self, store: Store, start: Start) -> None:
         self._store = store
         self._over = False
         with store.session() as client:
-            runs = [run for run in store.runs_of(client, training_key) if RESULT_KEY not in run.data.tags]
-            self._run = runs[0] if runs else _create(client, store, name, training_key)
+            runs = [run for run in store.runs_of(client, start.training_key) if RESULT_KEY not in run.data.tags]
+            self._run = runs[0] if runs else _create(client, store, start)
             client.update_run(self._run.info.run_id, status="RUNNING")
-            _log(client, self._run, [], params, {**tags, **_origin(store.root)})
+            self._monitor = _monitor(store, self._run)
+            _log_start(client, store, self._run, start)
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         def log(client: "MlflowClient") -> None:
@@ -148,6 +168,8 @@ class _RunTracker(Tracker):
         self._attempt(log)
 
     def end(self, status: str, tags: Mapping[str, str]) -> None:
+        if self._monitor:
+            self._monitor.finish()
         self._attempt(lambda client: _log(client, self._run, [], tags=tags))
         self._attempt(lambda client: client.set_terminated(self._run.info.run_id, status))
 
@@ -177,7 +199,7 @@ def _publish(store: Store, result: Result) -> Outcome:
         if not any(run.data.tags.get(RESULT_KEY) == result.result_key for run in runs):
             run = next((run for run in unfinished if _missing(client, run, result.history) is not None), None)
             outcome = "completed" if run else "created"
-            run = run or _create(client, store, result.name, result.training_key)
+            run = run or _create(client, store, result)
             unfinished = [other for other in unfinished if other.info.run_id != run.info.run_id]
             _complete(client, store, run, result)
             runs = store.runs_of(client, result.training_key)  # newest first
@@ -189,13 +211,27 @@ def _publish(store: Store, result: Result) -> Outcome:
         return outcome
 
 
-def _view(columns: Sequence[str]) -> str:
+def _view(columns: Sequence[str], results: Sequence[Result]) -> str:
+    """The shared view: which columns the table shows, and which charts come first."""
     quoted = [re.sub(r"\.(.*)", r".`\1`", column) for column in columns]
-    # Without this section, the charts of names without a prefix come last.
-    sections = [{"uuid": "main", "name": "Model metrics", "display": True, "isReordered": False}]
-    charts = {"compareRunSections": sections, "compareRunCharts": [], "isAccordionReordered": True}
+    prefixes = sorted({key.split("/")[0] for result in results for key in result.metrics if "/" in key})
+    # Without a section of its own, the charts of names without a prefix come last.
+    shown = (MAIN, *prefixes)
+    sections = [{"uuid": name, "name": name, "display": name == MAIN, "isReordered": True} for name in shown]
+    first = [column.removeprefix("metrics.") for column in columns if column.startswith("metrics.")]
+    charts: list[dict[str, object]] = [  # MLflow adds the others; of a metric with several steps it makes a curve
+        {"uuid": key, "type": "BAR", "metricSectionId": MAIN, "metricKey": key, "displayName": key}
+        | {"isGenerated": True, "deleted": False}
+        for key in first
+    ]
+    charts.append(  # a table of the parameters that differ between the runs
+        {"uuid": "differences", "type": "DIFFERENCE", "metricSectionId": MAIN, "compareGroups": ["Parameters"]}
+        | {"chartName": "Parameters that differ", "showDifferencesOnly": True, "showChangeFromBaseline": False}
+        | {"baselineColumnUuid": "", "isGenerated": False, "deleted": False}
+    )
+    table = {"selectedColumns": quoted, "orderByKey": quoted[0], "orderByAsc": "loss" in columns[0]}
     return json.dumps(
-        {"selectedColumns": quoted, "orderByKey": quoted[0], "orderByAsc": "loss" in columns[0], **charts}
+        {**table, "compareRunSections": sections, "compareRunCharts": charts, "isAccordionReordered": True}
     )
 
 
@@ -214,20 +250,64 @@ def _missing(client: "MlflowClient", run: "Run", history: Sequence[Mapping[str, 
 
 def _complete(client: "MlflowClient", store: Store, run: "Run", result: Result) -> None:
     run_id = run.info.run_id
-    points = _missing(client, run, result.history) or []
-    points += [(key, value, 0) for key, value in result.metrics.items() if run.data.metrics.get(key) != value]
-    _log(client, run, points, result.params, {**result.tags, **_origin(store.root)})
+    # The scores first: MLflow's comparison opens with the metric that was logged first.
+    points = [(key, value, 0) for key, value in result.metrics.items() if run.data.metrics.get(key) != value]
+    points += _missing(client, run, result.history) or []
+    _log_start(client, store, run, result)
+    _log(client, run, points)
     for path in result.files:
         client.log_artifact(run_id, str(path))
     for name, text in result.texts.items():
         client.log_text(run_id, text, name)
+    pages = [path.name for path in result.files if path.suffix == ".html"]
+    if pages:
+        address = f"#/experiments/{store.experiment_id}/runs/{run_id}/artifacts"
+        client.set_tag(run_id, NOTE, "\n".join(f"Report: [{page}]({address}/{page})" for page in pages))
     if run.info.status != result.status:
         client.set_terminated(run_id, result.status)
     client.set_tag(run_id, RESULT_KEY, result.result_key)  # last: it means that the run is complete
 
 
-def _create(client: "MlflowClient", store: Store, name: str, training_key: str) -> "Run":
-    return client.create_run(store.experiment_id, run_name=name, tags={TRAINING_KEY: training_key})
+def _create(client: "MlflowClient", store: Store, start: Start) -> "Run":
+    """A new run; under ``dvc exp run`` its name tells experiments apart: ``baseline.lite0 (dandy-hues)``."""
+    experiment = os.environ.get(DVC_EXPERIMENT)
+    name = f"{start.name} ({experiment})" if experiment else start.name
+    return client.create_run(store.experiment_id, run_name=name, tags={TRAINING_KEY: start.training_key})
+
+
+def _monitor(store: Store, run: "Run") -> "SystemMetricsMonitor | None":
+    """MLflow's own sampling of CPU, memory and GPU in a thread, until ``finish``; None where it is switched off."""
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        return None
+    monitor = SystemMetricsMonitor(run.info.run_id, resume_logging=True, tracking_uri=store.uri)
+    monitor.start()
+    return monitor
+
+
+def _log_start(client: "MlflowClient", store: Store, run: "Run", start: Start) -> None:
+    """Log parameters, tags and the dataset; what the run has already is not logged twice."""
+    from mlflow import entities
+    from mlflow.exceptions import MlflowException
+
+    tags = {**start.tags, **_origin(store.root)}
+    if "dvc_experiment" in tags:  # MLflow's own colour, not that of the configuration's other runs
+        tags.pop("mlflow.runColor", None)
+    _log(client, run, [], start.params, tags)
+    dataset = start.dataset
+    entry = entities.Dataset(
+        name=dataset.name, digest=dataset.digest,
+        source_type="local", source=json.dumps({"uri": dataset.source}), profile=json.dumps(dict(dataset.splits)),
+    )  # fmt: skip
+    inputs = [entities.DatasetInput(entry, [entities.InputTag("mlflow.data.context", dataset.context)])]
+    try:
+        client.log_inputs(run.info.run_id, inputs)
+    except MlflowException as error:
+        if error.error_code != "BAD_REQUEST":
+            raise
+        client.log_inputs(run.info.run_id, inputs)  # another machine has made the same entry meanwhile
 
 
 def _logged(client: "MlflowClient", run_id: str, key: str) -> dict[int, float]:
@@ -259,7 +339,7 @@ def _origin(root: Path) -> dict[str, str]:
         tags["git_commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         pass  # no git, or nothing committed yet
-    if name := os.environ.get("DVC_EXP_NAME"):
+    if name := os.environ.get(DVC_EXPERIMENT):
         tags["dvc_experiment"] = name
     return tags
 

@@ -132,8 +132,12 @@ def fit(params: Params, root: Path, experiment: Experiment, material: Material) 
     resume = root / ".resume" / MODELS.name / system / f"{name}.pt"  # DVC clears the output folder before a run
     dataset = params.dataset.name
     tags = {"system": system, "configuration": name, "encoder": config.encoder, "dataset": dataset}
+    start = runs.Start(
+        name=experiment.key, training_key=key, params=experiment.settings, tags=tags,
+        dataset=logged_dataset(params, root),
+    )  # fmt: skip
     with (
-        runs.open_tracker(root, f"captionlab/{dataset}", experiment.key, key, experiment.settings, tags)
+        runs.open_tracker(root, f"captionlab/{dataset}", start)
         if distributed.is_main()
         else nullcontext(runs.NullTracker())
     ) as tracker:
@@ -141,9 +145,9 @@ def fit(params: Params, root: Path, experiment: Experiment, material: Material) 
         def on_epoch(epoch: Epoch) -> None:
             if not distributed.is_main():
                 return
-            tracker.log_epoch(
-                epoch.epoch, {field: value for field, value in epoch.rounded().items() if field != "epoch"}
-            )
+            figures = {field: value for field, value in epoch.rounded().items() if field != "epoch"}
+            # MLflow's comparison opens with the metric that was logged first.
+            tracker.log_epoch(epoch.epoch, {"val_loss": figures["val_loss"], **figures})
             print(f"{experiment.key} {_progress(epoch, training.epochs)}", flush=True)
 
         trained = train(
@@ -219,6 +223,13 @@ def settings_of(config: SystemParams, training: TrainingParams) -> dict[str, obj
     """Everything that was set, flat, for MLflow's columns."""
     sizes = {key: value for key, value in dataclasses.asdict(config).items() if key != "training"}
     return {**sizes, **{f"training.{key}": value for key, value in dataclasses.asdict(training).items()}}
+
+
+def logged_dataset(params: Params, root: Path) -> runs.Dataset:
+    """The dataset as the runs in MLflow name it."""
+    manifest = read_manifest(root)
+    source, splits = params.dataset.source, {str(split): count for split, count in manifest.splits.items()}
+    return runs.Dataset(name=manifest.name, digest=manifest.digest, source=source, splits=splits)
 
 
 def training_key(params: Params, root: Path, system: str, name: str) -> str:

@@ -30,7 +30,7 @@ from captionlab.data.store import open_store
 from captionlab.errors import CaptionlabError
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
-from captionlab.training.fit import Material, fresh_model, settings_of, training_key
+from captionlab.training.fit import Material, fresh_model, logged_dataset, settings_of, training_key
 from captionlab.training.loop import ResumeFile, Splits, train
 from captionlab.tuning.ranges import Space, changed, corners, draw, grid, overrides, read_ranges
 
@@ -264,8 +264,12 @@ def _run(search: Search, study: optuna.Study, trial: optuna.Trial) -> None:
     state, value = TrialState.COMPLETE, None
     try:
         with runs.open_tracker(
-            search.root, search.experiment, f"{search.row} {trial.number}", _key(study, trial.number),
-            settings_of(config, training), _tags(search, study, trial.number, config.encoder),
+            search.root, search.experiment,
+            runs.Start(
+                name=f"{search.row} {trial.number}", training_key=_key(study, trial.number),
+                params=settings_of(config, training), tags=_tags(search, study, trial.number, config.encoder),
+                dataset=logged_dataset(search.params, search.root),
+            ),
         ) as tracker:  # fmt: skip
             material = Material.of(search.root, config)
             model = fresh_model(config, training, material, f"{search.row}, trial {trial.number},")
@@ -329,6 +333,7 @@ def _publish(search: Search, study: optuna.Study, trials: Sequence[FrozenTrial])
                     **_tags(search, study, trial.number, config.encoder),
                     **({runs.PRUNED: "true"} if pruned else {}),
                 },
+                dataset=logged_dataset(search.params, search.root),
                 files=[],
                 texts={},
                 status="KILLED" if pruned else "FINISHED",

@@ -1,0 +1,48 @@
+"""MLflow's own page in Chromium: what it opens on."""
+
+import socket
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from captionlab.stages.track import track
+from captionlab.tracking.runs import comparison_page
+from servers import serving
+from tracked import EXPERIMENT, PARAMS
+
+pytest.importorskip("selenium", reason="selenium is not installed; pip install -e '.[dev]'")
+from selenium.webdriver import Chrome
+from selenium.webdriver.support.ui import WebDriverWait
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def test_the_page_opens_on_bleu_4_cider_and_validation_loss(
+    pipeline: Path, browser: Chrome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port = listener.getsockname()[1]
+    with serving(pipeline, port):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        track(PARAMS, pipeline)
+        page = f"http://127.0.0.1:{port}{comparison_page(pipeline, EXPERIMENT)}"
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.set_window_size(1900, 1200)
+        browser.get(page)
+        found = shown(browser, "bleu_4", "cider", "val_loss", "encoder", "hidden")
+        assert "bleu_1" not in found
+        browser.get("about:blank")
+        browser.get(f"{page}&compareRunsMode=CHART")
+        shown(browser, "bleu_4", "cider", "val_loss", "bleu_1")  # charts, as they are laid out
+
+
+def shown(browser: Chrome, *names: str) -> list[str]:
+    """The page's lines, as soon as they have the names in this order."""
+
+    def lines(browser: Chrome) -> list[str]:
+        text = browser.execute_script("return document.body.innerText").splitlines()
+        found = [line for line in dict.fromkeys(text) if line in names]
+        return text if found == list(names) else []
+
+    return WebDriverWait(browser, 60, 0.5).until(lines)
