@@ -9,14 +9,9 @@ import pytest
 from repository import Repository
 
 STAGES = {"check_params", "download", "train", "evaluate", "report", "track"}
-STALE = {  # by the file that is edited
-    "stages/download.py": {"download"},
-    "stages/train.py": {"train"},
-    "stages/evaluate.py": {"evaluate"},
-    "stages/report.py": {"report"},
-    "stages/track.py": set(),
-    "config.py": set(),
-    "tracking/runs.py": set(),
+STALE: dict[tuple[str, ...], set[str]] = {  # by the files that are edited
+    ("stages/train.py", "stages/report.py"): {"train", "report"},
+    ("stages/track.py", "tracking/runs.py", "config.py"): set(),
 }
 
 
@@ -28,16 +23,13 @@ def test_the_pipeline(tmp_path: Path, empty_database: Path, monkeypatch: pytest.
     metrics = json.loads((project.folder / "reports/digits/metrics.json").read_text())
     assert metrics["accuracy"] > 0.9
     assert len(project.mlflow_runs()["linear"]) == 1
-    for name, stages in STALE.items():
-        path = project.folder / "src/captionlab" / name
-        text = path.read_text(encoding="utf-8")
-        path.write_text(f"{text}# edited\n", encoding="utf-8")
+    for names, stages in STALE.items():
+        for name in names:
+            with (project.folder / "src/captionlab" / name).open("a", encoding="utf-8") as file:
+                file.write("# edited\n")
         status = json.loads(project.run("dvc", "status", "--json"))
-        path.write_text(text, encoding="utf-8")
-        assert {stage for stage, changes in status.items() if changes != ["always changed"]} == stages, name
-    said = project.run("dvc", "exp", "run", "-S", "train.epochs=3")
-    assert project.ran(said) == STAGES - {"download"}
-    assert len(project.mlflow_runs()["linear"]) == 2
+        assert {stage for stage, changes in status.items() if changes != ["always changed"]} == stages, names
+        project.run("git", "restore", "src")
     (project.folder / "mlflow.db").write_bytes(b"not a database")
     said = project.run("dvc", "repro", "--force", "train", "track", "--single-item")
     assert "the training continues" in said
