@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,3 +239,34 @@ def test_experiments_by_hand(reader: Reader) -> None:
     runs = reader.mlflow_runs()["baseline.lite0"]
     assert sorted(tags.get("dvc_experiment", "") for tags in runs) == ["", "wider"]
     assert reader.run("git", "status", "--porcelain") == ""
+
+
+class Fork(Reader):
+    """The whole project. What its ``make`` would download is installed already: in the environment of the tests."""
+
+    def _write_params(self) -> None:
+        environment = self.folder / ".venv"
+        here = Path(sysconfig.get_path("purelib", "venv", {"base": str(environment)}))
+        here.mkdir(parents=True)
+        (here / "dependencies.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_make_it_yours(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"NO_DEPS": "1", "NO_INDEX": "1", "NO_BUILD_ISOLATION": "false"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    fork = Fork(tmp_path / "mylab")
+    shutil.copy(empty_database, fork.folder)
+    *_, repro, checked = fork.follow("make-it-yours")
+    assert fork.ran(repro) == {"check_params", "download", "train", "evaluate", "report", "track"}
+    assert re.search(r"reports/digits/metrics.json +0\.9\d+ +0\.9", repro), repro
+    (run,) = fork.mlflow_runs()["linear"]
+    assert run["dataset"] == "digits"
+    assert "1 in mlflow.db" in checked
+    assert re.search(r"\d+ passed", checked), checked
+    assert "every stage is up to date" in checked
+    left = fork.run(
+        "git", "grep", "-ilE", "captionlab|flickr|efficientnet", "--", ":!constraints.txt", ":!LICENSE", ok=False
+    )
+    assert left == ""
+    assert fork.run("git", "status", "--porcelain") == ""
