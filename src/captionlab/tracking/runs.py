@@ -153,11 +153,11 @@ class _RunTracker(Tracker):
     def __init__(self, store: Store, start: Start) -> None:
         self._store = store
         self._over = False
+        self._monitor: SystemMetricsMonitor | None = None
         with store.session() as client:
             runs = [run for run in store.runs_of(client, start.training_key) if RESULT_KEY not in run.data.tags]
             self._run = runs[0] if runs else _create(client, store, start)
             client.update_run(self._run.info.run_id, status="RUNNING")
-            self._monitor = _monitor(store, self._run)
             _log_start(client, store, self._run, start)
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -166,6 +166,8 @@ class _RunTracker(Tracker):
                 _log(client, self._run, [(key, value, epoch) for key, value in metrics.items()])
 
         self._attempt(log)
+        if not self._monitor and not self._over:  # MLflow's pages open on the metric that was logged first
+            self._monitor = _monitor(self._store, self._run)
 
     def end(self, status: str, tags: Mapping[str, str]) -> None:
         if self._monitor:
