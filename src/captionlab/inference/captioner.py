@@ -67,7 +67,7 @@ class Captioner:
         if path is None and not RELEASED.exists():
             raise CaptionlabError("this copy of captionlab ships no captioner; name a checkpoint with --model")
         path = Path(path or RELEASED)
-        path = path / CHECKPOINT if path.is_dir() else path
+        path = path / CHECKPOINT if (path / CHECKPOINT).is_file() else path
         checkpoint = load_checkpoint(path)
         identity = checkpoint.identity
         if identity.preprocessing not in PREPROCESSINGS:
