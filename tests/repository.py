@@ -65,13 +65,14 @@ class Repository:
         self.run("git", "commit", "-qm", message)
 
     def mlflow_runs(self) -> dict[str, list[dict[str, str]]]:
-        """Name to tags, read straight from MLflow's database; a name may have several runs."""
+        """Configuration to the tags and ``name`` of its runs, read straight from MLflow's database."""
         runs: dict[str, list[dict[str, str]]] = {}
         with sqlite3.connect(self.folder / "mlflow.db") as database:
             query = "SELECT name, run_uuid FROM runs WHERE lifecycle_stage = 'active'"
             for name, run in database.execute(query).fetchall():
                 tags = database.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run,)).fetchall()
-                runs.setdefault(name, []).append(dict(tags))
+                configuration = name.partition(" (")[0]  # an experiment's name may follow
+                runs.setdefault(configuration, []).append({**dict(tags), "name": name})
         return runs
 
     def ran(self, said: str) -> set[str]:
