@@ -116,7 +116,7 @@ def test_the_alias_stands_for_the_best_of_the_dataset(root: Path, released: Path
 DOOMED = f"""
 import os, signal, sys
 from pathlib import Path
-from captionlab import Decoding, Scores
+from captionlab.core.records import Decoding, Scores
 from captionlab.serving import registry
 registry.configure_mlflow()
 import mlflow

@@ -17,3 +17,5 @@ class Training:
     training_key: str  # a digest of the parameters and the training data
     params: dict[str, Any]
     history: tuple[dict[str, float], ...]
+    digest: str  # of the digits, as MLflow shows it
+    splits: dict[str, int]  # digits in each

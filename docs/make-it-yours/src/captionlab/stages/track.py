@@ -24,6 +24,12 @@ def track(params: Params, root: Path) -> list[str]:
         history=training.history,
         metrics=metrics,
         tags={"dataset": params.dataset.name},
+        dataset=runs.Dataset(
+            name=params.dataset.name,
+            digest=training.digest,
+            source="scikit-learn's load_digits",
+            splits=training.splits,
+        ),
         files=[weights, report / "comparison.md", report / "predictions.csv"],
         texts={},
     )
