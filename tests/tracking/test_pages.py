@@ -37,7 +37,7 @@ def test_the_page_opens_on_bleu_4_cider_and_validation_loss(
 
 
 def shown(browser: Chrome, page: str, *names: str) -> list[str]:
-    """A page's lines, as soon as they have the names in this order. A page that MLflow does not finish is loaded again."""
+    """A page's lines, as soon as they have the names in this order. A page that does not finish is loaded again."""
 
     def lines(browser: Chrome) -> list[str]:
         text = browser.execute_script("return document.body.innerText").splitlines()
