@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from captionlab.commands.attention_map import TILE, attention_map
 from captionlab.commands.caption_file import CaptionFile
-from captionlab.commands.named import load_captioner
+from captionlab.commands.named import WITHOUT_CHECKPOINT, load_captioner
 from captionlab.core import distributed
 from captionlab.core.files import atomic_file
 from captionlab.core.output import json_line
@@ -91,7 +91,7 @@ def caption_photos(names: Sequence[str], options: Options) -> bool:
 
 
 def _load(model: str | None) -> "Captioner | RowCaptioner":
-    if model and model.partition(".")[0] in ("ensemble", "retrieval"):  # rows without a checkpoint of their own
+    if model and model.partition(".")[0] in WITHOUT_CHECKPOINT:
         from captionlab.evaluation.rows import RowCaptioner
 
         return RowCaptioner.load(Path.cwd(), model)

@@ -7,7 +7,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner, Device
 from captionlab.serving.registry import local_checkpoint
 
-_WITHOUT_CHECKPOINT = ("ensemble", "retrieval")
+WITHOUT_CHECKPOINT = ("ensemble", "retrieval")  # sections of params.yaml whose rows have none of their own
 
 
 def load_captioner(model: str | None, device: Device = "auto") -> Captioner:
@@ -16,7 +16,7 @@ def load_captioner(model: str | None, device: Device = "auto") -> Captioner:
     Raises CaptionlabError as ``local_checkpoint`` and ``Captioner.load`` do, and for systems without a checkpoint.
     """
     system = (model or "").partition(".")[0]
-    if system in _WITHOUT_CHECKPOINT:
+    if system in WITHOUT_CHECKPOINT:
         raise CaptionlabError(f"{model} has no checkpoint: {system} is not a network of its own; name a trained system")
     with local_checkpoint(Path.cwd(), model) if model else nullcontext() as path:
         return Captioner.load(path, device)
