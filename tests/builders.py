@@ -16,7 +16,6 @@ from captionlab.config import SECTIONS, EncoderParams, ExtractFeaturesParams, Pa
 from captionlab.core.files import write_json, write_jsonl
 from captionlab.core.records import CAPTIONS, DATASET, FEATURES, VOCAB
 from captionlab.core.results import Manifest
-from captionlab.data.photos import PREPROCESSING
 from captionlab.models.params import SystemParams
 from captionlab.training.checkpoint import Identity
 
@@ -57,7 +56,7 @@ def identity(system: str, config: SystemParams, **changes: Any) -> Identity:
     """A tiny system over the encoder of the made-up world, with changes."""
     values: dict[str, Any] = {
         "system": system, "name": "tiny", "dataset": "tiny", "config": dataclasses.asdict(config), "encoder": "tiny",
-        "preprocessing": PREPROCESSING, "encoder_weights": "0" * 16, "grid": 2, "pooled": 10, "channels": 7,
+        "preprocessing": "square_bicubic", "encoder_weights": "0" * 16, "grid": 2, "pooled": 10, "channels": 7,
         "cleaning": "standard", "training_key": "key",
     }  # fmt: skip
     return Identity(**values | changes)

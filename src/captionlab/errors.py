@@ -1,5 +1,7 @@
 """The error type that users see, and how text from strangers is shown. Knows nothing else of the project."""
 
+from collections.abc import Sequence
+
 _LONGEST = 1000  # characters; messages quote file names and captions of any length
 _END = 200
 
@@ -7,6 +9,11 @@ _END = 200
 def printable(text: str) -> str:
     """The text with everything escaped that would not show on a terminal, or would control it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first three of the names, as a message gives them."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 class CaptionlabError(Exception):

@@ -98,8 +98,8 @@ def test_the_runner_reads_photos_as_captionlab_does(mode: str, size: tuple[int, 
     exif[0x0112] = 6  # turned
     photo.save(path, exif=exif)
     with Image.open(path) as image:
-        for name in PREPROCESSINGS:
-            np.testing.assert_array_equal(caption.read_photo(image, 224, name), read_photo(path, 224, name[7:]))
+        for interpolation, name in PREPROCESSINGS.items():
+            np.testing.assert_array_equal(caption.read_photo(image, 224, name), read_photo(path, 224, interpolation))
 
 
 def test_the_same_captioner_gives_the_same_files(released: Path, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from torch import nn
 
 from captionlab.core.tokens import END
 from captionlab.data.vocab import Vocabulary
+from captionlab.encoders.network import LastBlocks, Parts, PooledMap
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
@@ -22,13 +24,17 @@ if TYPE_CHECKING:
 Config = Callable[..., SystemParams]
 
 
-def model_of(config: SystemParams, vocab: Vocabulary, seed: int) -> Decoder:
+def blocks() -> LastBlocks:
+    return LastBlocks(Parts(trunk=nn.Sequential(), last=nn.Conv2d(7, 7, 1), head=PooledMap()), 2)
+
+
+def model_of(config: SystemParams, vocab: Vocabulary, seed: int, *, trained_blocks: bool = False) -> Decoder:
     torch.manual_seed(seed)
-    return build_model(config, vocab=len(vocab), pooled=10, channels=7)
+    return build_model(config, vocab=len(vocab), pooled=10, channels=7, blocks=blocks if trained_blocks else None)
 
 
-def checkpoint_of(config: SystemParams, vocab: Vocabulary) -> Checkpoint:
-    model = model_of(config, vocab, 1)
+def checkpoint_of(config: SystemParams, vocab: Vocabulary, *, trained_blocks: bool = False) -> Checkpoint:
+    model = model_of(config, vocab, 1, trained_blocks=trained_blocks)
     model.standardise.mean.fill_(3.0)
     identity = Identity(
         system="attention", name="tiny", dataset="tiny", config=dataclasses.asdict(config), encoder="tiny",
@@ -39,13 +45,21 @@ def checkpoint_of(config: SystemParams, vocab: Vocabulary) -> Checkpoint:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_known_words_keep_their_rows_and_new_ones_begin_as_the_mean(tied: bool, world: "World", tiny: Config) -> None:
+@pytest.mark.parametrize("trained_blocks", [False, True])
+def test_known_words_keep_their_rows_and_new_ones_begin_as_the_mean(
+    trained_blocks: bool, tied: bool, world: "World", tiny: Config
+) -> None:
     config = tiny("attention", tied=tied)
-    start = checkpoint_of(config, world.vocab)
+    start = checkpoint_of(config, world.vocab, trained_blocks=trained_blocks)
     vocab = Vocabulary.build([["zebra", "dog", "a"]], cleaning="standard", min_count=1).with_words(world.vocab.words)
-    model = model_of(config, vocab, 2)
+    model = model_of(config, vocab, 2, trained_blocks=trained_blocks)
     warm_start(model, vocab, start)
-    own, theirs = model.state_dict(), start.model.state_dict()
+    if trained_blocks:
+        assert torch.equal(model.state_dict()["blocks.layers.weight"], start.model.state_dict()["blocks.layers.weight"])
+    own, theirs = (
+        {name.removeprefix("decoder."): tensor for name, tensor in each.state_dict().items()}
+        for each in (model, start.model)
+    )
     for name in ("embedding.weight", "out.weight", "out.bias"):
         for word in world.vocab.words:
             assert torch.equal(own[name][vocab.index[word]], theirs[name][world.vocab.index[word]]), (name, word)

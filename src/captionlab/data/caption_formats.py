@@ -23,7 +23,7 @@ from captionlab.data.caption_json import (
     parse,
     unique,
 )
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, some_of
 
 REFERENCES = '{"id": ["reference", ...]}, COCO annotations, or Karpathy\'s dataset_*.json, whose test split is read'
 CAPTIONS = '{"id": "caption"}, {"id": ["caption"]}, COCO results, or what captionlab caption --out writes'
@@ -101,7 +101,7 @@ def captions_by_split(path: Path, images: Mapping[Split, Sequence[str]]) -> dict
     missing = [image for split in wanted for image in images[split] if image not in found]
     surplus = sorted(key for key in captions if key not in names)
     faults = [
-        f"{len(ids):,} {what} ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
+        f"{len(ids):,} {what} ({some_of(ids)})"
         for ids, what in ((missing, "photos have no caption"), (surplus, "ids are no photo of validation or test"))
         if ids
     ]

@@ -26,8 +26,7 @@ _T = TypeVar("_T")
 
 MAX_PIXELS = 100_000_000  # a larger photo is refused before it is decoded
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}  # as timm names them
-PREPROCESSINGS = tuple(f"square_{interpolation}" for interpolation in _RESAMPLING)  # as checkpoints name them
-PREPROCESSING = PREPROCESSINGS[0]  # of most encoders
+PREPROCESSINGS = {interpolation: f"square_{interpolation}" for interpolation in _RESAMPLING}  # as checkpoints name them
 
 # Pillow's formats and their suffixes. The common ones come first: to try a later one, Pillow imports all its readers.
 # EPS and the like are left out: Pillow passes them to other programs.

@@ -21,7 +21,7 @@ from captionlab.data.photos import fault_of
 from captionlab.data.text import clean, nfc
 from captionlab.datasets import Found, Problem
 from captionlab.datasets.splits import mismatch
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, some_of
 
 CORRUPT = "corrupt photo"
 TWIN = "duplicate photo"
@@ -135,14 +135,14 @@ def _refuse_overlap(splits: dict[Split, list[str]]) -> None:
     for one, other in combinations(SPLITS, 2):
         if shared := sorted(set(splits[one]) & set(splits[other])):
             raise CaptionlabError(
-                f"the splits {one} and {other} share {_number(len(shared), 'photo')} ({_some(shared)});"
+                f"the splits {one} and {other} share {_number(len(shared), 'photo')} ({some_of(shared)});"
                 " take them out of one of the two"
             )
 
 
 def _too_many(counted: str, problems: list[Problem], hints: str, limit: float) -> CaptionlabError:
     kinds = ", ".join(sorted({problem.kind for problem in problems}))
-    items = _some([problem.item for problem in problems])
+    items = some_of([problem.item for problem in problems])
     return CaptionlabError(
         f"{counted} cannot be used ({kinds}: {items}){hints}; correct the dataset or raise dataset.max_bad_share, now"
         f" {limit:g}"
@@ -176,7 +176,3 @@ def _problem(kind: str, item: str, detail: str) -> Problem:
 
 def _number(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from captionlab.core import distributed
 from captionlab.core.files import digest_of, read_json, write_json
-from captionlab.data.photos import Pixels, read_photo
+from captionlab.data.photos import PREPROCESSINGS, Pixels, read_photo
 from captionlab.encoders.engines import CPU_BATCH, Floats, OnnxEngine, TorchEngine, copied_to_host
 from captionlab.encoders.load import Encoder
 from captionlab.errors import CaptionlabError
@@ -155,7 +155,7 @@ def extract(encoder: Encoder, device: str, photos: Photos, work: Path) -> None:
     about = {
         "encoder": encoder.name,
         "pixels": encoder.pixels,
-        "preprocessing": f"square_{encoder.interpolation}",
+        "preprocessing": PREPROCESSINGS[encoder.interpolation],
         "weights": encoder.weights_digest,
         "grid": encoder.grid,
     }

@@ -37,6 +37,11 @@ class Encoder:
         """Regions a side that attention sees; 0 for none."""
         return self.network.last.grid
 
+    @property
+    def can_flip_map(self) -> bool:
+        """Whether its features hold a map that can be flipped in place of the photo."""
+        return self.network.keeps_map and self.network.last.spatial
+
 
 def trained_blocks(name: str) -> tuple[str, Trained]:
     """An encoder's name without its suffix, and how many of its last blocks belong to the systems that read it.

@@ -70,10 +70,10 @@ class Captioner:
         path = path / CHECKPOINT if (path / CHECKPOINT).is_file() else path
         checkpoint = load_checkpoint(path)
         identity = checkpoint.identity
-        if identity.preprocessing not in PREPROCESSINGS:
+        if identity.preprocessing not in PREPROCESSINGS.values():
             raise CaptionlabError(
                 f"{path} was trained with preprocessing {identity.preprocessing!r}, this version uses "
-                f"{', '.join(PREPROCESSINGS)}; train it again"
+                f"{', '.join(PREPROCESSINGS.values())}; train it again"
             )
         chosen = choose_device(device)
         decoding = decoding or checkpoint.decoding or chosen_decoding(path) or Decoding()

@@ -16,7 +16,7 @@ import numpy as np
 
 from captionlab.core.records import Protocol, Scores
 from captionlab.data.text import clean, report_b_text
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, some_of
 from captionlab.metrics.bootstrap import PerPhoto
 from captionlab.metrics.cider import ORDERS, CiderD, Words, ngrams
 from captionlab.metrics.meteor import meteor_scores
@@ -169,7 +169,7 @@ def _check_ids(images: Sequence[str], hypotheses: Mapping[str, str]) -> None:
     missing = [image for image in images if image not in hypotheses]
     unknown = sorted(image for image in hypotheses if image not in known)
     faults = [
-        f"{len(ids)} {fault} ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
+        f"{len(ids)} {fault} ({some_of(ids)})"
         for ids, fault in ((missing, "without a hypothesis"), (unknown, "without references"))
         if ids
     ]

@@ -27,8 +27,7 @@ def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
     dataset = read_json(root / DATASET / "manifest.json")["digest"]
     photos = root / DATASET / "images"
     network = load_encoder(encoder, grid)
-    # A convolution's map can be flipped in place of the photo; training does that, at no cost.
-    flips = wanted[encoder].mirrored and network.network.keeps_map and network.network.last.spatial
+    flips = wanted[encoder].mirrored and network.can_flip_map  # training does that, at no cost
     # DVC clears the output folder before a run, so unfinished work is kept elsewhere.
     views = [(out, root / ".resume" / FEATURES.name / encoder, False)]
     if wanted[encoder].mirrored and not flips:

@@ -11,6 +11,7 @@ from captionlab.models.base import Decoder
 from captionlab.training.checkpoint import Checkpoint
 
 _PER_WORD = ("embedding.weight", "out.weight", "out.bias")  # a row for each word
+_WITH_BLOCKS = "decoder."  # what ``WithEncoder`` puts before them
 
 
 @torch.no_grad()
@@ -24,7 +25,7 @@ def warm_start(model: Decoder, vocab: Vocabulary, start: Checkpoint) -> None:
     known = [(row, start.vocab.index[word]) for row, word in enumerate(vocab.words) if word in start.vocab.index]
     rows, places = (torch.tensor(column) for column in zip(*known, strict=True))
     for name, tensor in own.items():
-        other, per_word = theirs.get(name), name in _PER_WORD
+        other, per_word = theirs.get(name), name.removeprefix(_WITH_BLOCKS) in _PER_WORD
         if other is None or other.shape[per_word:] != tensor.shape[per_word:]:
             raise CaptionlabError(
                 f"warm_start: {name} has other sizes in {start.identity.system}.{start.identity.name}; use its "
