@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 PRESETS := flickr8k hour trained_blocks clip image_places report_a report_a_lite report_b report_b_lite
 
-.PHONY: repro $(PRESETS) test torture check format ui bench bench-keras gpu clean
+.PHONY: repro differences $(PRESETS) test torture check format ui bench bench-keras gpu clean
 
 repro: .venv/.installed
 	dvc repro
@@ -16,6 +16,12 @@ repro: .venv/.installed
 	@echo "The comparison:      reports/scenes/comparison.html (also .md and .csv)"
 	@echo "Photos and captions: reports/scenes/gallery/index.html"
 	@echo "Every run in MLflow: make ui"
+	@$(MAKE) --no-print-directory differences
+
+# Says so where the results in git were computed on another kind of processor (docs/decisions/0012-committed-results.md).
+differences:
+	@git diff --quiet -- dvc.lock reports || \
+		echo 'Some results differ from those in git. See them: dvc metrics diff. Go back: git restore dvc.lock reports'
 
 # make flickr8k [SOURCE=folder with the two zips]: presets/flickr8k.yaml, and so on, each to a report of its own. Without
 # the zips there they are downloaded. params.yaml is changed; `git restore params.yaml` goes back.

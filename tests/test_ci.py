@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,21 @@ def test_workflows_run_what_is_here(workflow: Path) -> None:
         assert set(re.findall(r"^make (\S+)", script, re.MULTILINE)) <= targets
         for path in re.findall(r"\.ci/\w+|reports/[\w/.]+", script):
             assert (ROOT / path).exists(), path
+
+
+def test_make_says_when_results_differ_from_those_in_git(tmp_path: Path) -> None:
+    def run(*command: str) -> str:
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "reports").mkdir()
+    for name in ("dvc.lock", "reports/metrics.json"):
+        (tmp_path / name).write_text("committed\n", encoding="utf-8")
+    run("git", "init", "-q")
+    run("git", "add", ".")
+    assert run("make", "-s", "differences") == ""
+    (tmp_path / "reports/metrics.json").write_text("of another processor\n", encoding="utf-8")
+    assert "git restore dvc.lock reports" in run("make", "-s", "differences")
 
 
 def test_the_image_copies_what_its_context_has() -> None:
