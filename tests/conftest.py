@@ -206,14 +206,19 @@ def pipeline(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPat
     return tmp_path
 
 
-@pytest.fixture
-def no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """METEOR takes seconds to start; a Java that fails is the end of it."""
-    java = tmp_path / "no_java/java"
-    java.parent.mkdir()
+@pytest.fixture(scope="session")
+def path_without_java(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """PATH with a Java that fails before the real one: METEOR takes eight seconds of a core."""
+    java = tmp_path_factory.mktemp("no_java") / "java"
     java.write_text("#!/bin/sh\nexit 1\n")
     java.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{java.parent}{os.pathsep}{os.environ['PATH']}")
+    return f"{java.parent}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.fixture
+def no_java(path_without_java: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No METEOR in this test."""
+    monkeypatch.setenv("PATH", path_without_java)
 
 
 @pytest.fixture

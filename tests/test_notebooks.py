@@ -15,7 +15,7 @@ LARGEST = 300_000  # bytes
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, path_without_java: str) -> Path:
     """A project with two runs of baseline.lite0 in MLflow: as it is, and after an experiment."""
     repository = Repository(tmp_path_factory.mktemp("notebooks"))
     path, yaml = repository.folder / "params.yaml", YAML()
@@ -23,9 +23,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["baseline"] = {"lite0": params["baseline"]["tiny"]}
     params |= {"modified": {}, "attention": {}}
     yaml.dump(params, path)
-    repository.run("dvc", "repro")
-    repository.commit("results")
-    repository.run("dvc", "exp", "run", "-S", "baseline.lite0.hidden=24")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", path_without_java)
+        repository.run("dvc", "repro")
+        repository.commit("results")
+        repository.run("dvc", "exp", "run", "-S", "baseline.lite0.hidden=24")
     return repository.folder
 
 

@@ -51,7 +51,7 @@ def test_the_folder_has_the_hubs_layout(released: Path, tmp_path: Path) -> None:
         "bleu_4": 0.2, "rouge_l": 0.4, "cider": 0.5,
     }  # fmt: skip
     YAML(typ="safe").load((tmp_path / "hub/README.md").read_text().split("---\n")[1])
-    assert "## Known failures" in card.text
+    assert "## Limitations" in card.text
     assert 'hf_hub_download("OWNER/NAME", "model.safetensors")' in card.text
 
 

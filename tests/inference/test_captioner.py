@@ -93,6 +93,13 @@ def test_a_photo_is_captioned_alike_alone_among_others_and_compiled(shipped: Pat
         system.caption(["holiday.jpg", "no.jpg"])
 
 
+def test_decodings_together_give_what_each_gives_alone(shipped: Path) -> None:
+    captioner = Captioner.load()
+    features = captioner.features(["holiday.jpg", "beach.png"])
+    decodings = [Decoding(beam=1, max_words=5), Decoding(beam=3), Decoding(beam=3, min_words=4)]
+    assert captioner.describe_each(features, decodings) == [captioner.describe(features, each) for each in decodings]
+
+
 def test_many_photos_are_compiled_for(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "COMPILE_FROM", 3)
     monkeypatch.setattr(reading, "BLOCK", {"cpu": 2})

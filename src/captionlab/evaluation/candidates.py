@@ -97,8 +97,7 @@ class Finder:
         return [self._ranked(captioner, data.features(photos[block])) for block in _blocks(len(photos))]
 
     def _ranked(self, captioner: AnyCaptioner, features: Features) -> list[list[list[Sentence]]]:
-        features = features.to(captioner.device)
-        return [captioner.describe(features, decoding) for decoding in self._params.evaluate.decodings]
+        return captioner.describe_each(features, self._params.evaluate.decodings)
 
 
 def _blocks(photos: int) -> list[slice]:

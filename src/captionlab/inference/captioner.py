@@ -97,7 +97,11 @@ class Captioner:
 
     def describe(self, features: Features, decoding: Decoding | None = None) -> list[list[Sentence]]:
         """The captions of each photo, best first, from features of the encoder the system was trained on."""
-        return _describe(self.model, self.vocab, features.to(self.device), decoding or self.decoding)
+        return self.describe_each(features, [decoding or self.decoding])[0]
+
+    def describe_each(self, features: Features, decodings: Sequence[Decoding]) -> list[list[list[Sentence]]]:
+        """The same by decoding, in less time than one after another."""
+        return _describe(self.model, self.vocab, features.to(self.device), decodings)
 
     @overload
     def caption(self, photos: Photo, **decoding: Any) -> list[Sentence]: ...
@@ -200,12 +204,23 @@ class EnsembleCaptioner:
 
     def describe(self, features: Features, decoding: Decoding) -> list[list[Sentence]]:
         """The captions of each photo, best first, from features of the encoders in ``sources``."""
-        return _describe(self.model, self.vocab, features.to(self.device), decoding)
+        return self.describe_each(features, [decoding])[0]
+
+    def describe_each(self, features: Features, decodings: Sequence[Decoding]) -> list[list[list[Sentence]]]:
+        """The same by decoding, in less time than one after another."""
+        return _describe(self.model, self.vocab, features.to(self.device), decodings)
 
 
-def _describe(model: Decoder, vocab: Vocabulary, features: Features, decoding: Decoding) -> list[list[Sentence]]:
-    hypotheses = beam_search(model, features, **dataclasses.asdict(decoding))
+@torch.inference_mode()
+def _describe(
+    model: Decoder, vocab: Vocabulary, features: Features, decodings: Sequence[Decoding]
+) -> list[list[list[Sentence]]]:
+    """By decoding and photo. The decodings share the start, in which a system runs the encoder blocks that it has."""
+    start = model.start(features)
     return [
-        [Sentence(caption=vocab.decode(h.tokens), log_prob=h.log_prob, score=h.score, tokens=h.tokens) for h in photo]
-        for photo in hypotheses
+        [
+            [Sentence(caption=vocab.decode(h.tokens), log_prob=h.log_prob, score=h.score, tokens=h.tokens) for h in own]
+            for own in beam_search(model, features, **dataclasses.asdict(decoding), start=start)
+        ]
+        for decoding in decodings
     ]

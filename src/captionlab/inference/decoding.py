@@ -42,16 +42,18 @@ def beam_search(
     max_words: int,
     min_words: int = 1,
     no_repeat_ngram: int = 0,
+    start: State | None = None,
 ) -> list[list[Hypothesis]]:
     """The best captions of each photo, best first: at least one and up to ``beam``. A beam of 1 is greedy search.
 
     A photo is finished when ``beam`` of its captions have ended. A caption that has not ended after ``max_words`` is
     returned as it is, so that every photo gets a caption. No caption ends before ``min_words``, at least 1, or holds
-    the same sequence of ``no_repeat_ngram`` words twice; 0 allows that. The parameters are those of ``Decoding``.
+    the same sequence of ``no_repeat_ngram`` words twice; 0 allows that. The parameters are those of ``Decoding``, and
+    ``start``, what ``model.start(features)`` returned where several searches share it.
     """
     photos = len(features.pooled_PD)
     device = features.pooled_PD.device
-    state = model.start(features)
+    state = start or model.start(features)
     photo_P = torch.arange(photos, device=device)  # photos that are not finished
     count_P = torch.zeros(photos, dtype=torch.long, device=device)  # of their captions that have ended
     tokens_B = torch.full((photos,), START, device=device)
