@@ -18,7 +18,7 @@ repro: .venv/.installed
 	@echo "Every run in MLflow: make ui"
 	@$(MAKE) --no-print-directory differences
 
-# Says so where the results in git were computed on another kind of processor (docs/decisions/0012-committed-results.md).
+# A line where the results in git were computed on another kind of processor.
 differences:
 	@git diff --quiet -- dvc.lock reports || \
 		echo 'Some results differ from those in git. See them: dvc metrics diff. Go back: git restore dvc.lock reports'
