@@ -127,7 +127,7 @@ def test_a_missing_grammar_is_one_clear_line(tmp_path: Path) -> None:
         ("[jumps, jump, jumping]", "[jumps, jump]", r"actions\.jumping\.forms needs three words"),
         ("    - [red, bird]", "    - [bird, red]", "bird, red is neither"),
         ("[jumps, jump, jumping]", "[jumps, jump, 3]", r"actions\.jumping\.forms must be words, not \['jumps'"),
-        ("    plural: dogs\n", "", "is not laid out as"),
+        ("    plural: dogs\n", "", "does not have the structure of"),
         ("    plural: dogs\n", "    plural: {dogs: 2}\n", r"kinds\.dog\.plural must be words"),
         ("general: [toy, toys]", "general: [t<<: oy, toys]", r"general must be words, not \[\{'t<<': 'oy'\}, 'toys'\]"),
         ("share: 0.28", "share: 2", r"held_out\.share must be from 0 to 1"),

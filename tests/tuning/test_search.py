@@ -243,7 +243,7 @@ def test_a_trial_that_fails_leaves_the_others(root: Path, find: Find) -> None:
     ("baseline.tiny", "random", ["hidden=4,[8"], "'\\[8' is not a valid value in params.yaml"),
     ("baseline.tiny", "random", ["hidden=4,4"], "has a value twice"),
     ("baseline.tiny", "random", ["hidden=4,8", "embedding,hidden=4,8"], "hidden has two ranges"),
-    ("baseline.tiny", "grid", ["dropout=0.1..0.2"], "a grid needs values instead of ends"),
+    ("baseline.tiny", "grid", ["dropout=0.1..0.2"], "a grid needs values instead of bounds"),
     ("baseline.tiny", "random", ["encoder=tiny,vgg16"], "'vgg16' is not in extract_features.encoders"),
 ])  # fmt: skip
 def test_an_invalid_search_is_one_line(
