@@ -133,7 +133,7 @@ def test_imports_point_one_way(module: str) -> None:
         assert permitted(ALLOWED[room], short(name)), f"{module} must not import {name}"
 
 
-def test_the_rules_name_only_what_is_there_and_used() -> None:
+def test_the_rules_have_no_unused_entries() -> None:
     rooms = {room_of(module) for module in MODULES if module != "captionlab"}
     assert set(ALLOWED) == rooms
     for room, rule in ALLOWED.items():
@@ -161,14 +161,14 @@ def test_few_modules_lie_directly_in_the_package() -> None:
 
 
 @pytest.mark.parametrize("library", ONLY_IN)
-def test_libraries_stay_in_their_rooms(library: str) -> None:
+def test_libraries_are_imported_only_in_their_folders(library: str) -> None:
     for module, path in MODULES.items():
         if any(name.split(".")[0] == library for name in imported(path)):
             assert room_of(module) in ONLY_IN[library], f"{module} must not import {library}"
 
 
 @pytest.mark.parametrize("place", NO_TORCH)
-def test_rooms_without_torch(place: str) -> None:
+def test_some_folders_do_not_import_torch(place: str) -> None:
     """Not even through another module of ours."""
     inside = [module for module in MODULES if permitted(place, short(module))]
     assert inside
@@ -212,7 +212,7 @@ STAGES = sorted(path.stem for path in (SOURCE / "stages").glob("*.py") if path.s
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_dvc_knows_the_code_of_each_stage(stage: str) -> None:
+def test_dvc_yaml_lists_the_code_of_each_stage(stage: str) -> None:
     """Neither missing, or a changed module leaves old results standing; nor too many, or results go for nothing."""
     if stage == "track":  # runs always, and has no result of its own
         assert deps(stage) == []
@@ -235,7 +235,7 @@ def test_dvc_knows_the_code_of_each_stage(stage: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_file_is_short_and_says_what_it_is(module: str) -> None:
+def test_every_file_is_short_and_has_a_docstring(module: str) -> None:
     text = MODULES[module].read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text)), f"{module} has no docstring"
     assert text.count("\n") < 400
@@ -248,7 +248,7 @@ def functions(module: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             yield node
 
 
-def test_a_function_with_many_parameters_says_why() -> None:
+def test_functions_with_many_parameters_explain_why() -> None:
     """More than six, without ``self``: the docstring then has a sentence about "parameters"."""
     for module in MODULES:
         for function in functions(module):
@@ -259,7 +259,7 @@ def test_a_function_with_many_parameters_says_why() -> None:
                 assert "parameters" in why, f"{module}: {function.name} has many parameters; say why in its docstring"
 
 
-def test_the_tree_is_there() -> None:
+def test_the_documented_tree_exists() -> None:
     """Every name that CONTRIBUTING.md's tree shows exists, and every folder of the package is shown."""
     page = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     block = re.search(r"^## The tree\n.*?^```\w*\n(.*?)^```", page, re.MULTILINE | re.DOTALL)

@@ -32,7 +32,7 @@ def test_openmp_waits_passively(script: str, monkeypatch: pytest.MonkeyPatch) ->
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in openmp(script, monkeypatch)
 
 
-def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_settings_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     script = "from captionlab import Captioner"
     assert "OMP_WAIT_POLICY = 'ACTIVE'" in openmp(script, monkeypatch, OMP_WAIT_POLICY="ACTIVE")
     report = openmp(script, monkeypatch, GOMP_SPINCOUNT="1234", KMP_BLOCKTIME="1234")

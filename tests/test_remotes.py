@@ -111,7 +111,7 @@ def ssh(tmp_path: Path) -> Iterator[Remote]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "ssh"])
-def test_a_clone_takes_its_results_from_a_remote_and_nothing_damaged(
+def test_a_clone_pulls_results_and_refuses_damaged_files(
     kind: str, origin: Repository, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     remote: Remote = request.getfixturevalue(kind)

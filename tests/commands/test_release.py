@@ -44,7 +44,7 @@ def shop(evaluated: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", [f"{system}.tiny" for system in NAMES])
-def test_a_released_system_says_the_same_and_carries_its_scores(shop: Path, world: "World", name: str) -> None:
+def test_a_released_system_gives_the_same_captions_and_has_its_scores(shop: Path, world: "World", name: str) -> None:
     line, back = release(shop, name)
     assert back == "to go back: git restore src/captionlab/released/captioner.safetensors docs/model-card.md"
     assert line.startswith(f"{name} is released as src/captionlab/released/captioner.safetensors (0.0 MB, 16 bits; ")
@@ -72,7 +72,7 @@ def test_a_released_system_says_the_same_and_carries_its_scores(shop: Path, worl
     assert "(ImageNet weights, frozen, not in the file)" in card
 
 
-def test_the_best_on_validation_is_released_with_what_evaluate_found(shop: Path) -> None:
+def test_the_best_on_validation_is_released_with_its_evaluation(shop: Path) -> None:
     name = "modified.tiny"
     configurations = (
         configuration_scores("baseline", "tiny", val=0.2, test=0.5),
@@ -107,7 +107,7 @@ def test_the_best_on_validation_is_released_with_what_evaluate_found(shop: Path)
     assert digests(shop / "src") | digests(shop / "docs") == before
 
 
-def test_weights_that_16_bits_would_change_stay_in_32(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_fp16_would_change_stay_in_fp32(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(releasing, "MIN_UNCHANGED", 1.1)
     line, _ = release(shop, "baseline.tiny")
     assert "32 bits" in line
@@ -130,7 +130,7 @@ def test_what_cannot_be_released_is_refused(shop: Path, monkeypatch: pytest.Monk
         release(shop)
 
 
-def test_a_release_says_what_it_replaces_and_wants_a_name_or_yes(
+def test_a_release_names_what_it_replaces_and_needs_confirmation(
     shop: Path, run: "Run", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(shop)

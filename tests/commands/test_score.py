@@ -23,9 +23,7 @@ CAPTIONS = {"a.jpg": "a dog runs on the grass", "b.jpg": "a kite"}
 EXPECTED = score(REFERENCES, CAPTIONS, meteor=False)
 
 
-def test_scores_can_be_a_run_in_mlflow_beside_the_systems(
-    pipeline: Path, run: "Run", monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_can_be_logged_as_a_run_in_mlflow(pipeline: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
     """The experiment is the one of the project; the same scores are one run, others under that name another."""
     shutil.copy(REPOSITORY / "params.yaml", pipeline)
     monkeypatch.chdir(pipeline)
@@ -128,7 +126,7 @@ def test_text_and_json(tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPat
     assert err.startswith(f"captionlab: {generated} is not valid JSON")
 
 
-def test_no_library_is_imported_that_scores_do_not_need() -> None:
+def test_unneeded_libraries_are_not_imported() -> None:
     script = (
         "import sys; import captionlab.commands.score\n"
         "heavy = {'torch', 'nltk', 'scipy', 'sklearn', 'pandas', 'mlflow', 'pydantic'} & set(sys.modules)\n"

@@ -87,7 +87,7 @@ def history(root: Path, system: str, name: str) -> dict[str, np.ndarray[Any, Any
 
 @pytest.mark.slow
 @pytest.mark.parametrize("system", ["baseline", "attention"])
-def test_two_processes_learn_what_one_does(root: Path, system: str) -> None:
+def test_two_processes_train_like_one(root: Path, system: str) -> None:
     """Without dropout, which each process draws for itself; what is left is the order of sums."""
     train_system(load_params(root / "params.yaml"), root, system, "tiny")
     expected = history(root, system, "tiny")
@@ -111,7 +111,7 @@ def test_two_processes_learn_what_one_does(root: Path, system: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_lost_process_changes_nothing(root: Path) -> None:
+def test_a_killed_process_does_not_change_the_result(root: Path) -> None:
     """With dropout: to the same bytes as an unbroken run of two."""
     (root / "fragile.py").write_text(FRAGILE)
     out = root / "artifacts/models/baseline/forgetful"
@@ -155,7 +155,7 @@ cli.main()
 
 
 @pytest.mark.slow
-def test_two_processes_extract_the_bytes_of_one_though_one_is_lost(tmp_path: Path) -> None:
+def test_two_processes_extract_the_same_bytes_even_if_one_is_killed(tmp_path: Path) -> None:
     params = project(tmp_path, 21, efficientnet_lite0=3)
     extract_features(params, tmp_path, "efficientnet_lite0")
     out = tmp_path / "artifacts/features/efficientnet_lite0"
@@ -173,7 +173,7 @@ def test_two_processes_extract_the_bytes_of_one_though_one_is_lost(tmp_path: Pat
     assert set(read) == {f"{number:03d}.jpg" for number in range(21)}
 
 
-def test_what_has_to_be_one_process_says_so(tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_process_commands_refuse_torchrun(tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun gives its processes one
@@ -190,7 +190,7 @@ def captions(path: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_two_processes_caption_a_folder_and_go_on_where_one_stopped(tmp_path: Path, released: Path) -> None:
+def test_two_processes_caption_a_folder_and_resume(tmp_path: Path, released: Path) -> None:
     names = draw_photos(tmp_path / "photos", 7)
     photos = [f"photos/{name}" for name in names]
     command = ["-m", "captionlab.cli", "caption", "photos", "--model", str(released), "--out", "all.jsonl"]
@@ -218,7 +218,7 @@ def test_two_processes_caption_a_folder_and_go_on_where_one_stopped(tmp_path: Pa
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_every_photo_of_a_step_is_some_ranks_once(world: "World", count: int) -> None:
+def test_each_photo_of_a_step_belongs_to_one_rank(world: "World", count: int) -> None:
     data = world.split("train")
     dealt = zip(*(data.batches(4, 1, rank, count) for rank in range(count)), strict=True)
     for whole, shares in zip(data.batches(4, 1), dealt, strict=True):
@@ -231,7 +231,7 @@ def test_every_photo_of_a_step_is_some_ranks_once(world: "World", count: int) ->
                 assert batch.captions_share == pytest.approx(len(batch.photo_B) / len(whole.photo_B))
 
 
-def test_alone_nothing_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchrun_nothing_is_initialised(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (distributed.rank(), distributed.world_size(), distributed.is_main(), distributed.local_world_size()) == (
         0,
         1,

@@ -51,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_step_has_the_loss_and_the_gradient_of_a_cpu(name: str) -> None:
+def test_one_step_has_the_loss_and_gradients_of_a_cpu(name: str) -> None:
     own = subject(name)
     batch = next(iter(own.data.batches(16)))
     on_cpu = without_dropout(own.fresh())
@@ -70,7 +70,7 @@ def test_one_step_has_the_loss_and_the_gradient_of_a_cpu(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_training_learns_and_its_validation_is_that_of_a_cpu(trained: dict[str, Any], name: str) -> None:
+def test_the_loss_falls_and_validation_equals_that_of_a_cpu(trained: dict[str, Any], name: str) -> None:
     model, result = trained[name]
     losses = [epoch.train_loss for epoch in result.history]
     assert losses[-1] < losses[0]
@@ -80,7 +80,7 @@ def test_a_training_learns_and_its_validation_is_that_of_a_cpu(trained: dict[str
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_captions_are_those_of_a_cpu(trained: dict[str, Any], name: str) -> None:
+def test_captions_equal_those_of_a_cpu(trained: dict[str, Any], name: str) -> None:
     model, data = trained[name][0].eval(), subject(name).data
     found: list[list[tuple[int, ...]]] = []
     for device in ("cuda", "cpu"):
@@ -125,7 +125,7 @@ def test_a_recorded_step_gets_new_random_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["self-critical", "distillation"])
-def test_finetunings_run(world: "World", tiny: Any, settings: Any, tmp_path: Path, kind: str) -> None:
+def test_finetuning_runs(world: "World", tiny: Any, settings: Any, tmp_path: Path, kind: str) -> None:
     train_set, val_set = world.split("train", True), world.split("val", True)
     references: dict[str, dict[str, list[tuple[str, ...]]]] = {"train": {}, "val": {}}
     for caption in world.captions:

@@ -108,7 +108,7 @@ def test_the_counts_of_the_published_files_are_checked(tmp_path: Path, images: P
         coco(source, images)
 
 
-def test_one_file_a_split_is_read(tmp_path: Path, images: Path) -> None:
+def test_each_split_has_one_file(tmp_path: Path, images: Path) -> None:
     with pytest.raises(
         CaptionlabError, match=r"has no captions_train\*.json, captions_val\*.json or .* put them there"
     ):

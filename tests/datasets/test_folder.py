@@ -70,7 +70,7 @@ def test_hidden_files_are_not_photos(tmp_path: Path, images: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".avif", ".jfif", ".webp", ".TIFF", ".ppm", ".jp2"])
-def test_every_format_that_is_read_is_a_photo(tmp_path: Path, images: Path, suffix: str) -> None:
+def test_every_supported_format_is_a_photo(tmp_path: Path, images: Path, suffix: str) -> None:
     source = photo_folder(tmp_path / "mine", f"image,caption\nx{suffix},A\n")
     kind = Image.registered_extensions()[suffix.lower()]
     Image.new("RGB", (8, 8), "red").save(source / f"Images/x{suffix}", kind)
@@ -79,14 +79,14 @@ def test_every_format_that_is_read_is_a_photo(tmp_path: Path, images: Path, suff
     assert suffix.lower() in SUFFIXES
 
 
-def test_photos_of_other_formats_are_counted(tmp_path: Path, images: Path) -> None:
+def test_photos_in_unsupported_formats_are_counted(tmp_path: Path, images: Path) -> None:
     source = photo_folder(tmp_path / "mine")
     for name in ("a.NEF", "b.dng", "c.dng", "notes.txt"):
         (source / "Images" / name).write_bytes(b"raw")
     assert folder(source, images).notes == ["skipped 3 files of formats that are not read (.dng: 2, .nef: 1)"]
 
 
-def test_without_its_library_heic_is_counted_and_with_it_read(tmp_path: Path, images: Path) -> None:
+def test_heic_is_counted_without_its_library_and_read_with_it(tmp_path: Path, images: Path) -> None:
     pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed; pip install -e '.[dev]'")
     source = photo_folder(tmp_path / "mine", "image,caption\n0.jpg,A\nphone.HEIC,B\n")
     out = io.BytesIO()
@@ -111,7 +111,7 @@ def test_without_its_library_heic_is_counted_and_with_it_read(tmp_path: Path, im
     ]
 
 
-def test_flickrs_own_captions_and_split_files_are_used(tmp_path: Path, images: Path) -> None:
+def test_flickr8ks_captions_and_split_files_are_used(tmp_path: Path, images: Path) -> None:
     """Beside a copy of Flickr8k in this layout they are the official splits."""
     source = photo_folder(tmp_path / "mine")
     for name, text in zip(FLICKR8K_FILES.values(), ("0.jpg\n1.jpg\n", "2.jpg\n", "3.jpg\n"), strict=True):
@@ -127,7 +127,7 @@ def test_flickrs_own_captions_and_split_files_are_used(tmp_path: Path, images: P
     assert folder(source, images).splits == {split: [f"{split}.jpg"] for split in SPLITS}  # one's own come first
 
 
-def test_a_split_column_is_followed(tmp_path: Path, images: Path) -> None:
+def test_a_split_column_is_used(tmp_path: Path, images: Path) -> None:
     rows = "0.jpg#0,train,A\n0.jpg#1,train,B\n1.jpg,val,C\n2.jpg,test,D\n3.jpg,,E\n"
     found = folder(photo_folder(tmp_path / "mine", f"image,split,caption\n{rows}"), images)
     assert found.splits == {"train": ["0.jpg"], "val": ["1.jpg"], "test": ["2.jpg"]}
@@ -142,7 +142,7 @@ def test_splits_that_share_a_photo_are_refused(tmp_path: Path, images: Path) -> 
         checked(folder(source, images), images)
 
 
-def test_repeats_and_gaps_are_listed(tmp_path: Path, images: Path) -> None:
+def test_repeated_and_missing_photos_are_listed(tmp_path: Path, images: Path) -> None:
     source = photo_folder(tmp_path / "mine")
     with (source / "captions.txt").open("a") as captions:
         captions.write("0.jpg,Dog 0\n1.jpg\n\nx.jpg,of nothing\n")

@@ -42,7 +42,7 @@ def test_captions_splits_and_photos_are_read(tmp_path: Path, images: Path) -> No
     assert (images / "4.jpg").read_bytes() == jpeg(4)
 
 
-def test_cocos_photos_are_found_by_their_folders(tmp_path: Path, images: Path) -> None:
+def test_coco_photos_are_found_by_their_folders(tmp_path: Path, images: Path) -> None:
     """Two of one name, and one whose folder was dropped when it was copied."""
     entries = [
         entry(0, "train", filepath="train2014", filename="a.jpg", cocoid=1),
@@ -66,7 +66,7 @@ def test_photos_that_the_file_does_not_name_are_left_out(tmp_path: Path, images:
     assert sorted(path.name for path in images.iterdir()) == [f"{number}.jpg" for number in range(5)]
 
 
-def test_missing_photos_are_named_with_an_example_from_each_side(tmp_path: Path, images: Path) -> None:
+def test_missing_photos_are_reported_with_examples(tmp_path: Path, images: Path) -> None:
     source = karpathy_folder(tmp_path / "k", [entry(number, split) for number, split in enumerate(SPLITS * 2)])
     (source / "Images/1.jpg").rename(source / "Images/one.jpg")
     found = karpathy(source, images)
@@ -155,7 +155,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, images: Path, content: bytes,
         karpathy(tmp_path, images)
 
 
-def test_there_must_be_one_file(tmp_path: Path, images: Path) -> None:
+def test_exactly_one_file_is_required(tmp_path: Path, images: Path) -> None:
     with pytest.raises(CaptionlabError, match=r"one dataset_\*.json \(such as dataset_flickr8k.json.*but has none"):
         karpathy(tmp_path, images)
     for name in ("dataset_b.json", "dataset_a.json"):

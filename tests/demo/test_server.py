@@ -146,7 +146,7 @@ def test_too_many_photos_are_refused_and_the_page_is_still_served() -> None:
     ],
     ids=["nothing", "half a header", "half a body"],
 )
-def test_unfinished_requests_do_not_hold_up_others_or_the_end(beginning: str) -> None:
+def test_unfinished_requests_block_neither_others_nor_shutdown(beginning: str) -> None:
     lineup = Waiting()
     lineup.release.set()
     with ExitStack() as connections, served(lineup) as port:  # the server stops while they are open
@@ -164,7 +164,7 @@ def test_a_photo_that_arrives_too_slowly_is_refused(monkeypatch: pytest.MonkeyPa
         assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+def test_a_port_in_use_is_one_error_line(tmp_path: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as other,
         pytest.raises(CaptionlabError, match="choose another --port"),

@@ -132,7 +132,7 @@ def test_features_are_float32_under_any_autocast(pooled: bool) -> None:
         assert not torch.equal(own, reference), "autocast reached nothing"
 
 
-def test_a_store_holds_what_the_engine_saw(tmp_path: Path) -> None:
+def test_a_store_has_the_features_of_the_engine(tmp_path: Path) -> None:
     images = draw_photos(tmp_path / "photos", 6)
     encoder = tiny_encoder(2)
     extract(encoder, "cpu", Photos(folder=tmp_path / "photos", images=images, dataset="d"), tmp_path / "work")
@@ -198,7 +198,7 @@ def watch_reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return read
 
 
-def test_a_killed_extraction_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_extraction_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extraction, "BLOCK", 8)
     images = draw_photos(tmp_path / "photos", 40)
     run = subprocess.Popen([sys.executable, "-c", EXTRACT_SLOWLY, str(Path(__file__).parents[1])], cwd=tmp_path)
@@ -245,7 +245,9 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "change", [{"dataset": "redrawn"}, {"encoder": {"name": "other"}}, {"encoder": {"weights_digest": "v"}}]
 )
-def test_another_extraction_begins_anew(interrupted: Path, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+def test_another_extraction_starts_from_the_beginning(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
     read = watch_reading(monkeypatch)
     images = sorted(path.name for path in (interrupted / "photos").iterdir())
     encoder = replace(tiny_encoder(2), **change.get("encoder", {}))
@@ -291,7 +293,7 @@ def test_a_corrupt_photo_is_named_in_one_line(tmp_path: Path) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP"]), data=st.data())
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of what it skips
-def test_damaged_bytes_give_a_photo_or_an_error_of_ours(tmp_path: Path, kind: str, data: st.DataObject) -> None:
+def test_damaged_bytes_give_a_photo_or_a_captionlab_error(tmp_path: Path, kind: str, data: st.DataObject) -> None:
     path = tmp_path / "photo"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -306,7 +308,7 @@ def test_damaged_bytes_give_a_photo_or_an_error_of_ours(tmp_path: Path, kind: st
         assert str(error).startswith(f"cannot read the photo {path}: ")  # noqa: PT017
 
 
-def test_a_store_that_is_not_whole_says_so(tmp_path: Path) -> None:
+def test_an_incomplete_store_is_refused(tmp_path: Path) -> None:
     images = draw_photos(tmp_path / "photos", 5)
     work = tmp_path / "work"
     with pytest.raises(CaptionlabError, match=r"images\.json does not exist; run the stage"):
@@ -365,7 +367,7 @@ def test_the_stage_writes_one_encoders_features(tmp_path: Path, monkeypatch: pyt
     assert sorted(about) == ["encoder", "grid", "images", "pixels", "preprocessing", "weights"]
 
 
-def test_mirror_images_have_a_store_of_their_own_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mirror_images_have_a_separate_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a killed run had whole is not done again."""
     params = project(tmp_path, 5, efficientnet_lite0=2)
     params.extract_features.encoders["efficientnet_lite0"] = EncoderParams(grid=2, mirrored=True)
@@ -398,7 +400,7 @@ def test_mirror_images_have_a_store_of_their_own_inside(tmp_path: Path, monkeypa
     np.testing.assert_allclose(store.mirrored.grid, grid_NRC, atol=1e-2)
 
 
-def test_the_stage_refuses_an_encoder_that_params_do_not_name(tmp_path: Path) -> None:
+def test_the_stage_refuses_an_encoder_not_in_params(tmp_path: Path) -> None:
     params = project(tmp_path, 1, efficientnet_lite0=0)
     with pytest.raises(CaptionlabError, match=r"'vgg16' is not in extract_features.encoders .*\(efficientnet_lite0\)"):
         extract_features(params, tmp_path, "vgg16")

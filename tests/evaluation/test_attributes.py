@@ -38,7 +38,9 @@ DOG_AND_MEN = {
     ("red red", (None, None, None, None, None)),
     ("", (None, None, None, None, None)),
 ])  # fmt: skip
-def test_a_caption_is_judged(caption: str, verdict: tuple[bool | None, ...], meaning: dict[str, Any]) -> None:
+def test_claims_of_a_caption_are_checked(
+    caption: str, verdict: tuple[bool | None, ...], meaning: dict[str, Any]
+) -> None:
     assert compare(read(caption.split(), meaning), DOG_AND_MEN) == dict(zip(ATTRIBUTES, verdict, strict=True))
 
 
@@ -54,7 +56,7 @@ def test_the_scenes_own_captions_are_true(meaning: dict[str, Any], tmp_path: Pat
             assert part["count"]["said"] == 1.0
 
 
-def test_another_scenes_captions_are_not(meaning: dict[str, Any], tmp_path: Path) -> None:
+def test_captions_of_another_scene_are_not_true(meaning: dict[str, Any], tmp_path: Path) -> None:
     records, truth = scenes(SOURCE, ScenesParams(train=58, val=1, test=1, seed=3), tmp_path)
     shifted = [*records[1:], records[0]]
     captions = {

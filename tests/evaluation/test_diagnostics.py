@@ -36,7 +36,7 @@ RIGHT = {image: own[0] for image, own in REFERENCES.items()}
 
 
 @pytest.mark.parametrize("system", ["baseline", "modified", "attention"])
-def test_a_model_that_ignores_its_photo_earns_nothing_by_it(
+def test_a_model_that_ignores_the_photo_has_no_image_contribution(
     system: str, world: "World", tiny: Callable[..., SystemParams]
 ) -> None:
     torch.manual_seed(1)
@@ -61,7 +61,7 @@ def test_a_model_that_ignores_its_photo_earns_nothing_by_it(
     assert found.image_contribution["cider"] == 0.0
 
 
-def test_the_photo_earns_all_of_a_perfect_score() -> None:
+def test_a_perfect_score_is_all_image_contribution() -> None:
     found = language_bias(Generated(captions=RIGHT, without_photo="a"), Scorer(REFERENCES), shuffles=4, seed=1)
     assert found.right["bleu_4"] == 1.0
     assert found.wrong["bleu_4"] == 0.0
@@ -69,7 +69,7 @@ def test_the_photo_earns_all_of_a_perfect_score() -> None:
     assert 0.9 < (found.image_contribution["cider"] or 0) <= 1.0
 
 
-def test_wrong_photos_are_never_the_right_one() -> None:
+def test_shuffles_never_keep_a_photo() -> None:
     """With two photos there is one wrong order only, so the wrong score is known."""
     references = {"a": ["a dog runs over grass"], "b": ["a boat sails over water"]}
     said = {"a": "a boat sails over water", "b": "a dog runs over grass"}
@@ -79,7 +79,7 @@ def test_wrong_photos_are_never_the_right_one() -> None:
     assert found.right["cider"] == pytest.approx(scorer.score(said, meteor=False).cider, abs=1e-6)
 
 
-def test_a_score_of_0_earns_nothing_that_could_be_said() -> None:
+def test_a_score_of_0_has_no_image_contribution() -> None:
     said = Generated(captions=dict.fromkeys(REFERENCES, "zebra"), without_photo="zebra")
     found = language_bias(said, Scorer(REFERENCES), shuffles=1, seed=1)
     assert found.image_contribution == {"bleu_4": None, "cider": None}
@@ -89,7 +89,7 @@ def test_a_score_of_0_earns_nothing_that_could_be_said() -> None:
     ("a dog dog runs", True), ("a dog and a dog", False), ("in the in the snow", True), ("a b a c a b", False),
     ("", False), ("dog", False), ("the the", True),
 ])  # fmt: skip
-def test_repeats(caption: str, expected: bool) -> None:
+def test_repetitions_are_counted(caption: str, expected: bool) -> None:
     assert repeats(tuple(caption.split())) is expected
 
 
@@ -102,7 +102,7 @@ def test_caption_statistics_are_counted() -> None:
     assert (found.distinct, found.repeated, found.copied, found.words, found.length) == (0.75, 0.25, 0.5, 6, 2.75)
 
 
-def test_colours_and_counts_against_the_references() -> None:
+def test_colours_and_counts_are_compared_with_the_references() -> None:
     references = {image: [tuple(raw.split()) for raw in own] for image, own in REFERENCES.items()}
     captions = {
         "a": ("a", "black", "black", "dog", "and", "a", "white", "cat"),  # black right, white wrong

@@ -11,30 +11,30 @@ from retrieval_world import BOATS, CAPTIONS, DOGS, ODD, TRAINING, photos, words
 SIMILARITY = SimilarityParams(semantic_dimensions=200, ridge=1000.0)
 
 
-def test_the_caption_is_of_the_photos_that_look_alike_and_agrees_with_theirs() -> None:
+def test_the_caption_with_the_best_consensus_of_similar_photos_is_retrieved() -> None:
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=2)
     dog, boat = retriever.captions(photos((2, 2), (-3, -2.9)), neighbours=3)
     assert " ".join(dog) in DOGS[:2]  # not the odd caption, which agrees with none
     assert " ".join(boat) in BOATS[:2]
 
 
-def test_the_one_nearest_photo_lends_its_only_caption() -> None:
+def test_one_neighbour_gives_its_only_caption() -> None:
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=125)
     assert retriever.captions(TRAINING[[1, 5]], neighbours=1) == words(ODD[0], BOATS[2])
 
 
-def test_more_neighbours_than_photos_are_all_photos() -> None:
+def test_too_many_neighbours_are_all_photos() -> None:
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=125)
     assert retriever.captions(photos((2, 2)), neighbours=60) == retriever.captions(photos((2, 2)), neighbours=6)
     assert retriever.without_photo(60) in [own for photo in CAPTIONS for own in photo]
 
 
-def test_short_captions_and_a_single_photo_do() -> None:
+def test_short_captions_and_a_single_photo_work() -> None:
     retriever = Retriever(TRAINING[:2], [words("dog"), words("dog")], consensus_k=3)
     assert retriever.captions(TRAINING[:1], neighbours=2) == [("dog",)]
 
 
-def test_by_meaning_photos_are_near_that_show_the_same() -> None:
+def test_semantic_neighbours_show_the_same_content() -> None:
     """One feature tells dogs from boats, and forty others, which mean nothing, hide it from those who only look."""
     random = np.random.default_rng(0)
     shows_boat = np.arange(220) % 2
@@ -50,7 +50,7 @@ def test_by_meaning_photos_are_near_that_show_the_same() -> None:
     assert shares[1] >= 0.8
 
 
-def test_photos_are_compared_by_so_many_semantic_dimensions_as_asked() -> None:
+def test_the_number_of_semantic_dimensions_is_respected() -> None:
     how = SimilarityParams(semantic_dimensions=2, ridge=3.0)
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=1, by_meaning=how)
     assert retriever._search.n_features_in_ == TRAINING.shape[1] + 2
@@ -58,14 +58,14 @@ def test_photos_are_compared_by_so_many_semantic_dimensions_as_asked() -> None:
     assert retriever._ridge.alpha == 3.0
 
 
-def test_a_few_photos_have_a_meaning_too() -> None:
+def test_semantic_retrieval_works_with_few_photos() -> None:
     retriever = Retriever(TRAINING[:2], [words("dog"), words("boat")], consensus_k=1, by_meaning=SIMILARITY)
     dog, boat = np.array(retriever.consensus([words("dog", "boat")] * 2, TRAINING[:2], 1))
     assert dog.argmax() == 0
     assert boat.argmax() == 1
 
 
-def test_vectors_multiply_to_ciders_cosines() -> None:
+def test_vector_products_equal_the_cosines_of_cider() -> None:
     """Of captions equally long without repeated words, where CIDEr-D's penalty and clipping change nothing."""
     captions = words(
         "a dog runs over green grass", "a dog sits on green grass", "the boats sail over blue water",
@@ -80,7 +80,7 @@ def test_vectors_multiply_to_ciders_cosines() -> None:
 
 
 @pytest.mark.parametrize("agreeing", [1, 2, 125])
-def test_agreement_is_the_mean_over_the_most_alike(agreeing: int) -> None:
+def test_consensus_is_the_mean_over_the_most_similar_captions(agreeing: int) -> None:
     """Against the plain definition, candidate by candidate."""
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=agreeing)
     (found,) = retriever.captions(photos((2, 2)), neighbours=6)

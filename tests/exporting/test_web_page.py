@@ -105,7 +105,7 @@ def encoded(image: Image.Image, kind: str, turn: int = 1) -> bytes:
     return out.getvalue()
 
 
-def test_the_page_says_what_the_runner_says(page: Chrome, folder: Path) -> None:
+def test_the_page_gives_the_captions_of_the_runner(page: Chrome, folder: Path) -> None:
     runner = load_runner(folder).Captioner()
     photos = sorted(folder.glob("*.png"))
     expected = [runner.caption(photo) for photo in photos]
@@ -115,7 +115,7 @@ def test_the_page_says_what_the_runner_says(page: Chrome, folder: Path) -> None:
     assert [entry["message"] for entry in page.get_log("browser")] == []
 
 
-def test_a_file_that_is_no_photo(page: Chrome, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_photo_is_reported(page: Chrome, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("only words")
     assert said(page, tmp_path / "notes.txt").startswith("This photo cannot be captioned: ")
     assert not page.find_element(By.ID, "shown").is_displayed()

@@ -56,7 +56,7 @@ def loss_of(distillation: Distillation, model: Decoder, batch: Batch) -> Tensor:
     return loss
 
 
-def test_the_loss_is_the_cross_entropy_of_the_teachers_words(school: School) -> None:
+def test_the_loss_is_the_cross_entropy_with_the_teachers_probabilities(school: School) -> None:
     """In a vocabulary so small that all its words are among the most probable."""
     model, teacher = school.model(1), Ensemble([school.model(2), school.model(3)], [0, 0])
     (batch,) = school.train_set.batches(100)
@@ -68,7 +68,7 @@ def test_the_loss_is_the_cross_entropy_of_the_teachers_words(school: School) -> 
     torch.testing.assert_close(mixed, 0.25 * 8 + 0.75 * expected, rtol=1e-3, atol=0)
 
 
-def test_of_a_teachers_words_the_most_probable_are_learnt(school: School) -> None:
+def test_only_the_teachers_most_probable_words_are_used(school: School) -> None:
     model, teacher = school.model(1), school.model(2)
     (batch,) = school.train_set.batches(100)
     _, ours_NV, _ = teacher_forced_logits(model, batch)
@@ -77,7 +77,7 @@ def test_of_a_teachers_words_the_most_probable_are_learnt(school: School) -> Non
     torch.testing.assert_close(loss_of(school.distillation(teacher, top_k=1), model, batch), expected)
 
 
-def test_a_system_learns_nothing_from_itself(school: School) -> None:
+def test_a_system_as_its_own_teacher_has_no_gradient(school: School) -> None:
     model = school.model(1)
     (batch,) = school.train_set.batches(100)
     slopes = []
@@ -108,7 +108,7 @@ def test_the_teacher_computes_each_caption_once(school: School, monkeypatch: pyt
     assert asked == 3 + 2
 
 
-def test_the_loss_to_the_teacher_falls(school: School, settings: Callable[..., TrainingParams], tmp_path: Path) -> None:
+def test_the_distillation_loss_falls(school: School, settings: Callable[..., TrainingParams], tmp_path: Path) -> None:
     model, teacher = school.model(1), school.model(2)
     (batch,) = school.train_set.batches(100)
     before = loss_of(school.distillation(teacher), model, batch)

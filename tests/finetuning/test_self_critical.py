@@ -87,7 +87,7 @@ def attention(world: "World", tiny: Callable[..., SystemParams], tmp_path: Path)
     return Studio(world, tiny, tmp_path / "resume.pt", "attention")
 
 
-def test_the_reward_is_the_scorers_cider_with_the_end_as_a_word(attention: Studio) -> None:
+def test_the_reward_is_cider_with_end_as_a_word(attention: Studio) -> None:
     images = attention.train_set.images
     own = attention.references("train")
     said = [["the dog runs over the white grass"], ["a black cat runs"], ["white"], [""], ["dog"], ["a cat"]]
@@ -106,7 +106,7 @@ def test_the_reward_is_the_scorers_cider_with_the_end_as_a_word(attention: Studi
     assert rewards_PS[0, 0] > rewards_PS[0, 1] >= 0
 
 
-def test_validation_is_scored_as_the_evaluation_scores(attention: Studio) -> None:
+def test_validation_uses_the_score_of_the_evaluation(attention: Studio) -> None:
     model, validation = attention.model(), attention.validation()
     with torch.no_grad():
         model.out.bias[END] += 1.0  # type: ignore[operator, union-attr, index]  # an untrained system never ends
@@ -121,7 +121,7 @@ def test_validation_is_scored_as_the_evaluation_scores(attention: Studio) -> Non
     assert validation.cider(model, "cpu") == pytest.approx(Scorer(references).score(said, meteor=False).cider)
 
 
-def test_sampled_words_follow_the_systems_probabilities(studio: Studio) -> None:
+def test_words_are_sampled_from_the_systems_probabilities(studio: Studio) -> None:
     model = studio.model().eval()
     features = studio.train_set.features([2])
     torch.manual_seed(0)
@@ -135,7 +135,7 @@ def test_sampled_words_follow_the_systems_probabilities(studio: Studio) -> None:
     torch.testing.assert_close(sampled, shares, atol=0.03, rtol=0)  # about four standard errors
 
 
-def test_a_sampled_caption_has_a_word_and_ends_once(studio: Studio) -> None:
+def test_sampled_captions_are_not_empty_and_end_once(studio: Studio) -> None:
     torch.manual_seed(0)
     tokens_BT = sample(studio.model().eval(), studio.train_set.features(range(6)), count=5, max_words=12)
     assert len(tokens_BT) == 30
@@ -159,7 +159,7 @@ def log_prob(model: Decoder, studio: Studio, position: int, tokens: list[int]) -
     return total
 
 
-def test_the_loss_is_reinforce_with_the_others_as_baseline(studio: Studio) -> None:
+def test_the_loss_is_reinforce_with_the_other_samples_as_baseline(studio: Studio) -> None:
     model, critic, batch = studio.model(), studio.selfcritical(samples=3), studio.batch()
     model.dropout.p = 0.0  # type: ignore[union-attr]
     torch.manual_seed(5)
@@ -178,7 +178,7 @@ def test_the_loss_is_reinforce_with_the_others_as_baseline(studio: Studio) -> No
     torch.testing.assert_close(loss, total / words, rtol=1e-4, atol=1e-6)
 
 
-def test_the_praised_caption_becomes_likelier_than_the_other(studio: Studio) -> None:
+def test_the_rewarded_caption_becomes_more_probable(studio: Studio) -> None:
     model, critic = studio.model(), studio.selfcritical(samples=2)
     model.dropout.p = 0.0  # type: ignore[union-attr]
     batch = next(studio.train_set.batches(1))
@@ -204,7 +204,7 @@ def test_the_praised_caption_becomes_likelier_than_the_other(studio: Studio) -> 
     assert after > before
 
 
-def test_the_reward_rises_without_any_true_caption(studio: Studio, settings: Callable[..., TrainingParams]) -> None:
+def test_the_reward_rises_without_cross_entropy(studio: Studio, settings: Callable[..., TrainingParams]) -> None:
     trained = studio.finetune(studio.model(), settings(epochs=60, patience=60, learning_rate=0.02), cross_entropy=0.0)
     rewards = [epoch.train_reward or 0.0 for epoch in trained.history]
     assert sum(rewards[-5:]) > 1.5 * sum(rewards[:5])
@@ -218,7 +218,7 @@ def test_the_epoch_with_the_best_cider_is_kept(studio: Studio, settings: Callabl
     assert studio.validation().cider(model, "cpu") == pytest.approx(max(ciders))
 
 
-def test_a_killed_finetuning_goes_on_to_the_same_bits(studio: Studio, settings: Callable[..., TrainingParams]) -> None:
+def test_a_killed_finetuning_resumes_to_the_same_bits(studio: Studio, settings: Callable[..., TrainingParams]) -> None:
     how = settings(epochs=3, ema_decay=0.9)
     unbroken = studio.model()
     expected = studio.finetune(unbroken, how)

@@ -12,7 +12,7 @@ from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
 from results_tree import write_checkpoint
 
 
-def test_an_ensemble_names_its_members_and_wants_one_vocabulary(tmp_path: Path) -> None:
+def test_an_ensemble_names_its_members_and_needs_one_vocabulary(tmp_path: Path) -> None:
     paths = []
     for system in ("baseline", "attention"):
         write_checkpoint(tmp_path, system, "tiny")

@@ -36,7 +36,7 @@ def tokens(photos: int = 3) -> torch.Tensor:
     return torch.tensor([[START, 5, 6, 7]] * photos)
 
 
-def test_it_computes_what_the_decoder_computes_on_what_the_blocks_return(model: WithEncoder) -> None:
+def test_outputs_equal_the_decoder_on_the_features_of_the_blocks(model: WithEncoder) -> None:
     model.eval()
     seen = model.encode(features())
     assert (seen.pooled_PD.shape, seen.grid_PRC is not None and seen.grid_PRC.shape) == ((3, 7), (3, 4, 7))
@@ -52,7 +52,7 @@ def test_forward_equals_step(model: WithEncoder) -> None:
         torch.testing.assert_close(log_probs_BV, logits_BTV[:, t].log_softmax(-1))
 
 
-def test_every_weight_learns_and_batch_normalisation_keeps_its_statistics(model: WithEncoder) -> None:
+def test_every_weight_is_trained_and_batch_norm_statistics_are_frozen(model: WithEncoder) -> None:
     model.train()
     before = {name: tensor.clone() for name, tensor in model.blocks.named_buffers()}
     model(features(), tokens()).square().mean().backward()
@@ -61,7 +61,7 @@ def test_every_weight_learns_and_batch_normalisation_keeps_its_statistics(model:
     assert len(model.encoder_parameters()) == 3
 
 
-def test_crops_are_for_training_alone(model: WithEncoder) -> None:
+def test_crops_are_only_for_training(model: WithEncoder) -> None:
     model.crop = 0.3
     assert torch.equal(model.eval().encode(features()).pooled_PD, model.eval().encode(features()).pooled_PD)
     trained = model.train().encode(features()).pooled_PD

@@ -67,7 +67,7 @@ def test_a_guest_with_a_systems_captions_has_its_scores_and_diagnostics(root: Pa
     ]
 
 
-def test_captions_of_validation_are_scored_too(root: Path, tiny_params: Params) -> None:
+def test_captions_of_the_validation_split_are_scored_too(root: Path, tiny_params: Params) -> None:
     references = {}
     for line in (root / DATASET / "dataset.jsonl").read_text("utf-8").splitlines():
         record = json.loads(line)
@@ -95,14 +95,16 @@ def test_captions_of_validation_are_scored_too(root: Path, tiny_params: Params) 
         (["a dog"], "holds no captions with image ids"),
     ],
 )
-def test_captions_that_do_not_fit_are_named(root: Path, tiny_params: Params, captions: Any, fault: str) -> None:
+def test_captions_that_do_not_match_the_photos_are_named(
+    root: Path, tiny_params: Params, captions: Any, fault: str
+) -> None:
     write(root, captions)
     with pytest.raises(CaptionlabError, match=fault) as caught:
         guests(with_guest(tiny_params), root, "friend")
     assert str(root / "guest.json") in str(caught.value)
 
 
-def test_an_unknown_guest_and_a_missing_file_are_one_line(root: Path, tiny_params: Params) -> None:
+def test_an_unknown_guest_and_a_missing_file_are_one_error_line(root: Path, tiny_params: Params) -> None:
     with pytest.raises(CaptionlabError, match=r"guests has no entry 'stranger'; params\.yaml has friend"):
         guests(with_guest(tiny_params), root, "stranger")
     with pytest.raises(CaptionlabError, match=r"cannot read .*lost\.json: No such file"):

@@ -97,7 +97,7 @@ def test_epochs_that_could_not_be_logged_live_are_filled_in(pipeline: Path) -> N
     assert points(pipeline, run, "val_loss") == expected("lite0", "val_loss")
 
 
-def test_a_repeated_training_with_the_same_result_leaves_one_run(pipeline: Path) -> None:
+def test_repeated_trainings_with_equal_results_leave_one_run(pipeline: Path) -> None:
     track(PARAMS, pipeline)
     (published,) = runs(pipeline)["baseline.lite0"]
     train(pipeline)
@@ -107,7 +107,7 @@ def test_a_repeated_training_with_the_same_result_leaves_one_run(pipeline: Path)
 
 
 @pytest.mark.parametrize("repeated", [False, True])
-def test_a_training_that_another_process_publishes_meanwhile_goes_on_in_silence(
+def test_a_training_published_by_another_process_continues(
     pipeline: Path, capsys: pytest.CaptureFixture[str], repeated: bool
 ) -> None:
     if repeated:
@@ -124,7 +124,7 @@ def test_a_training_that_another_process_publishes_meanwhile_goes_on_in_silence(
     assert points(pipeline, run, "val_loss") == expected("lite0", "val_loss")
 
 
-def test_curves_of_another_try_are_not_mixed_in(pipeline: Path) -> None:
+def test_curves_of_other_attempts_are_not_mixed(pipeline: Path) -> None:
     with tracking.open_tracker(pipeline, EXPERIMENT, start()) as tracker:
         tracker.log_epoch(1, {"train_loss": 9.0, "val_loss": 9.0})
     track(PARAMS, pipeline)
@@ -133,7 +133,7 @@ def test_curves_of_another_try_are_not_mixed_in(pipeline: Path) -> None:
 
 
 @pytest.mark.slow
-def test_three_processes_on_a_cold_database_make_one_run_a_result(pipeline: Path) -> None:
+def test_three_processes_on_a_new_database_make_one_run_per_result(pipeline: Path) -> None:
     (pipeline / "mlflow.db").unlink()
     workers = [
         subprocess.Popen(worker(pipeline), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
@@ -153,7 +153,7 @@ def test_three_processes_on_a_cold_database_make_one_run_a_result(pipeline: Path
 
 
 @pytest.mark.slow
-def test_a_kill_while_the_tables_are_made_spoils_nothing(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kill_during_the_database_setup_is_harmless(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pipeline / "mlflow.db").unlink()
     scratch = pipeline / "scratch"
     scratch.mkdir()
@@ -168,9 +168,7 @@ def test_a_kill_while_the_tables_are_made_spoils_nothing(pipeline: Path, capsys:
     assert points(pipeline, run, "val_loss") == expected("lite0", "val_loss")
 
 
-def test_a_locked_database_costs_a_training_one_line(
-    pipeline: Path, capsys: pytest.CaptureFixture[str], impatient: None
-) -> None:
+def test_a_locked_database_is_one_warning(pipeline: Path, capsys: pytest.CaptureFixture[str], impatient: None) -> None:
     with (
         closing(sqlite3.connect(pipeline / "mlflow.db")) as other,
         tracking.open_tracker(pipeline, EXPERIMENT, start()) as tracker,
@@ -199,7 +197,7 @@ sys.stdin.read()
 """
 
 
-def test_a_database_locked_by_another_program_in_mid_training_is_published_once_it_is_free(
+def test_a_database_locked_during_training_is_published_later(
     pipeline: Path, capsys: pytest.CaptureFixture[str], impatient: None
 ) -> None:
     command = [sys.executable, "-c", LOCKER, str(pipeline / "mlflow.db")]
@@ -223,7 +221,7 @@ def test_a_database_locked_by_another_program_in_mid_training_is_published_once_
 
 
 @pytest.mark.parametrize("answer", ["nobody", "silence", "another program"])
-def test_a_server_that_is_down_or_no_mlflow_costs_a_training_one_line(
+def test_an_unavailable_server_or_mlflow_is_one_warning(
     answer: str, pipeline: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -257,7 +255,7 @@ def test_a_server_that_is_down_or_no_mlflow_costs_a_training_one_line(
 
 
 @pytest.mark.parametrize("missing", ["mlflow", "psycopg", "pymysql"])
-def test_a_package_that_is_missing_costs_a_training_one_line(
+def test_a_missing_package_is_one_warning(
     missing: str, pipeline: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schemes = {"psycopg": "postgresql+psycopg", "pymysql": "mysql+pymysql"}

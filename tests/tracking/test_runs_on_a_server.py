@@ -44,7 +44,7 @@ def server(pipeline: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 @pytest.mark.slow
-def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
+def test_a_server_stores_runs_and_may_be_killed_during_training(
     server: tuple[str, subprocess.Popen[bytes]],
     pipeline: Path,
     capsys: pytest.CaptureFixture[str],
@@ -97,7 +97,7 @@ def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
 
 
 @pytest.mark.slow
-def test_two_clones_a_slow_line_and_a_lost_answer_leave_one_run_a_result(
+def test_two_clones_and_a_lost_response_leave_one_run_per_result(
     server: tuple[str, subprocess.Popen[bytes]],
     pipeline: Path,
     tmp_path_factory: pytest.TempPathFactory,

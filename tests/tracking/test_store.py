@@ -66,7 +66,7 @@ def stored_text(database: Path) -> str:
         return "\n".join(str(row) for table in tables for row in connection.execute(f"SELECT * FROM {table}"))
 
 
-def test_a_copied_project_keeps_its_files_to_itself(project: Path, tmp_path: Path, released: Path) -> None:
+def test_a_copied_project_uses_its_own_files(project: Path, tmp_path: Path, released: Path) -> None:
     tags = {"system": "attention", "configuration": "tiny"}
     candidate = registry.Candidate(
         name="released", checkpoint=released, decoding=Decoding(), dataset="scenes", tags=tags
@@ -96,7 +96,7 @@ def test_a_model_can_be_loaded_first_in_a_moved_project(project: Path, tmp_path:
         assert path.exists()
 
 
-def test_a_project_moved_without_its_files_is_told_so(project: Path, tmp_path: Path) -> None:
+def test_a_project_moved_without_its_files_is_an_error(project: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moved.mkdir()
     (project / "mlflow.db").rename(moved / "mlflow.db")

@@ -64,7 +64,7 @@ def resize(path: Path, **sizes: int) -> None:
 
 
 @pytest.mark.parametrize(("system", "key"), [("baseline", "image"), ("modified", "kind"), ("attention", "kind")])
-def test_a_checkpoint_from_before_there_were_kinds_is_report_as(
+def test_a_checkpoint_without_a_kind_is_that_of_report_a(
     world: "World", tiny: Tiny, path: Path, system: str, key: str
 ) -> None:
     model = save(path, world, tiny(system), system)
@@ -75,7 +75,7 @@ def test_a_checkpoint_from_before_there_were_kinds_is_report_as(
 
 
 @pytest.mark.parametrize(("system", "changes"), VARIANTS)
-def test_a_reloaded_system_says_the_same(
+def test_a_reloaded_system_gives_the_same_captions(
     world: "World", tiny: Tiny, path: Path, system: str, changes: dict[str, Any]
 ) -> None:
     model = save(path, world, tiny(system, **changes), system)
@@ -102,7 +102,7 @@ def test_the_same_system_gives_the_same_bytes(
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_tied_words_are_stored_once(world: "World", tiny: Tiny, path: Path) -> None:
+def test_tied_embeddings_are_stored_once(world: "World", tiny: Tiny, path: Path) -> None:
     save(path, world, tiny("attention", tied=True), "attention")
     tensors = load_file(path)
     assert "out.weight" not in tensors
@@ -189,7 +189,7 @@ class Trap:
         (lambda path: path.unlink() or path.mkdir(), "is not a checkpoint of captionlab"),
     ],
 )  # fmt: skip
-def test_what_is_no_checkpoint_is_refused_in_one_line(
+def test_other_files_are_refused_in_one_line(
     world: "World", tiny: Tiny, path: Path, spoil: Callable[[Path], object], words: str
 ) -> None:
     save(path, world, tiny("baseline"), "baseline")
@@ -200,7 +200,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(
     assert not (path.parent / "sprung").exists()
 
 
-def test_the_chosen_decoding_travels_with_the_weights(world: "World", tiny: Tiny, path: Path) -> None:
+def test_the_chosen_decoding_is_stored_with_the_weights(world: "World", tiny: Tiny, path: Path) -> None:
     """As the registered model has it: the same checkpoint with the decoding that was chosen for it."""
     save(path, world, tiny("attention"), "attention")
     chosen = Decoding(beam=3, length_penalty=0.2, max_words=9)
@@ -215,7 +215,7 @@ def test_the_chosen_decoding_travels_with_the_weights(world: "World", tiny: Tiny
         add_decoding(path.with_name("none.safetensors"), chosen, copy)
 
 
-def test_layers_that_the_configuration_lacks_are_refused(world: "World", tiny: Tiny, path: Path) -> None:
+def test_unexpected_layers_are_refused(world: "World", tiny: Tiny, path: Path) -> None:
     save(path, world, tiny("baseline", layers=2), "baseline")
     change(path, config=dataclasses.asdict(tiny("baseline")))
     with pytest.raises(CaptionlabError, match="holds other layers"):
@@ -239,7 +239,7 @@ def test_attention_is_shown_for_every_word(world: "World", tiny: Tiny, path: Pat
     assert captioner.attention(features, ()) == []  # a caption may be empty
 
 
-def test_a_system_without_attention_has_none_to_show(world: "World", tiny: Tiny, path: Path) -> None:
+def test_a_system_without_attention_has_no_maps(world: "World", tiny: Tiny, path: Path) -> None:
     save(path, world, tiny("baseline"), "baseline")
     with pytest.raises(CaptionlabError, match="baseline has no attention"):
         Captioner.load(path).attention(world.split("test").features([0]), (4,))

@@ -95,7 +95,7 @@ def test_each_batch_gives_its_own_loss_and_gradients(
     assert sum(replayed.count for replayed in recording) == len(batches)
 
 
-def test_the_mode_that_finds_waiting_steps_ends_and_warns_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_debug_mode_is_reset_without_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[str] = []
 
     def waits() -> None:

@@ -94,7 +94,7 @@ def stop_after(number: int) -> Callable[[Epoch], None]:
         ("attention", {"kind": "states", "dense": 16, "attention": 16}),
     ],
 )
-def test_a_tiny_set_is_learnt_by_heart(lab: Lab, system: str, changes: dict[str, Any]) -> None:
+def test_a_tiny_set_is_overfitted(lab: Lab, system: str, changes: dict[str, Any]) -> None:
     lab.world, grid = lab.world.one_caption_each(), system == "attention" and not changes
     model = lab.model(system, embedding=16, hidden=16, **changes)
     trained = lab.train(model, val="train", grid=grid, epochs=90, learning_rate=0.02)
@@ -107,7 +107,7 @@ def test_a_tiny_set_is_learnt_by_heart(lab: Lab, system: str, changes: dict[str,
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_the_best_epoch_is_given_back(lab: Lab, system: str) -> None:
+def test_the_best_epoch_is_returned(lab: Lab, system: str) -> None:
     grid = system == "attention"
     model = lab.model(system)
     trained = lab.train(model, grid=grid, epochs=40, patience=3, learning_rate=0.05)
@@ -124,7 +124,7 @@ def test_the_best_epoch_is_given_back(lab: Lab, system: str) -> None:
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("killed_after", [1, 3])
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}, {"scheduled_sampling": 0.9}])
-def test_a_killed_training_goes_on_to_the_same_bits(
+def test_a_killed_training_resumes_to_the_same_bits(
     lab: Lab, system: str, killed_after: int, changes: dict[str, float]
 ) -> None:
     how: dict[str, Any] = {"grid": system == "attention", "epochs": 3, "schedule": "cosine", **changes}
@@ -141,7 +141,9 @@ def test_a_killed_training_goes_on_to_the_same_bits(
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_training_with_fixed_shapes_learns_the_same(lab: Lab, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+def test_training_with_fixed_shapes_gives_the_same_weights(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
     """The loop as a GPU runs it, without graphs."""
     how: dict[str, Any] = {"grid": system == "attention", "ema_decay": 0.9, "doubly_stochastic": 0.5}
     expected = lab.train(lab.model(system), **how)
@@ -160,7 +162,7 @@ def test_a_state_of_another_device_is_not_continued(lab: Lab) -> None:
     assert resume.load("cuda") is None
 
 
-def test_the_moving_average_is_what_is_validated_and_kept(lab: Lab) -> None:
+def test_the_moving_average_is_validated_and_returned(lab: Lab) -> None:
     """Against the average computed by hand from the weights after every step: two epochs of one step each."""
     steps: list[dict[str, Tensor]] = []
     for epochs in (1, 2):  # the same first step, then one more
@@ -183,7 +185,7 @@ def test_the_moving_average_is_what_is_validated_and_kept(lab: Lab) -> None:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize(("share", "least", "most"), [(1.0, 1.0, 1.0), (0.5, 0.1, 0.9)])
-def test_scheduled_sampling_reads_what_the_system_says(
+def test_scheduled_sampling_reads_sampled_words(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, system: str, share: float, least: float, most: float
 ) -> None:
     """A system that would only ever say one word reads it instead of the true ones, and is asked for the true ones."""
@@ -209,7 +211,7 @@ def test_scheduled_sampling_reads_what_the_system_says(
     assert least <= float(own_BT[:, 1:].sum() / candidates_BT[:, 1:].sum()) <= most
 
 
-def test_a_killed_training_is_not_begun_anew(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_training_does_not_restart(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         lab.train(lab.model(), on_epoch=stop_after(2))
     batches = []
@@ -232,7 +234,7 @@ def test_a_resumed_training_keeps_its_patience_and_its_best_epoch(lab: Lab) -> N
 
 
 @pytest.mark.parametrize("leftover", ["another key", "broken", "a list"])
-def test_a_resume_file_of_no_use_is_ignored(lab: Lab, leftover: str) -> None:
+def test_an_unusable_resume_file_is_ignored(lab: Lab, leftover: str) -> None:
     fresh = lab.model()
     expected = lab.train(fresh)
     if leftover == "another key":
@@ -247,7 +249,7 @@ def test_a_resume_file_of_no_use_is_ignored(lab: Lab, leftover: str) -> None:
     assert same(weights(model), weights(fresh))
 
 
-def test_the_seed_decides_everything(lab: Lab) -> None:
+def test_the_seed_determines_the_training(lab: Lab) -> None:
     models = [lab.model(dropout=0.3) for _ in range(3)]
     for model, seed in zip(models, (1, 1, 2), strict=True):
         lab.resume.unlink(missing_ok=True)
@@ -256,7 +258,7 @@ def test_the_seed_decides_everything(lab: Lab) -> None:
     assert not same(weights(models[0]), weights(models[2]))
 
 
-def test_a_loss_that_is_no_number_is_one_line_and_keeps_the_last_good_state(lab: Lab) -> None:
+def test_a_nan_loss_is_one_error_line_and_keeps_the_last_state(lab: Lab) -> None:
     unbroken = lab.model()
     expected = lab.train(unbroken)
     lab.resume.unlink()
@@ -328,7 +330,7 @@ def test_plateau_schedule(
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "rmsprop"])
-def test_every_optimizer_learns(lab: Lab, optimizer: str) -> None:
+def test_every_optimizer_lowers_the_loss(lab: Lab, optimizer: str) -> None:
     history = lab.train(lab.model(), optimizer=optimizer, epochs=4).history
     assert history[-1].train_loss < history[0].train_loss
     assert {epoch.learning_rate for epoch in history} == {0.01}
@@ -349,12 +351,12 @@ def step_loss(lab: Lab, model: Decoder, padding: int = 0, smoothing: float = 0.0
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("padding", [0, 7])
 @pytest.mark.parametrize("system", ["baseline", "modified"])
-def test_the_loss_counts_real_words_only(lab: Lab, system: str, padding: int, smoothing: float) -> None:
+def test_the_loss_ignores_padding(lab: Lab, system: str, padding: int, smoothing: float) -> None:
     loss, expected = step_loss(lab, lab.model(system), padding, smoothing)
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_reported_losses_are_without_smoothing(lab: Lab) -> None:
+def test_reported_losses_have_no_label_smoothing(lab: Lab) -> None:
     history = lab.train(lab.model(), label_smoothing=0.5, learning_rate=1e-9, batch_size=100, epochs=1).history
     loss, _ = step_loss(lab, lab.model())
     assert history[0].train_loss == pytest.approx(loss.item(), rel=1e-5)
@@ -381,6 +383,6 @@ def test_the_doubly_stochastic_term(lab: Lab) -> None:
     assert (with_term - plain).item() == pytest.approx(0.7 * term, rel=1e-4)
 
 
-def test_free_running_trains(lab: Lab) -> None:
+def test_free_running_training_lowers_the_loss(lab: Lab) -> None:
     history = lab.train(lab.model("attention", teacher_forcing=False), grid=True, epochs=6).history
     assert history[-1].train_loss < history[0].train_loss

@@ -7,7 +7,7 @@ from captionlab.training.losses import SmoothedCrossEntropy
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_and_gradient_are_those_of_pytorch(smoothing: float) -> None:
+def test_loss_and_gradients_equal_pytorch(smoothing: float) -> None:
     torch.manual_seed(0)
     ours_NV = (torch.randn(50, 30) * 20).requires_grad_()  # wide enough that many probabilities vanish
     theirs_NV = ours_NV.detach().clone().requires_grad_()
