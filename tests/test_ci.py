@@ -1,4 +1,4 @@
-"""The files that other services read: workflows, pre-commit's hooks, the container. They are not run here."""
+"""Configuration of other services: workflows, pre-commit's hooks and containers, checked without running them."""
 
 import json
 import re

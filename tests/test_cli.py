@@ -1,4 +1,4 @@
-"""The command line as its users see it: a command per stage, errors in one line, fast help."""
+"""The command line: one command per stage, errors in one line, fast help."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 class Run:
-    """Runs the command line in this process; gives the exit code and what stood on stdout and stderr."""
+    """Runs the command line in this process; returns exit code, stdout and stderr."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
@@ -45,7 +45,7 @@ class Run:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """What the stage download leaves, without the photos."""
+    """The outputs of the stage download without the photos."""
     (tmp_path / "params.yaml").write_bytes((REPOSITORY / "params.yaml").read_bytes())
     rows = [{"image": f"{n}.jpg", "split": "train", "captions": ["A dog runs .", "The dog !"]} for n in range(4)]
     write_jsonl(tmp_path / "artifacts/dataset/dataset.jsonl", rows)
@@ -74,7 +74,7 @@ def test_help_lists_every_stage_and_imports_no_heavy_library() -> None:
     assert done.returncode == 0, done.stderr
     listed = set(re.findall(r"^ {2}(\w+) ", done.stdout, re.MULTILINE))
     assert listed >= STAGES | {"score", "caption", "release", "ui", "doctor"}
-    assert "..." not in done.stdout.split("Commands:")[1]  # a summary too long for its line is cut off
+    assert "..." not in done.stdout.split("Commands:")[1]  # summaries that are too long are truncated
 
 
 def test_the_installed_command_reports_an_error_in_one_line(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
     script = ask([], _CAPTIONLAB_COMPLETE="source_bash")
     assert "complete -o default -F _captionlab_completion captionlab" in script
     bash = shutil.which("bash")
-    if bash:  # the very script, in the very shell
+    if bash:  # the real script in the real shell
         asked = "COMP_WORDS=(captionlab train_); COMP_CWORD=1; _captionlab_completion captionlab; echo ${COMPREPLY[@]}"
         path = f"{Path(command).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
@@ -170,7 +170,7 @@ def test_progress_bars_are_shown_in_a_terminal(tmp_path: Path) -> None:
 
     few_scenes(tmp_path)
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 80))  # a new one has no width, and a bar no room
+    termios.tcsetwinsize(theirs, (24, 80))  # a new terminal has no width for a progress bar
     command = [str(Path(sys.executable).with_name("captionlab")), "download"]
     done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, text=True, timeout=60)
     shown = os.read(ours, 1 << 16).decode() if select.select([ours], [], [], 0)[0] else ""
@@ -248,7 +248,7 @@ def test_caption_and_release_name_missing_files(run: Run, tmp_path: Path) -> Non
     (["demo", "--host", ""], "the argument after --host is empty"),
 ])  # fmt: skip
 def test_an_empty_argument_is_refused(run: Run, tmp_path: Path, arguments: list[str], named: str) -> None:
-    """Path("") is the current folder: an unset variable must not mean all photos in it."""
+    """Path("") is the current folder, but an unset variable must not select all photos in it."""
     (tmp_path / "a.jpg").write_bytes(b"")
     assert run(*arguments) == (1, "", f"captionlab: {named}; is a variable unset?\n")
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]

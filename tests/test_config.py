@@ -1,4 +1,4 @@
-"""params.yaml read strictly: what is wrong is named, with the file, and nothing else ever comes out."""
+"""Strict reading of params.yaml, with errors that name the file and the key."""
 
 import copy
 import re
@@ -110,7 +110,7 @@ def test_errors_name_the_file_and_the_key(tmp_path: Path, key: str, value: Any, 
     assert str(caught.value).startswith(f"{tmp_path / 'params.yaml'}: {message}")
 
 
-# Each number's key, and the nearest values below and above its range; - for none.
+# The key of each number, and the nearest values below and above its range; - for no limit.
 RANGES = """
 dataset.max_bad_share -0.01 1.01; dataset.val_share -0.1 1.1; dataset.test_share -0.1 1.1
 dataset.split_seed -1 4294967296; dataset.scenes.train 0 1000001; dataset.scenes.val 0 1000001
@@ -140,7 +140,7 @@ OUT_OF_RANGE = [
 
 
 def with_all_sections() -> Plain:
-    """The shipped file with an entry in the sections that it leaves empty."""
+    """The shipped file with entries in its empty sections."""
     more = {"system": "attention", "config": "lite2", "cross_entropy": 0.2, "samples": 2}
     both = {"members": ["attention.lite2", "finetune.more"], "neighbours": 5, "consensus_weight": 1.0}
     return shipped() | {"finetune": {"more": more}, "ensemble": {"both": both}}
@@ -248,7 +248,7 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
 
 
 def test_floats_written_by_dvc_are_read(tmp_path: Path) -> None:
-    """``dvc exp run -S training.learning_rate=0.00001`` leaves 1e-05, which YAML reads as text."""
+    """``dvc exp run -S training.learning_rate=0.00001`` writes 1e-05, which YAML reads as text."""
     text = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
     params = load_text(tmp_path, re.sub(r"learning_rate: \S+", "learning_rate: 1e-05", text))
     assert params.training.learning_rate == 0.00001
@@ -373,7 +373,7 @@ def test_any_value_gives_params_or_a_captionlab_error(
 
 
 def test_a_huge_value_is_shortened_in_the_error(tmp_path: Path) -> None:
-    """A few lines of anchors stand for a list of a billion."""
+    """A few lines with anchors expand to a list of a billion items."""
     laughs = "".join(
         f"- &{name} [{', '.join([f'*{of}'] * 10)}]\n" for of, name in zip("abcdefgh", "bcdefghi", strict=True)
     )

@@ -1,4 +1,4 @@
-"""captionlab caption and its file of captions: names, kinds of files, other models, full disks."""
+"""captionlab caption and its output file."""
 
 import json
 import os
@@ -181,6 +181,6 @@ def test_a_folder_and_a_full_disk_are_one_line(tmp_path: Path, small_disk: Path)
         file.write({"image": f"{number}.jpg", "caption": "x" * 10_000})
     with pytest.raises(CaptionlabError, match=r"cannot write .*all\.jsonl: No space left on device; free space"):
         file.write({"image": "6.jpg", "caption": "x" * 10_000})
-    *complete, incomplete = path.read_bytes().split(b"\n")  # the file system took a part of the last line
+    *complete, incomplete = path.read_bytes().split(b"\n")  # only a part of the last line was written
     assert [json.loads(line)["image"] for line in complete] == [f"{number}.jpg" for number in range(6)]
     assert incomplete

@@ -1,4 +1,4 @@
-"""The doctor's findings: each problem is found and named with advice, and nothing is changed."""
+"""captionlab doctor: each problem is reported with advice, and nothing is changed."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """params.yaml and a whole dataset of two photos."""
+    """A project with params.yaml and a dataset of two photos."""
     (tmp_path / "params.yaml").write_bytes((REPOSITORY / "params.yaml").read_bytes())
     (tmp_path / "data/scenes").mkdir(parents=True)
     folder = tmp_path / "artifacts/dataset"
@@ -187,7 +187,7 @@ def test_a_full_disk_is_reported(project: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """Answers as a tracking server does when asked for its health."""
+    """A server that answers health checks like a tracking server."""
 
     class Health(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -238,7 +238,7 @@ def test_a_folder_without_git_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_in_dvcs_cache_is_named(project: Path) -> None:
-    """DVC looks at its mode alone, which no failing disk changes."""
+    """DVC checks only the file mode, which disk errors do not change."""
     for command in (["init", "-q", "--no-scm"], ["add", "-q", "artifacts/dataset"]):
         subprocess.run([sys.executable, "-m", "dvc", *command], cwd=project, check=True)
     assert doctor._cache(project).found == "4 files, 0.0 GB, all intact"  # a folder, three others

@@ -1,4 +1,4 @@
-"""captionlab judgments: a made-up folder of Flickr8k's texts, as text, JSON and CSV."""
+"""captionlab judgments on generated Flickr8k texts, with output as text, JSON and CSV."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The presets: each is params.yaml as a report had it, and every row of it can be built and trained."""
+"""The presets: contents, application to params.yaml, and a training step of every row."""
 
 import dataclasses
 import hashlib
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (REPOSITORY / "presets").glob("*.yaml"))
 OF_FLICKR8K = [name for name in NAMES if name != "own_photos"]
-# The pooled vector, and the channels of the grid.
+# Sizes of the pooled vector and channels of the grid.
 SIZES = {
     "resnet18": (512, 512),
     "vgg16": (4096, 512),
@@ -58,7 +58,7 @@ WORDS = {
     "own_photos": 3_000,
     "clip": 3_000,
     "trained_blocks": 3_000,
-}  # Flickr8k's vocabulary, special words counted
+}  # Flickr8k's vocabulary, including special tokens
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def preset(name: str, project: Path) -> Params:
 
 @pytest.fixture(scope="module")
 def presets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Params]:
-    """Every preset, each laid over the shipped params.yaml."""
+    """Every preset, applied to the params.yaml of the repository."""
     folder = tmp_path_factory.mktemp("presets")
     shutil.copytree(REPOSITORY / "presets", folder / "presets")
     laid = {}
@@ -101,7 +101,7 @@ def test_no_preset_overwrites_the_report_of_another(presets: dict[str, Params]) 
 
 
 def test_the_best_configuration_of_hour_has_three_seeds(presets: dict[str, Params]) -> None:
-    """Each is distilled from its start and the next seed's model; an ensemble adds the other models."""
+    """Each is distilled from its initial model and that of the next seed; an ensemble adds the other models."""
     params = presets["hour"]
     seeds = ["", "_seed2", "_seed3"]
     assert list(params.attention) == [*(f"lite012_380{seed}" for seed in seeds), "lite2_averaged"]
@@ -176,7 +176,7 @@ def test_the_lite_preset_differs_only_in_encoders(presets: dict[str, Params], na
 
 
 def test_a_preset_replaces_another_completely_and_keeps_comments(project: Path, presets: dict[str, Params]) -> None:
-    """All but those inside the systems' configurations, which it replaces."""
+    """All comments except those inside the systems' configurations, which are replaced."""
     lines = (project / "params.yaml").read_text(encoding="utf-8").splitlines()
     comments = {line[line.index("#") :] for line in lines if "#" in line and not line.startswith("    ")}
     assert len(comments) > 50
@@ -188,7 +188,7 @@ def test_a_preset_replaces_another_completely_and_keeps_comments(project: Path, 
 
 
 def changed_lines(path: Path, override: str) -> list[tuple[str, str]]:
-    """What ``dvc exp run -S`` changes in the file: each line before and after."""
+    """The lines that ``dvc exp run -S`` changes in the file, before and after."""
     before = path.read_text(encoding="utf-8").splitlines()
     apply_overrides(str(path), [override])
     after = path.read_text(encoding="utf-8").splitlines()
@@ -287,7 +287,7 @@ def test_every_row_is_within_the_size_limit(presets: dict[str, Params]) -> None:
 
 
 def one_step(world: "World", store: FeatureStore, params: Params, row: SystemParams, resume: Path) -> Trained:
-    """One step over the world's photos with a store of the row's encoder, by the row's own training."""
+    """Train one step with random features of the row's encoder and the row's training parameters."""
     grid = row.uses_regions
     splits: tuple[Split, ...] = ("train", "val")
     data = {split: CaptionedFeatures.of(store, grid, world.captions, split, world.vocab) for split in splits}
@@ -309,7 +309,7 @@ def one_step(world: "World", store: FeatureStore, params: Params, row: SystemPar
 def test_every_row_can_train_a_step(
     presets: dict[str, Params], world: "World", name: str, system: str, config: str, tmp_path: Path
 ) -> None:
-    """Over random features of its encoder's sizes; a smaller grid serves, but for the row of the next test."""
+    """On random features of the encoder's size, with a smaller grid."""
     params = presets[name]
     row = params.system(system, config)
     pooled, channels = SIZES.get(row.encoder, (2048, 2048))
@@ -355,4 +355,4 @@ def test_report_a_attention_uses_the_grid_of_resnet18(
     coarse = square.reshape(12, 7, 2, 7, 2, 512).mean((2, 4))
     np.testing.assert_allclose(coarse.mean((1, 2)), store.pooled, rtol=1e-2, atol=1e-3)  # the map of 7x7 behind it
     trained = one_step(world, store, params, row, tmp_path / "resume.pt")
-    assert 0 < trained.history[0].val_loss < 2 * np.log(len(world.vocab))  # as a model that guesses
+    assert 0 < trained.history[0].val_loss < 2 * np.log(len(world.vocab))  # the loss of random guesses

@@ -1,4 +1,4 @@
-"""captionlab publish: a repository's files, and their upload to a local server that speaks the Hub's interface."""
+"""captionlab publish: the repository's files, and their upload to a local server with the Hub's API."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def call(hub: Hub, folder: Path, *arguments: str, token: str = "hf_test") -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own: huggingface_hub reads its address and token when it is imported."""
+    """Run the command in a new process, because huggingface_hub reads its address and token when it is imported."""
     environment = {
         **os.environ, "HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HOME": str(folder / "hf"),

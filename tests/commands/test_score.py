@@ -1,4 +1,4 @@
-"""captionlab score: any pair of files, as text and as JSON."""
+"""captionlab score: input formats, and output as text and JSON."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ EXPECTED = score(REFERENCES, CAPTIONS, meteor=False)
 
 
 def test_scores_can_be_logged_as_a_run_in_mlflow(pipeline: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
-    """The experiment is the one of the project; the same scores are one run, others under that name another."""
+    """In the project's experiment; equal scores are one run, other scores under the same name another."""
     shutil.copy(REPOSITORY / "params.yaml", pipeline)
     monkeypatch.chdir(pipeline)
     references, captions = write(pipeline, refs=REFERENCES, caps=CAPTIONS)
@@ -66,7 +66,7 @@ def write(folder: Path, **files: Any) -> list[Path]:
 
 
 def test_every_format_gives_the_same_scores(tmp_path: Path) -> None:
-    """Ids are those that the two files have in common, file names or numbers."""
+    """Ids are file names or numbers, whichever both files have."""
     images = [{"id": place, "file_name": name} for place, name in enumerate(REFERENCES)]
     annotations = [
         {"image_id": place, "caption": text} for place, own in enumerate(REFERENCES.values()) for text in own

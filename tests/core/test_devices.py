@@ -1,4 +1,4 @@
-"""The choice of device and of precision."""
+"""The selection of device and precision."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, under SIGKILL and on a full disk, and JSON as it was written."""
+"""Atomic writes under SIGKILL and on a full disk; reading of JSON, JSON lines and YAML."""
 
 import os
 import subprocess
@@ -74,7 +74,7 @@ def test_a_kill_during_a_write_keeps_the_old_folder(tmp_path: Path) -> None:
     run_and_be_killed(KILL_IN_FOLDER, tmp_path)
     assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {"a.txt": "old", "b.txt": "old"}
     with atomic_folder(tmp_path / "out") as temporary:
-        assert list(temporary.iterdir()) == []  # nothing of the killed run
+        assert list(temporary.iterdir()) == []  # nothing is left of the killed run
         (temporary / "c.txt").write_text("new")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "c.txt"]
 
@@ -126,7 +126,7 @@ def test_a_full_disk_is_one_error_and_leaves_no_partial_file(small_disk: Path) -
 
 
 def test_a_file_size_limit_is_the_same_error(tmp_path: Path) -> None:
-    """As a full disk, where no small disk can be mounted."""
+    """Replaces the test of a full disk where no small disk can be mounted."""
     script = (
         "import resource, signal; from pathlib import Path; from captionlab.core.files import write_text\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"

@@ -1,4 +1,4 @@
-"""Standard output in encodings that do not have every character."""
+"""Standard output in encodings that lack some characters."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The files that training and evaluation leave: what is written is read back, and what is damaged is named."""
+"""Outputs of training and evaluation: round trips, and errors for damaged files."""
 
 import dataclasses
 from collections.abc import Callable
@@ -151,7 +151,7 @@ def test_the_chosen_decoding_is_known_only_for_the_projects_checkpoints(root: Pa
 
 
 def test_teachers_with_other_seeds_have_the_same_recipe(tmp_path: Path) -> None:
-    """Each is distilled from its own start and the next seed; what differs in more than seeds is another recipe."""
+    """Each is distilled from its initial model and the next seed; other differences make another recipe."""
 
     def written(system: str, name: str, **settings: Any) -> None:
         sizes = {"encoder": "tiny", "embedding": 8, "hidden": 8, "layers": 1}

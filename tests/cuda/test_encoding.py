@@ -1,4 +1,4 @@
-"""On an NVIDIA GPU: features are near a CPU's, repeat themselves to the bit, and an interrupted extraction resumes."""
+"""Feature extraction on an NVIDIA GPU: close to a CPU's features, deterministic and resumable."""
 
 from pathlib import Path
 

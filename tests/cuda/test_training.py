@@ -1,4 +1,4 @@
-"""On an NVIDIA GPU: every system computes what a CPU computes, repeats itself to the bit, and resumes to the bit."""
+"""Training on an NVIDIA GPU: every system agrees with a CPU, is deterministic, and resumes to the same bytes."""
 
 import copy
 import json
@@ -39,13 +39,13 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def cuda() -> str:
-    """As every command begins on CUDA."""
+    """Set up CUDA as every command does."""
     return choose_device("cuda")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Every system, trained on CUDA: the model and its history."""
+    """The model and history of every system, trained on CUDA."""
     choose_device("cuda")
     return {name: train_on("cuda", name, tmp_path_factory.mktemp("resume")) for name in NAMES}
 
@@ -109,7 +109,7 @@ def test_a_killed_training_resumes_to_the_same_bytes(trained: dict[str, Any], na
 
 
 def test_a_recorded_step_gets_new_random_numbers(tmp_path: Path) -> None:
-    """Without learning, the same photos have another loss in each epoch, by dropout alone; a seed repeats them."""
+    """At learning rate 0 the losses of epochs differ only by dropout; the same seed repeats them."""
     own = subject("baseline.lite0")
     histories = []
     for number, seed in enumerate((1, 1, 2)):
@@ -147,7 +147,7 @@ def test_finetuning_runs(world: "World", tiny: Any, settings: Any, tmp_path: Pat
 
 
 def test_two_processes_compute_the_same_bytes() -> None:
-    """Every system's weights, and features."""
+    """The weights of every system, and features."""
     command = [sys.executable, str(REPOSITORY / "tests/cuda_systems.py"), "cuda"]
     path = os.pathsep.join(str(REPOSITORY / folder) for folder in ("src", "bench", "tests"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])}

@@ -1,4 +1,4 @@
-"""The formats of references and captions that score reads, and what it says of everything else."""
+"""The formats of references and captions for score, and errors for other files."""
 
 import json
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def lines(folder: str = "") -> bytes:
 
 @pytest.mark.parametrize(("value", "expected"), [
     (PLAIN_REFERENCES, [PLAIN_REFERENCES]),
-    (b"\xef\xbb\xbf" + json.dumps(PLAIN_REFERENCES).encode(), [PLAIN_REFERENCES]),  # a Windows editor's
+    (b"\xef\xbb\xbf" + json.dumps(PLAIN_REFERENCES).encode(), [PLAIN_REFERENCES]),  # with a byte order mark
     (json.dumps(PLAIN_REFERENCES, indent=1).encode(), [PLAIN_REFERENCES]),
     (COCO, [BY_ID, PLAIN_REFERENCES]),
     ({"annotations": COCO["annotations"]}, [BY_ID]),

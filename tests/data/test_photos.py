@@ -1,4 +1,4 @@
-"""Any photo becomes an encoder's input, however it is given; what cannot be read is one line."""
+"""Reading photos of every format and mode as input of an encoder; errors for other files."""
 
 import io
 import re
@@ -32,7 +32,7 @@ def reopened(photo: Image.Image, kind: str, **options: Any) -> Image.Image:
 
 
 def corners(photo: Image.Image) -> list[list[int]]:
-    """The colours near the four corners: top left, top right, bottom left, bottom right."""
+    """The colours near the corners: top left, top right, bottom left, bottom right."""
     pixels = preprocess(photo, PIXELS)
     assert pixels.shape == (PIXELS, PIXELS, 3)
     assert pixels.dtype == np.uint8
@@ -54,7 +54,7 @@ RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
 def test_upright_and_rotated_photos_are_read() -> None:
     assert corners(reopened(flag(), "PNG")) == [RED, GREEN, BLUE, WHITE]
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     assert corners(reopened(flag(), "PNG", exif=exif)) == [BLUE, RED, WHITE, GREEN]
 
 
@@ -66,7 +66,7 @@ def test_greyscale_photos_of_8_and_16_bits_are_read() -> None:
     sixteen = reopened(Image.fromarray(grey.astype(np.uint16) * 257), "PNG")
     assert sixteen.mode.startswith("I;16")
     np.testing.assert_allclose(preprocess(sixteen, PIXELS).astype(int), eight, atol=1)
-    dark = reopened(Image.fromarray(grey.astype(np.uint16)), "PNG")  # 16 bits, all but black
+    dark = reopened(Image.fromarray(grey.astype(np.uint16)), "PNG")  # 16 bits, nearly black
     assert preprocess(dark, PIXELS).max() <= 1
     floats = reopened(Image.fromarray(grey.astype(np.float32)), "TIFF")
     assert floats.mode == "F"
@@ -83,7 +83,7 @@ def test_other_colour_models_are_converted() -> None:
 
 def test_transparent_pixels_are_white() -> None:
     layer = flag("RGBA")
-    layer.paste((9, 9, 9, 0), (0, 0, 100, 60))  # the red quarter, clear
+    layer.paste((9, 9, 9, 0), (0, 0, 100, 60))  # the red quarter is transparent
     assert corners(reopened(layer, "PNG")) == [WHITE, GREEN, BLUE, WHITE]
     palette = flag("P")
     red = palette.getpixel((0, 0))
@@ -99,11 +99,11 @@ def test_a_wide_jpeg_is_decoded_at_reduced_size_to_the_same_picture() -> None:
     assert abs(small.astype(int) - whole).mean() < 3
     large = reopened(flag(size=(2000, 1600)), "JPEG")
     preprocess(large, PIXELS)
-    assert large.size == (250, 200)  # an eighth: decoded at a fraction of its cost
+    assert large.size == (250, 200)  # decoded at an eighth of the size
 
 
 def test_a_jpeg_is_only_decoded_at_reduced_size_and_resized() -> None:
-    """What every checkpoint was trained on: not a bit of it may change."""
+    """Checkpoints were trained on these pixels, so they must stay exactly the same."""
     content = jpeg(Image.effect_noise((700, 500), 90).convert("RGB"))
     with Image.open(io.BytesIO(content)) as photo:
         photo.draft("RGB", (2 * PIXELS, 2 * PIXELS))
@@ -130,7 +130,7 @@ def test_every_input_type_gives_the_same_pixels(tmp_path: Path) -> None:
 
 
 def test_a_given_image_is_not_modified() -> None:
-    """A draft would shrink the caller's own."""
+    """Pillow's draft mode would shrink the caller's image."""
     photo = reopened(flag(size=(2000, 1600)), "JPEG")
     read_photo(photo, PIXELS)
     assert photo.size == (2000, 1600)
@@ -144,7 +144,7 @@ def test_the_first_frame_of_an_animation_is_used(kind: str) -> None:
     np.testing.assert_allclose([pixels[8, 8], pixels[8, -9]], [RED, GREEN], atol=2)
 
 
-LYING = {  # how a camera stores a photo that it gives such an orientation
+LYING = {  # as a camera stores a photo with this orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
@@ -164,7 +164,7 @@ def test_every_exif_orientation_is_applied(orientation: int, kind: str) -> None:
 
 
 def written(kind: str, *tags: bytes) -> bytes:
-    """A photo that lies on its side and says so, with further tags in its EXIF; a TIFF has them itself."""
+    """A rotated photo with an EXIF orientation and further tags; in a TIFF, the tags are in the file itself."""
     lying = flag().transpose(LYING[6])
     if kind == "TIFF":
         return tiff(lying, *tags)
@@ -183,7 +183,7 @@ RESOLUTIONS = [
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_a_photo_with_unusual_exif_values_is_read_and_rotated(kind: str) -> None:
-    """A value of another type or size than its tag's, out of range, or nowhere in the file."""
+    """Values of another type or size, out of range, or outside the file."""
     odd = [
         (tag(number, type_, count, fill * SIZES[type_] * count),)
         for number in TAGS for type_ in SIZES for count in (0, 1, 2) for fill in (b"\0", b"\xff")
@@ -266,7 +266,7 @@ def test_skipped_formats_are_counted_by_suffix() -> None:
 
 
 def test_photos_of_16_bits_with_transparency_and_colour_are_read() -> None:
-    """16 bits a channel: Pillow writes none in colour, so the PNG is written by hand."""
+    """16 bits per channel; Pillow cannot write such colour PNGs, so the file is made by hand."""
     rows = b"".join(b"\0" + struct.pack(">4H", 65535, 0, 32768, 65535) * 6 for _ in range(6))
     pixels = read_photo(png(6, 6, 6, rows), 8)
     np.testing.assert_allclose(pixels[4, 4], [255, 0, 128], atol=1)
@@ -320,7 +320,7 @@ def test_a_file_that_is_not_a_photo_is_one_error_line(photo: Photo, message: str
 def test_a_tiff_with_a_fractional_offset_is_one_error_line() -> None:
     out = io.BytesIO()
     flag().save(out, "TIFF")
-    offset, long, double = 273, 4, 12  # the tag of where the pixels begin, and types of numbers
+    offset, long, double = 273, 4, 12  # the tag of the pixels' offset, and types of numbers
     odd = out.getvalue().replace(struct.pack("<HH", offset, long), struct.pack("<HH", offset, double), 1)
     assert odd != out.getvalue()
     with pytest.raises(
@@ -330,7 +330,7 @@ def test_a_tiff_with_a_fractional_offset_is_one_error_line() -> None:
 
 
 def test_a_decoder_error_is_one_error_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AVIF's raises RuntimeError."""
+    """Pillow's AVIF decoder raises RuntimeError."""
 
     def give_up(image: ImageFile.ImageFile) -> None:
         raise RuntimeError("Failed to decode frame 0:\nDecoding of color planes failed")

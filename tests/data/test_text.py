@@ -1,4 +1,4 @@
-"""Cleaning: hand-made cases, properties, and the golden numbers on the real captions."""
+"""Cleaning: hand-made cases, properties, and the known counts on the real captions."""
 
 import string
 import unicodedata
@@ -114,7 +114,7 @@ def test_report_a_counts_8256_raw_words_and_40_in_the_longest(training_captions:
 
 
 def test_report_a_counts_1651_frequent_words(training_captions: list[str]) -> None:
-    """Its clean-up here is another than ``report_a``: punctuation deleted, alphabetic words of two letters or more."""
+    """The report's count uses another cleaning than ``report_a``: without punctuation, words of two letters or more."""
     delete = str.maketrans("", "", string.punctuation)
     counts: Counter[str] = Counter()
     for caption in training_captions:

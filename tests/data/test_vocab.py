@@ -1,4 +1,4 @@
-"""Vocabulary: order, numbers, round trips and refusals."""
+"""Vocabulary: order, indices, round trips and errors."""
 
 import copy
 import json
@@ -142,7 +142,7 @@ def test_needs_no_torch() -> None:
 
 
 def test_an_unpaired_surrogate_is_refused() -> None:
-    """JSON can say it, no file can hold it."""
+    """JSON can encode it, UTF-8 cannot."""
     words = [*SPECIALS, "dog", json.loads('"\\ud800"')]
     with pytest.raises(CaptionlabError, match="a word contains half a character"):
         Vocabulary.from_json({"cleaning": "standard", "min_count": 1, "words": words}, "vocab.json")

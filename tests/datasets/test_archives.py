@@ -1,4 +1,4 @@
-"""Zips from strangers: extracted safely or refused."""
+"""Untrusted zips are extracted safely or refused."""
 
 import random
 import struct
@@ -84,7 +84,7 @@ def test_a_damaged_zip_is_read_correctly_or_refused_in_one_line(
         said = str(error)
     assert "\n" not in said
     if not said and names:
-        assert (images / "a.jpg").read_bytes() == jpeg(1)  # the CRC lets no other content through
+        assert (images / "a.jpg").read_bytes() == jpeg(1)  # the CRC detects any other content
 
 
 def test_a_member_with_an_invalid_name_is_refused(tmp_path: Path, images: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_member_with_an_invalid_name_is_refused(tmp_path: Path, images: Path) 
 def test_a_member_that_requests_gigabytes_is_refused(
     tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An LZMA header may ask for a dictionary of four."""
+    """An LZMA header may request a dictionary of 4 GiB."""
 
     def read(*arguments: object) -> bytes:
         raise MemoryError

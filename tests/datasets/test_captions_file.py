@@ -1,4 +1,4 @@
-"""Captions files of every dialect."""
+"""Captions files in every dialect."""
 
 import csv
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_csv_round_trip(tmp_path_factory: pytest.TempPathFactory, separator: str
 
 
 def test_a_token_file_needs_no_header(file: Path) -> None:
-    """As Flickr8k and Flickr30k are published."""
+    """The format of Flickr8k and Flickr30k."""
     text = "a.jpg#0\tA dog , running .\na.jpg#1\tA dog .\nb.jpg#0\tA dog .\n"
     assert read(file, text) == [Row("a.jpg", "A dog , running ."), Row("a.jpg", "A dog ."), Row("b.jpg", "A dog .")]
 

@@ -1,4 +1,4 @@
-"""What the checks keep of a dataset, list and refuse."""
+"""Checks of a dataset: what is kept, listed and refused."""
 
 import os
 import struct
@@ -15,7 +15,7 @@ from photo_sets import checked, jpeg, kinds
 
 
 def found(images: Path, **photos: str) -> Found:
-    """Ten sound photos a, b, ... in the splits given as {split: letters}, each with one caption."""
+    """Ten valid photos a, b, ... in the splits given as {split: letters}, each with one caption."""
     for number, letter in enumerate("abcdefghij"):
         (images / f"{letter}.jpg").write_bytes(jpeg(number))
     named = {"train": "abcdef", "val": "gh", "test": "ij"} | photos
@@ -90,7 +90,7 @@ def test_a_caption_without_words_is_listed_and_its_photo_left_out(images: Path, 
 
 
 def test_captions_and_names_are_normalised_to_nfc(images: Path) -> None:
-    """As macOS writes them, an accented letter is two characters."""
+    """macOS writes an accented letter as two characters."""
     composed, decomposed = "café", unicodedata.normalize("NFD", "café")
     raw = found(images)
     (images / "a.jpg").rename(images / f"{decomposed}.jpg")
@@ -138,8 +138,8 @@ def test_records_round_trip_through_found(images: Path) -> None:
 def test_photos_are_checked_as_later_stages_read_them(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too large for the encoders, or a program for another program to draw: corrupt, before it costs anything."""
-    tool = tmp_path / "bin/gs"  # Pillow gives PostScript to Ghostscript
+    """Photos that are too large and PostScript programs are corrupt, and are refused before decoding."""
+    tool = tmp_path / "bin/gs"  # Pillow runs Ghostscript for PostScript
     tool.parent.mkdir()
     tool.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     tool.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Downloading from a real server on this machine that drops connections, resumes, moves files and refuses."""
+"""Downloads from a local server that drops connections, resumes, redirects and refuses."""
 
 import hashlib
 import os
@@ -18,13 +18,13 @@ MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT at every path; the path's first part says how."""
+    """Serves CONTENT at every path; the first part of the path selects the behaviour."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = CONTENT
-        self.drops = 0  # how many answers still end early
-        self.failures = 0  # how many answers are still 503
+        self.drops = 0  # number of further responses that end early
+        self.failures = 0  # number of further responses with 503
         self.sent: list[tuple[str, int, int]] = []  # path, status, offset
 
     def url(self, path: str) -> str:
@@ -91,7 +91,7 @@ def test_an_existing_file_is_kept(server: Server, tmp_path: Path) -> None:
 
 
 def test_dropped_connections_are_resumed(server: Server, tmp_path: Path) -> None:
-    server.drops = 8  # more than the attempts at a standstill: every one of these gets further
+    server.drops = 8  # more than the allowed attempts without progress, but each of these makes progress
     fetch(tmp_path / "file.zip", server.url("file.zip"))
     assert (tmp_path / "file.zip").read_bytes() == CONTENT
     assert len(server.sent) == 9
@@ -157,7 +157,7 @@ def test_a_wrong_digest_leads_to_the_next_mirror(server: Server, tmp_path: Path)
 
 
 def test_versions_of_a_file_are_never_mixed(server: Server, tmp_path: Path) -> None:
-    """The part of an earlier version is thrown away when the server's tag has changed."""
+    """A partial file is discarded if the server's tag has changed."""
     target = tmp_path / "file.zip"
     (tmp_path / ".file.zip.partial").write_bytes(b"old" * 1_000)
     (tmp_path / ".file.zip.partial.json").write_text(f'{{"url": "{server.url("file.zip")}", "tag": "\\"old\\""}}')
@@ -173,7 +173,7 @@ def test_a_partial_file_is_not_continued_from_another_mirror(server: Server, tmp
 
 
 def test_a_full_disk_is_not_reported_as_a_network_error(server: Server, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk; the part that fitted stays for the next run."""
+    """Simulated by a file size limit; the downloaded part is kept for the next run."""
     resource = pytest.importorskip("resource", reason="needs a system that limits the size of files")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(CONTENT) // 2, hard))

@@ -1,4 +1,4 @@
-"""Flickr30k's results.csv and photos."""
+"""The reader of Flickr30k's results.csv and photos."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from captionlab.errors import CaptionlabError
 from photo_sets import jpeg
 
 COUNTS = {"photos": 3, "captions": 6}
-# As published: blanks behind the separators, and one row in which the second separator is missing.
+# As published: blanks after the separators, and one row without the second separator.
 RESULTS = (
     "image_name| comment_number| comment\n"
     "1.jpg| 0| Two young guys with shaggy hair look at their hands .\n"

@@ -1,4 +1,4 @@
-"""Flickr8k, packed and unpacked, in miniature; and the real one where it is."""
+"""The reader of Flickr8k, on small packed and unpacked copies, and on the real dataset if available."""
 
 import functools
 import hashlib
@@ -115,7 +115,7 @@ def unpacked_flat(source: Path) -> None:
 
 
 def unpacked_in_folders(source: Path) -> None:
-    """As some programs unpack: each zip into a folder of its own name; and the photos' folder spelled correctly."""
+    """Each zip unpacked into a folder of its name, and the photos' folder spelled correctly."""
     for name in (PHOTOS_ZIP, TEXT_ZIP):
         with zipfile.ZipFile(source / name) as opened:
             opened.extractall(source / Path(name).stem)

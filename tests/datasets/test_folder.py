@@ -1,4 +1,4 @@
-"""A folder of photos and a captions file."""
+"""The reader of a folder of photos with a captions file."""
 
 import io
 import subprocess
@@ -19,7 +19,7 @@ NAMES = [f"{number}.jpg" for number in range(10)]
 
 
 def photo_folder(source: Path, captions: str | None = None, photos: str = "Images") -> Path:
-    """Ten photos, by default with a caption each, and a file that is not a photo."""
+    """Ten photos, with one caption each by default, and a file that is not a photo."""
     (source / photos).mkdir(parents=True)
     for number, name in enumerate(NAMES):
         (source / photos / name).write_bytes(jpeg(number))
@@ -41,7 +41,7 @@ def test_photos_and_captions_are_read(tmp_path: Path, images: Path, photos: str)
 
 
 def test_names_are_matched_with_the_photos(tmp_path: Path, images: Path) -> None:
-    """Those of captions and those of split files; photo_names has the rules."""
+    """Names in captions files and split files, by the rules of photo_names."""
     source = photo_folder(tmp_path / "mine", "image,caption\nImages\\0.JPG,A\n1,B\nImages/2.jpg#0,C\nghost.jpg,D\n")
     for split, text in {"train": "Images/0.jpg\n1\n", "val": "2\n", "test": "3\n"}.items():
         (source / f"{split}.txt").write_text(text)
@@ -112,7 +112,7 @@ def test_heic_is_counted_without_its_library_and_read_with_it(tmp_path: Path, im
 
 
 def test_flickr8ks_captions_and_split_files_are_used(tmp_path: Path, images: Path) -> None:
-    """Beside a copy of Flickr8k in this layout they are the official splits."""
+    """They are the official splits of Flickr8k."""
     source = photo_folder(tmp_path / "mine")
     for name, text in zip(FLICKR8K_FILES.values(), ("0.jpg\n1.jpg\n", "2.jpg\n", "3.jpg\n"), strict=True):
         (source / name).write_text(text)
@@ -124,7 +124,7 @@ def test_flickr8ks_captions_and_split_files_are_used(tmp_path: Path, images: Pat
     assert folder(source, images).captions == [("0.jpg", "A dog .")]
     for split in SPLITS:
         (source / f"{split}.txt").write_text(f"{split}.jpg\n")
-    assert folder(source, images).splits == {split: [f"{split}.jpg"] for split in SPLITS}  # one's own come first
+    assert folder(source, images).splits == {split: [f"{split}.jpg"] for split in SPLITS}  # these take precedence
 
 
 def test_a_split_column_is_used(tmp_path: Path, images: Path) -> None:

@@ -1,4 +1,4 @@
-"""Flickr8k's files of human judgments, made up, with broken lines among sound ones."""
+"""Generated files of Flickr8k's human judgments, with valid and broken lines."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Parquet files as datasets store photos and captions in them."""
+"""The reader of Parquet files with photos and captions."""
 
 import dataclasses
 import struct
@@ -109,7 +109,7 @@ def test_files_with_at_most_one_split_are_split_at_random(
 
 
 def test_a_split_column_is_used(tmp_path: Path, images: Path) -> None:
-    """As in the copy of Flickr30k with Karpathy's splits, all of it in files named test."""
+    """As in the copy of Flickr30k with Karpathy's splits, whose files are all named test."""
     table = rows(6).append_column("split", pa.array(["train", "train", "restval", "val", "test", None]))
     (tmp_path / "hub").mkdir()
     pq.write_table(table, tmp_path / "hub/TEST-00000-of-00001.parquet")
@@ -120,7 +120,7 @@ def test_a_split_column_is_used(tmp_path: Path, images: Path) -> None:
 
 
 def test_files_that_are_not_read_are_noted(tmp_path: Path, images: Path) -> None:
-    """A file whose name says no split, beside others; but nothing of macOS's hidden files."""
+    """A file without a split in its name, but not macOS's hidden files."""
     source = parquet_files(tmp_path / "hub", extra=rows(1, 90))
     (source / "data/._train-00000-of-00002.parquet").write_bytes(b"junk")
     raw = parquet(source, images)

@@ -1,4 +1,4 @@
-"""Names as captions files have them, matched with the photos that are there."""
+"""Matching of names in captions files with photos."""
 
 import unicodedata
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_photos_in_subfolders_are_found_with_and_without_their_folders() -> None
     assert photos.files["y__b.jpg"] == Path("photos/y/b.jpg")
     assert photos.find("a.jpg") == photos.find("x/a.jpg") == photos.find("Images/x/A") == "a.jpg"
     assert photos.find("y/b.jpg") == photos.find("photos\\y\\b.jpg#1") == "y__b.jpg"
-    assert photos.find("y/a.jpg") == "y/a.jpg"  # another folder's is not meant
+    assert photos.find("y/a.jpg") == "y/a.jpg"  # not the photo in another folder
 
 
 def test_both_unicode_forms_of_an_accent_match() -> None:

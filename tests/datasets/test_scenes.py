@@ -1,4 +1,4 @@
-"""The built-in dataset: same seed, same bytes; captions that say what is drawn; held-out pairs in test alone."""
+"""The built-in dataset: determinism, true captions, and held-out pairs only in the test split."""
 
 import re
 import shutil
@@ -92,7 +92,7 @@ def test_captions_are_true_of_their_scene(drawn: Drawn) -> None:
             assert {word for word in words if word in GRAMMAR["colours"]} <= colours, caption
             for noun, kind in kind_of.items():
                 actor = kinds.get(kind)
-                if actor and "wears" not in GRAMMAR["kinds"][kind]:  # the colour right before the noun is its own
+                if actor and "wears" not in GRAMMAR["kinds"][kind]:  # the colour directly before the noun belongs to it
                     before = re.findall(rf"(\w+) {noun}\b", caption.lower())
                     assert {word for word in before if word in GRAMMAR["colours"]} <= {actor["colour"]}, caption
             counts = {actor["count"] for actor in row["actors"]}

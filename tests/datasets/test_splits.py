@@ -1,4 +1,4 @@
-"""Splits that are given, and splits that are drawn."""
+"""Splits of the dataset and splits drawn at random."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The line-up of systems over one photo: which decoding each uses, how captions are ranked, what they carry."""
+"""The demo's line-up of systems: decodings, ranking and contents of captions."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ def test_about_names_the_training_data_of_each_system(demo_root: Path) -> None:
 
 
 class Wordless(Captioner):
-    """A captioner that ends its caption at once."""
+    """A captioner that generates empty captions."""
 
     def features(self, photos: Sequence[Any]) -> Features:
         return Features(torch.zeros(1, 1280), torch.zeros(1, 9, 1280))

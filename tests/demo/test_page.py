@@ -1,4 +1,4 @@
-"""The demo page in Chromium, by keyboard, mouse and drop, against the real server."""
+"""The demo page in Chromium: keyboard, mouse and dropped files, with the real server."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ SCENES = "#systems details"
 
 @pytest.fixture
 def chrome(demo_port: int, browser: Chrome) -> Iterator[Chrome]:
-    """The page at a phone's width; afterwards, no other host was asked and the console shows no error."""
+    """The page at a phone's width; afterwards checks for requests to other hosts and console errors."""
     size = {"width": 360, "height": 780, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.execute_cdp_cmd("Network.clearBrowserCache", {})
@@ -86,7 +86,7 @@ def test_the_page_works_by_keyboard(chrome: Chrome) -> None:
     for _ in range(3):  # own decoding, beam width, length penalty
         press(chrome, Keys.TAB)
     overlay = chrome.find_element(By.ID, "overlay")
-    for _ in range(9):  # a caption or a fold at each Tab stop, the released captioner's first
+    for _ in range(9):  # each Tab stop is a caption or a collapsed section, starting with the released captioner
         press(chrome, Keys.TAB)
         if chrome.execute_script("return document.activeElement.closest(arguments[0]) !== null", ATTENTION):
             break

@@ -1,4 +1,4 @@
-"""The encoders recognise what is on a photo, their weights are what they say, and any photo becomes their input."""
+"""The encoders: classification of known photos, digests of weights, and errors for missing or wrong weights."""
 
 import copy
 import hashlib
@@ -37,7 +37,7 @@ DOGS = range(151, 269)  # ImageNet's classes
 
 
 def drawn(pixels: int) -> NDArray[np.uint8]:
-    """A deterministic photo-like input: waves of several lengths in three colours."""
+    """A deterministic input similar to a photo: waves of several lengths in three colours."""
     y, x = np.mgrid[0:pixels, 0:pixels] / pixels
     waves = [np.sin(2 * np.pi * (a * x + b * y + a * b * x * y)) for a, b in ((1, 2), (5, 3), (9, 11))]
     return (127.5 + 60 * np.stack([waves[0] + waves[1], waves[1] + waves[2], waves[2] + waves[0]], -1)).clip(
@@ -46,7 +46,7 @@ def drawn(pixels: int) -> NDArray[np.uint8]:
 
 
 def logits(name: str, pooled_ND: NDArray[np.float32]) -> Tensor:
-    """ImageNet's classifier, which the encoder leaves away: the package's own last two tensors."""
+    """Logits of ImageNet's classifier, which the encoder omits: the last two tensors of the package."""
     state = torch.load(lite_weights(name), weights_only=True)
     weight_VD, bias_V = cast(Tensor, state["_fc.weight"]), cast(Tensor, state["_fc.bias"])
     return torch.from_numpy(pooled_ND) @ weight_VD.T + bias_V
@@ -79,7 +79,7 @@ def test_combined_networks_give_the_features_of_each(lites: dict[str, Encoder], 
 
 
 @pytest.mark.parametrize("name", LITE_PIXELS)
-@pytest.mark.parametrize("pixels", [97, 130])  # odd and even: TensorFlow pads them differently
+@pytest.mark.parametrize("pixels", [97, 130])  # odd and even sizes, which TensorFlow pads differently
 def test_lite_equals_the_network_of_timm(lites: dict[str, Encoder], name: str, pixels: int) -> None:
     import_torchvision()
     import timm
@@ -89,7 +89,7 @@ def test_lite_equals_the_network_of_timm(lites: dict[str, Encoder], name: str, p
     theirs.load_state_dict(dict(zip(theirs.state_dict(), body.state_dict().values(), strict=True)))
     x = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0)).double()
     with torch.inference_mode():
-        # Not to the last bit: some processors round the two differently.
+        # Not exactly equal: some processors round the two differently.
         torch.testing.assert_close(body(x), theirs(x), rtol=0, atol=1e-11)
 
 
@@ -108,7 +108,7 @@ def test_lite_recognises_the_photos_of_scikit_learn(lites: dict[str, Encoder], n
 def test_lite_recognises_dogs_in_photos_captioned_with_dogs(
     lites: dict[str, Encoder], name: str, tmp_path: Path
 ) -> None:
-    """With another normalisation the share falls: ImageNet's mean and deviation give Lite2 0.74."""
+    """A wrong normalisation lowers the share: Lite2 has 0.74 with ImageNet's mean and deviation."""
     if not FLICKR8K.exists():
         pytest.skip(f"no Flickr8k in {FLICKR8K}")
     captions: dict[str, list[str]] = {}
@@ -160,7 +160,7 @@ def enumerated(name: str) -> Any:
 
 
 def cache(monkeypatch: pytest.MonkeyPatch, home: Path, name: str, content: bytes) -> Path:
-    """Leave ``content`` in torch's cache as the published weights: under a name that carries its digest."""
+    """Write ``content`` into torch's cache as published weights, under a name with its digest."""
     monkeypatch.setenv("TORCH_HOME", str(home))
     url = f"http://127.0.0.1:9/{name}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     monkeypatch.setattr(enumerated(name), "url", url)
@@ -218,7 +218,7 @@ def test_large_networks_have_the_expected_shapes(
 
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in models.get_model(name, weights=None).state_dict().items()}
-    # One number a tensor, seen in its full shape: the file stays small.
+    # One number per tensor, expanded to its shape, so that the file stays small.
     state = {key: torch.full((), 0.001).expand(shape) for key, shape in shapes.items()}
     cache(monkeypatch, tmp_path, name, saved(state))
     encoder = load_encoder(name, grid=7)
@@ -243,22 +243,22 @@ def test_missing_weights_name_file_place_and_offline_encoders(monkeypatch: pytes
 def test_cached_weights_that_are_not_the_published_ones_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """torch compares the digest when it downloads and never again: a file half copied would be taken."""
+    """torch checks the digest only when it downloads, so it would load an incomplete copy."""
     path = cache(monkeypatch, tmp_path, "resnet18", saved(build("resnet18").state_dict()))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CaptionlabError, match=r"resnet18-.{8}\.pth is incomplete or not the published file"):
         load_encoder("resnet18")
 
 
-class Explosive:
-    """Runs when it is unpickled."""
+class Exploit:
+    """Runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("exploded"),)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("content", [saved({"fc": Explosive()}), pickle.dumps(Explosive()), b"", b"no weights"])
+@pytest.mark.parametrize("content", [saved({"fc": Exploit()}), pickle.dumps(Exploit()), b"", b"no weights"])
 def test_code_in_the_weights_is_never_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes) -> None:
     monkeypatch.chdir(tmp_path)
     cache(monkeypatch, tmp_path, "resnet18", content)
@@ -269,7 +269,7 @@ def test_code_in_the_weights_is_never_run(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("content", [saved({"fc": Explosive()}), pickle.dumps(Explosive()), b"", b"no weights"])
+@pytest.mark.parametrize("content", [saved({"fc": Exploit()}), pickle.dumps(Exploit()), b"", b"no weights"])
 def test_code_in_a_packages_weights_is_never_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
 ) -> None:
@@ -314,7 +314,7 @@ def test_unknown_and_missing_timm_weights_are_reported(monkeypatch: pytest.Monke
 
 
 def test_an_unreachable_hub_is_requested_once(tmp_path: Path) -> None:
-    """Its own download says "Retrying in ..." for a minute."""
+    """The Hub's own download would retry for a minute."""
     script = "from captionlab.encoders.load import load_encoder; load_encoder('timm_resnet18')"
     settings = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(
@@ -326,7 +326,7 @@ def test_an_unreachable_hub_is_requested_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty cache of the Hugging Face hub; no network is asked for weights that are there."""
+    """An empty cache of the Hugging Face Hub; existing weights are loaded without the network."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -345,7 +345,7 @@ FAMILIES = [  # and the sizes of the pooled vector and of a region
 
 @pytest.mark.parametrize(("model", "pooled", "channels"), FAMILIES)
 def test_timm_networks_give_their_pooled_vector_and_map(hub: Path, model: str, pooled: int, channels: int) -> None:
-    """Convolutions, transformers with and without prefix tokens, maps with the channels last; the engines agree."""
+    """Convolutional networks, transformers with and without prefix tokens, channels-last maps; both engines agree."""
     net = downloaded(model, hub)
     encoder = load_encoder(f"timm_{model}", grid=3)
     pixels = drawn(encoder.pixels)

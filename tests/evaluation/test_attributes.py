@@ -1,4 +1,4 @@
-"""Reading what a caption claims of a drawn scene; the scenes' own captions must all be found true."""
+"""Parsing of captions of drawn scenes; the scenes' own captions must all be true."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ DOG_AND_MEN = {
     ("three black cats on a lawn", (False, True, False, False, None)),  # compared with the first actor
     ("an animal is sitting in the snow", (None, None, True, True, False)),  # "animal" may be the dog
     ("a man in a black shirt stands", (True, False, False, None, True)),
-    ("a dog next to a red ball jumping", (True, None, True, None, None)),  # the colour and deed are the ball's
+    ("a dog next to a red ball jumping", (True, None, True, None, None)),  # colour and action belong to the ball
     ("red red", (None, None, None, None, None)),
     ("", (None, None, None, None, None)),
 ])  # fmt: skip

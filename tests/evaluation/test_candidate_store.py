@@ -1,4 +1,4 @@
-"""Candidates kept between evaluations: found again only where everything that decides them is the same."""
+"""The store of candidates: reused only if all inputs are the same."""
 
 import dataclasses
 import os
@@ -75,6 +75,6 @@ def test_the_least_recently_used_are_deleted(
     for age, own in zip((200, 100), members[:2], strict=True):
         store.save(own, FOUND)
         os.utime(store.path(own), (1000 - age, 1000 - age))
-    assert store.load(members[0]) == FOUND  # and so it is the latest used
+    assert store.load(members[0]) == FOUND  # and it becomes the most recently used
     store.save(BOTH, FOUND)
     assert [store.load(own) is None for own in members] == [False, True, False]

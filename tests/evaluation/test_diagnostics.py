@@ -1,4 +1,4 @@
-"""Language bias, caption statistics and paired comparisons, on captions whose faults are known."""
+"""Language bias, caption statistics and paired comparisons, on captions with known errors."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -41,14 +41,14 @@ def test_a_model_that_ignores_the_photo_has_no_image_contribution(
 ) -> None:
     torch.manual_seed(1)
     model = build_model(tiny(system), vocab=len(world.vocab), pooled=10, channels=7).eval()
-    model.standardise.scale.zero_()  # every photo is the mean photo now
+    model.standardise.scale.zero_()  # every photo equals the mean photo
     test = world.split("test", grid=system == "attention")
     features = test.features(range(3))
     found_P = beam_search(model, features, beam=3, length_penalty=0.7, max_words=6)
     said = [world.vocab.decode(found[0].tokens) for found in found_P]
     references = {image: [caption.raw for caption in world.captions if caption.image == image] for image in test.images}
     captions = dict(zip(test.images, said, strict=True))
-    # its words are noise; a word of the references makes the score one that could be lost
+    # random words, and one word of the references so that the score is not 0
     found = language_bias(
         Generated(
             captions={image: f"{caption} black dog" for image, caption in captions.items()},
@@ -70,7 +70,7 @@ def test_a_perfect_score_is_all_image_contribution() -> None:
 
 
 def test_shuffles_never_keep_a_photo() -> None:
-    """With two photos there is one wrong order only, so the wrong score is known."""
+    """With two photos there is only one shuffle, so the score of wrong photos is known."""
     references = {"a": ["a dog runs over grass"], "b": ["a boat sails over water"]}
     said = {"a": "a boat sails over water", "b": "a dog runs over grass"}
     scorer = Scorer(references)
@@ -107,7 +107,7 @@ def test_colours_and_counts_are_compared_with_the_references() -> None:
     captions = {
         "a": ("a", "black", "black", "dog", "and", "a", "white", "cat"),  # black right, white wrong
         "b": ("three", "boats"),  # red missed, two missed
-        "c": ("a", "woman", "on", "a", "green", "bench"),  # right, though one reference only says it
+        "c": ("a", "woman", "on", "a", "green", "bench"),  # right, although only one reference has it
         "d": ("three", "boys"),
     }
     assert agreement(captions, references, COLOURS) == WordAgreement(said=3, precision=0.666667, expected=2, recall=0.5)

@@ -1,4 +1,4 @@
-"""The choice of the gallery's photos."""
+"""The selection of the gallery's photos."""
 
 import pytest
 

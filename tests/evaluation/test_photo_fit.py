@@ -1,4 +1,4 @@
-"""A caption fits the photo that shows what it says."""
+"""Photo fit is highest for the photo that the caption describes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Candidates ranked again: by the neighbours' captions, by log probability, and by both."""
+"""Re-ranking of candidates by the neighbours' captions, by log probability, and by both."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_candidates_like_the_neighbours_captions_rank_higher() -> None:
 
 
 def test_the_log_probability_is_weighted_with_the_consensus() -> None:
-    """As it is: the length penalty of the beam's score would count the length twice."""
+    """Without the length penalty of the beam's score, which would count the length twice."""
     sure = ranked(("a boat", -0.3), (DOGS[0], -30.0))
     assert chosen(1e-6, sure, sure)[0] == "a boat"
     assert chosen(100.0, sure, sure)[0] == DOGS[0]

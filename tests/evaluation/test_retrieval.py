@@ -1,4 +1,4 @@
-"""Borrowed captions: the right neighbours, and the candidate that the others agree with."""
+"""Caption retrieval: the neighbours, and the caption with the highest consensus."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SIMILARITY = SimilarityParams(semantic_dimensions=200, ridge=1000.0)
 def test_the_caption_with_the_best_consensus_of_similar_photos_is_retrieved() -> None:
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=2)
     dog, boat = retriever.captions(photos((2, 2), (-3, -2.9)), neighbours=3)
-    assert " ".join(dog) in DOGS[:2]  # not the odd caption, which agrees with none
+    assert " ".join(dog) in DOGS[:2]  # not the outlier
     assert " ".join(boat) in BOATS[:2]
 
 
@@ -35,7 +35,7 @@ def test_short_captions_and_a_single_photo_work() -> None:
 
 
 def test_semantic_neighbours_show_the_same_content() -> None:
-    """One feature tells dogs from boats, and forty others, which mean nothing, hide it from those who only look."""
+    """One feature separates dogs from boats; forty random ones hide it from nearest neighbours by appearance."""
     random = np.random.default_rng(0)
     shows_boat = np.arange(220) % 2
     looks = random.normal(size=(220, 41)).astype(np.float32)
@@ -66,7 +66,7 @@ def test_semantic_retrieval_works_with_few_photos() -> None:
 
 
 def test_vector_products_equal_the_cosines_of_cider() -> None:
-    """Of captions equally long without repeated words, where CIDEr-D's penalty and clipping change nothing."""
+    """For captions of equal length without repeated words, on which CIDEr-D's penalty and clipping have no effect."""
     captions = words(
         "a dog runs over green grass", "a dog sits on green grass", "the boats sail over blue water",
         "two boats sit over blue water",
@@ -75,13 +75,13 @@ def test_vector_products_equal_the_cosines_of_cider() -> None:
     product = (vectors @ vectors.T).toarray()
     cider = CiderD([[own] for own in captions])
     expected = [[cider.scores([one], [[other]])[0] / 10 for other in captions] for one in captions]
-    # CIDEr-D clips a weight to the reference's own, which is the same where each n-gram occurs once
+    # CIDEr-D clips a weight to the reference's, which is equal if each n-gram occurs once
     np.testing.assert_allclose(product, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("agreeing", [1, 2, 125])
 def test_consensus_is_the_mean_over_the_most_similar_captions(agreeing: int) -> None:
-    """Against the plain definition, candidate by candidate."""
+    """Compared with the definition, one candidate at a time."""
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=agreeing)
     (found,) = retriever.captions(photos((2, 2)), neighbours=6)
     candidates = [own for photo in CAPTIONS for own in photo]

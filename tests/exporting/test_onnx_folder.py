@@ -1,4 +1,4 @@
-"""Exported captioners: what they say without PyTorch, their files, and what cannot be exported."""
+"""Exported captioners: captions without PyTorch, files, and errors for unsupported systems."""
 
 import dataclasses
 import subprocess

@@ -1,4 +1,4 @@
-"""The page of an export in Chromium, from a server that only sends files. onnxruntime-web comes from npm's registry."""
+"""The web page of an export in Chromium, from a static file server; onnxruntime-web comes from npm."""
 
 import io
 import shutil
@@ -52,7 +52,7 @@ def web_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, world: "World", web_runtime: Path
 ) -> Path:
-    """An export, and photos beside it, as PNG: a browser decodes JPEGs a little differently."""
+    """An export and photos; these are PNGs, because browsers decode JPEGs slightly differently."""
     folder = tmp_path_factory.mktemp("page") / "export"
     captioner = make_captioner(world.vocab, "attention", Decoding(min_words=4, no_repeat_ngram=2))
     export(captioner, folder, int8=request.param, web_runtime=web_runtime)
@@ -123,7 +123,7 @@ def test_a_file_that_is_not_a_photo_is_reported(page: Chrome, tmp_path: Path) ->
 
 @pytest.mark.parametrize("size", [(500, 333), (101, 224), (40, 90), (1300, 1000)])
 def test_the_page_resizes_as_captionlab_does(page: Chrome, size: tuple[int, int]) -> None:
-    """The same bytes of a PNG. Chromium decodes a JPEG a little differently, and Pillow reduces a large one first."""
+    """Equal for a PNG. Chromium decodes JPEGs slightly differently, and Pillow decodes large ones at reduced size."""
     small = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
     image = Image.fromarray(small).resize(size)
     png, jpeg = encoded(image, "PNG"), encoded(image, "JPEG", turn=6)

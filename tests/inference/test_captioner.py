@@ -1,4 +1,4 @@
-"""The captioner as people use it: on photos of any kind, from the command line and from Python."""
+"""The captioner, from the command line and from Python."""
 
 import dataclasses
 import io
@@ -32,12 +32,14 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture
 def shipped(released: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder with three photos, one of them in a folder in it, and a file that is none; ``released`` ships."""
+    """A folder with three photos, one in a subfolder, and another file; ``released`` is the captioner."""
     monkeypatch.setattr(captioner, "RELEASED", released)
     monkeypatch.chdir(tmp_path)
     for place, name in enumerate(["holiday.jpg", "beach.png", "more/house.webp"]):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        noise = np.random.default_rng(place).normal(128, 60 + 40 * place, (90, 120 + place))  # Pillow's has no seed
+        noise = np.random.default_rng(place).normal(
+            128, 60 + 40 * place, (90, 120 + place)
+        )  # Pillow's noise has no seed
         Image.fromarray(noise.clip(0, 255).astype(np.uint8)).convert("RGB").save(tmp_path / name)
     (tmp_path / ".hidden.jpg").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no photo")
@@ -75,7 +77,7 @@ def test_the_caption_does_not_depend_on_batch_size_or_compilation(shipped: Path)
     photos = ["holiday.jpg", "beach.png", "more/house.webp"]
     together = system.caption(photos)
     assert [len(sentences) for sentences in together] == [3, 3, 3]  # the release's beam
-    assert len({sentences[0].log_prob for sentences in together}) == 3  # it looks at them
+    assert len({sentences[0].log_prob for sentences in together}) == 3  # the caption depends on the photo
     ways = [
         system.caption(photos[1]),
         system.caption(Path(photos[1]).read_bytes()),
@@ -131,7 +133,7 @@ def test_one_caption_is_printed_per_line(shipped: Path, run: "Run") -> None:
 
 @pytest.fixture
 def project(shipped: Path, released: Path) -> Path:
-    """A project in which validation chose beam 2 for ``attention.tiny``; its checkpoint does not say so."""
+    """A project whose evaluation chose beam 2 for ``attention.tiny``; the checkpoint has no decoding."""
     made = load_checkpoint(released)
     save_checkpoint(checkpoint_of(shipped, "attention", "tiny"), dataclasses.replace(made, decoding=None, release=None))
     decoded = [
@@ -166,7 +168,7 @@ def test_the_default_decoding_is_the_one_chosen_on_validation(project: Path, rel
     assert [len(told.caption("holiday.jpg")), len(told.caption("holiday.jpg", beam=3))] == [1, 3]
     copy = project / "copy.safetensors"
     copy.write_bytes(path.read_bytes())
-    assert Captioner.load(copy).decoding == Decoding()  # nothing is known of it
+    assert Captioner.load(copy).decoding == Decoding()  # no decoding is known
 
 
 @pytest.mark.parametrize("name", ["attention.tiny", "artifacts/models/attention/tiny"])

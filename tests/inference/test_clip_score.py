@@ -1,4 +1,4 @@
-"""CLIPScore and RefCLIPScore by a tiny CLIP with random weights, against the formulas over its own embeddings."""
+"""CLIPScore and RefCLIPScore with a tiny random CLIP, compared with the formulas on its embeddings."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def photos(tmp_path: Path) -> dict[str, Path]:
 
 
 def cosines(folder: Path, image: Path, caption: str, references: list[str]) -> tuple[float, float]:
-    """Of caption and photo, and the largest of caption and reference, by CLIP's own forward pass, one by one."""
+    """The cosine of caption and photo, and the largest of caption and reference, by CLIP's forward pass."""
     model = transformers.CLIPModel.from_pretrained(folder).eval()
     processor = transformers.CLIPProcessor.from_pretrained(folder)
     texts = [f"A photo depicts {text}" for text in (caption, *references)]

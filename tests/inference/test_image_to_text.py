@@ -1,4 +1,4 @@
-"""Image-to-text models of transformers: tiny ones of two families with random weights, loaded and run for real."""
+"""Image-to-text models of transformers: tiny models of two families with random weights."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_a_prompt_is_not_part_of_the_caption(folders: dict[str, Path], photos: l
     model = loaded(folders[name], prompt="A photo of")
     tokens = model._inputs([read_upright(photos[0], 1024)])["input_ids"][0].tolist()
     assert model.processor.tokenizer.convert_ids_to_tokens(tokens)[:4] == ["[CLS]", "a", "photo", "of"]
-    assert (name == "git") == (tokens[-1] != model.processor.tokenizer.sep_token_id)  # BLIP takes it off by itself
+    assert (name == "git") == (tokens[-1] != model.processor.tokenizer.sep_token_id)  # BLIP removes the prompt itself
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,4 +1,4 @@
-"""Agreement with people: Kendall's tau against scipy's, and the published figures on the real Flickr8k where it is."""
+"""Agreement with human judgments: Kendall's tau compared with scipy, and the published figures on the real Flickr8k."""
 
 import shutil
 import warnings
@@ -24,7 +24,7 @@ CROWD = {"bleu_4": 16.9, "rouge_l": 19.9, "cider": 24.6}
 
 
 def judgments(count: int, photos: int, marks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores with ties, marks that follow them somewhat, and the photo of each."""
+    """Scores with ties, correlated marks, and the photo of each."""
     random = np.random.default_rng(count)
     scores_N = random.integers(0, 30, count) / 7
     marks_N = np.clip(np.round(scores_N + random.normal(0, 2, count)), 0, marks - 1)
@@ -56,7 +56,7 @@ def test_the_interval_contains_tau_and_narrows_with_more_photos() -> None:
 def test_equal_marks_have_no_tau() -> None:
     scores_N, marks_N, photos_N = judgments(50, 5, 4)
     assert tau(scores_N, np.ones_like(marks_N), photos_N, "c", draw(5, 20, seed=1)) is None
-    lone = np.arange(50) % 5 == 0  # of the photos, one alone has another mark, and some resamples miss it
+    lone = np.arange(50) % 5 == 0  # only one photo has a different mark, and some resamples lack it
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert tau(scores_N, lone.astype(float), np.arange(50) % 5, "b", draw(5, 50, seed=1)) is not None

@@ -1,4 +1,4 @@
-"""The bootstrap against scores computed anew from the photos it drew."""
+"""The bootstrap, compared with scores computed from the sampled photos."""
 
 import random
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ WORDS = "a man in red dog runs over the grass two girls sit on beach".split()
 
 
 def made_up(photos: int, seed: int) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """References of random words, and captions that share some of them; one caption is empty, one a single word."""
+    """References of random words and overlapping captions; one caption is empty and one is a single word."""
     chance = random.Random(seed)
 
     def sentence() -> str:
@@ -25,10 +25,10 @@ def made_up(photos: int, seed: int) -> tuple[dict[str, list[str]], dict[str, str
     return references, captions | {"000": "", "001": "dog"}
 
 
-def anew(
+def rescored(
     references: dict[str, list[str]], captions: dict[str, str], counts: Sequence[float], idf: CiderD
 ) -> dict[str, float | None]:
-    """The scores of a resample by the scorer itself, a photo drawn twice standing twice, under names of its own."""
+    """The scores of a resample by the scorer, with repeated photos under different names."""
     drawn = [image for image, times in zip(sorted(references), counts, strict=True) for _ in range(int(times))]
     scores = Scorer({f"{i:04}": references[image] for i, image in enumerate(drawn)}).score(
         {f"{i:04}": captions[image] for i, image in enumerate(drawn)}, meteor=False
@@ -48,7 +48,7 @@ def test_resampled_scores_equal_the_scores_of_the_sampled_photos() -> None:
     drawn = photos.scores(weights_RN)
     idf = CiderD([[tuple(raw.split()) for raw in references[image]] for image in sorted(references)])
     for number, counts in enumerate(weights_RN):
-        expected = anew(references, captions, counts.tolist(), idf)
+        expected = rescored(references, captions, counts.tolist(), idf)
         assert {key: values[number] for key, values in drawn.items()} == pytest.approx(expected, abs=1e-12)
 
 
@@ -99,7 +99,7 @@ def test_a_better_system_is_significant_with_p_above_0() -> None:
 
 
 def test_p_is_uniform_without_a_difference() -> None:
-    """Two systems that are equally good of chance: p below 0.1 about one time in ten."""
+    """For two systems that differ at random, p is below 0.1 in about a tenth of cases."""
     chance = np.random.default_rng(1)
     weights_RN = draw(60, 300, seed=1)
     ps = [compare(weights_RN @ chance.normal(size=60), weights_RN @ chance.normal(size=60))["p"] for _ in range(300)]

@@ -1,4 +1,4 @@
-"""The scores: equal to pycocoevalcap's under the strict protocol, and to the reports' own code under theirs."""
+"""The scorer: equal to pycocoevalcap under the strict protocol and to the reports' code under theirs."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def test_the_golden_file_equals_pycocoevalcap() -> None:
 
 
 def _strict_words(texts: dict[str, list[str]]) -> dict[str, list[list[str]]]:
-    """The standard cleaning in other words than the package's: letters, digits and blanks stay."""
+    """An independent implementation of the standard cleaning: keeps letters, digits and blanks."""
     return {
         image: ["".join(c for c in text.lower() if c.isalnum() or c == " ").split() for text in own]
         for image, own in texts.items()
@@ -71,7 +71,7 @@ def test_random_captions_score_as_in_pycocoevalcap(seed: int) -> None:
     references = {image: [caption(1) for _ in range(generator.randint(1, 6))] for image in images}
     hypotheses = {image: caption(0) for image in images}
     references["match"] = [caption(6)]
-    hypotheses["match"] = references["match"][0]  # gives every order a match: see the test of a BLEU without one
+    hypotheses["match"] = references["match"][0]  # so that n-grams of every order match
     bleus, rouge_l, cider = coco_scores(references, hypotheses)
     ours = score(references, hypotheses, meteor=False)
     assert astuple(ours)[:6] == pytest.approx([*bleus, rouge_l, cider], abs=1e-9)
@@ -198,7 +198,7 @@ def test_cider_scores_several_samples_of_one_photo() -> None:
 
 
 def report_b_as_printed(references: dict[str, list[str]], hypotheses: dict[str, str]) -> list[float]:
-    """Report B's `preprocess_captions` and `evaluate_model`, line by line, with the model's words given."""
+    """Report B's `preprocess_captions` and `evaluate_model`, line by line, with given captions."""
 
     def preprocess_captions(captions: list[str]) -> list[str]:
         captions = [caption.lower() for caption in captions]
@@ -224,7 +224,7 @@ def test_report_b_scores_equal_its_code() -> None:
         "b": ["The man is sitting on a bench .", "An old man sits"],
         "c": ["Children play .", "A child"],
     }
-    said = {"a": "black dog's ball", "b": "man is sitting on the bench", "c": "play"}  # as its tokenizer would say
+    said = {"a": "black dog's ball", "b": "man is sitting on the bench", "c": "play"}  # as after the report's tokenizer
     ours = score(references, said, "report_b")
     bleus = [ours.bleu_1, ours.bleu_2, ours.bleu_3, ours.bleu_4]
     assert bleus == pytest.approx(report_b_as_printed(references, said), abs=1e-15)
@@ -257,14 +257,14 @@ def test_torchtext_rule() -> None:
     assert bleu(references, candidates)[3] == pytest.approx(0.8408964276313782, abs=1e-7)
     long_first: list[list[tuple[str, ...]]] = [
         [("a", "b", "c"), ("a",)]
-    ]  # both are one word away: torchtext takes the first, others the shortest
+    ]  # both differ by one word: torchtext takes the first, others the shorter one
     assert bleu(long_first, [("a", "b")])[0] == pytest.approx(math.exp(1 - 3 / 2))
     assert bleu([long_first[0][::-1]], [("a", "b")])[0] == 1
 
 
 def test_report_a_counts_start_and_end() -> None:
     ours = score({"a": ["It's a dog , running ."]}, {"a": "a cat"}, "report_a")
-    # references: <sos> it is a dog running <eos> (7), said: <sos> a cat <eos> (4), three words of which match
+    # reference: <sos> it is a dog running <eos> (7 words), caption: <sos> a cat <eos> (4 words, of which 3 match)
     assert ours.bleu_1 == pytest.approx(3 / 4 * math.exp(1 - 7 / 4))
     assert (ours.bleu_2, ours.bleu_3, ours.bleu_4) == (0.0, 0.0, 0.0)
     assert (ours.rouge_l, ours.cider, ours.meteor) == (None, None, None)
@@ -275,7 +275,9 @@ def test_report_a_counts_start_and_end() -> None:
 
 @needs_java
 def test_meteor_for_several_systems_at_once_and_in_any_language(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE")  # writes a decimal comma by itself
+    monkeypatch.setenv(
+        "JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE"
+    )  # the default locale has a decimal comma
     perfect = {image: own[0] for image, own in REFERENCES.items()}
     mixed = {image: (HYPOTHESES if number % 2 else perfect)[image] for number, image in enumerate(perfect)}
     found = Scorer(REFERENCES).score_all(
@@ -285,7 +287,7 @@ def test_meteor_for_several_systems_at_once_and_in_any_language(monkeypatch: pyt
     assert found["perfect"].meteor is not None
     assert found["perfect"].meteor > 0.9
     assert found["silent"].meteor == 0
-    assert found["mixed"] == score(REFERENCES, mixed)  # though all its captions were heard before
+    assert found["mixed"] == score(REFERENCES, mixed)  # although all its captions were scored before
     alone = score(REFERENCES, HYPOTHESES, meteor=False)
     assert replace(found["golden"], meteor=None) == alone
 
@@ -310,7 +312,7 @@ def test_meteor_is_missing_without_java(tmp_path: Path, monkeypatch: pytest.Monk
         assert score({"a": ["a dog runs"]}, {"a": "a dog"}).meteor is None
 
 
-# ---- bad input
+# ---- invalid input
 
 
 def test_ids_must_match() -> None:

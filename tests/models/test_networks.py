@@ -1,4 +1,4 @@
-"""The decoders: every system's forward equals its steps, and each equals its literal definition."""
+"""The decoders: forward equals stepwise decoding, and each equals its literal definition."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -55,7 +55,7 @@ def features(photos: int = 3) -> Features:
 
 
 def system(config: SystemParams, train: bool = False) -> Any:
-    """A system whose every trained number is random, biases too, so that no mistake hides behind a zero."""
+    """A system with random parameters, including biases, so that zeros hide no error."""
     torch.manual_seed(3)
     model = build_model(config, vocab=VOCAB, pooled=POOLED, channels=CHANNELS)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def row(all_features: Features, photo: int) -> Features:
 
 
 def stepped(model: Decoder, own: Features, tokens_BT: Tensor) -> Tensor:
-    """log_probs_BTV, word by word; as many captions for each photo as there is room for."""
+    """log_probs_BTV by stepwise decoding, with the captions divided evenly among the photos."""
     state = model.start(own)
     state = state.repeat(len(tokens_BT) // len(own.pooled_PD))
     steps = []
@@ -116,10 +116,10 @@ def test_forward_equals_step_with_several_hypotheses(tiny: Tiny, name: str, chan
 def test_padding_does_not_change_outputs(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any]
 ) -> None:
-    """What a GPU computes, here on a CPU: the outputs of real words and all gradients are those without padding."""
+    """The code path of a GPU, on a CPU: outputs of real words and all gradients equal those without padding."""
     weight_NV = torch.randn(int((TOKENS_BT != PAD).sum()), VOCAB, generator=torch.Generator().manual_seed(2))
     found = []
-    for rows, columns in ((0, 0), (2, 3)):  # of padding; two captions are nothing else
+    for rows, columns in ((0, 0), (2, 3)):  # of padding; two captions are only padding
         monkeypatch.setattr(Decoder, "uses_fixed_shapes", lambda self, tokens_BT, fixed=rows > 0: fixed)
         tokens_BT, photo_B = nn.functional.pad(TOKENS_BT, (0, columns, 0, rows)), nn.functional.pad(PHOTO_B, (0, rows))
         model, real_BT = system(tiny(name, **changes), train=True), tokens_BT != PAD
@@ -139,7 +139,7 @@ def test_padding_does_not_change_outputs(
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_captions_use_the_features_of_their_photo(count: int) -> None:
-    """On a GPU by another operation, with the same values and the same gradient."""
+    """The operation for GPUs gives the same values and gradients."""
     rows_PX = torch.randn(3, *[2, 5][:count], requires_grad=True)
     rows = of_captions(rows_PX, PHOTO_B)
     assert torch.equal(rows, rows_PX[PHOTO_B])
@@ -157,13 +157,13 @@ def test_each_photo_has_one_caption_by_default(tiny: Tiny, name: str, changes: d
     torch.testing.assert_close(model(features(), tokens_BT), model(features(), tokens_BT, torch.arange(3)))
 
 
-@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # said by mkldnn.flags
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # raised by mkldnn.flags
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("name", "changes"), [*VARIANTS, ("attention", {"teacher_forcing": False})])
 def test_every_trained_weight_gets_a_gradient(tiny: Tiny, name: str, changes: dict[str, Any], precision: str) -> None:
     model = system(tiny(name, **changes), train=True)
     bf16 = precision == "bf16"
-    # Without oneDNN, whose LSTM wants a CPU with bf16 units.
+    # Without oneDNN, whose LSTM needs a CPU with bf16 units.
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.backends.mkldnn.flags(enabled=not bf16):
         loss = model(features(), TOKENS_BT, PHOTO_B)[TOKENS_BT != PAD].float().log_softmax(-1).square().sum()
     loss.backward()
@@ -171,7 +171,7 @@ def test_every_trained_weight_gets_a_gradient(tiny: Tiny, name: str, changes: di
         if parameter.requires_grad:
             assert parameter.grad is not None, key
             assert parameter.grad.isfinite().all(), key
-            if key == "energy.bias":  # shifts all states alike, and the softmax forgets it
+            if key == "energy.bias":  # adds a constant to all states, which the softmax ignores
                 continue
             assert parameter.grad.abs().sum() > 0, key
         else:
@@ -181,7 +181,7 @@ def test_every_trained_weight_gets_a_gradient(tiny: Tiny, name: str, changes: di
 
 @pytest.mark.parametrize(("name", "changes"), [*VARIANTS, ("attention", {"teacher_forcing": False})])
 def test_gradients_with_two_threads_are_deterministic(tiny: Tiny, name: str, changes: dict[str, Any]) -> None:
-    """At sizes at which torch shares one sum among its threads, the captions of a photo apart."""
+    """At sizes at which torch divides a sum among threads, with the captions of a photo not adjacent."""
     sizes = ("embedding", "hidden", "dense", "attention", "memory")
     wide = {key: 128 for key in sizes if getattr(tiny(name, **changes), key, 0)}
     torch.manual_seed(3)
@@ -192,7 +192,7 @@ def test_gradients_with_two_threads_are_deterministic(tiny: Tiny, name: str, cha
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def gradients() -> Sequence[Tensor]:
-        torch.manual_seed(3)  # for what is dropped in training
+        torch.manual_seed(3)  # same dropout in both
         loss = model(seen, tokens_BT, photo_B).square().mean()
         return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
 
@@ -218,7 +218,7 @@ def test_the_lstm_has_one_bias_vector_and_a_forget_bias(tiny: Tiny) -> None:
 
 
 def literal_modified(model: Modified, own: Features, tokens_T: Tensor) -> Tensor:
-    """Report A's System 1 Modified as drawn: a BiLSTM over [image x repeats, LSTM of the words] of one prefix."""
+    """Report A's System 1 Modified as in its figure: a BiLSTM over [image x repeats, LSTM of words] of a prefix."""
     hidden = model.back.hidden_size
     both = nn.LSTM(model.project.out_features, hidden, batch_first=True, bidirectional=True)
     both.load_state_dict({
@@ -300,7 +300,7 @@ def test_report_b_equals_its_network_on_each_prefix(tiny: Tiny, name: str, kind:
 
 
 def test_report_b_has_the_gradients_of_its_prefixes(tiny: Tiny) -> None:
-    """The gradient too, through the pairs of words and states."""
+    """Also through the pairs of words and states."""
     fast, slow = (system(tiny("attention", kind="states"), train=True) for _ in range(2))
     real_BT = TOKENS_BT != PAD
     weight_BTV = torch.randn(*TOKENS_BT.shape, VOCAB, generator=torch.Generator().manual_seed(2))
@@ -314,7 +314,7 @@ def test_report_b_has_the_gradients_of_its_prefixes(tiny: Tiny) -> None:
 
 
 def test_report_b_has_the_parameter_count_of_keras() -> None:
-    """Its layers at its sizes: dense image, embedding, LSTM, dense, words; W1, W2 and V of the attention."""
+    """The report's layers and sizes: image, embedding, LSTM, dense, words; W1, W2 and V of the attention."""
     v, d, e, h, n, a = 7_368, 2_048, 256, 256, 128, 256
     counts = [d * e + e, v * e, 4 * h * (e + h + 1), h * n + n, n * v + v]
     sizes: dict[str, Any] = {
@@ -395,7 +395,7 @@ def test_incompatible_sizes_are_refused(tiny: Tiny, name: str, changes: dict[str
 
 @pytest.mark.parametrize(("name", "changes"), VARIANTS)
 def test_beam_scores_equal_the_log_probabilities_of_forward(tiny: Tiny, name: str, changes: dict[str, Any]) -> None:
-    """Every caption's probability is what the system gives it, read as a whole."""
+    """Every caption's log probability equals that of a forward pass."""
     model = system(tiny(name, **changes)).eval()
     found = beam_search(model, features(), beam=3, length_penalty=0.0, max_words=4)
     assert [len(photo) for photo in found] == [3, 3, 3]
@@ -416,4 +416,4 @@ def test_standardise_gives_mean_0_and_deviation_1() -> None:
     values_XC = standardise(grid_NRC.half()).flatten(0, 1)
     torch.testing.assert_close(values_XC.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(values_XC.std(0, correction=0)[:2], torch.ones(2), atol=1e-3, rtol=0)
-    assert values_XC.isfinite().all()  # a channel that never changes divides by no zero
+    assert values_XC.isfinite().all()  # a constant channel causes no division by zero

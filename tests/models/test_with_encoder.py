@@ -1,4 +1,4 @@
-"""A system with the last blocks of its encoder: what it computes, what it trains, and what stays as it is."""
+"""A system with the last blocks of its encoder: outputs, trained weights and frozen statistics."""
 
 from collections.abc import Callable
 
@@ -75,7 +75,7 @@ def test_a_crop_is_a_part_of_the_map() -> None:
     cropped = random_crops(map_NRC, 0.25).view(200, 8, 8, 2)
     assert cropped.min() >= 0
     assert cropped.max() <= 7
-    steps = cropped[:, 4, 4] - cropped[:, 3, 3]  # of a row and a column: the crop's side as a share of the photo's
+    steps = cropped[:, 4, 4] - cropped[:, 3, 3]  # rows and columns: the crop's side as a share of the photo's
     torch.testing.assert_close(steps[:, 0], steps[:, 1])
     assert 0.49 < steps.min() < 0.6
     assert 0.9 < steps.max() <= 1.001

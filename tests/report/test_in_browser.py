@@ -1,4 +1,4 @@
-"""The report's pages as a reader uses them: in headless Chromium, from disk, by mouse and by keyboard."""
+"""The report's pages in headless Chromium, from disk, by mouse and keyboard."""
 
 import io
 import json
@@ -46,7 +46,7 @@ def gallery(browser: Chrome, folder: Path) -> Iterator[Chrome]:
 
 
 def opened(chrome: Chrome, page: Path) -> Iterator[Chrome]:
-    """The page, 1200 pixels wide and in light; afterwards nothing was complained of and nothing left the disk."""
+    """The page, 1200 pixels wide in light mode; afterwards checks for console errors and network requests."""
     show_as(chrome, 1200)
     chrome.get_log("browser")
     chrome.get_log("performance")
@@ -67,7 +67,7 @@ def show_as(chrome: Chrome, width: int, scheme: str = "light") -> None:
 
 
 def shown_rows(chrome: Chrome, table: str = "section") -> list[list[str]]:
-    """The cells of the rows that a reader sees, as text."""
+    """The text of the cells of visible rows."""
     script = """return [...document.querySelectorAll(arguments[0] + " tbody tr")].filter(row => row.offsetParent)
                 .map(row => [...row.cells].map(cell => cell.innerText.trim()))"""
     rows: list[list[str]] = chrome.execute_script(script, table)
@@ -87,7 +87,7 @@ def test_tables_are_sorted_by_keyboard(comparison: Chrome) -> None:
         if comparison.switch_to.active_element.text == "CIDEr, val":
             break
     head = comparison.switch_to.active_element.find_element(By.XPATH, "..")
-    assert head.get_attribute("aria-sort") == "descending"  # as the page comes
+    assert head.get_attribute("aria-sort") == "descending"  # the initial state
     press(comparison, Keys.ENTER)
     assert head.get_attribute("aria-sort") == "ascending"
     assert [row[0] for row in shown_rows(comparison)] == names[::-1]
@@ -170,7 +170,7 @@ def test_a_phone_shows_a_score_without_scrolling(comparison: Chrome) -> None:
 
 
 def pixels(chrome: Chrome) -> NDArray[np.int64]:
-    """(H, W) brightness of what the window shows."""
+    """(H, W) brightness of a screenshot."""
     with Image.open(io.BytesIO(chrome.get_screenshot_as_png())) as shot:
         return np.asarray(shot.convert("L")).astype(np.int64)
 
@@ -206,7 +206,7 @@ def test_a_shadow_indicates_more_columns(comparison: Chrome, scheme: str) -> Non
     right = round(box.rect["x"] + box.rect["width"]) - 3
 
     def contrast() -> int:
-        """Between the right edge of the box and its paper, in the padding of a row."""
+        """The contrast between the box's right edge and its background, in the padding of a row."""
         shown = pixels(comparison)
         return abs(int(shown[round(row["y"]) + 3, right] - shown[round(row["y"]) + 3, round(box.rect["x"]) + 3]))
 
@@ -268,7 +268,7 @@ def test_words_are_reached_by_keyboard(gallery: Chrome) -> None:
     assert overlay == second.find_element(By.TAG_NAME, "img")
     press(gallery, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
     assert gallery.switch_to.active_element == first
-    press(gallery, Keys.TAB)  # one stop a caption
+    press(gallery, Keys.TAB)  # one Tab stop per caption
     assert gallery.switch_to.active_element.get_attribute("class") != "word"
 
 

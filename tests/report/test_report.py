@@ -1,4 +1,4 @@
-"""The report over a small artifacts tree with real photos, drawn here."""
+"""The report of a small artifacts tree with drawn photos."""
 
 import csv
 import dataclasses
@@ -51,7 +51,7 @@ def root(params: Params, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree with its report, to be read and not changed."""
+    """A tree with its report, for reading only."""
     root = tmp_path_factory.mktemp("published")
     write_results(root, toys())
     report(toys(), root)
@@ -63,7 +63,7 @@ def csv_rows(root: Path, name: str = "comparison.csv") -> list[dict[str, str]]:
 
 
 class Page(HTMLParser):
-    """The cells of every table's rows, the images, and every address the page would load or link."""
+    """The cells of every table, the images, and every URL that the page loads or links."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ def test_the_main_table_is_ranked_by_cider_on_validation(published: Path) -> Non
     ]  # fmt: skip
     assert [row[1] for row in rows[2:]] == ["beam 3"] * 4 + ["3 neighbours"]
     assert [row[2] for row in rows[2:]] == ["**0.600**", "0.510", "0.480", "0.420", "0.300"]
-    assert [row[8] for row in rows[2:]] == ["0.600", "0.510", "0.480", "**0.660**", "0.300"]  # on test modified leads
+    assert [row[8] for row in rows[2:]] == ["0.600", "0.510", "0.480", "**0.660**", "0.300"]  # modified is best on test
     assert {row[9] for row in rows[2:]} == {"n/a (needs Java)"}
     equal_rouge_l = False
     assert ["**" in cell for cell in rows[5][2:12]] == [False, *[True] * 4, equal_rouge_l, True, *[False] * 3]
@@ -158,7 +158,7 @@ def test_the_html_table_has_every_decoding_best_on_validation_first(published: P
     assert [cider for _, _, cider in shown] == sorted((cider for _, _, cider in shown), reverse=True)
     html = (published / "reports/toys/comparison.html").read_text("utf-8")
     assert html.count('class="other"') == 15 - 5
-    # modified has the best scores on test with beam 5, but validation chose beam 3 for it, which alone competes
+    # modified has the best scores on test with beam 5, but only its chosen beam 3 can be the best
     assert 'class="number best">0.660<' in html
     assert 'class="number">0.690<' in html
 
@@ -232,7 +232,7 @@ def test_best_decodings_have_intervals(published: Path) -> None:
     markdown = (published / "reports/toys/comparison-all.md").read_text("utf-8")
     for title in ("Confidence intervals", "Significance of differences", "Language bias", "Caption statistics"):
         assert f"## {title}" in markdown
-    assert "Attribute accuracy" not in markdown  # which only drawn scenes know
+    assert "Attribute accuracy" not in markdown  # only for drawn scenes
 
 
 def test_agreement_with_people_is_shown_if_the_dataset_has_judgments(params: Params, root: Path) -> None:
@@ -259,7 +259,7 @@ def test_scores_above_people_are_marked_in_every_table_and_format(params: Params
     scores = read_evaluation(root)
     expected = {
         each.key for each in scores.configurations if each.best.test["strict"].bleu_4 > 0.18
-    }  # as people have with as many references
+    }  # equal to the score of people with equally many references
     assert expected == {"modified.lite2", "attention.lite2"}
     rows = csv_rows(root)
     marked = [row for row in rows if "bleu_4" in row["above_people"].split()]
@@ -338,7 +338,7 @@ def test_a_broken_history_is_named(params: Params, root: Path, broken: str) -> N
 
 
 def set_params(root: Path, **params: dict[str, object]) -> None:
-    """Have these baselines say that this alone was set for their trainings."""
+    """Set only this in the training parameters of these baselines."""
     for name, own in params.items():
         folder = root / MODELS / "baseline" / name
         training = read_training(folder)

@@ -1,4 +1,4 @@
-"""The tables for readers."""
+"""The tables of the report."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def test_a_table_is_made_from_title_columns_and_rows() -> None:
     shown = [[c.text(value) for c, value in zip(made.columns, line.values, strict=True)] for line in made.lines]
     assert shown == [["attention.lite2", "0.500", "7"], ["baseline.lite0", made.columns[0].missing, "9"]]
     assert [line.system for line in made.lines] == ["attention", "baseline"]
-    assert not made.is_best(made.lines[0], made.columns[1])  # it has no rival
+    assert not made.is_best(made.lines[0], made.columns[1])  # the only row of its kind
 
 
 @pytest.mark.parametrize(("p", "printed"), [

@@ -1,4 +1,4 @@
-"""The registered model as MLflow serves it: the server's own process, photos over HTTP. No mocks."""
+"""The registered model, served by MLflow in its own process and requested over HTTP."""
 
 import base64
 import io
@@ -28,7 +28,7 @@ from registered import CHOSEN, candidate, register
 
 pytestmark = pytest.mark.slow
 
-PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # MLflow calls uvicorn by its name
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # MLflow runs uvicorn by name
 PAGE = Path(__file__).parents[2] / "docs/serving.md"
 TWO = {"beam": 4, "top": 2}
 
@@ -52,7 +52,7 @@ def environment(root: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def server(root: Path, environment: dict[str, str]) -> Iterator[str]:
-    """Where the served model takes requests."""
+    """The URL of the served model."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
@@ -105,7 +105,7 @@ RECORDS = [{"image": coded(data)} for data in PHOTOS]
 
 @pytest.fixture(scope="module")
 def expected(released: Path) -> list[dict[str, Any]]:
-    """The two best captions of each photo at beam 4, as the server should answer."""
+    """The two best captions of each photo at beam 4, as in the response."""
 
     def shown(sentence: Sentence) -> dict[str, Any]:
         return {"caption": sentence.caption, "log_prob": pytest.approx(sentence.log_prob, abs=1e-3)}

@@ -1,4 +1,4 @@
-"""The model registry for real: versions, aliases, and back to a checkpoint. No mocks."""
+"""MLflow's model registry: versions, aliases, and loading a registered model."""
 
 import dataclasses
 import shutil
@@ -31,7 +31,7 @@ def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")  # MLflow likes to make its default database where it is called
+    monkeypatch.chdir(tmp_path / "elsewhere")  # MLflow may create its default database in the current folder
     return tmp_path
 
 
@@ -40,7 +40,7 @@ def client(root: Path) -> MlflowClient:
 
 
 def changed(released: Path, folder: Path, name: str) -> Path:
-    """Another checkpoint, by its name alone."""
+    """A checkpoint that differs only in its name."""
     made = load_checkpoint(released)
     save_checkpoint(folder / name, dataclasses.replace(made, identity=dataclasses.replace(made.identity, name=name)))
     return folder / name
@@ -112,7 +112,7 @@ def test_the_alias_is_the_best_model_of_the_dataset(root: Path, released: Path, 
     assert best("worse", score=0.7) == 2  # evaluated in another way
 
 
-# A process that is killed at the very step named first.
+# A process that is killed at the step given as its first argument.
 DOOMED = f"""
 import os, signal, sys
 from pathlib import Path

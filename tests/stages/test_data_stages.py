@@ -1,4 +1,4 @@
-"""From source data to vocabulary: the three stages on photos drawn here, run for real."""
+"""The stages download, clean_captions and build_vocab on drawn photos."""
 
 import dataclasses
 import hashlib
@@ -35,7 +35,7 @@ def with_dataset(**changes: Any) -> Params:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A project whose dataset is twenty photos in a folder, one of them corrupt, one captions row too many."""
+    """A project with a folder of twenty photos, one of them corrupt, and a caption without a photo."""
     photos = tmp_path / "data/mine/Images"
     photos.mkdir(parents=True)
     rows = ["image,caption"]
@@ -176,7 +176,7 @@ def test_both_unicode_forms_are_one_word_of_the_vocabulary(root: Path) -> None:
 
 
 def test_captions_without_words_after_cleaning_are_named(root: Path) -> None:
-    """Report A's keeps ASCII alone."""
+    """Report A's cleaning keeps only ASCII."""
     with_captions(root, *["A dog ."] * 4, "Собака", "Кошка")
     params = with_dataset(max_bad_share=0.9)
     download(params, root)

@@ -1,4 +1,4 @@
-"""Stage evaluate on three tiny systems: what it writes, and that validation decides."""
+"""The stage evaluate on three tiny systems: outputs, and selection on validation."""
 
 import dataclasses
 import shutil
@@ -32,13 +32,13 @@ NAMES = ("baseline", "modified", "attention")
 
 @pytest.fixture(autouse=True)
 def _without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """METEOR, which tests/metrics tests, takes seconds to start."""
+    """METEOR takes seconds to start; tests/metrics tests it."""
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
 
 
 @pytest.fixture
 def copy(evaluated: Path, tmp_path: Path) -> Path:
-    """A copy of the tree, to be changed."""
+    """A copy of the tree for changes."""
     return Path(shutil.copytree(evaluated, tmp_path / "copy"))
 
 
@@ -85,7 +85,7 @@ REFERENCES: dict[Split, dict[str, Sequence[str]]] = {
 
 
 def captioned(name: str, right: Mapping[Split, int | None]) -> Captioned:
-    """A system whose captions are the references under the decoding in this place of each split, else wrong."""
+    """A system whose captions are the references under one decoding of each split, and otherwise wrong."""
     wrong = Sentence(caption="a horse", log_prob=-1.0, score=-0.5, tokens=())
     return Captioned(
         system="baseline", name=name, loss=1.0, accuracy=0.5,
@@ -106,11 +106,11 @@ def captioned(name: str, right: Mapping[Split, int | None]) -> Captioned:
 def test_the_test_split_does_not_affect_the_decoding() -> None:
     (scored,) = _score([captioned("tiny", {"val": 1, "test": 0})], REFERENCES)
     assert scored.best.decoding == Decoding(beam=3)
-    assert scored.best.test["strict"].cider == 0.0  # what it then gets on test, not the best there
+    assert scored.best.test["strict"].cider == 0.0  # its score on test, which is not the best there
 
 
 def test_the_test_split_does_not_affect_the_ranking() -> None:
-    """Nor in the gallery: the photos are ranked by the captions of the configuration that leads on validation."""
+    """Nor the gallery, whose photos are ranked by the configuration that is best on validation."""
     rivals = [captioned("leads_on_test", {"val": None, "test": 0}), captioned("leads_on_val", {"val": 1, "test": None})]
     scored = _score(rivals, REFERENCES)
     evaluation = Evaluation(dataset="tiny", dataset_digest="abc", idf="", configurations=scored)
@@ -191,7 +191,7 @@ def test_diagnostics_are_of_the_chosen_decoding(evaluated: Path, system: str) ->
     for score_name, value in metrics.items():
         low, high = found.intervals[key][score_name]
         assert low <= value <= high
-    assert own.attributes is None  # which only drawn scenes know
+    assert own.attributes is None  # only for drawn scenes
     assert set(found.pairs[key]) == {f"{name}.tiny" for name in (*NAMES, "retrieval")} - {key}
 
 
@@ -260,7 +260,7 @@ def test_no_output_names_this_machine(evaluated: Path) -> None:
 
 
 def test_scores_are_compared_with_the_judgments_of_a_dataset(copy: Path, tiny_params: Params, world: "World") -> None:
-    """Photo fit, which needs the features, is one of them; a dataset without judgments has no agreement."""
+    """Including photo fit, which needs features; without judgments there is no agreement."""
     assert read_agreements(copy) == {}
     captions = [caption for caption in world.captions if caption.split == "test"]
     judged = [

@@ -1,4 +1,4 @@
-"""Stage finetune, and what the later stages make of fine-tuned systems and ensembles."""
+"""The stage finetune, and later stages on fine-tuned systems and ensembles."""
 
 import dataclasses
 import shutil
@@ -41,7 +41,7 @@ def params(tiny_params: Params) -> Params:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, trained: Path, params: Params, empty_database: Path) -> Path:
-    """A tree with both fine-tunings, evaluated together with the ensembles; its runs are in its mlflow.db."""
+    """A tree with both fine-tunings, evaluated with the ensembles; its runs are in mlflow.db."""
     root = Path(shutil.copytree(trained, tmp_path_factory.mktemp("finetuned") / "tree"))
     shutil.copy(empty_database, root / "mlflow.db")
     for name in params.finetune:

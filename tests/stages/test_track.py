@@ -1,4 +1,4 @@
-"""Stage track, into a real MLflow database: what it publishes, and that it does so once."""
+"""The stage track with a real MLflow database."""
 
 import dataclasses
 import json
@@ -156,7 +156,7 @@ def test_every_run_has_the_dataset(pipeline: Path) -> None:
 
 
 def test_the_experiment_page_shows_the_main_columns(pipeline: Path) -> None:
-    """The view's own format is MLflow's; tests/tracking/test_pages.py looks at the page."""
+    """As stored in MLflow's format; tests/tracking/test_pages.py checks the page."""
     (pipeline / "reports/scenes/comparison.html").write_text("<p>The comparison")
     track(PARAMS, pipeline)
     client = MlflowClient(f"sqlite:///{pipeline / 'mlflow.db'}")

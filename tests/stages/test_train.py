@@ -1,4 +1,4 @@
-"""The training stages on a tiny tree: what they leave, and that they leave it again."""
+"""The training stages on a tiny tree."""
 
 import dataclasses
 import shutil
@@ -102,7 +102,7 @@ def test_the_key_depends_on_everything_that_affects_training(root: Path, tiny_pa
 def test_a_system_that_is_too_large_is_refused(
     root: Path, tiny_params: Params, tiny: Any, hidden: int, takes: str
 ) -> None:
-    """Before memory is taken: the larger one's weights would need 16 terabytes."""
+    """Before memory is allocated: the larger system would need 16 terabytes."""
     large = dataclasses.replace(tiny_params, baseline={"large": tiny("baseline", hidden=hidden)})
     with pytest.raises(CaptionlabError, match=rf"baseline\.large has .* takes {takes} MB.*max_megabytes \(1\)"):
         train_system(large, root, "baseline", "large")

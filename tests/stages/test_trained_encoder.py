@@ -1,4 +1,4 @@
-"""The last block of an encoder trained with a system, from photos to a caption, through the pipeline's own stages."""
+"""The last block of an encoder trained with a system, through all stages of the pipeline."""
 
 import dataclasses
 import json

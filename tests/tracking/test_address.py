@@ -1,4 +1,4 @@
-"""Addresses in messages: no part of a password, whichever characters it has."""
+"""Addresses in messages never show any part of a password."""
 
 from urllib.parse import quote
 
@@ -41,7 +41,7 @@ def test_errors_with_the_password_are_left_out(password: str, form: str) -> None
     "mysql://db/runs?password=secret",
 ])  # fmt: skip
 def test_other_errors_are_shortened_to_one_line(uri: str) -> None:
-    """The user's name alone is no secret: databases name it when they refuse a password."""
+    """The user's name is not secret: databases name it when they refuse a password."""
     assert reason(OSError("refused\n for me at 127.0.0.1:9"), uri) == "refused for me at 127.0.0.1:9"
     assert len(reason(OSError("x" * 1000), uri) or "") == 200
 

@@ -1,4 +1,4 @@
-"""captionlab ui: the address is printed when the pages answer, and nothing is left behind."""
+"""captionlab ui: the printed address, and the end of the server."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def interruptible() -> None:
-    """What a shell starts in the background ignores Ctrl-C, and so do its children."""
+    """Restore Ctrl-C, which background processes of a shell and their children ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

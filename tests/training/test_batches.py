@@ -1,4 +1,4 @@
-"""Batches: every caption once, beside its own photo."""
+"""Batches: order, shapes and contents."""
 
 import dataclasses
 from collections import Counter
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def captions_of(world: "World", batches: list[Batch]) -> Counter[tuple[str, str]]:
-    """(image, caption) of every row, the image told by its features alone."""
+    """(image, caption) of every row; the image is identified by its features."""
     found: Counter[tuple[str, str]] = Counter()
     for batch in batches:
         for tokens, photo in zip(batch.tokens_BT.tolist(), batch.photo_B.tolist(), strict=True):
@@ -104,7 +104,7 @@ def test_caption_tokens_round_trip() -> None:
 
 
 def test_captions_of_a_photo_keep_their_order(world: "World") -> None:
-    """Each photo's are apart in the file, and photos are in another order than their features."""
+    """The captions of a photo are not adjacent, and photos are in another order than their features."""
     own = [caption for caption in world.captions if caption.split == "train"]
     mixed = [*own[1::2], *own[::2]][::-1]
     data = CaptionedFeatures.of(world.store, False, mixed, "train", world.vocab)

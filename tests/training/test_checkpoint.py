@@ -1,4 +1,4 @@
-"""Checkpoints: one safe file that says the same captions again, and one line for every file that is none."""
+"""Checkpoints: round trips, stored properties, and errors for invalid files."""
 
 import dataclasses
 import json
@@ -50,14 +50,14 @@ def save(path: Path, world: "World", config: SystemParams, system: str) -> Decod
 
 
 def change(path: Path, **about: Any) -> None:
-    """Write the file again with some of its description changed."""
+    """Rewrite the file with a changed description."""
     with safe_open(path, framework="pt") as file:
         now = json.loads(file.metadata()["captionlab"])
     save_file(load_file(path), path, metadata={"captionlab": json.dumps(now | about)})
 
 
 def resize(path: Path, **sizes: int) -> None:
-    """Have it claim other sizes than its weights have."""
+    """Change the described sizes, but not the weights."""
     with safe_open(path, framework="pt") as file:
         config = json.loads(file.metadata()["captionlab"])["config"]
     change(path, config=config | sizes)
@@ -86,7 +86,7 @@ def test_a_reloaded_system_gives_the_same_captions(
     features = world.split("test", isinstance(model, Attention)).features(range(3))
     said = [beam_search(each, features, beam=3, length_penalty=0.7, max_words=6) for each in (model, loaded.model)]
     assert said[0] == said[1]
-    assert len({photo[0].log_prob for photo in said[0]}) == 3  # it looks at the photos
+    assert len({photo[0].log_prob for photo in said[0]}) == 3  # the captions depend on the photos
     assert not loaded.model.training
 
 
@@ -137,13 +137,13 @@ def spoil_other_sizes(path: Path) -> None:
 
 
 def as_format_1(path: Path) -> None:
-    """Describe it as checkpoints were described before they named their dataset and their decoding."""
+    """Convert the description to format 1, without dataset and decoding."""
     drop(path, "dataset")
     change(path, format=1)
 
 
-class Trap:
-    """Unpickled, it would leave a file."""
+class Exploit:
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -158,7 +158,7 @@ class Trap:
         (lambda path: path.unlink(), "does not exist; train the system first"),
         (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is not a checkpoint of captionlab"),
         (lambda path: path.write_bytes(b""), "is not a checkpoint of captionlab"),
-        (lambda path: path.write_bytes(pickle.dumps(Trap(path.parent / "sprung"))), "is not a checkpoint"),
+        (lambda path: path.write_bytes(pickle.dumps(Exploit(path.parent / "sprung"))), "is not a checkpoint"),
         (lambda path: save_file(load_file(path), path), "is not a checkpoint of captionlab"),
         (lambda path: change(path, format=99), "another version of captionlab; train it again"),
         (lambda path: as_format_1(path), "another version of captionlab; train it again"),
@@ -201,7 +201,7 @@ def test_other_files_are_refused_in_one_line(
 
 
 def test_the_chosen_decoding_is_stored_with_the_weights(world: "World", tiny: Tiny, path: Path) -> None:
-    """As the registered model has it: the same checkpoint with the decoding that was chosen for it."""
+    """As in the registered model: the same checkpoint with the chosen decoding."""
     save(path, world, tiny("attention"), "attention")
     chosen = Decoding(beam=3, length_penalty=0.2, max_words=9)
     copy = path.with_name("copy.safetensors")

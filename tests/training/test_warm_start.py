@@ -1,4 +1,4 @@
-"""A training that begins with another checkpoint's weights: what is copied, and what is not."""
+"""Warm starts from another checkpoint: which weights are copied."""
 
 import dataclasses
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_known_words_keep_their_embeddings_and_new_words_get_the_mean(
 
 
 def test_reordered_words_give_the_same_captions(world: "World", tiny: Config) -> None:
-    """Each word's probability moves with the word."""
+    """Each word keeps its probability."""
     config = tiny("baseline")
     start = checkpoint_of(config, world.vocab)
     reordered = (*world.vocab.words[:4], *reversed(world.vocab.words[4:]))

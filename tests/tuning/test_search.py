@@ -1,4 +1,4 @@
-"""captionlab tune on a tiny tree: real studies in SQLite, real runs in MLflow, real kills."""
+"""captionlab tune on a tiny tree, with a SQLite study, MLflow runs and killed processes."""
 
 import itertools
 import json
@@ -200,7 +200,7 @@ def test_workers_share_the_trials_even_if_one_is_killed(root: Path, find: Find) 
 
 
 def children(parent: int) -> list[int]:
-    """The spawned workers, which multiprocessing names so."""
+    """The spawned worker processes, found by the name that multiprocessing gives them."""
     listed = subprocess.run(["ps", "-wweo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = (line.split(None, 2) for line in listed.splitlines())
     return [int(pid) for pid, ppid, command in rows if int(ppid) == parent and "spawn_main" in command]
