@@ -1,7 +1,7 @@
-"""What the benchmarks share: a description of the machine, interleaved rounds, medians with their range, the report.
+"""Shared by the benchmarks: interleaved rounds, medians and ranges, a description of the machine, the report.
 
-Knows nothing of photos or captions. A benchmark is a script with one ``main``; each writes a section of
-``reports/benchmarks.json``, and ``reports/benchmarks.md`` is rendered from all of them.
+Knows nothing of photos or captions. Each benchmark is a script that writes one section of
+``reports/benchmarks.json``; ``reports/benchmarks.md`` is rendered from all of them.
 """
 
 import argparse
@@ -20,59 +20,60 @@ import torch
 from captionlab.core.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).parents[1]
-ORDER = ("extraction", "training", "shared", "decoding", "startup", "growth", "stages")  # of the sections in the report
-Way = Callable[[], float]  # does some work and says how much: photos, captions, operations
+ORDER = ("extraction", "training", "shared", "decoding", "startup", "growth", "stages")  # of the report's sections
+Workload = Callable[[], float]  # does some work and returns its amount: photos, captions, operations
 
 
 @dataclass(frozen=True)
 class Rates:
-    """One way's figure in every round."""
+    """The throughput of one workload in every round."""
 
     rounds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The median of the rounds."""
+        """The median over the rounds."""
         return statistics.median(self.rounds)
 
     def over(self, other: "Rates") -> "Rates":
-        """The ratio to another implementation's, round by round: other load in a round slowed both."""
+        """The ratio to another workload's rates, round by round, because other load slows both in the same round."""
         return Rates(tuple(a / b for a, b in zip(self.rounds, other.rounds, strict=True)))
 
     def times(self, factor: float) -> "Rates":
-        """The same figure in another unit."""
+        """The rates multiplied by a factor, for another unit."""
         return Rates(tuple(factor * value for value in self.rounds))
 
     def text(self, unit: str = "") -> str:
-        """Median, and lowest to highest."""
+        """The median, with the lowest and highest in brackets."""
         return f"{figure(self.median)}{unit} ({figure(min(self.rounds))} to {figure(max(self.rounds))})"
 
 
 def figure(value: float) -> str:
-    """Three digits."""
+    """A number with three significant digits; whole numbers from 100."""
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
-def interleave(ways: Mapping[str, Way], rounds: int, *, warm_up: bool = False) -> dict[str, Rates]:
-    """Work per second of each implementation, by name. A round runs each once, so that other load affects all alike.
+def interleave(workloads: Mapping[str, Workload], rounds: int, *, warm_up: bool = False) -> dict[str, Rates]:
+    """Run the workloads in interleaved rounds and return the rate per second of each, by name.
 
-    With ``warm_up``, the first round does not count: fresh memory makes a first training twice as slow.
+    Each round runs every workload once, so that other load affects all of them alike. With ``warm_up``, a first round
+    is not counted: newly allocated memory makes a first training twice as slow.
     """
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    found: dict[str, list[float]] = {name: [] for name in workloads}
     if warm_up:
-        for way in ways.values():
-            way()
+        for workload in workloads.values():
+            workload()
     for number in range(rounds):
-        for name, way in ways.items():
+        for name, workload in workloads.items():
             began = time.perf_counter()
-            done = way()
+            done = workload()
             found[name].append(done / (time.perf_counter() - began))
             print(f"round {number + 1} of {rounds}: {name}, {figure(found[name][-1])} a second", flush=True)
     return {name: Rates(tuple(values)) for name, values in found.items()}
 
 
-def matrix_product(device: str, dtype: torch.dtype, size: int) -> Way:
-    """The machine's limit: one square product, in floating-point operations."""
+def matrix_product(device: str, dtype: torch.dtype, size: int) -> Workload:
+    """Square matrix products, counted in floating-point operations: the upper limit of the machine's speed."""
     a, b = (torch.randn(size, size).to(device, dtype) for _ in range(2))
 
     def run() -> float:
@@ -90,20 +91,20 @@ def matrix_product(device: str, dtype: torch.dtype, size: int) -> Way:
 class Section:
     """One benchmark's part of the report."""
 
-    key: str  # one of ORDER, and behind it the device that is not the CPU, or another variant
+    key: str  # one of ORDER; a device other than the CPU, or a variant, follows after a dot
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str]  # paragraphs below the table
     machine: str
-    load: float  # the machine's load when it began: well below 1 on a quiet one
+    load: float  # load average before the benchmark: well below 1 on an idle machine
 
 
 def section(
     key: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str],
     *, load: float, device: str = "cpu",
 ) -> Section:  # fmt: skip
-    """A section of this machine."""
+    """A section measured on this machine."""
     if device != "cpu":
         key, title = f"{key}.{device}", f"{title}, on {accelerator(device)}"
     return Section(key=key, title=title, columns=columns, rows=rows, notes=notes, machine=machine(), load=load)
@@ -121,7 +122,7 @@ def accelerator(device: str) -> str:
 
 @cache
 def machine() -> str:
-    """The processor, its cores and memory, and what computes on them. No names of hosts, users or folders."""
+    """The processor, cores, memory and library versions, without names of hosts, users or folders."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parts = [_cpuinfo("model name") or platform.processor() or platform.machine(), f"{cores} cores"]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
@@ -141,16 +142,16 @@ def _cpuinfo(key: str) -> str:
 
 
 def options(doc: str | None) -> argparse.ArgumentParser:
-    """The arguments every benchmark has."""
+    """An argument parser with the options that all benchmarks share."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="run once at tiny sizes; nothing is written")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--reports", type=Path, default=ROOT / "reports", help="where benchmarks.md goes")
+    parser.add_argument("--reports", type=Path, default=ROOT / "reports", help="folder for benchmarks.md")
     return parser
 
 
-def keep(result: Section, arguments: argparse.Namespace) -> None:
-    """Print a section, and put it into the report unless it was a smoke test."""
+def publish(result: Section, arguments: argparse.Namespace) -> None:
+    """Print a section and add it to the report; with --smoke only print it."""
     print("\n".join(_markdown(result)))
     if arguments.smoke:
         return

@@ -1,8 +1,9 @@
-"""Speed of beam search: batched, and as in both reports; both must find the same captions.
+"""Speed of beam search: batched, compared with one photo at a time as in both reports.
 
     python bench/decoding.py [--root .] [--photos 500] [--few 20] [--rounds 3] [--smoke]
 
-Reads checkpoints, features and captions of a finished ``dvc repro`` under ``--root``.
+Checks that both find the same captions. Reads the checkpoints, features and captions of a finished ``dvc repro``
+under ``--root``.
 """
 
 from collections.abc import Callable
@@ -20,17 +21,17 @@ from captionlab.models.base import Decoder, Features
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.checkpoint import load_checkpoint
 from captionlab.training.fit import read_captions
-from common import ROOT, Way, figure, interleave, keep, load, options, section
+from common import ROOT, Workload, figure, interleave, load, options, publish, section
 
 BEAM = 5
-AIM = 100
-AT_ONCE = 100  # photos, as the stage evaluate has it
+TARGET = 100  # speed-up
+BATCH = 100  # photos, as in the stage evaluate
 Captions = list[tuple[int, ...]]
 
 
 @torch.inference_mode()
 def one_photo(model: Decoder, features: Features, penalty: float, max_words: int) -> tuple[int, ...]:
-    """Beam search as both reports run a model: one hypothesis at a time, all its words read again for each new one."""
+    """Beam search as in both reports: hypotheses are extended one at a time, and every step reads all words again."""
     device = features.pooled_PD.device
     photo_B = torch.zeros(1, dtype=torch.long, device=device)
     going: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
@@ -56,22 +57,22 @@ def one_photo(model: Decoder, features: Features, penalty: float, max_words: int
 
 
 def one_by_one(model: Decoder, data: CaptionedFeatures, photos: int, penalty: float, max_words: int) -> Captions:
-    """The best caption of the first ``photos``, a photo at a time."""
+    """The best captions of the first ``photos`` photos, decoded one at a time."""
     return [one_photo(model, data.features([photo]), penalty, max_words) for photo in range(photos)]
 
 
 def batched(model: Decoder, data: CaptionedFeatures, photos: int, penalty: float, max_words: int) -> Captions:
-    """The best caption of the first ``photos``, a hundred at a time, as the stage evaluate does it."""
+    """The best captions of the first ``photos`` photos, decoded in batches as the stage evaluate does."""
     found: Captions = []
-    for i in range(0, photos, AT_ONCE):
-        features = data.features(range(i, min(i + AT_ONCE, photos)))
+    for i in range(0, photos, BATCH):
+        features = data.features(range(i, min(i + BATCH, photos)))
         ranked = beam_search(model, features, beam=BEAM, length_penalty=penalty, max_words=max_words)
         found += [own[0].tokens for own in ranked]
     return found
 
 
 def trained(root: Path, system: str) -> tuple[str, Path]:
-    """The first configuration of a system that has a checkpoint, and where it lies."""
+    """The first configuration of a system that has a checkpoint, and the checkpoint's path."""
     paths = {
         name: root / MODELS / system / name / "checkpoint.safetensors"
         for name in getattr(load_params(root / "params.yaml"), system)
@@ -82,22 +83,22 @@ def trained(root: Path, system: str) -> tuple[str, Path]:
     return found[0]
 
 
-def _counted(decode: Callable[[], Captions]) -> Way:
+def _counted(decode: Callable[[], Captions]) -> Workload:
     return lambda: len(decode())
 
 
 def main() -> None:
-    """Decode in turn, check the captions, and keep what each way needs."""
+    """Compare the captions of both implementations and measure their speed."""
     parser = options(__doc__)
-    parser.add_argument("--root", type=Path, default=ROOT, help="a project where dvc repro has run")
-    parser.add_argument("--photos", type=int, default=500, help="test photos, at most")
-    parser.add_argument("--few", type=int, default=20, help="photos that are decoded as in the reports")
+    parser.add_argument("--root", type=Path, default=ROOT, help="a project with a finished dvc repro")
+    parser.add_argument("--photos", type=int, default=500, help="maximum number of test photos")
+    parser.add_argument("--few", type=int, default=20, help="photos that are decoded one at a time")
     arguments = parser.parse_args()
     before, params = load(), load_params(arguments.root / "params.yaml")
     photos, few = (20, 2) if arguments.smoke else (arguments.photos, arguments.few)
     penalty, max_words = params.evaluate.length_penalty, params.evaluate.max_words
     captions = read_captions(arguments.root)
-    ways: dict[str, Way] = {}
+    workloads: dict[str, Workload] = {}
     chosen = {system: trained(arguments.root, system) for system in ("baseline", "attention")}
     for system, (config, path) in chosen.items():
         name = f"{system}.{config}"
@@ -108,21 +109,22 @@ def main() -> None:
         photos = min(photos, len(data.images))
         fast = partial(batched, model, data, penalty=penalty, max_words=max_words)
         slow = partial(one_by_one, model, data, few, penalty=penalty, max_words=max_words)
-        assert fast(few) == slow(), f"{name}: the two ways find different captions"
-        ways |= {f"{name}, captionlab": _counted(partial(fast, photos)), f"{name}, one photo at a time": _counted(slow)}
-    rates = interleave(ways, arguments.rounds)
+        assert fast(few) == slow(), f"{name}: the implementations find different captions"
+        workloads[f"{name}, captionlab"] = _counted(partial(fast, photos))
+        workloads[f"{name}, one photo at a time"] = _counted(slow)
+    rates = interleave(workloads, arguments.rounds)
     rows = []
     for name in (f"{system}.{config}" for system, (config, _) in chosen.items()):
         fast_rates, slow_rates = rates[f"{name}, captionlab"], rates[f"{name}, one photo at a time"]
-        rows.append([name, fast_rates.text(), slow_rates.text(), fast_rates.over(slow_rates).text("x"), f"{AIM}x"])
+        rows.append([name, fast_rates.text(), slow_rates.text(), fast_rates.over(slow_rates).text("x"), f"{TARGET}x"])
     notes = [
         f"Beam {BEAM}, length penalty {figure(penalty)}, up to {max_words} words, test photos of the dataset "
-        f"{params.dataset.name} from their features, on the CPU. Batched: {photos} photos, {min(AT_ONCE, photos)} at "
+        f"{params.dataset.name} from their features, on the CPU. Batched: {photos} photos, {min(BATCH, photos)} at "
         f"once. One at a time: {few} photos, each hypothesis alone, and all its words computed again for each new "
         "word, as in both reports. Both find the same captions, which is checked."
     ]
     columns = ["system", "batched, captions per second", "one at a time", "ratio", "target"]
-    keep(section("decoding", "Decoding", columns, rows, notes, load=before), arguments)
+    publish(section("decoding", "Decoding", columns, rows, notes, load=before), arguments)
 
 
 if __name__ == "__main__":

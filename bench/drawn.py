@@ -1,7 +1,4 @@
-"""Random captions and features with Flickr8k's sizes, caption lengths and word frequencies, for measuring speed.
-
-They need no download and no licence.
-"""
+"""Random captions and features with Flickr8k's sizes, caption lengths and word frequencies, without a download."""
 
 import math
 
@@ -11,13 +8,16 @@ from captionlab.core.tokens import END, START
 from captionlab.data.store import FeatureStore
 from captionlab.training.batches import CaptionedFeatures, CaptionTokens
 
-CAPTIONS = 5  # a photo
-# Words of a caption of Flickr8k's training split: the medians of its twentieths, shortest to longest.
+CAPTIONS = 5  # per photo
+# Caption lengths in words of Flickr8k's training split: the medians of 20 equal parts, shortest to longest.
 LENGTHS = np.array([5, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 15, 16, 19])
 
 
 def draw(photos: int, *, words: int, pooled: int, regions: int = 0, seed: int = 0) -> CaptionedFeatures:
-    """``photos`` with five captions each from a vocabulary of ``words``; features in memory, a grid if ``regions``."""
+    """Random features of ``photos`` photos, with five captions each from a vocabulary of ``words`` words.
+
+    With ``regions``, the features have a grid of that many regions.
+    """
     random = np.random.default_rng(seed)
     chance = 1 / (np.arange(words - 4) + 2.7)  # the Zipf-Mandelbrot law
     chance /= chance.sum()

@@ -1,4 +1,4 @@
-"""Speed of feature extraction: as in both reports, the same in batches, and captionlab's engine.
+"""Speed of feature extraction: one photo at a time as in both reports, in batches, and by captionlab's engine.
 
     python bench/extraction.py [--photos FOLDER] [--encoder efficientnet_lite0] [--count 200] [--rounds 3] [--smoke]
 
@@ -22,7 +22,7 @@ from captionlab.data.photos import read_photo
 from captionlab.encoders.engines import Floats, OnnxEngine, TorchEngine
 from captionlab.encoders.extraction import encode_photos
 from captionlab.encoders.load import Encoder, load_encoder
-from common import interleave, keep, load, options, section
+from common import interleave, load, options, publish, section
 
 ALONE, BATCHES, RAW, OURS = (
     "eager PyTorch, one photo at a time",
@@ -30,8 +30,8 @@ ALONE, BATCHES, RAW, OURS = (
     "the engine without decoding",
     "captionlab",
 )
-BARS = {ALONE: 7, BATCHES: 6, RAW: 0.75}  # what is aimed at, on two cores
-AGAIN = 10  # how often the fast ways see the photos in a round: as many as a small dataset has
+TARGETS = {ALONE: 7, BATCHES: 6, RAW: 0.75}  # speed-up of captionlab on two cores
+REPEATS = 10  # passes over the photos per round for the fast implementations
 
 
 class _Photos(Dataset[Tensor]):
@@ -46,7 +46,7 @@ class _Photos(Dataset[Tensor]):
 
 
 def alone(encoder: Encoder, device: str, paths: Sequence[Path]) -> Floats:
-    """As both reports do it."""
+    """Features as both reports compute them: one photo at a time."""
     photos = _Photos(paths, encoder.pixels)
     with torch.inference_mode():
         alone_1HW3 = (photos[number].unsqueeze(0).to(device) for number in range(len(photos)))
@@ -54,14 +54,14 @@ def alone(encoder: Encoder, device: str, paths: Sequence[Path]) -> Floats:
 
 
 def batches(encoder: Encoder, device: str, paths: Sequence[Path]) -> Floats:
-    """As PyTorch's tutorials do it: a worker a core decodes."""
+    """Features as in PyTorch's tutorials: a DataLoader with one worker per core."""
     loader = DataLoader(_Photos(paths, encoder.pixels), batch_size=32, num_workers=cpu_count() or 1)
     with torch.inference_mode():
         return np.concatenate([encoder.network(photos.to(device))[0].cpu().numpy() for photos in loader])
 
 
 def raw(encoder: Encoder, device: str, paths: Sequence[Path]) -> Callable[[], Floats]:
-    """The limit: the engine alone, over photos that are decoded already, on as many threads."""
+    """The upper limit: the engine alone, on decoded photos, with the same number of threads."""
     engine = OnnxEngine(encoder) if device == "cpu" else TorchEngine(encoder, device)
     pixels = np.stack([read_photo(path, encoder.pixels) for path in paths])
     chunks = [pixels[i : i + engine.batch] for i in range(0, len(pixels), engine.batch)]
@@ -74,12 +74,12 @@ def raw(encoder: Encoder, device: str, paths: Sequence[Path]) -> Callable[[], Fl
 
 
 def ours(encoder: Encoder, device: str, paths: Sequence[Path]) -> Floats:
-    """captionlab's, with the time to compile it."""
+    """captionlab's extraction, including the time to compile the network."""
     return np.concatenate([pooled_ND for pooled_ND, _ in encode_photos(encoder, device, paths)])
 
 
 def draw_photos(folder: Path, count: int) -> list[Path]:
-    """JPEGs of a photo's size and detail: noise with shapes on it."""
+    """JPEGs with the size and detail of photos: shapes on noise."""
     paths = []
     for number in range(count):
         photo = Image.effect_noise((500, 375), 30).convert("RGB")
@@ -93,9 +93,9 @@ def draw_photos(folder: Path, count: int) -> list[Path]:
 
 
 def main() -> None:
-    """Check that all ways agree, run them in turn, and keep what each needs."""
+    """Check that all implementations agree and measure their speed."""
     parser = options(__doc__)
-    parser.add_argument("--photos", type=Path, help="a folder of JPEGs; default: generated ones")
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs; default: generated photos")
     parser.add_argument("--encoder", default="efficientnet_lite0")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--device", default="auto")
@@ -109,36 +109,36 @@ def main() -> None:
         if not paths:
             raise SystemExit(f"no .jpg in {arguments.photos}")
         kilobytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e3
-        often = list(paths) * AGAIN
+        often = list(paths) * REPEATS
         engine = raw(encoder, device, often)
         few = paths[:8]
         expected, tolerance = alone(encoder, device, few), 1e-3 if device == "cpu" else 0.1  # bf16 on an accelerator
         for found in (batches(encoder, device, few), engine()[: len(few)], ours(encoder, device, few)):
             difference = np.abs(found - expected).max() / expected.std()
-            assert difference < tolerance, f"the ways differ by {difference} standard deviations"
-        ways = {
+            assert difference < tolerance, f"the implementations differ by {difference} standard deviations"
+        workloads = {
             ALONE: lambda: float(len(alone(encoder, device, paths))),
             BATCHES: lambda: float(len(batches(encoder, device, paths))),
             RAW: lambda: float(len(engine())),
             OURS: lambda: float(len(ours(encoder, device, often))),
         }
-        rates = interleave(ways, arguments.rounds)
+        rates = interleave(workloads, arguments.rounds)
     rows = [
         [
             name,
             rates[name].text(),
-            *([rates[OURS].over(rates[name]).text("x"), f"{BARS[name]:g}x"] if name in BARS else ["", ""]),
+            *([rates[OURS].over(rates[name]).text("x"), f"{TARGETS[name]:g}x"] if name in TARGETS else ["", ""]),
         ]
-        for name in ways
+        for name in workloads
     ]
     notes = [
         f"{len(paths)} photos of {kilobytes:.0f} kB, {encoder.name} at {encoder.pixels} pixels, including decoding "
-        f"except in the row of the engine. captionlab and the engine process them {AGAIN} times per round, and "
+        f"except in the row of the engine. captionlab and the engine process them {REPEATS} times per round, and "
         "captionlab's time includes compiling the network. All implementations give the same features, within 0.001 of "
         "their standard deviation on the CPU."
     ]
     columns = ["implementation", "photos per second", "speed-up of captionlab", "target on two cores"]
-    keep(section("extraction", "Extraction", columns, rows, notes, load=before, device=device), arguments)
+    publish(section("extraction", "Extraction", columns, rows, notes, load=before, device=device), arguments)
 
 
 if __name__ == "__main__":

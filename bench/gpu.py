@@ -1,10 +1,10 @@
-"""Speed of encoding, training and captioning on a GPU, compared with its limits; writes reports/gpu.md.
+"""Speed of feature extraction, training and captioning on a GPU; writes reports/gpu.md.
 
     python bench/gpu.py [--source FOLDER] [--reports reports]
 
-Photos and captions are generated. With ``--source``, a folder that holds Flickr8k's two zips, its photos are encoded
-and every system is trained on it for an epoch as well. It needs the packages of EfficientNet-Lite0 and -Lite2 alone,
-and neither DVC, MLflow nor a network.
+Photos and captions are generated. With ``--source``, a folder with Flickr8k's two zips, Flickr8k is measured too: its
+photos are encoded, and every system is trained for two epochs. Needs the packages of EfficientNet-Lite0 and -Lite2,
+but neither DVC, MLflow nor a network.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from captionlab.models.build import build_model
 from captionlab.training import loop
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.loop import ResumeFile, Splits, train
-from common import ROOT, Way, figure, interleave, machine
+from common import ROOT, Workload, figure, interleave, machine
 from extraction import draw_photos
 from training import Subject, subjects
 
@@ -51,11 +51,11 @@ Rows = list[list[str]]
 class Sizes:
     """How much is measured; ``SMOKE`` only checks that everything runs."""
 
-    photos: int = 256  # different ones
+    photos: int = 256  # distinct photos
     repeats: int = 16
     rounds: int = 3
     steps: int = 40
-    batches: tuple[int, ...] = (16, 64)  # photos a step
+    batches: tuple[int, ...] = (16, 64)  # photos per step
     captions: int = 100
     on_cpu: int = 20
 
@@ -65,7 +65,7 @@ SMOKE = Sizes(photos=6, repeats=4, rounds=1, steps=2, batches=(4,), captions=3, 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every part needs to know."""
+    """The device, the sizes and a folder, which every part needs."""
 
     device: str
     sizes: Sizes
@@ -73,13 +73,13 @@ class Bench:
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done all its work."""
+    """Wait until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def seconds(device: str, work: Callable[[], Any]) -> float:
-    """Seconds that some work takes on the device."""
+    """Run ``work`` on the device and return the seconds it takes."""
     synchronize(device)
     began = time.perf_counter()
     work()
@@ -114,12 +114,12 @@ def extraction_part(bench: Bench) -> list[str]:
         finish(bench.folder / "work", bench.folder / "features")
         return float(len(paths))
 
-    # The network is on the device and has run before anything is timed.
+    # Created first: it moves the network to the device and runs it once, so that no timing includes that.
     forward = forward_pass(encoder, device, 4 if sizes is SMOKE else BLOCK, len(paths))
     rates = interleave({DECODING: decode, FORWARD: forward, ENCODED: encode, STORED: store}, sizes.rounds)
-    slower = min((DECODING, FORWARD), key=lambda way: rates[way].median)
+    slower = min((DECODING, FORWARD), key=lambda name: rates[name].median)
     kilobytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e3
-    rows = [[way, rates[way].text(), rates[way].over(rates[slower]).text()] for way in rates]
+    rows = [[name, rates[name].text(), rates[name].over(rates[slower]).text()] for name in rates]
     return [
         "## Extraction",
         "",
@@ -131,8 +131,8 @@ def extraction_part(bench: Bench) -> list[str]:
     ]
 
 
-def forward_pass(encoder: Encoder, device: str, batch: int, photos: int) -> Way:
-    """The engine alone, over photos that are on the device; run once already."""
+def forward_pass(encoder: Encoder, device: str, batch: int, photos: int) -> Workload:
+    """The engine alone, on photos in the device's memory; already warmed up."""
     engine = TorchEngine(encoder, device)
     pixels = torch.randint(0, 256, (batch, encoder.pixels, encoder.pixels, 3), dtype=torch.uint8).to(device)
     times = max(1, photos // batch)
@@ -151,7 +151,7 @@ def forward_pass(encoder: Encoder, device: str, batch: int, photos: int) -> Way:
 
 
 def step_times(subject: Subject, device: str) -> tuple[float, float, float]:
-    """Seconds of a pass over a subject's photos: a later pass, the first pass, and a pass without graphs."""
+    """Seconds of an epoch: a later one, the first one, and one without CUDA graphs."""
     with gpu_arithmetic(device):
         run = loop._Run(subject.fresh().to(device), subject.training)
         gradients = loop._Gradients(run.model, subject.training, False, None)
@@ -162,12 +162,12 @@ def step_times(subject: Subject, device: str) -> tuple[float, float, float]:
         first = seconds(device, one_pass)
         usual = statistics.median(seconds(device, one_pass) for _ in range(3))
         if gradients.graphed is not None:
-            gradients.graphed._fails = True  # launches each kernel by itself
+            gradients.graphed._fails = True  # runs without graphs from here on
         return usual, first, seconds(device, one_pass)
 
 
 def training_part(bench: Bench) -> list[str]:
-    """Milliseconds per step of every system, compared with the step without CUDA graphs and with its batch's."""
+    """Milliseconds per step of every system, with and without CUDA graphs, and of preparing its batch."""
     rows: Rows = []
     device = bench.device
     for photos in bench.sizes.batches:
@@ -220,7 +220,7 @@ def decoding_part(bench: Bench) -> list[str]:
                 ranked = beam_search(model, features, beam=BEAM, length_penalty=LENGTH_PENALTY, max_words=MAX_WORDS)
                 return [own[0].tokens for own in ranked]
 
-            found.append(search())  # and warms up
+            found.append(search())  # also the warm-up
             rates.append(photos / seconds(device, search))
         same = sum(ours == theirs for ours, theirs in zip(found[0], found[1], strict=False))
         rows.append([subject.name, figure(rates[0]), figure(rates[1]), f"{same} of {sizes.on_cpu}"])
@@ -236,7 +236,7 @@ def decoding_part(bench: Bench) -> list[str]:
 
 
 def captioning_part(bench: Bench) -> list[str]:
-    """Photos to captions with the captioner that ships, if its encoder is installed."""
+    """Seconds from photo files to captions with the released captioner, if its encoder is installed."""
     heading = ["", "## Captions from photos", ""]
     photos = draw_photos(bench.folder, bench.sizes.captions)
     try:
@@ -256,7 +256,7 @@ def captioning_part(bench: Bench) -> list[str]:
 
 
 def flickr8k_part(bench: Bench, source: Path) -> list[str]:
-    """Flickr8k itself: its photos encoded, and an epoch of every system with validation and the state on disk."""
+    """Flickr8k: the time to encode its photos, and of an epoch of every system with validation and a saved state."""
     images = bench.folder / "flickr8k"
     images.mkdir()
     found = flickr8k(source, images)
@@ -347,9 +347,9 @@ def main() -> None:
     """Measure everything and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--source", type=Path, help="a folder with Flickr8k's two zips")
-    parser.add_argument("--reports", type=Path, default=ROOT / "reports", help="where gpu.md goes")
+    parser.add_argument("--reports", type=Path, default=ROOT / "reports", help="folder for gpu.md")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help=argparse.SUPPRESS)
-    parser.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)  # tiny sizes; nothing is kept
+    parser.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)  # tiny sizes; nothing is written
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("bench/gpu.py measures an NVIDIA GPU, and this machine has none that PyTorch can use")

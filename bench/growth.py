@@ -1,10 +1,10 @@
-"""How time and memory grow with the number of photos, and an estimate for a million.
+"""Time and memory of the stages as the number of photos grows, and an estimate for a million photos.
 
     python bench/growth.py [--full] [--coco] [--smoke]
 
-Runs the real stages on drawn scenes that are repeated under new names: 1,000, 4,000 and 8,000 photos, with --full
-32,000 too. With --coco it measures COCO's size instead, 118,000 photos with 590,000 captions, on made-up features: the
-CNN's memory does not depend on the number of photos, and its time is in the other measurement. Private memory (Linux's
+Runs the real stages on 1,000, 4,000 and 8,000 photos (with --full also 32,000): drawn scenes, repeated under new names.
+With --coco it measures COCO's size instead, 118,000 photos with 590,000 captions, on random features: the time of the
+CNN is in the other measurement, and its memory does not depend on the number of photos. Private memory (Linux's
 RssAnon) excludes the pages of memory-mapped files, which the system can reclaim; other systems report only the total.
 """
 
@@ -26,7 +26,7 @@ from ruamel.yaml import YAML
 
 from captionlab.core.files import read_json, read_jsonl, write_json, write_jsonl
 from captionlab.core.records import DATASET, FEATURES, TIMINGS
-from common import ROOT, figure, keep, load, options, section
+from common import ROOT, figure, load, options, publish, section
 
 ENCODER = "efficientnet_lite0"
 COMMANDS: Mapping[str, tuple[str, ...]] = {
@@ -45,26 +45,26 @@ COCO_COMMANDS: Mapping[str, tuple[str, ...]] = {
     "evaluate": (),
 }
 COCO_SIZES = (20_000, 59_000, 118_000)
-COCO_PART = 24  # one in so many photos is in the validation split, and one in the test split
-CHANNELS = 64  # of made-up features
-LIMIT = 4_000  # MB of private memory that a stage may use
+COCO_PART = 24  # one photo in 24 is for validation, and one for test
+CHANNELS = 64  # of the random features
+LIMIT = 4_000  # MB of private memory per stage
 SHOWN = ("extract_features", "train_baseline", "evaluate")
 COLUMNS = (
     "stage", "photos", "seconds", "ms per additional photo", "relative to the first", "peak MB", "private MB"
 )  # fmt: skip
 MILLION = 1_000_000
 SHARD = 16_384  # photos
-POOLED, GRID = 1280 * 4, 49 * 1280 * 2  # bytes a photo: 1,280 numbers of 32 bits; 49 regions of as many of 16
+POOLED, GRID = 1280 * 4, 49 * 1280 * 2  # bytes per photo: 1,280 channels in fp32; 49 regions of 1,280 channels in fp16
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage took for so many photos."""
+    """Time and memory of one stage for a number of photos."""
 
     photos: int
     seconds: float
     peak: float | None  # MB
-    own: float  # MB, 0 where the system does not tell
+    own: float  # private MB, 0 where the system does not report it
 
 
 def _params(folder: Path, photos: int, *, coco: bool = False) -> None:
@@ -87,7 +87,7 @@ def _params(folder: Path, photos: int, *, coco: bool = False) -> None:
         params["attention"] = {"lite2": params["attention"]["lite2"]}
     for other in emptied:
         params[other] = {}
-        params.ca.items.pop(other, None)  # the comment behind the key, which would part it from its value
+        params.ca.items.pop(other, None)  # a comment after the key would separate it from its new value
     with (folder / "params.yaml").open("w", encoding="utf-8") as out:
         yaml.dump(params, out)
 
@@ -101,13 +101,13 @@ def _own_megabytes(process: int) -> float:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """One MLflow database for all sizes, beside their folders."""
+    """Use one MLflow database, outside the projects' folders, for all sizes."""
     home = str(folder.parent)
     return {**os.environ, "DVC_ROOT": home, "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
 
 
 def run(folder: Path, photos: int, command: str, *items: str) -> Cost:
-    """Run one stage in ``folder`` and watch its memory."""
+    """Run one stage in ``folder``; returns its time and peak memory."""
     own = 0.0
     line = [sys.executable, "-m", "captionlab.cli", command, *items]
     with subprocess.Popen(line, cwd=folder, env=_environment(folder), stdout=subprocess.DEVNULL) as process:
@@ -121,7 +121,7 @@ def run(folder: Path, photos: int, command: str, *items: str) -> Cost:
 
 
 def repeat(drawn: Path, folder: Path, photos: int) -> None:
-    """The dataset of ``drawn``, its photos again and again under new names until there are ``photos``."""
+    """Make a dataset of ``photos`` photos in ``folder`` by repeating that of ``drawn`` under new names."""
     images = folder / DATASET / "images"
     images.mkdir(parents=True)
     rows = []
@@ -135,11 +135,11 @@ def repeat(drawn: Path, folder: Path, photos: int) -> None:
 
 
 def coco_source(drawn: Path, folder: Path, photos: int) -> None:
-    """The same as a source in Karpathy's format, in ``folder/source``: splits in COCO's proportions."""
+    """The same as ``repeat``, but as a source in Karpathy's format with COCO's proportions, in ``folder/source``."""
     images = folder / "source/Images"
     images.mkdir(parents=True)
     rows = itertools.cycle(read_jsonl(drawn / DATASET / "dataset.jsonl"))
-    # Written entry by entry: a process that is started counts its parent's peak memory as its own.
+    # Written entry by entry, because a child process inherits the peak memory of its parent.
     with (folder / "source/dataset_drawn.json").open("w", encoding="utf-8") as out:
         out.write('{"dataset": "drawn", "images": [\n')
         for number, row in zip(range(photos), rows, strict=False):
@@ -152,7 +152,7 @@ def coco_source(drawn: Path, folder: Path, photos: int) -> None:
         out.write("]}\n")
 
 
-def make_up_features(folder: Path, photos: int) -> None:
+def random_features(folder: Path, photos: int) -> None:
     """A feature store of random numbers with few channels, for photos named by ``coco_source``."""
     store = folder / FEATURES / ENCODER
     store.mkdir(parents=True)
@@ -170,7 +170,7 @@ def make_up_features(folder: Path, photos: int) -> None:
 
 
 def measure(sizes: Sequence[int], base: int, *, coco: bool = False) -> dict[str, list[Cost]]:
-    """Every shown stage at every size."""
+    """Run the stages at every size; returns the costs of each stage in the report."""
     commands = COCO_COMMANDS if coco else COMMANDS
     costs: dict[str, list[Cost]] = {command: [] for command in (COCO_COMMANDS if coco else SHOWN)}
     with tempfile.TemporaryDirectory() as name:
@@ -178,14 +178,14 @@ def measure(sizes: Sequence[int], base: int, *, coco: bool = False) -> dict[str,
         drawn.mkdir()
         _params(drawn, base)
         run(drawn, base, "download")
-        # Making MLflow's database takes longer than a small training, and would count for the first one.
+        # Created here, or the first training would include the time, which exceeds that of a small training.
         code = "import mlflow; mlflow.search_experiments()"
         subprocess.run([sys.executable, "-c", code], check=True, env=_environment(drawn), capture_output=True)
         for photos in sizes:
             folder = Path(name) / str(photos)
             if coco:
                 coco_source(drawn, folder, photos)
-                make_up_features(folder, photos)
+                random_features(folder, photos)
             else:
                 repeat(drawn, folder, photos)
             _params(folder, base, coco=coco)
@@ -199,12 +199,12 @@ def measure(sizes: Sequence[int], base: int, *, coco: bool = False) -> dict[str,
 
 
 def slope(first: Cost, last: Cost, of: str) -> float:
-    """The increase per photo from one size to another."""
+    """The increase per photo of seconds or memory between two sizes."""
     return float(getattr(last, of) - getattr(first, of)) / (last.photos - first.photos)
 
 
 def plan(costs: Mapping[str, Sequence[Cost]]) -> list[str]:
-    """What a million photos would need, extrapolated from the growth."""
+    """Time, memory and disk space for a million photos, extrapolated."""
     hours = {name: slope(own[0], own[-1], "seconds") * MILLION / 3600 for name, own in costs.items()}
     memory = {
         name: own[-1].own + slope(own[0], own[-1], "own") * (MILLION - own[-1].photos) for name, own in costs.items()
@@ -242,7 +242,7 @@ def _rows(command: str, costs: Sequence[Cost]) -> Iterator[list[str]]:
 
 
 def verdict(costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Which stages use more private memory than the limit at the largest size."""
+    """A sentence on the stages that exceed the memory limit at the largest size."""
     photos = max(own[-1].photos for own in costs.values())
     over = [f"{name} ({figure(own[-1].own)} MB)" for name, own in costs.items() if own[-1].own > LIMIT]
     used = f"these stages use more than {LIMIT:,} MB" if over else f"each stage uses at most {LIMIT:,} MB"
@@ -250,7 +250,7 @@ def verdict(costs: Mapping[str, Sequence[Cost]]) -> str:
 
 
 def coco(arguments: argparse.Namespace) -> None:
-    """Run the stages up to COCO's size and keep how they grow."""
+    """Measure the growth up to COCO's size."""
     before = load()
     sizes = (48, 72, 96) if arguments.smoke else COCO_SIZES
     costs = measure(sizes, base=min(sizes[0], 1000), coco=True)
@@ -262,14 +262,14 @@ def coco(arguments: argparse.Namespace) -> None:
     ]
     rows = [row for command, own in costs.items() for row in _rows(command, own)]
     result = section("growth", "Growth to COCO's size", COLUMNS, rows, notes, load=before)
-    keep(replace(result, key="growth.coco"), arguments)
+    publish(replace(result, key="growth.coco"), arguments)
 
 
 def main() -> None:
-    """Run the stages at every size and keep how they grow."""
+    """Measure the growth of time and memory."""
     parser = options(__doc__)
-    parser.add_argument("--full", action="store_true", help="32,000 photos too, about ten minutes more")
-    parser.add_argument("--coco", action="store_true", help="COCO's size instead, about two hours")
+    parser.add_argument("--full", action="store_true", help="measure 32,000 photos too; ten minutes more")
+    parser.add_argument("--coco", action="store_true", help="measure COCO's size instead; about two hours")
     arguments = parser.parse_args()
     if arguments.coco:
         coco(arguments)
@@ -287,7 +287,7 @@ def main() -> None:
         "memory-mapped features, which the system can reclaim.",
         *plan(costs),
     ]
-    keep(section("growth", "Growth", COLUMNS, rows, notes, load=before), arguments)
+    publish(section("growth", "Growth", COLUMNS, rows, notes, load=before), arguments)
 
 
 if __name__ == "__main__":

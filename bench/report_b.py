@@ -1,12 +1,12 @@
-"""Report B's model and data generator in Keras, for ``bench/training.py`` to stand beside.
+"""Report B's model and data generator in Keras, for the comparison in ``bench/training.py``.
 
     .venv-keras/bin/python bench/report_b.py DATA.npz
 
-Builds the model, trains a batch so that its graph is compiled, prints the number of parameters, then trains an epoch
-for every line on standard input and prints its loss. Runs in an environment of its own, without captionlab.
+Builds the model, trains one batch so that its graph is compiled, and prints the number of parameters; then trains an
+epoch for every line on standard input and prints its loss. Runs in a separate environment, without captionlab.
 
-Nothing is faster or slower than in the report but the text: captions come as numbers, where the report's generator
-takes each out of a pandas table and tokenises it for every batch.
+The only difference to the report: captions are already tokenised, while the report's generator looks each up in a
+pandas table and tokenises it for every batch.
 """
 
 import os
@@ -23,7 +23,7 @@ BATCH = 64  # captions
 
 
 class Generator(Sequence):  # type: ignore[misc]
-    """Every prefix of every caption: the photo's features, the words so far filled up with zeros, the next word."""
+    """Batches of every prefix of every caption: the photo's features, the prefix padded with zeros, the next word."""
 
     def __init__(self, features, captions, photos, words, longest) -> None:  # type: ignore[no-untyped-def]
         super().__init__()
@@ -35,7 +35,7 @@ class Generator(Sequence):  # type: ignore[misc]
         np.random.shuffle(self.indexes)
 
     def __len__(self) -> int:
-        return -(-len(self.captions) // BATCH)  # the report leaves the last part of a batch out
+        return -(-len(self.captions) // BATCH)  # the report drops the last, incomplete batch
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         x1, x2, y = [], [], []
@@ -49,22 +49,22 @@ class Generator(Sequence):  # type: ignore[misc]
 
 
 def build(words: int, longest: int, pooled: int, size: int = 256, dense: int = 128):  # type: ignore[no-untyped-def]
-    """The report's model at its best sizes."""
+    """The report's model with its best sizes."""
     photo = layers.Input(shape=(pooled,))
-    said = layers.Input(shape=(longest,))
+    prefix = layers.Input(shape=(longest,))
     image = layers.Dense(size, activation="relu")(photo)
-    embedded = layers.Embedding(words, size, mask_zero=False)(said)
+    embedded = layers.Embedding(words, size, mask_zero=False)(prefix)
     merged = layers.concatenate([layers.Reshape((1, size))(image), embedded], axis=1)
     x = layers.Dropout(0.5)(layers.LSTM(size)(merged))
     x = layers.Dense(dense, activation="relu")(layers.add([x, image]))
     output = layers.Dense(words, activation="softmax")(layers.Dropout(0.5)(x))
-    model = keras.Model(inputs=[photo, said], outputs=output)
+    model = keras.Model(inputs=[photo, prefix], outputs=output)
     model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
     return model
 
 
 def main() -> None:
-    """Train an epoch a line."""
+    """Train one epoch for each line on standard input."""
     data = np.load(sys.argv[1])
     ends = np.cumsum(data["lengths"])
     captions = [own.tolist() for own in np.split(data["tokens"], ends[:-1])]

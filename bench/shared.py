@@ -1,9 +1,9 @@
-"""Training beside other work: OpenMP's threads wait passively, as captionlab sets them, or spin.
+"""Speed of training on a shared machine, with OpenMP's threads waiting passively, as captionlab sets them, or spinning.
 
     python bench/shared.py [--rounds 3] [--photos 320] [--smoke]
 
-Every training is a process of its own, because OpenMP reads its settings once. A ratio compares the two ways of
-waiting within one round.
+Each training runs in its own process, because OpenMP reads its settings once. Ratios compare the two settings within
+one round.
 """
 
 import os
@@ -12,13 +12,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from common import Way, interleave, keep, load, options, section
+from common import Workload, interleave, load, options, publish, section
 from training import ours, subjects
 
 PASSIVE, SPINNING = "passive", "spinning"
 SETTINGS = {
     PASSIVE: {"OMP_WAIT_POLICY": "PASSIVE"},
-    # What GNU's and LLVM's OpenMP do by themselves. Both settings take precedence over captionlab's.
+    # The defaults of GNU's and LLVM's OpenMP. Both variables take precedence over OMP_WAIT_POLICY.
     SPINNING: {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"},
 }
 QUIET, BUSY, TWO = "alone", "beside a busy process on every second core", "two trainings at once"
@@ -27,7 +27,7 @@ Process = subprocess.Popen[str]
 
 
 def work(photos: int) -> None:
-    """Train for a while whenever a line comes in, and answer with the captions that were read."""
+    """Train once for every line on standard input and print the number of captions."""
     subject = next(subjects(photos))
     train = ours(subject, "cpu")
     for _ in sys.stdin:
@@ -35,19 +35,19 @@ def work(photos: int) -> None:
 
 
 def trainer(waiting: str, photos: int) -> Process:
-    """A process that trains when asked; its first training has run, so that the next one is at full speed."""
+    """Start a process that trains on request, and let it train once as a warm-up."""
     unset = {name for settings in SETTINGS.values() for name in settings}
     environment = {key: value for key, value in os.environ.items() if key not in unset} | SETTINGS[waiting]
     process = subprocess.Popen(
         [sys.executable, __file__, "--photos", str(photos), "--worker"],
         env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    at_once([process])()
+    all_at_once([process])()
     return process
 
 
-def at_once(processes: Sequence[Process]) -> Way:
-    """All of them train, each on every core."""
+def all_at_once(processes: Sequence[Process]) -> Workload:
+    """Let all processes train at the same time, each on every core."""
 
     def run() -> float:
         for process in processes:
@@ -62,7 +62,7 @@ def at_once(processes: Sequence[Process]) -> Way:
 
 @contextmanager
 def busy() -> Iterator[None]:
-    """Every second core, and at least one, has other work."""
+    """Keep every second core, and at least one, busy with another process."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(max(1, cores // 2))]
     try:
@@ -73,20 +73,20 @@ def busy() -> Iterator[None]:
             other.wait()
 
 
-def beside_others(way: Way) -> Way:
-    """The same with other work on the machine."""
+def beside_others(workload: Workload) -> Workload:
+    """The same workload while other processes are busy."""
 
     def run() -> float:
         with busy():
-            return way()
+            return workload()
 
     return run
 
 
 def main() -> None:
-    """Train in both ways alone, beside a busy process and two at once, and keep the ratios."""
+    """Measure both settings with one training alone, one beside a busy process, and two at once."""
     parser = options(__doc__)
-    parser.add_argument("--photos", type=int, default=320, help="each has five captions")
+    parser.add_argument("--photos", type=int, default=320, help="number of photos, with five captions each")
     parser.add_argument("--worker", action="store_true", help="run as one of the training processes")
     arguments = parser.parse_args()
     if arguments.worker:
@@ -94,15 +94,15 @@ def main() -> None:
         return
     before, photos = load(), 4 if arguments.smoke else arguments.photos
     with ExitStack() as stack:
-        ways: dict[str, Way] = {}
+        workloads: dict[str, Workload] = {}
         for waiting in SETTINGS:
             pair = [stack.enter_context(trainer(waiting, photos)) for _ in range(2)]
-            ways[f"{QUIET}, {waiting}"] = at_once(pair[:1])
-            ways[f"{BUSY}, {waiting}"] = beside_others(at_once(pair[:1]))
-            ways[f"{TWO}, {waiting}"] = at_once(pair)
+            workloads[f"{QUIET}, {waiting}"] = all_at_once(pair[:1])
+            workloads[f"{BUSY}, {waiting}"] = beside_others(all_at_once(pair[:1]))
+            workloads[f"{TWO}, {waiting}"] = all_at_once(pair)
             for process in pair:
                 stack.callback(process.terminate)
-        rates = interleave(ways, arguments.rounds)
+        rates = interleave(workloads, arguments.rounds)
     rows = []
     for case in (QUIET, BUSY, TWO):
         passive, spinning = (rates[f"{case}, {waiting}"] for waiting in (PASSIVE, SPINNING))
@@ -113,7 +113,7 @@ def main() -> None:
         "OpenMP's default."
     ]
     columns = ["training", "captions per second, waiting passively", "spinning", "passive over spinning"]
-    keep(section("shared", "Training on a shared machine", columns, rows, notes, load=before), arguments)
+    publish(section("shared", "Training on a shared machine", columns, rows, notes, load=before), arguments)
 
 
 if __name__ == "__main__":

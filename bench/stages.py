@@ -2,7 +2,7 @@
 
     python bench/stages.py [--root .] [--smoke]
 
-Reads ``artifacts/timings`` of a finished ``dvc repro``; repeat --root for further projects.
+Reads ``artifacts/timings`` of a finished ``dvc repro``; --root can be given several times.
 """
 
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import Any
 from captionlab.config import SYSTEMS, load_params
 from captionlab.core.files import read_json
 from captionlab.core.records import DATASET, TIMINGS
-from common import ROOT, figure, keep, load, options, section
+from common import ROOT, figure, load, options, publish, section
 
 
 def items(root: Path) -> list[str]:
-    """Every stage and item that params.yaml asks for, in the pipeline's order; older timings may lie beside them."""
+    """Every stage and item of params.yaml in the pipeline's order; timings of others are ignored."""
     params = load_params(root / "params.yaml")
     names = ["download", "clean_captions", "build_vocab"]
     names += [f"extract_features.{encoder}" for encoder in params.extract_features.encoders]
@@ -28,15 +28,15 @@ def _timing(path: Path) -> Any:
 
 
 def timings(root: Path) -> tuple[dict[str, Any], list[str]]:
-    """What each item took, and the items that have not run."""
+    """The timing of each item, and the items without one."""
     found = {name: _timing(root / TIMINGS / f"{name}.json") for name in items(root)}
     return {name: each for name, each in found.items() if each}, [name for name, each in found.items() if not each]
 
 
 def main() -> None:
-    """Keep a row a stage."""
+    """Report one row for each stage."""
     parser = options(__doc__)
-    parser.add_argument("--root", type=Path, action="append", help="a project where dvc repro has run")
+    parser.add_argument("--root", type=Path, action="append", help="a project with a finished dvc repro")
     arguments = parser.parse_args()
     before, rows, notes = load(), [], []
     for root in arguments.root or [ROOT]:
@@ -56,7 +56,7 @@ def main() -> None:
         "it includes the pages of memory-mapped features, which the system can reclaim."
     )
     columns = ["dataset", "stage", "seconds", "share", "peak MB"]
-    keep(section("stages", "Where the time goes", columns, rows, notes, load=before), arguments)
+    publish(section("stages", "Where the time goes", columns, rows, notes, load=before), arguments)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Speed of training, compared with report B's own loop in Keras, with plain PyTorch and with the machine's limit.
+"""Speed of training, compared with report B's loop in Keras, with plain PyTorch and with the machine's limit.
 
     python bench/training.py [--photos 320] [--rounds 3] [--smoke]
 
-The sizes are those of ``presets/flickr8k.yaml`` and ``presets/report_b.yaml``, the captions are random (see ``drawn``).
-Keras runs in an environment of its own, which ``make bench-keras`` creates; without it, its row is left out.
+Sizes are those of ``presets/flickr8k.yaml`` and ``presets/report_b.yaml``; captions are random (see ``drawn``). Keras
+runs in a separate environment, which ``make bench-keras`` creates; without it, the row of Keras is left out.
 """
 
 import subprocess
@@ -31,33 +31,33 @@ from captionlab.models.params import SystemParams
 from captionlab.training.batches import CaptionedFeatures, CaptionTokens
 from captionlab.training.loop import ResumeFile, Splits, train
 from captionlab.training.step import measure
-from common import ROOT, Rates, Way, figure, interleave, keep, load, matrix_product, options, section
+from common import ROOT, Rates, Workload, figure, interleave, load, matrix_product, options, publish, section
 from drawn import CAPTIONS, draw
 
 KERAS = ROOT / ".venv-keras"
-WORDS = {"flickr8k": 2541, "report_b": 7369}  # of the vocabulary under each preset
+WORDS = {"flickr8k": 2541, "report_b": 7369}  # size of the vocabulary under each preset
 CHANNELS = {"flickr8k": 1280, "report_b": 2048}  # of Lite2 and ResNet-50
 REGIONS = 49
-BATCH = 64  # captions, of the peers
+BATCH = 64  # captions, of the implementations compared with
 LIMIT = "matrix product"
 BASELINE, ATTENTION, MERGE = "baseline.lite0", "attention.lite2", "modified.resnet50"
-AIMS = {BASELINE: 2, ATTENTION: 2.5, MERGE: 12}
-EPOCHS = 3  # captionlab's in a round: its peers take as long for one
+TARGETS = {BASELINE: 2, ATTENTION: 2.5, MERGE: 12}
+EPOCHS = 3  # of captionlab in a round; the others take as long for one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One system to train, and what it is compared with."""
+    """A system to train, with its data and settings."""
 
     name: str
     preset: str
     config: SystemParams
     training: TrainingParams
     data: CaptionedFeatures
-    few: CaptionedFeatures  # to validate on
+    few: CaptionedFeatures  # for validation
 
     def fresh(self) -> Decoder:
-        """The system with fresh weights."""
+        """A newly initialised model."""
         torch.manual_seed(0)
         channels = CHANNELS[self.preset]
         model = build_model(self.config, vocab=WORDS[self.preset], pooled=channels, channels=channels)
@@ -65,18 +65,18 @@ class Subject:
         return model
 
     @property
-    def peer(self) -> str:
-        """What stands beside it."""
+    def reference(self) -> str:
+        """The name of the implementation that it is compared with."""
         return "Keras" if self.preset == "report_b" else f"plain PyTorch, {self.name}"
 
     @property
     def captions(self) -> int:
-        """In an epoch."""
+        """Number of captions in an epoch."""
         return sum(map(len, self.data.captions))
 
 
 def subjects(photos: int) -> Iterator[Subject]:
-    """Every system, its sizes from a preset."""
+    """Every system that is measured, with the sizes of its preset."""
     shared = load_params(ROOT / "params.yaml")
     for preset, system, names in (
         ("flickr8k", "baseline", ("lite0",)),
@@ -103,8 +103,8 @@ def _training(shared: Params, config: SystemParams, preset: dict[str, Any]) -> T
     return replace(shared.training_of(config, preset), epochs=EPOCHS, patience=EPOCHS)
 
 
-def ours(subject: Subject, device: str) -> Way:
-    """captionlab's own loop, with its validation and its state on disk after every epoch."""
+def ours(subject: Subject, device: str) -> Workload:
+    """captionlab's training loop, including validation and saving the state after every epoch."""
 
     def run() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +121,7 @@ def ours(subject: Subject, device: str) -> Way:
 
 
 class PlainBatch:
-    """Captions in any order, each with its photo's features, padded to the longest."""
+    """Captions in random order, padded to the longest, each with a copy of its photo's features."""
 
     def __init__(self, data: CaptionedFeatures, pairs: Sequence[tuple[int, int]], device: str) -> None:
         self.features: Features = data.features([photo for photo, _ in pairs]).to(device)
@@ -130,7 +130,7 @@ class PlainBatch:
 
 
 def plain_baseline(model: Decoder, batch: PlainBatch) -> Tensor:
-    """Logits_BTV of the baseline over padded captions."""
+    """Logits_BTV of the baseline on padded captions."""
     assert isinstance(model, Baseline)
     image_BI = model.dropout(model.image(model.standardise(batch.features.pooled_PD)).relu())
     words_BTE = model.dropout(model.embedding(batch.tokens_BT[:, :-1]))
@@ -139,7 +139,7 @@ def plain_baseline(model: Decoder, batch: PlainBatch) -> Tensor:
 
 
 def plain_attention(model: Decoder, batch: PlainBatch) -> Tensor:
-    """Logits_BTV of the attention: every caption projects its photo's regions for itself, word by word."""
+    """Logits_BTV of the attention system, one step per word; every caption projects its photo's regions again."""
     assert isinstance(model, Attention)
     state, logits = model.start(batch.features), []
     for t in range(batch.tokens_BT.shape[1] - 1):
@@ -153,13 +153,13 @@ PLAIN: dict[str, Forward] = {BASELINE: plain_baseline, ATTENTION: plain_attentio
 
 
 def plain_loss(model: Decoder, batch: PlainBatch, forward: Forward, smoothing: float) -> Tensor:
-    """Cross-entropy of every word, as PyTorch has it."""
+    """PyTorch's cross-entropy over all words."""
     target_N = batch.tokens_BT[:, 1:].flatten()
     return cross_entropy(forward(model, batch).flatten(0, 1), target_N, ignore_index=PAD, label_smoothing=smoothing)
 
 
-def plain(subject: Subject, forward: Forward, device: str) -> Way:
-    """A loop as a tutorial has it: 32 bits, captions in any order, autograd for everything."""
+def plain(subject: Subject, forward: Forward, device: str) -> Workload:
+    """A training loop as in PyTorch's tutorials: fp32, captions in random order, autograd throughout."""
     pairs = [(photo, number) for photo, own in enumerate(subject.data.captions) for number in range(len(own))]
     training = subject.training
     model = subject.fresh().to(device)
@@ -186,7 +186,7 @@ def plain(subject: Subject, forward: Forward, device: str) -> Way:
 def _check_same_loss(
     model: Decoder, subject: Subject, pairs: Sequence[tuple[int, int]], forward: Forward, device: str
 ) -> None:
-    """The peer computes what captionlab computes, or the comparison says nothing."""
+    """Raise AssertionError unless plain PyTorch and captionlab compute the same loss."""
     data = subject.data
     photos = sorted({photo for photo, _ in pairs})
     pairs = [(photo, number) for photo in photos for number in range(len(data.captions[photo]))]
@@ -194,15 +194,15 @@ def _check_same_loss(
     theirs = plain_loss(model, PlainBatch(data, pairs, device), forward, 0.0).item()
     own = replace(data, rows=data.rows[photos], captions=CaptionTokens(data.captions[photo] for photo in photos))
     measured = measure(model, own, len(photos), device).loss
-    assert abs(theirs - measured) < 1e-4, f"{subject.name}: the peer's loss is {theirs}, captionlab's {measured}"
+    assert abs(theirs - measured) < 1e-4, f"{subject.name}: plain PyTorch's loss is {theirs}, captionlab's {measured}"
 
 
 # --- Keras
 
 
 @contextmanager
-def keras(subject: Subject) -> Iterator[Way]:
-    """Report B's loop in a process of its own, built and warmed up; a call trains one epoch."""
+def keras(subject: Subject) -> Iterator[Workload]:
+    """Report B's loop in a separate process, built and warmed up; each call trains one epoch."""
     lengths = [len(tokens) for own in subject.data.captions for tokens in own]
     with tempfile.TemporaryDirectory() as folder:
         np.savez(
@@ -222,7 +222,7 @@ def keras(subject: Subject) -> Iterator[Way]:
             def run() -> float:
                 pipe_in.write("epoch\n")
                 pipe_in.flush()
-                assert float(pipe_out.readline()) > 0, "the loss in Keras is none"
+                assert float(pipe_out.readline()) > 0, "Keras reported no loss"
                 return subject.captions
 
             yield run
@@ -233,13 +233,13 @@ def keras(subject: Subject) -> Iterator[Way]:
 
 
 def operations(subject: Subject) -> float:
-    """Floating-point operations of one epoch, by formula: products only, no padding, forward and backward.
+    """Floating-point operations of one epoch by formula: matrix products without padding, forward and backward.
 
-    A product of (m, k) and (k, n) takes 2mkn; so do the gradients of its two factors, except where one is the
-    encoder's features, which want none.
+    A product of (m, k) and (k, n) takes 2mkn operations, and so does the gradient of each factor. The encoder's
+    features need no gradient.
     """
     config: Any = subject.config
-    lengths = [len(tokens) - 1 for own in subject.data.captions for tokens in own]  # words to be said, END too
+    lengths = [len(tokens) - 1 for own in subject.data.captions for tokens in own]  # target words, including END
     P, B, N = len(subject.data.captions), len(lengths), sum(lengths)
     D, V = CHANNELS[subject.preset], WORDS[subject.preset]
     E, H = config.embedding, config.hidden
@@ -254,7 +254,7 @@ def operations(subject: Subject) -> float:
         first = P * R * D * M
         rest = P * (R * M * A + M * 2 * H) + N * (H * A + R * A + R * M + H * M + 4 * H * (E + M + H) + H * V)
     elif kind == "bilstm":
-        back = sum(length * (length + 1) // 2 for length in lengths)  # one walk back a prefix
+        back = sum(length * (length + 1) // 2 for length in lengths)  # one backward pass for each prefix
         first = P * D * E
         rest = lstm(N, E) + N * (H * E + 4 * H * E) + P * config.repeats * lstm(1, E) + lstm(N, E)
         rest += (back + N * config.repeats) * 4 * H * H + N * 2 * H * V
@@ -262,8 +262,8 @@ def operations(subject: Subject) -> float:
         first = P * D * E
         rest = lstm(N + B, E) + deeper + N * (H * config.dense + config.dense * V)
         if kind == "states":
-            looks = sum(length * (length + 3) // 2 for length in lengths)  # pairs of a word and a state behind it
-            rest += (N + B + N) * H * config.attention + looks * (config.attention + H)
+            scored = sum(length * (length + 3) // 2 for length in lengths)  # pairs of a word and an earlier state
+            rest += (N + B + N) * H * config.attention + scored * (config.attention + H)
     else:
         first = P * D * E
         rest = lstm(N + B, E) + deeper + N * H * V
@@ -271,9 +271,9 @@ def operations(subject: Subject) -> float:
 
 
 def main() -> None:
-    """Train every system beside its peers and keep what each needs."""
+    """Measure the training speed of every system and of the implementations compared with."""
     parser = options(__doc__)
-    parser.add_argument("--photos", type=int, default=320, help="each has five captions")
+    parser.add_argument("--photos", type=int, default=320, help="number of photos, with five captions each")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     before, device = load(), choose_device(arguments.device)
@@ -282,14 +282,14 @@ def main() -> None:
     dtype = torch.bfloat16 if bf16 else torch.float32
     systems = list(subjects(photos))
     with ExitStack() as stack:
-        ways: dict[str, Way] = {LIMIT: matrix_product(device, dtype, size)}
+        workloads: dict[str, Workload] = {LIMIT: matrix_product(device, dtype, size)}
         for subject in systems:
-            ways[subject.name] = ours(subject, device)
+            workloads[subject.name] = ours(subject, device)
             if subject.name in PLAIN:
-                ways[subject.peer] = plain(subject, PLAIN[subject.name], device)
+                workloads[subject.reference] = plain(subject, PLAIN[subject.name], device)
             elif subject.preset == "report_b" and (KERAS / ".installed").exists():
-                ways[subject.peer] = stack.enter_context(keras(subject))
-        rates = interleave(ways, arguments.rounds, warm_up=not arguments.smoke)
+                workloads[subject.reference] = stack.enter_context(keras(subject))
+        rates = interleave(workloads, arguments.rounds, warm_up=not arguments.smoke)
     rows = [row for subject in systems for row in _rows(subject, rates)]
     words = sum(len(tokens) - 1 for own in systems[0].data.captions for tokens in own)
     notes = [
@@ -315,17 +315,17 @@ def main() -> None:
         "Mflop per caption",
         "share of the machine's speed",
     ]
-    keep(section("training", "Training", columns, rows, notes, load=before, device=device), arguments)
+    publish(section("training", "Training", columns, rows, notes, load=before, device=device), arguments)
 
 
 def _rows(subject: Subject, rates: dict[str, Rates]) -> Iterator[list[str]]:
     each = operations(subject) / subject.captions
-    for way, name in (("captionlab", subject.name), (subject.peer, subject.peer)):
+    for implementation, name in (("captionlab", subject.name), (subject.reference, subject.reference)):
         if name in rates:
             share = rates[name].times(100 * each).over(rates[LIMIT]).text(" %")
             ratio = "" if name == subject.name else rates[subject.name].over(rates[name]).text("x")
-            aim = "" if name == subject.name else f"{AIMS[subject.name]:g}x"
-            yield [subject.name, way, rates[name].text(), ratio, aim, figure(each / 1e6), share]
+            target = "" if name == subject.name else f"{TARGETS[subject.name]:g}x"
+            yield [subject.name, implementation, rates[name].text(), ratio, target, figure(each / 1e6), share]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What the tests build: a dataset as the stages before training leave it, params.yaml with changes, photos.
+"""Builders for tests: the outputs of the stages before training, modified params.yaml, photos.
 
-What training and evaluation leave is in ``results_tree``.
+The outputs of training and evaluation are in ``results_tree``.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def manifest(**changes: Any) -> Manifest:
-    """The manifest of a made-up dataset, with changes."""
+    """The manifest of a small dataset, with changes."""
     values: dict[str, Any] = {
         "name": "tiny", "format": "folder", "digest": "abc", "images": 12, "captions": 24,
         "splits": {"train": 6, "val": 3, "test": 3}, "set_aside": 0, "problems": [],
@@ -33,11 +33,11 @@ def manifest(**changes: Any) -> Manifest:
 
 
 def write_manifest(root: Path, **changes: Any) -> None:
-    """Write the manifest of a made-up dataset, with changes."""
+    """Write the manifest of a small dataset, with changes."""
     write_json(root / DATASET / "manifest.json", dataclasses.asdict(manifest(**changes)))
 
 
-_OWN: dict[str, dict[str, Any]] = {  # by system, or by kind where it is not the system's first
+_OWN: dict[str, dict[str, Any]] = {  # by system, or by kind if it is not the system's first kind
     "baseline": {},
     "modified": {"repeats": 3},
     "merge": {"dense": 6},
@@ -53,7 +53,7 @@ def tiny_system(system: str, **changes: Any) -> SystemParams:
 
 
 def identity(system: str, config: SystemParams, **changes: Any) -> Identity:
-    """A tiny system over the encoder of the made-up world, with changes."""
+    """The identity of a tiny system with the encoder of the test features, with changes."""
     values: dict[str, Any] = {
         "system": system, "name": "tiny", "dataset": "tiny", "config": dataclasses.asdict(config), "encoder": "tiny",
         "preprocessing": "square_bicubic", "encoder_weights": "0" * 16, "grid": 2, "pooled": 10, "channels": 7,
@@ -63,7 +63,7 @@ def identity(system: str, config: SystemParams, **changes: Any) -> Identity:
 
 
 def write_tree(root: Path, world: "World") -> Path:
-    """What the stages before training leave."""
+    """Write the outputs of the stages before training."""
     by_image: dict[str, dict[str, Any]] = {}
     for caption in world.captions:
         row = by_image.setdefault(caption.image, {"image": caption.image, "split": caption.split, "captions": []})
@@ -87,7 +87,7 @@ def write_tree(root: Path, world: "World") -> Path:
 def write_params(
     root: Path, encoders: dict[str, int], training: dict[str, Any], name: str = "tiny", **systems: dict[str, Any]
 ) -> Path:
-    """The repository's params.yaml with these encoders and their grids, and of all systems with these alone."""
+    """Write the repository's params.yaml with only these encoders and systems."""
     yaml = YAML(typ="safe")
     params = yaml.load(Path(__file__).parents[1] / "params.yaml")
     params["device"] = "cpu"

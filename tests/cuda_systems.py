@@ -1,4 +1,4 @@
-"""What the tests on CUDA train: every system at Flickr8k's sizes on drawn captions. As a script: digests as JSON.
+"""Systems for the tests on CUDA, at Flickr8k's sizes on random captions. As a script, prints digests as JSON.
 
 python cuda_systems.py cuda     trains every system and encodes photos; equal digests mean equal bytes
 """
@@ -29,7 +29,7 @@ from training import Subject, subjects
 
 NAMES = ("baseline.lite0", "modified.lite2", "attention.lite2", "attention.lite2_states", "modified.resnet50")
 PHOTOS = 48  # 240 captions, in 3 steps an epoch
-# What a training may have besides, so that each is tried on some system.
+# Optional training settings, each used by some system.
 CHANGES: dict[str, dict[str, Any]] = {
     "attention.lite2": {"doubly_stochastic": 0.5, "ema_decay": 0.9},
     "modified.lite2": {"scheduled_sampling": 0.5},
@@ -38,14 +38,14 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @cache
 def subject(name: str) -> Subject:
-    """One system with its training, and 48 photos."""
+    """A system with its training parameters and 48 photos."""
     found = {each.name: each for each in subjects(PHOTOS)}[name]
     changes = {"epochs": 3, "patience": 3, "batch_size": 16, **CHANGES.get(name, {})}
     return replace(found, training=replace(found.training, **changes))
 
 
 def without_dropout(model: Decoder) -> Decoder:
-    """The same model, in training but with all of its units."""
+    """The same model in training mode, without dropout."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -57,7 +57,7 @@ def without_dropout(model: Decoder) -> Decoder:
 def train_on(
     device: str, name: str, folder: Path, on_epoch: Callable[[Epoch], None] = lambda _: None
 ) -> tuple[Decoder, Trained]:
-    """Train a system by its own settings; what an interrupted run left in ``folder`` is continued."""
+    """Train a system; resumes from ``folder`` after an interruption."""
     own = subject(name)
     model = own.fresh().to(device)
     resume_file = ResumeFile(folder / f"{name}.pt", name)
@@ -65,7 +65,7 @@ def train_on(
 
 
 def digest(model: Decoder) -> str:
-    """Stands for every bit of a model's weights."""
+    """A digest of a model's weights."""
     sha256 = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         sha256.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
@@ -73,7 +73,7 @@ def digest(model: Decoder) -> str:
 
 
 def draw(folder: Path, count: int) -> list[str]:
-    """Photos that are the same each time: a rough picture of large patches with noise on it."""
+    """Deterministic photos: large patches with noise."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     images = [f"{number:03d}.jpg" for number in range(count)]
@@ -94,7 +94,7 @@ def extracted(device: str, folder: Path, work: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """Print what this process computes."""
+    """Print the digests of weights and features."""
     device = choose_device("cuda" if sys.argv[1] == "cuda" else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         found: dict[str, Any] = {name: digest(train_on(device, name, Path(folder))[0]) for name in NAMES}

@@ -1,4 +1,4 @@
-"""A project with two tiny systems over a real encoder that know four of the demo's drawn scenes by heart."""
+"""A project with two tiny systems over a real encoder, overfitted to four drawn scenes of the demo."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ KNOWN = EXAMPLES[:4]
 
 
 def write_demo_project(folder: Path) -> None:
-    """The project. Validation chose beam 3 for the attention system; nothing was chosen for the baseline."""
+    """Write the project. The chosen decoding of the attention system is beam 3; the baseline has none."""
     captions = [example.label.lower().split() for example in KNOWN]
     vocab = Vocabulary.build(captions, cleaning="standard", min_count=1)
     sequences = [torch.tensor(vocab.encode(words)) for words in captions]
@@ -57,7 +57,7 @@ def write_demo_project(folder: Path) -> None:
 
 @contextmanager
 def demo(root: Path) -> Iterator[int]:
-    """The real command on a free port, which is yielded; Ctrl-C ends it cleanly."""
+    """Run the real command on a free port, which is yielded; Ctrl-C must end it cleanly."""
     command = [sys.executable, "-m", "captionlab.cli", "demo", "--port", "0", "--no-open"]
     environment = {**os.environ, "PYTHONPATH": str(Path(server.__file__).parents[2])}
     with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as running:

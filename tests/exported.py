@@ -1,4 +1,4 @@
-"""Captioners to export, with random weights that make them say several things, and their exports as modules."""
+"""Captioners with random weights for export, and their exports as modules."""
 
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
@@ -24,7 +24,7 @@ ENCODER = "efficientnet_lite0"
 
 
 def make_captioner(vocab: Vocabulary, system: str, decoding: Decoding, **changes: Any) -> Captioner:
-    """A tiny system of random weights over a real encoder."""
+    """A tiny system with random weights over a real encoder."""
     config = tiny_system(system, **changes)
     grid = 3 if config.uses_regions else 0
     encoder = load_encoder(ENCODER, grid)
@@ -48,7 +48,7 @@ def _features(grid: int) -> tuple[Floats, Floats]:
 
 
 def load_runner(folder: Path) -> ModuleType:
-    """The module caption.py of an export."""
+    """Load the module caption.py of an export."""
     spec = spec_from_file_location("exported_caption", folder / "caption.py")
     assert spec
     assert spec.loader

@@ -1,4 +1,4 @@
-"""The cache of the Hugging Face hub, filled without a network."""
+"""Weights in the cache of the Hugging Face Hub, without a network."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,8 @@ from captionlab.encoders.torchvision_models import import_torchvision
 
 
 def downloaded(model: str, folder: Path) -> Any:
-    """Put random weights of timm's model where its download puts them; ``folder`` is HF_HOME. Returns the network."""
-    import_torchvision()  # before timm, which imports it
+    """Write random weights of a timm model into the cache in ``folder`` (HF_HOME); returns the network."""
+    import_torchvision()  # must precede timm, which imports it
     import timm
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""The part of the Hugging Face Hub's interface that an upload uses, as a local server that keeps what it is sent."""
+"""A local server with the part of the Hugging Face Hub's API that uploads use."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class Hub:
-    """What was sent: repositories, files by repository and name, and the tokens that came with it."""
+    """The uploaded repositories and files, by repository and name, and the tokens of the requests."""
 
     address: str = ""
     created: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Small photos, zips and datasets for the tests of the readers and the checks."""
+"""Small photos, zips and datasets for tests of readers and checks."""
 
 import io
 import zipfile
@@ -11,7 +11,7 @@ from captionlab.datasets.checks import Checked, check
 
 
 def jpeg(seed: int) -> bytes:
-    """A small photo of one colour, another for each seed."""
+    """A small photo of one colour, which depends on the seed."""
     out = io.BytesIO()
     Image.new("RGB", (8, 8), (seed * 37 % 256, seed * 91 % 256, seed // 7 % 256)).save(out, "JPEG")
     return out.getvalue()

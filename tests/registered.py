@@ -12,7 +12,7 @@ CHOSEN = Decoding(beam=2, length_penalty=0.4, max_words=5)  # on validation
 
 
 def candidate(checkpoint: Path, **changes: Any) -> registry.Candidate:
-    """A trained system that may become a version of the model, with changes."""
+    """A candidate for the registry, with changes."""
     values: dict[str, Any] = {
         "name": "attention.tiny", "checkpoint": checkpoint, "decoding": CHOSEN, "result_key": "key",
         "dataset": "scenes", "score": 0.5, "tags": TAGS,
@@ -21,5 +21,5 @@ def candidate(checkpoint: Path, **changes: Any) -> registry.Candidate:
 
 
 def register(root: Path, candidate: registry.Candidate, floor: float = 0.0) -> registry.Registered:
-    """Make it a version, in the experiment of the tests."""
+    """Register a candidate in the experiment of the tests."""
     return registry.register(root, EXPERIMENT, candidate, floor)

@@ -65,7 +65,7 @@ class Repository:
         self.run("git", "commit", "-qm", message)
 
     def mlflow_runs(self) -> dict[str, list[dict[str, str]]]:
-        """Configuration to the tags and ``name`` of its runs, read straight from MLflow's database."""
+        """The tags and ``name`` of the runs of each configuration, read from MLflow's database."""
         runs: dict[str, list[dict[str, str]]] = {}
         with sqlite3.connect(self.folder / "mlflow.db") as database:
             query = "SELECT name, run_uuid FROM runs WHERE lifecycle_stage = 'active'"
@@ -76,5 +76,5 @@ class Repository:
         return runs
 
     def ran(self, said: str) -> set[str]:
-        """The stages that DVC says it ran."""
+        """The stages that DVC ran, according to its output."""
         return {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage '")}

@@ -1,6 +1,6 @@
-"""What training and evaluation leave, made up: for the report to render and for ``track`` to publish.
+"""Generated outputs of training and evaluation, for tests of the report and of ``track``.
 
-Every file is written by the writer that the stages use.
+The files are written by the functions that the stages use.
 """
 
 import dataclasses
@@ -50,9 +50,9 @@ from captionlab.training.fit import settings_of
 IMAGES = tuple(f"{i:02}.jpg" for i in range(12))
 QUOTED = "an okapi drinks"  # a training caption
 SENTINEL = "The quagga <b>sleeps</b> beside a xylophone."  # a reference
-BEAMS = (1, 3, 5)  # or numbers of neighbours
-CHOSEN = 1  # the place of the decoding that validation chose
-GRID = 7  # regions a side
+BEAMS = (1, 3, 5)  # or number of neighbours for retrieval
+CHOSEN = 1  # index of the decoding chosen on validation
+GRID = 7  # regions per side
 
 
 def toys() -> Params:
@@ -74,7 +74,7 @@ def toys() -> Params:
 
 
 Quality = Mapping[str, tuple[float, float]]  # BLEU-4 on validation and on test, by configuration
-# The two disagree: attention is best on validation, modified on test.
+# attention is best on validation, modified on test.
 QUALITY: Quality = {
     "baseline.lite0": (0.16, 0.16), "baseline.lite2_wide": (0.17, 0.17), "modified.lite2": (0.14, 0.22),
     "attention.lite2": (0.2, 0.2), "retrieval.lite2": (0.1, 0.1),
@@ -99,9 +99,9 @@ def write_results(
     key: str = "key",
     judged: bool = False,
 ) -> None:
-    """What the stages up to ``evaluate`` leave of every trained configuration and of retrieval.
+    """Write the outputs of the stages up to ``evaluate`` for every configuration.
 
-    ``key`` begins the trainings' keys; ``judged`` is whether people judged captions, and are scored themselves.
+    ``key`` is the prefix of the trainings' keys; with ``judged``, there are human judgments and scores of people.
     """
     out = root / EVALUATION
     write_manifest(
@@ -176,7 +176,7 @@ def write_checkpoint(root: Path, system: str, name: str, seed: int = 1) -> None:
 
 
 def history(epochs: int, rank: int = 0) -> tuple[Epoch, ...]:
-    """A training whose validation loss rises again after three quarters of its epochs; higher losses for each rank."""
+    """A history whose validation loss rises after three quarters of the epochs; losses rise with rank."""
     return tuple(
         Epoch(
             epoch=epoch, train_loss=(4 + rank) / epoch,
@@ -199,7 +199,7 @@ def training(system: str, name: str, settings: dict[str, Any], history: tuple[Ep
 
 
 def configuration_scores(system: str, name: str, val: float, test: float) -> ConfigurationScores:
-    """Scores under three decodings. The second one has these BLEU-4 and is best on validation, the third on test."""
+    """Scores for three decodings: the second has the given BLEU-4 and is best on validation, the third on test."""
     retrieved = system == "retrieval"
     return ConfigurationScores(
         system=system,
@@ -223,21 +223,21 @@ def configuration_scores(system: str, name: str, val: float, test: float) -> Con
 
 
 def guest_scores(name: str, source: str) -> ConfigurationScores:
-    """A guest whose captions of the test split are the best of all; it has none of the validation split."""
+    """A guest with the best captions of the test split and none of the validation split."""
     test = {"strict": scores(0.3), "report_a": scores(0.4, strict=False), "report_b": scores(0.4, strict=False)}
     decoded = DecodedScores(decoding=Given(source=source), val=None, test=test)  # type: ignore[arg-type]
     return ConfigurationScores(system="guests", name=name, loss=None, accuracy=None, chosen=0, decodings=(decoded,))
 
 
 def scores(bleu_4: float, *, strict: bool = True) -> Scores:
-    """Scores that rise with BLEU-4. The reports' protocols have BLEU only."""
+    """Scores that increase with BLEU-4. The reports' protocols have only BLEU."""
     bleus = {f"bleu_{n}": round(bleu_4 + 0.1 * (4 - n), 6) for n in (1, 2, 3, 4)}
     rest = {"rouge_l": 0.45, "cider": round(3 * bleu_4, 6)} if strict else {"rouge_l": None, "cider": None}
     return Scores(**bleus, **rest, meteor=None)
 
 
 def photo_captions(scored: ConfigurationScores, rank: int = 0, said: str | None = None) -> list[PhotoCaptions]:
-    """Captions of which a third are good, a third short and a third wrong; for another ``rank`` other thirds."""
+    """Captions of which a third each are good, short and wrong, depending on the ``rank``."""
     kinds = ("dog", "cat", "boat", "horse", "child", "car")
     labels = [decoded.decoding.label for decoded in scored.decodings]
     rows = []
@@ -253,7 +253,7 @@ def photo_captions(scored: ConfigurationScores, rank: int = 0, said: str | None 
 
 
 def attention_maps(rows: Sequence[PhotoCaptions], label: str, photos: Sequence[GalleryPhoto]) -> list[AttentionMap]:
-    """Attention that wanders from left to right while the caption is said, for the photos of the gallery."""
+    """Attention that moves from left to right over the words, for the photos of the gallery."""
     captions = {row.image: row.captions[label].caption for row in rows}
     found = []
     for photo in photos:

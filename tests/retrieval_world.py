@@ -1,4 +1,4 @@
-"""Training photos and captions that tell dogs from boats."""
+"""Training features and captions of dogs and boats."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def words(*captions: str) -> list[tuple[str, ...]]:
 
 
 def photos(*directions: tuple[float, float]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Photos along these directions, on another scale in each feature: standardising must not let one outweigh."""
+    """Features in these directions, with a different scale in each dimension, so that standardisation matters."""
     return np.array(directions, dtype=np.float32) * np.array([1000.0, 1.0], dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Servers that tests start for real: MLflow's, and how they are ended."""
+"""Starting and stopping MLflow servers for tests."""
 
 import os
 import signal

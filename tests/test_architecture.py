@@ -1,4 +1,4 @@
-"""The rules of the source tree: which way imports point, and that dvc.yaml names each stage's code."""
+"""The rules of the source tree: directions of imports, and the code that dvc.yaml lists for each stage."""
 
 import ast
 import re
@@ -21,8 +21,8 @@ MODULES = {
     ".".join(["captionlab", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__"): path
     for path in sorted(SOURCE.rglob("*.py"))
 }
-MOST_FLAT = 12  # modules directly in src/captionlab
-MOST_PARAMETERS = 6  # of a function, unless its docstring says why it has more
+MOST_FLAT = 12  # directly in src/captionlab
+MOST_PARAMETERS = 6  # of a function, unless its docstring explains more
 
 # What each folder or flat module may import of ours; a folder may import itself. In the order of the imports: each line
 # names only what stands above it.
@@ -55,7 +55,7 @@ ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know
     "mlflow": {"tracking", "serving"},
     "dvc": set[str](),
     "timm": {"encoders"},
-    "torchvision": set[str](),  # encoders imports it by name, past a mismatch with torch
+    "torchvision": set[str](),  # encoders imports it dynamically, because of possible mismatches with torch
     "onnxruntime": {"encoders", "exporting"},
     "matplotlib": {"report"},
     "pyarrow": {"datasets"},
@@ -73,7 +73,7 @@ NO_TORCH = (
     "datasets", "metrics", "models.params", "report", "tracking",
 )  # fmt: skip
 
-# These decide no result: they carry values, name places, check parameters or report progress. What of them could
+# These affect no results: they carry values, name paths, check parameters or report progress. What of them could
 # change a result, the parameters' values, DVC watches itself. Listed, any edit would make every stage stale.
 PLUMBING = (
     "captionlab.errors",
@@ -89,7 +89,7 @@ BUILD = "captionlab.models.build"  # imports the network that a configuration na
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The modules a file imports anywhere, in functions too: ours to the module, others to the package."""
+    """All imports of a file, also those in functions: modules of ours, and packages of others."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -115,8 +115,8 @@ def short(module: str) -> str:
     return module.removeprefix("captionlab.")
 
 
-def room_of(module: str) -> str:
-    """The folder or flat module that a module belongs to."""
+def folder_of(module: str) -> str:
+    """The folder or top-level module that a module belongs to."""
     return short(module).split(".")[0]
 
 
@@ -126,34 +126,36 @@ def permitted(rule: str, name: str) -> bool:
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "captionlab"])
 def test_imports_point_one_way(module: str) -> None:
-    room = room_of(module)
+    folder = folder_of(module)
     for name in ours(module):
-        if room_of(name) == room and room != "stages":  # stages never import one another
+        if folder_of(name) == folder and folder != "stages":  # stages do not import one another
             continue
-        assert permitted(ALLOWED[room], short(name)), f"{module} must not import {name}"
+        assert permitted(ALLOWED[folder], short(name)), f"{module} must not import {name}"
 
 
-def test_the_rules_name_only_what_is_there_and_used() -> None:
-    rooms = {room_of(module) for module in MODULES if module != "captionlab"}
-    assert set(ALLOWED) == rooms
-    for room, rule in ALLOWED.items():
-        names = {short(name) for module in MODULES if room_of(module) == room for name in ours(module)}
+def test_the_rules_have_no_unused_entries() -> None:
+    folders = {folder_of(module) for module in MODULES if module != "captionlab"}
+    assert set(ALLOWED) == folders
+    for folder, rule in ALLOWED.items():
+        names = {short(name) for module in MODULES if folder_of(module) == folder for name in ours(module)}
         for entry in rule.replace("*", "").split():
-            assert any(permitted(entry, name) for name in names), f"{room} no longer imports {entry}; strike it"
+            assert any(permitted(entry, name) for name in names), f"{folder} no longer imports {entry}; strike it"
 
 
 def test_no_folder_imports_in_a_circle() -> None:
-    """``models.params`` stands apart: it holds values, and config reads them."""
-    arrows: dict[str, set[str]] = {room: set() for room in ALLOWED}
+    """Except ``models.params``, which holds values that config reads."""
+    arrows: dict[str, set[str]] = {folder: set() for folder in ALLOWED}
     for module in MODULES:
         if module != "captionlab" and module != "captionlab.models.params":
-            arrows[room_of(module)] |= {room_of(name) for name in ours(module) if name != "captionlab.models.params"}
-    order = list(TopologicalSorter({room: below - {room} for room, below in arrows.items()}).static_order())
+            arrows[folder_of(module)] |= {
+                folder_of(name) for name in ours(module) if name != "captionlab.models.params"
+            }
+    order = list(TopologicalSorter({folder: below - {folder} for folder, below in arrows.items()}).static_order())
     assert set(order) == set(ALLOWED)
     above: set[str] = set()
-    for room in ALLOWED:  # as the rules are written
-        assert arrows[room] - {room} <= above, f"{room} stands above {arrows[room] - above}"
-        above.add(room)
+    for folder in ALLOWED:  # as the rules are written
+        assert arrows[folder] - {folder} <= above, f"{folder} stands above {arrows[folder] - above}"
+        above.add(folder)
 
 
 def test_few_modules_lie_directly_in_the_package() -> None:
@@ -161,15 +163,15 @@ def test_few_modules_lie_directly_in_the_package() -> None:
 
 
 @pytest.mark.parametrize("library", ONLY_IN)
-def test_libraries_stay_in_their_rooms(library: str) -> None:
+def test_libraries_are_imported_only_in_their_folders(library: str) -> None:
     for module, path in MODULES.items():
         if any(name.split(".")[0] == library for name in imported(path)):
-            assert room_of(module) in ONLY_IN[library], f"{module} must not import {library}"
+            assert folder_of(module) in ONLY_IN[library], f"{module} must not import {library}"
 
 
 @pytest.mark.parametrize("place", NO_TORCH)
-def test_rooms_without_torch(place: str) -> None:
-    """Not even through another module of ours."""
+def test_some_folders_do_not_import_torch(place: str) -> None:
+    """Not through another module of ours either."""
     inside = [module for module in MODULES if permitted(place, short(module))]
     assert inside
     for module in inside:
@@ -179,7 +181,7 @@ def test_rooms_without_torch(place: str) -> None:
 
 
 def closure(start: str, trains: str | None = None) -> set[str]:
-    """All modules of ours that ``start`` reaches, itself too; where it ``trains`` a system, what decides that alone."""
+    """All modules of ours that ``start`` reaches; with ``trains``, only those that affect that system."""
     reached: set[str] = set()
     ahead = [start]
     while ahead:
@@ -198,7 +200,7 @@ def closure(start: str, trains: str | None = None) -> set[str]:
 
 
 def is_empty(module: str) -> bool:
-    """A package's own file that holds nothing but its docstring."""
+    """An ``__init__.py`` with nothing but its docstring."""
     return len(ast.parse(MODULES[module].read_text(encoding="utf-8")).body) < 2
 
 
@@ -212,9 +214,9 @@ STAGES = sorted(path.stem for path in (SOURCE / "stages").glob("*.py") if path.s
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_dvc_knows_the_code_of_each_stage(stage: str) -> None:
-    """Neither missing, or a changed module leaves old results standing; nor too many, or results go for nothing."""
-    if stage == "track":  # runs always, and has no result of its own
+def test_dvc_yaml_lists_the_code_of_each_stage(stage: str) -> None:
+    """A missing module would leave outdated results valid; a superfluous one would rerun stages for nothing."""
+    if stage == "track":  # always runs, and has no results
         assert deps(stage) == []
         return
     trains = stage == "finetune" or stage.startswith("train_")  # finetune trains any system
@@ -235,21 +237,21 @@ def test_dvc_knows_the_code_of_each_stage(stage: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_file_is_short_and_says_what_it_is(module: str) -> None:
+def test_every_file_is_short_and_has_a_docstring(module: str) -> None:
     text = MODULES[module].read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text)), f"{module} has no docstring"
     assert text.count("\n") < 400
 
 
 def functions(module: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Every function and method of a module, inner ones too."""
+    """All functions and methods of a module, including nested ones."""
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
 
-def test_a_function_with_many_parameters_says_why() -> None:
-    """More than six, without ``self``: the docstring then has a sentence about "parameters"."""
+def test_functions_with_many_parameters_explain_why() -> None:
+    """With more than six, without ``self``, the docstring must mention "parameters"."""
     for module in MODULES:
         for function in functions(module):
             every = function.args
@@ -259,7 +261,7 @@ def test_a_function_with_many_parameters_says_why() -> None:
                 assert "parameters" in why, f"{module}: {function.name} has many parameters; say why in its docstring"
 
 
-def test_the_tree_is_there() -> None:
+def test_the_documented_tree_exists() -> None:
     """Every name that CONTRIBUTING.md's tree shows exists, and every folder of the package is shown."""
     page = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     block = re.search(r"^## The tree\n.*?^```\w*\n(.*?)^```", page, re.MULTILINE | re.DOTALL)

@@ -1,4 +1,4 @@
-"""What the benchmarks rest on: their peers compute the same, their operations are counted right. Nothing is timed."""
+"""The benchmarks: reference implementations compute the same, operations are counted correctly. Nothing is timed."""
 
 import argparse
 import subprocess
@@ -27,30 +27,32 @@ SUBJECTS = {subject.name: subject for subject in training.subjects(2)}
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
-def test_operations_are_those_that_torch_counts(name: str) -> None:
+def test_operations_equal_the_count_of_torch(name: str) -> None:
     own = SUBJECTS[name].data.captions
-    alike = CaptionTokens([[*tokens[:5], END] for tokens in captions] for captions in own)  # nothing is padded
-    subject = replace(SUBJECTS[name], data=replace(SUBJECTS[name].data, captions=alike))
+    equal_lengths = CaptionTokens(
+        [[*tokens[:5], END] for tokens in captions] for captions in own
+    )  # equal lengths, so no padding
+    subject = replace(SUBJECTS[name], data=replace(SUBJECTS[name].data, captions=equal_lengths))
     model = subject.fresh().eval()
     (batch,) = subject.data.batches(2)
-    # Without oneDNN's fused LSTM every product is one that torch can count.
+    # FlopCounterMode does not count oneDNN's fused LSTM.
     with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
         teacher_forced_logits(model, batch)[1].sum().backward()
     assert counter.get_total_flops() == pytest.approx(training.operations(subject), rel=0.03)
 
 
 @pytest.mark.parametrize("name", training.PLAIN)
-def test_a_peer_that_computes_something_else_is_refused(name: str) -> None:
+def test_a_reference_with_another_loss_is_refused(name: str) -> None:
     def halved(model: Decoder, batch: training.PlainBatch) -> torch.Tensor:
         return training.PLAIN[name](model, batch) / 2
 
     training.plain(SUBJECTS[name], training.PLAIN[name], "cpu")
-    with pytest.raises(AssertionError, match="the peer's loss"):
+    with pytest.raises(AssertionError, match="plain PyTorch's loss"):
         training.plain(SUBJECTS[name], halved, "cpu")
 
 
 @pytest.mark.parametrize("name", training.PLAIN)
-def test_both_ways_of_decoding_find_the_same(name: str) -> None:
+def test_both_decodings_find_the_same_captions(name: str) -> None:
     subject = SUBJECTS[name]
     model = subject.fresh().eval()
     with torch.no_grad():
@@ -61,21 +63,21 @@ def test_both_ways_of_decoding_find_the_same(name: str) -> None:
         assert ours == decoding.one_by_one(model, subject.data, 2, penalty, 7)
 
 
-def test_a_section_replaces_its_former_self(tmp_path: Path) -> None:
+def test_a_section_replaces_its_earlier_version(tmp_path: Path) -> None:
     rates = common.interleave({"slow": lambda: 1.0, "fast": lambda: 2.0}, 3)
     assert len(rates["slow"].rounds) == 3
     assert common.Rates((2.0, 8.0, 4.0)).over(common.Rates((1.0, 2.0, 4.0))).text("x") == "2x (1 to 4)"
     arguments = argparse.Namespace(smoke=False, reports=tmp_path)
     for key, value in (("stages", "old"), ("training", "first"), ("stages", "new")):
-        common.keep(common.section(key, key.title(), ["a"], [[value]], [], load=0.0), arguments)
+        common.publish(common.section(key, key.title(), ["a"], [[value]], [], load=0.0), arguments)
     text = (tmp_path / "benchmarks.md").read_text()
     assert text.index("| first |") < text.index("| new |")
     assert "old" not in text
-    common.keep(common.section("growth", "Growth", ["a"], [["tried"]], [], load=0.0), argparse.Namespace(smoke=True))
+    common.publish(common.section("growth", "Growth", ["a"], [["tried"]], [], load=0.0), argparse.Namespace(smoke=True))
     assert "tried" not in (tmp_path / "benchmarks.md").read_text()
 
 
-def test_a_million_photos_cost_what_the_growth_says() -> None:
+def test_the_estimate_for_a_million_photos_is_extrapolated() -> None:
     costs = [growth.Cost(1000, 11.0, 100.0, 60.0), growth.Cost(2000, 21.0, 110.0, 61.0)]  # 10 ms and 1 kB a photo
     text = " ".join(growth.plan(dict.fromkeys(growth.SHOWN, costs)))
     assert "Extraction (efficientnet_lite0): 2.8 hours" in text
@@ -83,13 +85,13 @@ def test_a_million_photos_cost_what_the_growth_says() -> None:
     assert "extract_features 1.1 GB" in text
 
 
-def test_cocos_size_is_a_dataset_with_features(tmp_path: Path) -> None:
+def test_the_coco_benchmark_makes_a_dataset_with_features(tmp_path: Path) -> None:
     drawn = tmp_path / "drawn/artifacts/dataset"
     (drawn / "images").mkdir(parents=True)
     (drawn / "images/a.jpg").write_bytes(jpeg(1))
     write_jsonl(drawn / "dataset.jsonl", [{"image": "a.jpg", "captions": ["A dog .", "Two dogs ."]}])
     growth.coco_source(tmp_path / "drawn", tmp_path, 48)
-    growth.make_up_features(tmp_path, 48)
+    growth.random_features(tmp_path, 48)
     (tmp_path / "images").mkdir()
     found = karpathy(tmp_path / "source", tmp_path / "images")
     assert {split: len(photos) for split, photos in found.splits.items()} == {"train": 44, "val": 2, "test": 2}
@@ -115,7 +117,7 @@ GPU = Path(__file__).parents[1] / "bench/gpu.py"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is an NVIDIA GPU")
-def test_without_a_gpu_its_benchmark_says_so_in_one_line(tmp_path: Path) -> None:
+def test_the_gpu_benchmark_without_a_gpu_is_one_error_line(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, GPU, "--reports", tmp_path], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "bench/gpu.py measures an NVIDIA GPU, and this machine has none that PyTorch can use\n"
@@ -123,8 +125,8 @@ def test_without_a_gpu_its_benchmark_says_so_in_one_line(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_a_gpu_runs(tmp_path: Path) -> None:
-    """With the CPU in the GPU's place, at tiny sizes."""
+def test_the_gpu_benchmark_runs(tmp_path: Path) -> None:
+    """On the CPU, at tiny sizes."""
     command = [sys.executable, str(GPU), "--device", "cpu", "--smoke", "--reports", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

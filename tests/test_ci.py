@@ -1,4 +1,4 @@
-"""The files that other services read: workflows, pre-commit's hooks, the container. They are not run here."""
+"""Configuration of other services: workflows, pre-commit's hooks and containers, checked without running them."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def test_hooks_follow_pre_commits_schema() -> None:
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
-def test_workflows_run_what_is_here(workflow: Path) -> None:
+def test_workflows_run_existing_commands(workflow: Path) -> None:
     targets = set(re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     scripts = [step["run"] for step in steps(workflow) if "run" in step]
     assert scripts
@@ -47,7 +47,7 @@ def test_workflows_run_what_is_here(workflow: Path) -> None:
             assert (ROOT / path).exists(), path
 
 
-def test_make_says_when_results_differ_from_those_in_git(tmp_path: Path) -> None:
+def test_make_reports_results_that_differ_from_git(tmp_path: Path) -> None:
     def run(*command: str) -> str:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
@@ -62,7 +62,7 @@ def test_make_says_when_results_differ_from_those_in_git(tmp_path: Path) -> None
     assert "git restore dvc.lock reports" in run("make", "-s", "differences")
 
 
-def test_the_image_copies_what_its_context_has() -> None:
+def test_the_image_copies_existing_files() -> None:
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     copied = {name for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for name in line.split()[:-1]}
     context = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
@@ -71,7 +71,7 @@ def test_the_image_copies_what_its_context_has() -> None:
     assert all((ROOT / name).exists() for name in copied)
 
 
-def test_the_development_container_makes_the_environment_of_the_makefile() -> None:
+def test_the_development_container_uses_the_makefile() -> None:
     container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
     target = container["postCreateCommand"].removeprefix("make ")
     assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The command line as its users see it: a command per stage, errors in one line, fast help."""
+"""The command line: one command per stage, errors in one line, fast help."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 class Run:
-    """Runs the command line in this process; gives the exit code and what stood on stdout and stderr."""
+    """Runs the command line in this process; returns exit code, stdout and stderr."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
@@ -45,14 +45,14 @@ class Run:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """What the stage download leaves, without the photos."""
+    """The outputs of the stage download without the photos."""
     (tmp_path / "params.yaml").write_bytes((REPOSITORY / "params.yaml").read_bytes())
     rows = [{"image": f"{n}.jpg", "split": "train", "captions": ["A dog runs .", "The dog !"]} for n in range(4)]
     write_jsonl(tmp_path / "artifacts/dataset/dataset.jsonl", rows)
     return tmp_path
 
 
-def test_stage_command_module_function_and_params_share_one_name() -> None:
+def test_stage_command_module_and_params_share_one_name() -> None:
     commands = set(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
     assert commands >= STAGES
     stages = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -74,7 +74,7 @@ def test_help_lists_every_stage_and_imports_no_heavy_library() -> None:
     assert done.returncode == 0, done.stderr
     listed = set(re.findall(r"^ {2}(\w+) ", done.stdout, re.MULTILINE))
     assert listed >= STAGES | {"score", "caption", "release", "ui", "doctor"}
-    assert "..." not in done.stdout.split("Commands:")[1]  # a summary too long for its line is cut off
+    assert "..." not in done.stdout.split("Commands:")[1]  # summaries that are too long are truncated
 
 
 def test_the_installed_command_reports_an_error_in_one_line(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
     script = ask([], _CAPTIONLAB_COMPLETE="source_bash")
     assert "complete -o default -F _captionlab_completion captionlab" in script
     bash = shutil.which("bash")
-    if bash:  # the very script, in the very shell
+    if bash:  # the real script in the real shell
         asked = "COMP_WORDS=(captionlab train_); COMP_CWORD=1; _captionlab_completion captionlab; echo ${COMPREPLY[@]}"
         path = f"{Path(command).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
@@ -131,7 +131,7 @@ def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
         assert "download" not in done.stdout
 
 
-def test_an_internal_error_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(root: Path, *, cache: bool) -> None:
         raise KeyError("two\nlines")
 
@@ -154,7 +154,7 @@ def few_scenes(folder: Path) -> None:
     yaml.dump(params, folder / "params.yaml")
 
 
-def test_progress_bars_keep_out_of_pipes(tmp_path: Path) -> None:
+def test_progress_bars_are_hidden_in_pipes(tmp_path: Path) -> None:
     few_scenes(tmp_path)
     command = [str(Path(sys.executable).with_name("captionlab")), "download"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -164,13 +164,13 @@ def test_progress_bars_keep_out_of_pipes(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
-def test_progress_bars_are_shown_to_a_person(tmp_path: Path) -> None:
+def test_progress_bars_are_shown_in_a_terminal(tmp_path: Path) -> None:
     import pty
     import termios
 
     few_scenes(tmp_path)
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 80))  # a new one has no width, and a bar no room
+    termios.tcsetwinsize(theirs, (24, 80))  # a new terminal has no width for a progress bar
     command = [str(Path(sys.executable).with_name("captionlab")), "download"]
     done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, text=True, timeout=60)
     shown = os.read(ours, 1 << 16).decode() if select.select([ours], [], [], 0)[0] else ""
@@ -183,13 +183,13 @@ def test_progress_bars_are_shown_to_a_person(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [["no_such"], ["extract_features"], ["download", "--no-such"], ["ui", "--port", "0"]]
 )
-def test_a_wrong_command_is_exit_code_2(run: Run, arguments: list[str]) -> None:
+def test_an_invalid_command_has_exit_code_2(run: Run, arguments: list[str]) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("Usage: ")
 
 
-def test_a_stage_reports_and_writes_its_time_and_memory(run: Run, dataset: Path) -> None:
+def test_a_stage_writes_its_time_and_memory(run: Run, dataset: Path) -> None:
     code, out, err = run("clean_captions")
     assert (code, err) == (0, "")
     assert out.startswith("clean_captions: 8 captions")
@@ -209,7 +209,7 @@ def test_a_stage_reports_and_writes_its_time_and_memory(run: Run, dataset: Path)
     ["report", "does not exist"],
     ["track", "does not exist"],
 ])  # fmt: skip
-def test_a_stage_without_its_input_says_so_in_one_line(run: Run, dataset: Path, arguments: list[str]) -> None:
+def test_a_stage_without_input_is_one_error_line(run: Run, dataset: Path, arguments: list[str]) -> None:
     (dataset / "artifacts/dataset/dataset.jsonl").unlink()
     *command, message = arguments
     code, out, err = run(*command)
@@ -220,7 +220,7 @@ def test_a_stage_without_its_input_says_so_in_one_line(run: Run, dataset: Path, 
     assert not (dataset / "artifacts/timings").exists()
 
 
-def test_caption_and_release_say_what_is_missing(run: Run, tmp_path: Path) -> None:
+def test_caption_and_release_name_missing_files(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     code, out, err = run("caption", "empty")
     assert (code, out) == (1, "")
@@ -248,7 +248,7 @@ def test_caption_and_release_say_what_is_missing(run: Run, tmp_path: Path) -> No
     (["demo", "--host", ""], "the argument after --host is empty"),
 ])  # fmt: skip
 def test_an_empty_argument_is_refused(run: Run, tmp_path: Path, arguments: list[str], named: str) -> None:
-    """Path("") is the current folder: an unset variable must not mean all photos in it."""
+    """Path("") is the current folder, but an unset variable must not select all photos in it."""
     (tmp_path / "a.jpg").write_bytes(b"")
     assert run(*arguments) == (1, "", f"captionlab: {named}; is a variable unset?\n")
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
@@ -259,7 +259,7 @@ COMMAND = Path(sys.executable).with_name("captionlab")
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["clean_captions"]])
-def test_a_full_disk_behind_standard_output_is_one_line(dataset: Path, arguments: list[str]) -> None:
+def test_a_full_disk_at_standard_output_is_one_error_line(dataset: Path, arguments: list[str]) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run([COMMAND, *arguments], cwd=dataset, stdout=full, stderr=subprocess.PIPE, timeout=60)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""params.yaml read strictly: what is wrong is named, with the file, and nothing else ever comes out."""
+"""Strict reading of params.yaml, with errors that name the file and the key."""
 
 import copy
 import re
@@ -104,13 +104,13 @@ def test_the_shipped_file_is_read() -> None:
         ("attention.lite2", None, "attention.lite2 must be a mapping, not None"),
     ],
 )
-def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, key: str, value: Any, message: str) -> None:
+def test_errors_name_the_file_and_the_key(tmp_path: Path, key: str, value: Any, message: str) -> None:
     with pytest.raises(CaptionlabError) as caught:
         load(tmp_path, put(shipped(), key, value))
     assert str(caught.value).startswith(f"{tmp_path / 'params.yaml'}: {message}")
 
 
-# Each number's key, and the nearest values below and above its range; - for none.
+# The key of each number, and the nearest values below and above its range; - for no limit.
 RANGES = """
 dataset.max_bad_share -0.01 1.01; dataset.val_share -0.1 1.1; dataset.test_share -0.1 1.1
 dataset.split_seed -1 4294967296; dataset.scenes.train 0 1000001; dataset.scenes.val 0 1000001
@@ -140,14 +140,14 @@ OUT_OF_RANGE = [
 
 
 def with_all_sections() -> Plain:
-    """The shipped file with an entry in the sections that it leaves empty."""
+    """The shipped file with entries in its empty sections."""
     more = {"system": "attention", "config": "lite2", "cross_entropy": 0.2, "samples": 2}
     both = {"members": ["attention.lite2", "finetune.more"], "neighbours": 5, "consensus_weight": 1.0}
     return shipped() | {"finetune": {"more": more}, "ensemble": {"both": both}}
 
 
 @pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE)
-def test_a_number_out_of_its_range_is_refused(tmp_path: Path, key: str, value: float) -> None:
+def test_a_number_out_of_range_is_refused(tmp_path: Path, key: str, value: float) -> None:
     with pytest.raises(CaptionlabError) as caught:
         load(tmp_path, put(with_all_sections(), key, value))
     message = str(caught.value).removeprefix(f"{tmp_path / 'params.yaml'}: ")
@@ -185,9 +185,7 @@ def test_every_number_has_a_range() -> None:
         ("extract_features.encoders", 1.5, "extract_features.encoders: the name 1.5 is not text in YAML"),
     ],
 )  # fmt: skip
-def test_a_name_that_dvc_or_the_disk_cannot_use_is_refused(
-    tmp_path: Path, section: str, name: Any, message: str
-) -> None:
+def test_an_invalid_name_is_refused(tmp_path: Path, section: str, name: Any, message: str) -> None:
     plain = shipped()
     (plain["extract_features"]["encoders"] if "." in section else plain[section])[name] = {"grid": 0}
     with pytest.raises(CaptionlabError) as caught:
@@ -195,13 +193,13 @@ def test_a_name_that_dvc_or_the_disk_cannot_use_is_refused(
     assert str(caught.value).startswith(f"{tmp_path / 'params.yaml'}: {message}")
 
 
-def test_a_number_in_quotes_is_a_name(tmp_path: Path) -> None:
+def test_a_quoted_number_is_a_valid_name(tmp_path: Path) -> None:
     plain = shipped()
     assert "2024" in load(tmp_path, put(plain, "baseline.2024", plain["baseline"]["lite0"])).baseline
 
 
 @pytest.mark.parametrize(("name", "right"), [("../mine", False), ("", False), ("a b", False), ("scenes_v1.5", True)])
-def test_the_datasets_name_is_that_of_a_folder(tmp_path: Path, name: str, right: bool) -> None:
+def test_the_dataset_name_must_be_a_folder_name(tmp_path: Path, name: str, right: bool) -> None:
     plain = put(shipped(), "dataset.name", name)
     if right:
         assert load(tmp_path, plain).dataset.name == name
@@ -223,7 +221,7 @@ def test_the_datasets_name_is_that_of_a_folder(tmp_path: Path, name: str, right:
         ("baseline.lite0.training", "baseline.lite0.training.average is now called ema_decay"),
     ],
 )  # fmt: skip
-def test_a_key_of_an_earlier_version_is_told_its_new_name(tmp_path: Path, key: str, message: str) -> None:
+def test_a_renamed_key_is_an_error_with_the_new_name(tmp_path: Path, key: str, message: str) -> None:
     value = {"average": 0.9} if key.endswith("training") else 1
     with pytest.raises(CaptionlabError) as caught:
         load(tmp_path, put(with_all_sections(), key, value))
@@ -249,15 +247,15 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         load(tmp_path, plain)
 
 
-def test_small_floats_as_dvc_writes_them(tmp_path: Path) -> None:
-    """``dvc exp run -S training.learning_rate=0.00001`` leaves 1e-05, which YAML reads as text."""
+def test_floats_written_by_dvc_are_read(tmp_path: Path) -> None:
+    """``dvc exp run -S training.learning_rate=0.00001`` writes 1e-05, which YAML reads as text."""
     text = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
     params = load_text(tmp_path, re.sub(r"learning_rate: \S+", "learning_rate: 1e-05", text))
     assert params.training.learning_rate == 0.00001
     assert isinstance(load(tmp_path, put(shipped(), "training.clip_norm", 5)).training.clip_norm, float)
 
 
-def test_a_configuration_lays_its_own_training_over_the_shared(tmp_path: Path) -> None:
+def test_a_configuration_overrides_the_shared_training(tmp_path: Path) -> None:
     plain = put(shipped(), "baseline.lite0.training", {"epochs": 3, "learning_rate": "1e-05"})
     params = load(tmp_path, plain)
     own = params.training_of(params.system("baseline", "lite0"))
@@ -266,7 +264,7 @@ def test_a_configuration_lays_its_own_training_over_the_shared(tmp_path: Path) -
     assert params.training_of(params.system("baseline", "lite1")) == params.training
 
 
-def test_unknown_systems_and_configurations() -> None:
+def test_unknown_systems_and_configurations_are_refused() -> None:
     params = load_params(REPOSITORY / "params.yaml")
     with pytest.raises(CaptionlabError, match=r"baseline has no configuration 'lite9'; params.yaml has lite0, "):
         params.system("baseline", "lite9")
@@ -285,7 +283,7 @@ def test_a_configuration_names_its_kind() -> None:
         build_system("modified", {**shared, "kind": "merge"})
 
 
-def test_the_format_follows_the_name(tmp_path: Path) -> None:
+def test_the_format_defaults_to_the_name(tmp_path: Path) -> None:
     assert load(tmp_path, put(shipped(), "dataset.name", "flickr8k")).dataset.resolved_format == "flickr8k"
     plain = put(put(shipped(), "dataset.name", "holidays"), "dataset.format", "folder")
     assert load(tmp_path, plain).dataset.resolved_format == "folder"
@@ -303,7 +301,7 @@ def test_the_format_follows_the_name(tmp_path: Path) -> None:
         *("&a {b: *a}", "\t", "\0", "[" * 500),
     ],
 )
-def test_no_yaml_or_not_ours(tmp_path: Path, text: str) -> None:
+def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(CaptionlabError, match=r"params\.yaml"):
         load_text(tmp_path, text)
 
@@ -330,12 +328,12 @@ FINETUNED = {"system": "attention", "config": "lite2", "cross_entropy": 0.2}
         ("ensemble.x", {"members": ["attention.lite2"], "consensus_weight": 4.0}, r"must both be 0 or both above 0"),
     ],
 )
-def test_rows_of_trained_systems_that_cannot_be(tmp_path: Path, key: str, value: Any, message: str) -> None:
+def test_invalid_rows_of_trained_systems_are_refused(tmp_path: Path, key: str, value: Any, message: str) -> None:
     with pytest.raises(CaptionlabError, match=message):
         load(tmp_path, put(shipped(), key, value))
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CaptionlabError, match=r"does not exist; run captionlab from the project's folder"):
         load_params(tmp_path / "params.yaml")
     with pytest.raises(CaptionlabError, match="cannot read"):
@@ -362,7 +360,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=80, deadline=None)
 @given(key=st.sampled_from(paths(shipped())), value=VALUES)
-def test_any_value_anywhere_gives_params_or_an_error_of_ours(
+def test_any_value_gives_params_or_a_captionlab_error(
     tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
 ) -> None:
     try:
@@ -374,8 +372,8 @@ def test_any_value_anywhere_gives_params_or_an_error_of_ours(
         assert isinstance(params, Params)
 
 
-def test_a_value_that_no_memory_holds_is_named_in_brief(tmp_path: Path) -> None:
-    """A few lines of anchors stand for a list of a billion."""
+def test_a_huge_value_is_shortened_in_the_error(tmp_path: Path) -> None:
+    """A few lines with anchors expand to a list of a billion items."""
     laughs = "".join(
         f"- &{name} [{', '.join([f'*{of}'] * 10)}]\n" for of, name in zip("abcdefgh", "bcdefghi", strict=True)
     )

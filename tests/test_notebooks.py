@@ -1,4 +1,4 @@
-"""The notebooks, executed in a small copy of this project after an experiment."""
+"""The notebooks, executed in a small copy of this project with an experiment."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ LARGEST = 300_000  # bytes
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, path_without_java: str) -> Path:
-    """A project with two runs of baseline.lite0 in MLflow: as it is, and after an experiment."""
+    """A project with two runs of baseline.lite0 in MLflow, one of them an experiment."""
     repository = Repository(tmp_path_factory.mktemp("notebooks"))
     path, yaml = repository.folder / "params.yaml", YAML()
     params = yaml.load(path)
@@ -32,7 +32,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, path_without_java: str) ->
 
 
 def output(notebook: Any, source: str) -> str:
-    """The text that the one cell with ``source`` printed or returned."""
+    """The text output of the cell that contains ``source``."""
     (cell,) = (cell for cell in notebook.cells if cell.cell_type == "code" and source in cell.source)
     return "".join(found.get("text") or found.data["text/plain"] for found in cell.outputs)
 

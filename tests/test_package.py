@@ -1,4 +1,4 @@
-"""What importing the package does to its process, and the wheel in an environment of its own."""
+"""The effects of importing the package, and the wheel in a separate environment."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def openmp(script: str, monkeypatch: pytest.MonkeyPatch, **settings: str) -> str:
-    """What OpenMP itself reports when it starts."""
+    """The settings that OpenMP reports when it starts."""
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     for name, value in {"OMP_DISPLAY_ENV": "VERBOSE", **settings}.items():
@@ -32,7 +32,7 @@ def test_openmp_waits_passively(script: str, monkeypatch: pytest.MonkeyPatch) ->
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in openmp(script, monkeypatch)
 
 
-def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_settings_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     script = "from captionlab import Captioner"
     assert "OMP_WAIT_POLICY = 'ACTIVE'" in openmp(script, monkeypatch, OMP_WAIT_POLICY="ACTIVE")
     report = openmp(script, monkeypatch, GOMP_SPINCOUNT="1234", KMP_BLOCKTIME="1234")
@@ -49,7 +49,7 @@ def call(*command: str | Path, folder: Path) -> str:
 def test_the_wheel_captions_and_exports_in_an_empty_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its dependencies are those of the tests: their folder is on the path, without its editable captionlab."""
+    """Uses the dependencies of the tests' environment, without its editable captionlab."""
     monkeypatch.delenv("PYTHONPATH", raising=False)
     call(
         sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", REPOSITORY,

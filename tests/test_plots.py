@@ -1,4 +1,4 @@
-"""DVC's plots: two versions of the results are overlaid from the data that the report writes."""
+"""DVC's plots: two versions of the results are overlaid."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_plots_diff_overlays_two_versions(tmp_path: Path) -> None:
 
 
 def _values(content: object, field: str) -> dict[str, list[str]]:
-    """A drawing's values of a field by version; the drawing names the field."""
+    """The plotted values by version."""
     drawing = json.loads(content) if isinstance(content, str) else content
     assert isinstance(drawing, dict)
     assert field in json.dumps(drawing["spec"])

@@ -1,4 +1,4 @@
-"""DVC's remotes for real: an S3 and an SSH server on this machine; a push, a clone, a pull, a damaged file.
+"""DVC's remotes on local S3 and SSH servers: a push, a clone, a pull, a damaged file.
 
 They need captionlab[remotes], and moto[s3] for S3.
 """
@@ -16,25 +16,25 @@ import pytest
 from captionlab.commands.doctor import examine
 from repository import Repository
 
-STAGES = ("download", "clean_captions")  # the cheap ones
+STAGES = ("download", "clean_captions")  # the fast ones
 
 
 class Clone(Repository):
-    """Somebody else's copy, as git brings it."""
+    """Another user's clone."""
 
     def __init__(self, folder: Path, origin: Repository) -> None:
         self.folder = folder
         subprocess.run(["git", "clone", "-q", origin.folder, folder], check=True)
 
     def empty(self) -> None:
-        """Forget all that DVC brought."""
+        """Remove all files from DVC."""
         shutil.rmtree(self.folder / ".dvc/cache")
         shutil.rmtree(self.folder / "artifacts", ignore_errors=True)
 
 
 @dataclass(frozen=True)
 class Remote:
-    """Where a server keeps what is pushed, and how to change a byte of one of its files behind DVC's back."""
+    """A server's address, and a function that changes a byte of one of its files."""
 
     url: str
     options: dict[str, str]
@@ -111,7 +111,7 @@ def ssh(tmp_path: Path) -> Iterator[Remote]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "ssh"])
-def test_a_clone_takes_its_results_from_a_remote_and_nothing_damaged(
+def test_a_clone_pulls_results_and_refuses_damaged_files(
     kind: str, origin: Repository, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     remote: Remote = request.getfixturevalue(kind)
@@ -133,7 +133,7 @@ def test_a_clone_takes_its_results_from_a_remote_and_nothing_damaged(
     assert "Traceback" not in said
     verdicts = {finding.name: finding.verdict for finding in examine(clone.folder, cache=True)}
     assert verdicts["cache"] == "ok"
-    assert clone.ran(clone.run("dvc", "repro", STAGES[-1]))  # the one whose file it was
+    assert clone.ran(clone.run("dvc", "repro", STAGES[-1]))  # the stage of the damaged file
     assert clone.run("git", "status", "--porcelain") == ""
 
     remote.stop()

@@ -1,5 +1,5 @@
-"""Which stages DVC runs again after an edit of the source: with the real dvc.yaml and DVC, and commands that only make
-each stage's outputs. What follows from changed outputs is DVC's own business and not asked here.
+"""The stages that DVC runs again after an edit of the source, with the real dvc.yaml and commands that only create each
+stage's outputs. Stages that depend on changed outputs are not tested.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 
 SOURCE = Path("src/captionlab")
 TRAININGS = {f"train_{system}" for system in SYSTEMS}
-LATER = {"finetune", "evaluate"}  # they load and run any system
-UNTOUCHED = (  # edits that leave every result as it is
+LATER = {"finetune", "evaluate"}  # these load and run any system
+UNTOUCHED = (  # edits that affect no results
     "cli/stages.py", "config.py", "errors.py", "core/results.py", "tracking/runs.py", "serving/model.py",
     "commands/caption.py", "demo/server.py", "exporting/onnx_graphs.py", "tuning/search.py", "stages/track.py",
 )  # fmt: skip
@@ -63,7 +63,7 @@ MAKE = 'for out; do mkdir -p "$(dirname "$out")"; echo "$out" > "$out"; done\n'
 
 
 class Outline(Repository):
-    """A copy of the project whose stages make their outputs at once."""
+    """A copy of the project whose stages create their outputs at once."""
 
     def _write_params(self) -> None:
         super()._write_params()
@@ -93,7 +93,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Outline:
 
 @pytest.fixture(scope="module")
 def dvc(repository: Outline) -> Iterator[Any]:
-    """DVC in this process: a command of its own would take a second for each edit."""
+    """Run DVC in this process, because a new process would take a second for each edit."""
     from dvc.repo import Repo
 
     with Repo(str(repository.folder)) as repo:
@@ -101,7 +101,7 @@ def dvc(repository: Outline) -> Iterator[Any]:
 
 
 def stale(dvc: Any) -> set[str]:
-    """The stages that would run again, without their items; those that run always are left out."""
+    """The stages that would run again, without their items and without those that always run."""
     addresses = {address for address, changes in dvc.status().items() if changes != ["always changed"]}
     return {address.rpartition(":")[2].partition("@")[0] for address in addresses}
 
@@ -112,7 +112,7 @@ def test_nothing_is_stale_after_a_run(dvc: Any) -> None:
 
 @contextmanager
 def edited(repository: Outline, *names: str) -> Iterator[None]:
-    """Files of the package with a comment more."""
+    """Append a comment to files of the package."""
     paths = [repository.folder / SOURCE / name for name in names]
     before = [path.read_text(encoding="utf-8") for path in paths]
     for path, text in zip(paths, before, strict=True):

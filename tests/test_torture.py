@@ -13,7 +13,7 @@ TESTS = Path(__file__).parent
 
 
 @pytest.mark.parametrize("part", ["kill", "fuzz", "hostile", "disasters", "load", "numbers"])
-def test_a_few_faults_cost_nothing(part: str) -> None:
+def test_a_few_faults_are_handled(part: str) -> None:
     """In a process of its own: it forks, limits itself and dies."""
     environment = os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-m", "torture", part, "--short", "--minutes", "0.2"]

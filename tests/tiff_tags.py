@@ -1,4 +1,4 @@
-"""TIFF files and EXIF headers by hand, which may say anything; Pillow writes only sound ones."""
+"""TIFF files and EXIF headers with arbitrary tags; Pillow writes only valid ones."""
 
 import struct
 
@@ -10,12 +10,12 @@ _SHORT, _LONG = 3, 4
 
 
 def tag(number: int, kind: int, count: int, value: bytes) -> bytes:
-    """An entry of a directory. A value of more than four bytes is read at offset 0, whatever is there."""
+    """An entry of a directory. Values of more than four bytes are read at offset 0, whatever its contents."""
     return struct.pack("<HHL", number, kind, count) + (value if len(value) <= 4 else b"").ljust(4, b"\0")
 
 
 def tiff(photo: Image.Image | None, *tags: bytes) -> bytes:
-    """An RGB photo as a TIFF of orientation 6, with further tags; without a photo, the EXIF of another file."""
+    """An RGB photo as a TIFF with orientation 6 and further tags; without a photo, only the EXIF data."""
     entries = [_number(ORIENTATION, _SHORT, 6), *tags]
     pixels = photo.tobytes() if photo else b""
     if photo:

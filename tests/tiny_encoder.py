@@ -1,4 +1,4 @@
-"""An encoder of one layer, so that an extraction takes no time."""
+"""An encoder of one layer, for fast tests."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from captionlab.encoders.network import Network, Normalise, Parts, PooledMap
 
 
 class TinyBody(nn.Module):
-    """A CNN of one layer, so that an extraction takes no time."""
+    """A CNN of one layer."""
 
     def __init__(self) -> None:
         super().__init__()

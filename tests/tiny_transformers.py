@@ -1,4 +1,4 @@
-"""Tiny models of the library transformers with random weights, saved as folders that it loads without the network."""
+"""Tiny models of the library transformers with random weights, saved as local folders."""
 
 import importlib
 import json
@@ -10,7 +10,7 @@ import torch
 
 from captionlab.encoders.torchvision_models import import_torchvision
 
-import_torchvision()  # transformers imports it, and beside a CPU-only torch that needs help
+import_torchvision()  # transformers imports it, which needs a workaround with a CPU-only torch
 transformers: Any = importlib.import_module("transformers")
 transformers.utils.logging.disable_progress_bar()
 
@@ -27,7 +27,7 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def blip(folder: Path) -> Path:
-    """A BLIP that captions, with a vocabulary of a few words."""
+    """A BLIP captioner with a vocabulary of a few words."""
     tokenizer = _tokenizer(folder)
     torch.manual_seed(1)
     text = {

@@ -1,4 +1,4 @@
-"""A pipeline of two configurations before ``track``, and what MLflow holds of it."""
+"""A pipeline of two configurations ready for ``track``, and its runs in MLflow."""
 
 import dataclasses
 import sys
@@ -38,13 +38,13 @@ PARAMS = _two_baselines()  # the repository's parameters with two configurations
 
 
 def epoch_metrics(name: str, epoch: int) -> dict[str, float]:
-    """What a training logs of an epoch."""
+    """The metrics of an epoch."""
     row = history(3, CONFIGS.index(name))[epoch - 1].rounded()
     return {key: value for key, value in row.items() if key != "epoch"}
 
 
 def write_pipeline(root: Path, bleu: float = 0.2, key: str = "key") -> None:
-    """The files that the stages before ``track`` leave. On validation lite0 is better, on test lite1."""
+    """Write the outputs of the stages before ``track``. lite0 is better on validation, lite1 on test."""
     quality = {"baseline.lite0": (bleu + 0.01, bleu), "baseline.lite1": (bleu, bleu + 0.01)}
     write_results(root, PARAMS, quality, epochs=3, key=key)
     (root / "reports/scenes").mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def expected(name: str, key: str, epochs: int = 3) -> list[tuple[int, Any]]:
 
 
 def start(name: str = "lite0", key: str = "key") -> tracking.Start:
-    """What a training of one of the configurations tells MLflow."""
+    """The start of a configuration's run."""
     dataset = tracking.Dataset(
         name="scenes", digest="0123456789abcdef", source="data/scenes", splits={"train": 40, "val": 8, "test": 12}
     )
@@ -96,7 +96,7 @@ def train(root: Path, name: str = "lite0", *, first: int = 1, last: int = 3, die
             tracker.log_epoch(epoch, epoch_metrics(name, epoch))
 
 
-# A whole process, as a queue worker is one: it trains one system live and publishes all.
+# A process like a queue worker: it trains one system with live tracking and publishes all.
 _WORKER = """
 import sys
 from pathlib import Path
@@ -137,7 +137,7 @@ def before(uri: str, *, delay: float = 0.0, loses: str = "") -> Iterator[str]:
                 lost.append(self.path)
                 self.close_connection = True
                 return
-            with suppress(OSError):  # the client has given up
+            with suppress(OSError):  # the client has closed the connection
                 self.send_response(reply.status)
                 self.send_header("Content-Type", reply.headers["Content-Type"])
                 self.send_header("Content-Length", str(len(answer)))

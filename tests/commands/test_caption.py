@@ -1,4 +1,4 @@
-"""captionlab caption and its file of captions: names, kinds of files, other models, full disks."""
+"""captionlab caption and its output file."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_a_file_of_captions_belongs_to_one_model_and_decoding(
     assert len(read_jsonl(folder / "all.jsonl")) == 3
 
 
-def test_its_lines_can_be_scored(folder: Path, run: "Run") -> None:
+def test_caption_lines_can_be_scored(folder: Path, run: "Run") -> None:
     run("caption", "photos", "--out", "all.jsonl")
     said = {Path(row["image"]).name: [row["caption"]] for row in read_jsonl(folder / "all.jsonl")}
     Path("references.json").write_text(json.dumps(said))
@@ -81,7 +81,7 @@ def test_its_lines_can_be_scored(folder: Path, run: "Run") -> None:
     assert (code, json.loads(out)["bleu_1"]) == (0, pytest.approx(1))
 
 
-def test_a_folder_is_the_checkpoint_in_it(folder: Path, run: "Run", released: Path) -> None:
+def test_a_folder_stands_for_its_checkpoint(folder: Path, run: "Run", released: Path) -> None:
     (folder / "trained").mkdir()
     code, out, err = run("caption", "photos/000.jpg", "--model", "trained")
     assert (code, out) == (1, "")
@@ -99,7 +99,7 @@ def captioned(model: Path, *options: str, encoding: str, **streams: Any) -> subp
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_name_that_the_encoding_does_not_have(folder: Path, released: Path, options: list[str]) -> None:
+def test_a_name_outside_the_output_encoding_is_escaped(folder: Path, released: Path, options: list[str]) -> None:
     name = "photos/日本.jpg"
     (folder / "photos/000.jpg").rename(folder / name)
     done = captioned(released, *options, encoding="cp1252", stdout=subprocess.PIPE)
@@ -137,7 +137,7 @@ def opened(path: Path) -> CaptionFile:
     "[]\n",
     '{"caption": "a dog"}\n',
 ])  # fmt: skip
-def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: str) -> None:
+def test_an_unrelated_output_file_is_not_changed(tmp_path: Path, content: str) -> None:
     path = tmp_path / "notes.txt"
     path.write_text(content)
     with pytest.raises(
@@ -151,7 +151,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: str) ->
     ({"model": "baseline.other@abc", "decoding": SOURCE["decoding"]}, "model baseline.other@abc, decoding greedy"),
     ({"log_prob": "-1"}, "model unknown, decoding unknown"),
 ])  # fmt: skip
-def test_captions_of_another_model_are_refused_in_any_part(tmp_path: Path, source: Any, shown: str) -> None:
+def test_captions_of_another_model_are_refused_in_every_rank_file(tmp_path: Path, source: Any, shown: str) -> None:
     for name in ("all.jsonl", "all.jsonl.rank1"):
         (tmp_path / name).write_text(f"{row('a.jpg', **source)}\n")
         with pytest.raises(CaptionlabError, match=f"{name} has captions of {shown}.*this run has model attention.tiny"):
@@ -181,6 +181,6 @@ def test_a_folder_and_a_full_disk_are_one_line(tmp_path: Path, small_disk: Path)
         file.write({"image": f"{number}.jpg", "caption": "x" * 10_000})
     with pytest.raises(CaptionlabError, match=r"cannot write .*all\.jsonl: No space left on device; free space"):
         file.write({"image": "6.jpg", "caption": "x" * 10_000})
-    *complete, incomplete = path.read_bytes().split(b"\n")  # the file system took a part of the last line
+    *complete, incomplete = path.read_bytes().split(b"\n")  # only a part of the last line was written
     assert [json.loads(line)["image"] for line in complete] == [f"{number}.jpg" for number in range(6)]
     assert incomplete

@@ -1,4 +1,4 @@
-"""The doctor's findings: each problem is found and named with advice, and nothing is changed."""
+"""captionlab doctor: each problem is reported with advice, and nothing is changed."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """params.yaml and a whole dataset of two photos."""
+    """A project with params.yaml and a dataset of two photos."""
     (tmp_path / "params.yaml").write_bytes((REPOSITORY / "params.yaml").read_bytes())
     (tmp_path / "data/scenes").mkdir(parents=True)
     folder = tmp_path / "artifacts/dataset"
@@ -64,7 +64,7 @@ def found(root: Path) -> dict[str, Finding]:
     return {finding.name: finding for finding in examine(root)}
 
 
-def test_a_sound_project_has_no_fail_and_nothing_is_changed(project: Path) -> None:
+def test_a_valid_project_has_no_failures_and_is_not_changed(project: Path) -> None:
     before = sorted(project.rglob("*"))
     findings = found(project)
     assert [finding.name for finding in findings.values() if finding.verdict == "fail"] == []
@@ -77,7 +77,7 @@ def test_a_sound_project_has_no_fail_and_nothing_is_changed(project: Path) -> No
     assert sorted(project.rglob("*")) == before
 
 
-def test_every_format_has_a_line_here_and_on_the_page(tmp_path: Path) -> None:
+def test_every_dataset_format_is_listed_here_and_documented(tmp_path: Path) -> None:
     page = (REPOSITORY / "docs/datasets.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|$", page, re.MULTILINE))
     lines = {name: finding.found for name, finding in found(tmp_path).items() if name.startswith("format ")}
@@ -93,7 +93,7 @@ def test_it_works_without_a_project(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_photo_that_is_gone_is_named(project: Path) -> None:
+def test_a_missing_photo_is_named(project: Path) -> None:
     (project / "artifacts/dataset/images/b.jpg").unlink()
     finding = found(project)["dataset"]
     assert (finding.verdict, finding.found) == (
@@ -104,7 +104,7 @@ def test_a_photo_that_is_gone_is_named(project: Path) -> None:
     assert found(project)["dataset"].found.startswith("incomplete: ")
 
 
-def test_another_dataset_and_a_source_that_is_not_there(project: Path) -> None:
+def test_another_dataset_and_a_missing_source_are_reported(project: Path) -> None:
     change(project, dataset__name="mine", dataset__format="folder", dataset__source="data/mine")
     findings = found(project)
     assert findings["dataset"].found == "artifacts/dataset has scenes, params.yaml names mine"
@@ -113,7 +113,7 @@ def test_another_dataset_and_a_source_that_is_not_there(project: Path) -> None:
     assert found(project)["source"].found == "data/mine does not exist yet; dvc repro makes it"
 
 
-def test_weights_that_are_not_installed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_missing_weights_are_reported(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     from captionlab.encoders.torchvision_models import weights_of
 
     change(
@@ -131,7 +131,7 @@ def test_weights_that_are_not_installed(project: Path, tmp_path_factory: pytest.
     assert found(project)["resnet18"].verdict == "ok"
 
 
-def test_packages_that_are_old_or_missing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_and_missing_packages_are_reported(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ["torch<2", "torchvision", "dvc", "mlflow", "no-such-package>=1", "extra-only; extra == 'dev'"]
     monkeypatch.setattr(metadata, "requires", lambda name: asked)
     findings = found(project)
@@ -140,7 +140,7 @@ def test_packages_that_are_old_or_missing(project: Path, monkeypatch: pytest.Mon
     assert "extra-only" not in findings
 
 
-def test_commands_that_are_not_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_commands_are_reported(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     findings = found(project)
     assert {name for name in findings if findings[name].verdict == "fail"} == {"git", "dvc", "captionlab"}
@@ -148,9 +148,7 @@ def test_commands_that_are_not_found(project: Path, monkeypatch: pytest.MonkeyPa
     assert (findings["java"].verdict, findings["java"].found) == ("warn", "none on the PATH")
 
 
-def test_a_git_that_does_not_know_its_user_cannot_commit_experiments(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_git_without_a_user_name_is_reported(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
         monkeypatch.delenv(name, raising=False)
     for scope in ("GLOBAL", "SYSTEM"):
@@ -169,7 +167,7 @@ def test_a_git_that_does_not_know_its_user_cannot_commit_experiments(
     assert "git" not in found(project)
 
 
-def test_a_wrong_params_file_and_a_device_that_is_not_there(project: Path) -> None:
+def test_an_invalid_params_file_and_a_missing_device_are_reported(project: Path) -> None:
     import torch
 
     if not torch.cuda.is_available():
@@ -181,7 +179,7 @@ def test_a_wrong_params_file_and_a_device_that_is_not_there(project: Path) -> No
     assert "device must be one of 'auto', 'cpu', 'cuda' or 'mps', not 'warp'" in finding.found
 
 
-def test_a_full_disk(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for constant, verdict in (("TIGHT_GIGABYTES", "warn"), ("FULL_GIGABYTES", "fail")):
         monkeypatch.setattr(doctor, constant, 1e9)
         assert found(project)["disk"].verdict == verdict
@@ -189,7 +187,7 @@ def test_a_full_disk(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """Answers as a tracking server does when asked for its health."""
+    """A server that answers health checks like a tracking server."""
 
     class Health(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -205,7 +203,7 @@ def server() -> Iterator[str]:
         running.shutdown()
 
 
-def test_a_tracking_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str) -> None:
+def test_a_tracking_server_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{server}")
     assert doctor._runs(tmp_path) == Finding(name="mlflow runs", verdict="ok", found=f"http://{server} answers")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{server}/")
@@ -219,7 +217,7 @@ def test_a_tracking_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serv
     assert doctor._runs(tmp_path).found == "at postgresql://db/runs; not checked"
 
 
-def test_the_database_is_read_and_never_made(tmp_path: Path) -> None:
+def test_the_database_is_never_created(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE runs (lifecycle_stage TEXT)")
@@ -232,7 +230,7 @@ def test_the_database_is_read_and_never_made(tmp_path: Path) -> None:
     assert path.read_bytes() == b"not a database at all"
 
 
-def test_a_folder_that_is_no_git_repository_cannot_run_the_pipeline(tmp_path: Path) -> None:
+def test_a_folder_without_git_is_reported(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     finding = doctor._artifacts(tmp_path)
     assert finding.verdict == "fail"
@@ -240,7 +238,7 @@ def test_a_folder_that_is_no_git_repository_cannot_run_the_pipeline(tmp_path: Pa
 
 
 def test_a_damaged_file_in_dvcs_cache_is_named(project: Path) -> None:
-    """DVC looks at its mode alone, which no failing disk changes."""
+    """DVC checks only the file mode, which disk errors do not change."""
     for command in (["init", "-q", "--no-scm"], ["add", "-q", "artifacts/dataset"]):
         subprocess.run([sys.executable, "-m", "dvc", *command], cwd=project, check=True)
     assert doctor._cache(project).found == "4 files, 0.0 GB, all intact"  # a folder, three others
@@ -257,7 +255,7 @@ def test_a_damaged_file_in_dvcs_cache_is_named(project: Path) -> None:
             kept.write_bytes(whole)
 
 
-def test_the_command_aligns_its_lines_and_its_exit_code_says_whether_one_fails(
+def test_output_is_aligned_and_the_exit_code_is_1_after_a_failure(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*options: str) -> tuple[object, str]:

@@ -1,4 +1,4 @@
-"""captionlab export: which captioner it exports, and what it reports."""
+"""captionlab export: the choice of the captioner, and messages."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def own_folder(released: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """``released`` is the released captioner."""
+    """A working folder; ``released`` is the released captioner."""
     monkeypatch.setattr(captioner, "RELEASED", released)
     monkeypatch.chdir(tmp_path)
 

@@ -1,4 +1,4 @@
-"""captionlab judgments: a made-up folder of Flickr8k's texts, as text, JSON and CSV."""
+"""captionlab judgments on generated Flickr8k texts, with output as text, JSON and CSV."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_form_has_the_same_figures(
+def test_text_json_and_csv_have_the_same_figures(
     source: Path, tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))  # without Java

@@ -1,4 +1,4 @@
-"""The presets: each is params.yaml as a report had it, and every row of it can be built and trained."""
+"""The presets: contents, application to params.yaml, and a training step of every row."""
 
 import dataclasses
 import hashlib
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (REPOSITORY / "presets").glob("*.yaml"))
 OF_FLICKR8K = [name for name in NAMES if name != "own_photos"]
-# The pooled vector, and the channels of the grid.
+# Sizes of the pooled vector and channels of the grid.
 SIZES = {
     "resnet18": (512, 512),
     "vgg16": (4096, 512),
@@ -58,7 +58,7 @@ WORDS = {
     "own_photos": 3_000,
     "clip": 3_000,
     "trained_blocks": 3_000,
-}  # Flickr8k's vocabulary, special words counted
+}  # Flickr8k's vocabulary, including special tokens
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def preset(name: str, project: Path) -> Params:
 
 @pytest.fixture(scope="module")
 def presets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Params]:
-    """Every preset, each laid over the shipped params.yaml."""
+    """Every preset, applied to the params.yaml of the repository."""
     folder = tmp_path_factory.mktemp("presets")
     shutil.copytree(REPOSITORY / "presets", folder / "presets")
     laid = {}
@@ -93,15 +93,15 @@ def rows(name: str) -> Iterator[tuple[str, str]]:
 ROWS = [(name, *row) for name in NAMES for row in rows(name)]
 
 
-def test_no_preset_writes_over_the_report_of_another(presets: dict[str, Params]) -> None:
+def test_no_preset_overwrites_the_report_of_another(presets: dict[str, Params]) -> None:
     for name in OF_FLICKR8K:
         params = presets[name]
         assert params.dataset.name == (name if name == "flickr8k" else f"flickr8k_{name}")
         assert params.dataset.resolved_format == "flickr8k"
 
 
-def test_the_best_of_an_hour_has_three_seeds(presets: dict[str, Params]) -> None:
-    """Each is distilled from its start and the next seed's model; an ensemble adds the other models."""
+def test_the_best_configuration_of_hour_has_three_seeds(presets: dict[str, Params]) -> None:
+    """Each is distilled from its initial model and that of the next seed; an ensemble adds the other models."""
     params = presets["hour"]
     seeds = ["", "_seed2", "_seed3"]
     assert list(params.attention) == [*(f"lite012_380{seed}" for seed in seeds), "lite2_averaged"]
@@ -135,7 +135,7 @@ def test_report_a_has_its_rows(presets: dict[str, Params]) -> None:
     assert params.evaluate.beams == (1, 3, 5, 7)
 
 
-def test_report_b_has_its_two_systems(presets: dict[str, Params]) -> None:
+def test_report_b_has_two_systems(presets: dict[str, Params]) -> None:
     params = presets["report_b"]
     assert not params.baseline
     merge, states = params.modified["resnet50"], params.attention["resnet50"]
@@ -148,7 +148,7 @@ def test_report_b_has_its_two_systems(presets: dict[str, Params]) -> None:
     assert 5 * params.training.batch_size == pytest.approx(64, abs=1)
 
 
-def test_the_four_places_differ_in_nothing_else(presets: dict[str, Params]) -> None:
+def test_the_image_positions_differ_in_nothing_else(presets: dict[str, Params]) -> None:
     configs = presets["image_places"].baseline
     assert {c.image for c in configs.values()} == {"init-inject", "pre-inject", "par-inject", "merge"}
     first, *others = (dataclasses.replace(config, image="merge") for config in configs.values())
@@ -156,7 +156,7 @@ def test_the_four_places_differ_in_nothing_else(presets: dict[str, Params]) -> N
 
 
 @pytest.mark.parametrize("name", ["report_a", "report_b"])
-def test_the_lite_preset_differs_in_encoders_alone(presets: dict[str, Params], name: str) -> None:
+def test_the_lite_preset_differs_only_in_encoders(presets: dict[str, Params], name: str) -> None:
     theirs, ours = presets[name], presets[f"{name}_lite"]
 
     def without_encoders(params: Params) -> Any:
@@ -175,8 +175,8 @@ def test_the_lite_preset_differs_in_encoders_alone(presets: dict[str, Params], n
     assert all(len(lites) == 1 for lites in stands_for.values())  # always the same Lite for the same encoder
 
 
-def test_a_preset_leaves_nothing_of_another_and_keeps_the_comments(project: Path, presets: dict[str, Params]) -> None:
-    """All but those inside the systems' configurations, which it replaces."""
+def test_a_preset_replaces_another_completely_and_keeps_comments(project: Path, presets: dict[str, Params]) -> None:
+    """All comments except those inside the systems' configurations, which are replaced."""
     lines = (project / "params.yaml").read_text(encoding="utf-8").splitlines()
     comments = {line[line.index("#") :] for line in lines if "#" in line and not line.startswith("    ")}
     assert len(comments) > 50
@@ -188,7 +188,7 @@ def test_a_preset_leaves_nothing_of_another_and_keeps_the_comments(project: Path
 
 
 def changed_lines(path: Path, override: str) -> list[tuple[str, str]]:
-    """What ``dvc exp run -S`` changes in the file: each line before and after."""
+    """The lines that ``dvc exp run -S`` changes in the file, before and after."""
     before = path.read_text(encoding="utf-8").splitlines()
     apply_overrides(str(path), [override])
     after = path.read_text(encoding="utf-8").splitlines()
@@ -196,7 +196,7 @@ def changed_lines(path: Path, override: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", [None, *NAMES])
-def test_an_override_of_dvc_changes_one_line(project: Path, name: str | None) -> None:
+def test_a_dvc_override_changes_one_line(project: Path, name: str | None) -> None:
     params = load_params(project / "params.yaml") if name is None else preset(name, project)
     system, config, _ = params.systems()[0]
     path = project / "params.yaml"
@@ -224,7 +224,7 @@ def test_a_preset_in_flow_style_gives_the_same_file_as_in_block_style(project: P
     assert texts[0] == texts[1]
 
 
-def test_a_preset_says_how_long_it_takes(project: Path) -> None:
+def test_a_preset_states_its_duration(project: Path) -> None:
     for name in NAMES:
         _, time, _ = apply_preset(project, name)
         assert time.startswith("time: ")
@@ -234,7 +234,7 @@ def test_a_preset_says_how_long_it_takes(project: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_preset_names_encoders_that_there_are_and_uses_each(presets: dict[str, Params], name: str) -> None:
+def test_a_preset_names_known_encoders_and_uses_all_of_them(presets: dict[str, Params], name: str) -> None:
     params = presets[name]
     named = set(params.extract_features.encoders)
     for encoder in named:
@@ -258,7 +258,7 @@ def test_a_preset_names_encoders_that_there_are_and_uses_each(presets: dict[str,
         ("a: [", "is not valid YAML"),
     ],
 )
-def test_a_preset_that_does_not_fit_changes_nothing(project: Path, content: str, words: str) -> None:
+def test_an_invalid_preset_changes_nothing(project: Path, content: str, words: str) -> None:
     (project / "presets/mine.yaml").write_text(content)
     before = (project / "params.yaml").read_bytes()
     with pytest.raises(CaptionlabError, match=words) as caught:
@@ -268,7 +268,7 @@ def test_a_preset_that_does_not_fit_changes_nothing(project: Path, content: str,
     assert not list(project.glob(".*partial"))
 
 
-def test_an_unknown_preset_is_told_the_known(project: Path) -> None:
+def test_an_unknown_preset_is_an_error_that_lists_the_known_ones(project: Path) -> None:
     with pytest.raises(
         CaptionlabError, match=r"no preset 'report_c' in presets/; there are clip, flickr8k, .*hour, image_places, "
     ):
@@ -277,7 +277,7 @@ def test_an_unknown_preset_is_told_the_known(project: Path) -> None:
         apply_preset(project / "presets", "report_a")
 
 
-def test_every_row_keeps_the_limit_on_its_size(presets: dict[str, Params]) -> None:
+def test_every_row_is_within_the_size_limit(presets: dict[str, Params]) -> None:
     for name, params in presets.items():
         for system, config, row in params.systems():
             pooled, channels = SIZES.get(row.encoder, (2048, 2048))
@@ -287,7 +287,7 @@ def test_every_row_keeps_the_limit_on_its_size(presets: dict[str, Params]) -> No
 
 
 def one_step(world: "World", store: FeatureStore, params: Params, row: SystemParams, resume: Path) -> Trained:
-    """One step over the world's photos with a store of the row's encoder, by the row's own training."""
+    """Train one step with random features of the row's encoder and the row's training parameters."""
     grid = row.uses_regions
     splits: tuple[Split, ...] = ("train", "val")
     data = {split: CaptionedFeatures.of(store, grid, world.captions, split, world.vocab) for split in splits}
@@ -306,10 +306,10 @@ def one_step(world: "World", store: FeatureStore, params: Params, row: SystemPar
 
 
 @pytest.mark.parametrize(("name", "system", "config"), ROWS)
-def test_every_row_trains_a_step(
+def test_every_row_can_train_a_step(
     presets: dict[str, Params], world: "World", name: str, system: str, config: str, tmp_path: Path
 ) -> None:
-    """Over random features of its encoder's sizes; a smaller grid serves, but for the row of the next test."""
+    """On random features of the encoder's size, with a smaller grid."""
     params = presets[name]
     row = params.system(system, config)
     pooled, channels = SIZES.get(row.encoder, (2048, 2048))
@@ -324,7 +324,7 @@ def test_every_row_trains_a_step(
     assert 0 < trained.history[0].val_loss < 2 * np.log(len(world.vocab))
 
 
-def test_report_as_attention_learns_from_resnet18s_grid(
+def test_report_a_attention_uses_the_grid_of_resnet18(
     presets: dict[str, Params], world: "World", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From photos: ResNet-18 with weights in torch's cache, 14x14 regions of 512 numbers, one step of training."""
@@ -355,4 +355,4 @@ def test_report_as_attention_learns_from_resnet18s_grid(
     coarse = square.reshape(12, 7, 2, 7, 2, 512).mean((2, 4))
     np.testing.assert_allclose(coarse.mean((1, 2)), store.pooled, rtol=1e-2, atol=1e-3)  # the map of 7x7 behind it
     trained = one_step(world, store, params, row, tmp_path / "resume.pt")
-    assert 0 < trained.history[0].val_loss < 2 * np.log(len(world.vocab))  # as a model that guesses
+    assert 0 < trained.history[0].val_loss < 2 * np.log(len(world.vocab))  # the loss of random guesses

@@ -1,4 +1,4 @@
-"""captionlab publish: a repository's files, and their upload to a local server that speaks the Hub's interface."""
+"""captionlab publish: the repository's files, and their upload to a local server with the Hub's API."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def call(hub: Hub, folder: Path, *arguments: str, token: str = "hf_test") -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own: huggingface_hub reads its address and token when it is imported."""
+    """Run the command in a new process, because huggingface_hub reads its address and token when it is imported."""
     environment = {
         **os.environ, "HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HOME": str(folder / "hf"),
@@ -34,7 +34,7 @@ def call(hub: Hub, folder: Path, *arguments: str, token: str = "hf_test") -> sub
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_the_folder_has_the_hubs_layout(released: Path, tmp_path: Path) -> None:
+def test_the_folder_has_the_layout_of_the_hub(released: Path, tmp_path: Path) -> None:
     line, advice = publish(tmp_path / "hub", str(released), None)
     assert line.startswith("attention.tiny is written to ")
     assert line.endswith("nothing was uploaded")
@@ -55,7 +55,7 @@ def test_the_folder_has_the_hubs_layout(released: Path, tmp_path: Path) -> None:
     assert 'hf_hub_download("OWNER/NAME", "model.safetensors")' in card.text
 
 
-def test_the_folder_is_uploaded_to_the_repository_that_is_named(released: Path, tmp_path: Path) -> None:
+def test_the_folder_is_uploaded_to_the_given_repository(released: Path, tmp_path: Path) -> None:
     with hub() as server:
         done = call(server, tmp_path, "out", "--model", str(released), "--repo", "me/captioner")
         assert (done.returncode, done.stderr) == (0, "")
@@ -72,7 +72,7 @@ def test_nothing_is_sent_without_a_repository(released: Path, tmp_path: Path) ->
         assert server.requests == []
 
 
-def test_an_upload_that_fails_is_one_line_and_leaves_the_folder(released: Path, tmp_path: Path) -> None:
+def test_a_failed_upload_is_one_line_and_keeps_the_folder(released: Path, tmp_path: Path) -> None:
     with hub() as server:
         address = server.address
     done = call(Hub(address), tmp_path, "out", "--model", str(released), "--repo", "me/captioner")
@@ -82,7 +82,9 @@ def test_an_upload_that_fails_is_one_line_and_leaves_the_folder(released: Path, 
     assert (tmp_path / "out/README.md").exists()
 
 
-def test_captioners_without_scores_and_full_folders_are_refused(world: "World", released: Path, tmp_path: Path) -> None:
+def test_captioners_without_scores_and_nonempty_folders_are_refused(
+    world: "World", released: Path, tmp_path: Path
+) -> None:
     captioner = make_captioner(world.vocab, "attention", Decoding())
     path = tmp_path / "trained.safetensors"
     save_checkpoint(path, Checkpoint(model=captioner.model, vocab=captioner.vocab, identity=captioner.identity))

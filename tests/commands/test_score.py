@@ -1,4 +1,4 @@
-"""captionlab score: any pair of files, as text and as JSON."""
+"""captionlab score: input formats, and output as text and JSON."""
 
 import dataclasses
 import json
@@ -23,10 +23,8 @@ CAPTIONS = {"a.jpg": "a dog runs on the grass", "b.jpg": "a kite"}
 EXPECTED = score(REFERENCES, CAPTIONS, meteor=False)
 
 
-def test_scores_can_be_a_run_in_mlflow_beside_the_systems(
-    pipeline: Path, run: "Run", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The experiment is the one of the project; the same scores are one run, others under that name another."""
+def test_scores_can_be_logged_as_a_run_in_mlflow(pipeline: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the project's experiment; equal scores are one run, other scores under the same name another."""
     shutil.copy(REPOSITORY / "params.yaml", pipeline)
     monkeypatch.chdir(pipeline)
     references, captions = write(pipeline, refs=REFERENCES, caps=CAPTIONS)
@@ -68,7 +66,7 @@ def write(folder: Path, **files: Any) -> list[Path]:
 
 
 def test_every_format_gives_the_same_scores(tmp_path: Path) -> None:
-    """Ids are those that the two files have in common, file names or numbers."""
+    """Ids are file names or numbers, whichever both files have."""
     images = [{"id": place, "file_name": name} for place, name in enumerate(REFERENCES)]
     annotations = [
         {"image_id": place, "caption": text} for place, own in enumerate(REFERENCES.values()) for text in own
@@ -128,7 +126,7 @@ def test_text_and_json(tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPat
     assert err.startswith(f"captionlab: {generated} is not valid JSON")
 
 
-def test_no_library_is_imported_that_scores_do_not_need() -> None:
+def test_unneeded_libraries_are_not_imported() -> None:
     script = (
         "import sys; import captionlab.commands.score\n"
         "heavy = {'torch', 'nltk', 'scipy', 'sklearn', 'pandas', 'mlflow', 'pydantic'} & set(sys.modules)\n"

@@ -5,7 +5,7 @@ import numpy as np
 from captionlab.core.attention_overlay import MAX_OPACITY, overlay_opacity
 
 
-def test_opacity_falls_linearly_from_no_attention_to_the_words_maximum() -> None:
+def test_opacity_is_linear_between_no_attention_and_the_maximum() -> None:
     opacity_SS = overlay_opacity([0.0, 0.1, 0.2, 0.4])
     full = 255 * MAX_OPACITY
     assert opacity_SS.tolist() == [[round(full), round(0.75 * full)], [round(0.5 * full), 0]]

@@ -1,4 +1,4 @@
-"""The choice of device and of precision."""
+"""The selection of device and precision."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from captionlab.core.devices import choose_device, uses_bf16
 from captionlab.errors import CaptionlabError
 
 
-def test_devices() -> None:
+def test_device_and_precision_are_selected() -> None:
     assert choose_device("cpu") == "cpu"
     assert choose_device("auto") in ("cpu", "cuda", "mps")
     assert not uses_bf16("fp32", "cpu")

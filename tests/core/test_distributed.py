@@ -1,4 +1,4 @@
-"""Several processes under torchrun with gloo, on this machine."""
+"""Several processes under torchrun with gloo on one machine."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
-# Rank 1 dies of SIGKILL in the middle of epoch 3, once.
+# Rank 1 is killed once, in the middle of epoch 3.
 FRAGILE = """
 import os, signal
 from torch import nn
@@ -68,7 +68,7 @@ def database(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> 
 
 @pytest.fixture
 def root(tmp_path: Path, world: "World") -> Path:
-    """A project whose next stage is training: six photos in steps of five, so that a rank has none of the last."""
+    """A project ready for training: six photos in steps of five, so that one rank has none in the last step."""
     write_tree(tmp_path, world)
     plain = {"encoder": "tiny", "embedding": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
     looking = {"attention": 6, "memory": 5, "teacher_forcing": True, "tied": False}
@@ -87,8 +87,8 @@ def history(root: Path, system: str, name: str) -> dict[str, np.ndarray[Any, Any
 
 @pytest.mark.slow
 @pytest.mark.parametrize("system", ["baseline", "attention"])
-def test_two_processes_learn_what_one_does(root: Path, system: str) -> None:
-    """Without dropout, which each process draws for itself; what is left is the order of sums."""
+def test_two_processes_train_like_one(root: Path, system: str) -> None:
+    """Without dropout, which differs between processes; the only difference is the order of sums."""
     train_system(load_params(root / "params.yaml"), root, system, "tiny")
     expected = history(root, system, "tiny")
     shutil.rmtree(root / "artifacts/models")
@@ -107,19 +107,19 @@ def test_two_processes_learn_what_one_does(root: Path, system: str) -> None:
     client = MlflowClient(tracking_uri(root))
     (experiment,) = client.search_experiments(filter_string="name = 'captionlab/tiny'")
     runs = [run for run in client.search_runs([experiment.experiment_id]) if run.info.run_name == f"{system}.tiny"]
-    assert [run.info.status for run in runs] == ["FINISHED"]  # that of one process, gone on with by the first of two
+    assert [run.info.status for run in runs] == ["FINISHED"]  # continues the output of one process
 
 
 @pytest.mark.slow
-def test_a_lost_process_changes_nothing(root: Path) -> None:
-    """With dropout: to the same bytes as an unbroken run of two."""
+def test_a_killed_process_does_not_change_the_result(root: Path) -> None:
+    """With dropout, and to the same bytes as an uninterrupted run of two processes."""
     (root / "fragile.py").write_text(FRAGILE)
     out = root / "artifacts/models/baseline/forgetful"
     done = torchrun(root, "--max-restarts=1", "fragile.py", "train_baseline", "forgetful")
     assert done.returncode == 0, done.stderr
     steps = (root / "steps.txt").read_text().splitlines()
     assert steps.count("0 1") == 5
-    assert steps.count("1 0") == steps.count("1 1") == 2 * 2  # of epochs 3 and 4 alone
+    assert steps.count("1 0") == steps.count("1 1") == 2 * 2  # only epochs 3 and 4
     found = digests(out)
     shutil.rmtree(out)
     assert torchrun(root, "-m", "captionlab.cli", "train_baseline", "forgetful").returncode == 0
@@ -129,7 +129,7 @@ def test_a_lost_process_changes_nothing(root: Path) -> None:
 # Extraction
 
 
-# Rank 1 dies of SIGKILL over its last photos, once, when rank 0 has done all of its own and its own first are stored.
+# Rank 1 is killed once at its last photos, after rank 0 has finished and its own first photos are stored.
 DYING = """
 import os, signal, time
 from pathlib import Path
@@ -155,7 +155,7 @@ cli.main()
 
 
 @pytest.mark.slow
-def test_two_processes_extract_the_bytes_of_one_though_one_is_lost(tmp_path: Path) -> None:
+def test_two_processes_extract_the_same_bytes_even_if_one_is_killed(tmp_path: Path) -> None:
     params = project(tmp_path, 21, efficientnet_lite0=3)
     extract_features(params, tmp_path, "efficientnet_lite0")
     out = tmp_path / "artifacts/features/efficientnet_lite0"
@@ -173,10 +173,10 @@ def test_two_processes_extract_the_bytes_of_one_though_one_is_lost(tmp_path: Pat
     assert set(read) == {f"{number:03d}.jpg" for number in range(21)}
 
 
-def test_what_has_to_be_one_process_says_so(tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_process_commands_refuse_torchrun(tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun gives its processes one
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun sets this for its processes
     assert run("download") == (
         1, "", "captionlab: torchrun is for extract_features, train_* and caption; run this command without it\n"
     )  # fmt: skip
@@ -190,7 +190,7 @@ def captions(path: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_two_processes_caption_a_folder_and_go_on_where_one_stopped(tmp_path: Path, released: Path) -> None:
+def test_two_processes_caption_a_folder_and_resume(tmp_path: Path, released: Path) -> None:
     names = draw_photos(tmp_path / "photos", 7)
     photos = [f"photos/{name}" for name in names]
     command = ["-m", "captionlab.cli", "caption", "photos", "--model", str(released), "--out", "all.jsonl"]
@@ -214,11 +214,11 @@ def test_two_processes_caption_a_folder_and_go_on_where_one_stopped(tmp_path: Pa
     assert [path.name for path in tmp_path.glob("all.jsonl*")] == ["all.jsonl"]
 
 
-# Alone
+# Without torchrun
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_every_photo_of_a_step_is_some_ranks_once(world: "World", count: int) -> None:
+def test_each_photo_of_a_step_belongs_to_one_rank(world: "World", count: int) -> None:
     data = world.split("train")
     dealt = zip(*(data.batches(4, 1, rank, count) for rank in range(count)), strict=True)
     for whole, shares in zip(data.batches(4, 1), dealt, strict=True):
@@ -231,7 +231,7 @@ def test_every_photo_of_a_step_is_some_ranks_once(world: "World", count: int) ->
                 assert batch.captions_share == pytest.approx(len(batch.photo_B) / len(whole.photo_B))
 
 
-def test_alone_nothing_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchrun_nothing_is_initialised(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (distributed.rank(), distributed.world_size(), distributed.is_main(), distributed.local_world_size()) == (
         0,
         1,

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, under SIGKILL and on a full disk, and JSON as it was written."""
+"""Atomic writes under SIGKILL and on a full disk; reading of JSON, JSON lines and YAML."""
 
 import os
 import subprocess
@@ -61,25 +61,25 @@ def run_and_be_killed(script: str, folder: Path) -> None:
     assert done.returncode == -9, done.stderr.decode()
 
 
-def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_kill_during_a_write_keeps_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "out.txt").write_text("old")
     run_and_be_killed(KILL_IN_FILE, tmp_path)
     assert (tmp_path / "out.txt").read_text() == "old"
 
 
-def test_a_kill_in_the_middle_of_a_write_leaves_the_old_folder(tmp_path: Path) -> None:
+def test_a_kill_during_a_write_keeps_the_old_folder(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.txt").write_text("old")
     (tmp_path / "out/b.txt").write_text("old")
     run_and_be_killed(KILL_IN_FOLDER, tmp_path)
     assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {"a.txt": "old", "b.txt": "old"}
     with atomic_folder(tmp_path / "out") as temporary:
-        assert list(temporary.iterdir()) == []  # nothing of the killed run
+        assert list(temporary.iterdir()) == []  # nothing is left of the killed run
         (temporary / "c.txt").write_text("new")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "c.txt"]
 
 
-def test_a_kill_while_the_old_folder_is_removed_leaves_a_whole_one(tmp_path: Path) -> None:
+def test_a_kill_while_the_old_folder_is_removed_leaves_a_complete_one(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     for name in ("a.txt", "b.txt"):
         (tmp_path / "out" / name).write_text("old")
@@ -90,7 +90,7 @@ def test_a_kill_while_the_old_folder_is_removed_leaves_a_whole_one(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_error_inside_leaves_the_old_and_nothing_else(tmp_path: Path) -> None:
+def test_an_error_inside_keeps_only_the_old_content(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "old")
     write_text(tmp_path / "folder/file", "old")
 
@@ -111,7 +111,7 @@ def test_an_error_inside_leaves_the_old_and_nothing_else(tmp_path: Path) -> None
     assert (tmp_path / "file").read_text() == (tmp_path / "folder/file").read_text() == "old"
 
 
-def test_a_full_disk_is_one_clear_error_and_leaves_no_half_file(small_disk: Path) -> None:
+def test_a_full_disk_is_one_error_and_leaves_no_partial_file(small_disk: Path) -> None:
     write_text(small_disk / "kept.json", "old")
     large = "x" * 200_000
     message = r"^cannot write .*: No space left on device; free space or choose a writable folder$"
@@ -125,8 +125,8 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_half_file(small_disk: Path
     assert (small_disk / "kept.json").read_text() == "old"
 
 
-def test_a_limit_on_file_sizes_is_the_same_error(tmp_path: Path) -> None:
-    """As a full disk, where no small disk can be mounted."""
+def test_a_file_size_limit_is_the_same_error(tmp_path: Path) -> None:
+    """Replaces the test of a full disk where no small disk can be mounted."""
     script = (
         "import resource, signal; from pathlib import Path; from captionlab.core.files import write_text\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
@@ -139,7 +139,7 @@ def test_a_limit_on_file_sizes_is_the_same_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CaptionlabError, match=r"cannot write .*file/out\.json: .*choose a writable folder"):
         write_json(tmp_path / "file/out.json", 1)
@@ -159,7 +159,7 @@ def test_jsonl_keeps_every_character(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "rows.jsonl") == []
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     for read in (read_json, read_jsonl):
         with pytest.raises(CaptionlabError, match=r"rows\.jsonl does not exist; run the stage that writes it"):
@@ -176,7 +176,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_jsonl(path)
 
 
-def test_the_same_value_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_equal_values_give_equal_bytes(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": 1, "a": "é"})
     assert (tmp_path / "a.json").read_bytes() == '{\n  "b": 1,\n  "a": "é"\n}\n'.encode()
     assert read_json(tmp_path / "a.json") == {"b": 1, "a": "é"}
@@ -185,7 +185,7 @@ def test_the_same_value_gives_the_same_bytes(tmp_path: Path) -> None:
     assert digest_of({"a": 1}) != digest_of({"a": 2})
 
 
-def test_what_killed_processes_left_goes_with_the_next_write(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed_by_the_next_write(tmp_path: Path) -> None:
     for _ in range(2):  # each under a number of its own
         run_and_be_killed(KILL_IN_FILE, tmp_path)
     orphans = [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
@@ -206,14 +206,14 @@ def test_yaml_with_a_list_for_a_key_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 5000 + "]" * 5000, "{" * 5000, "a: " + "b" * 300_000, "a: " + "9" * 5000])
-def test_yaml_that_would_take_minutes_is_refused(tmp_path: Path, text: str) -> None:
+def test_slow_yaml_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(CaptionlabError, match=r"params\.yaml"):
         read_yaml(path, "run it elsewhere")
 
 
-def test_a_number_too_long_for_python_is_no_json(tmp_path: Path) -> None:
+def test_a_number_too_long_for_python_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("9" * 5000 + "\n")
     with pytest.raises(CaptionlabError, match=r"rows\.jsonl is not valid JSON"):
@@ -225,14 +225,14 @@ def test_a_number_too_long_for_python_is_no_json(tmp_path: Path) -> None:
             read(tmp_path)
 
 
-def test_an_error_is_one_short_line_that_moves_no_cursor() -> None:
+def test_an_error_is_one_short_line_without_control_characters() -> None:
     said = str(CaptionlabError("photo \x1b[2J\u202e\n\udc80.jpg " + "x" * 1_000_000 + " is gone; mend é"))
     assert said.startswith(r"photo \x1b[2J\u202e\n\udc80.jpg xxx")
     assert said.endswith("xxx is gone; mend é")
     assert len(said) < 1100
 
 
-def test_lines_are_read_one_by_one(tmp_path: Path) -> None:
+def test_lines_are_read_lazily(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1}\n"\u2028"\nbroken\n', encoding="utf-8")
     rows = iter_jsonl(path)

@@ -1,4 +1,4 @@
-"""Standard output in encodings that do not have every character."""
+"""Standard output in encodings that lack some characters."""
 
 import json
 import os
@@ -23,7 +23,7 @@ print(json_line([{TEXT!r}]))
     ("cp1252", "caf\u00e9 \\u65e5\\u672c \\U0001f415"),
     ("ascii", "caf\\xe9 \\u65e5\\u672c \\U0001f415"),
 ])  # fmt: skip
-def test_characters_that_an_encoding_lacks_are_escaped_and_json_stays_json(encoding: str, expected: str) -> None:
+def test_characters_outside_the_encoding_are_escaped_and_json_stays_valid(encoding: str, expected: str) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, timeout=60, check=True)
     text, line = done.stdout.decode(encoding).splitlines()

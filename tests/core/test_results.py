@@ -1,4 +1,4 @@
-"""The files that training and evaluation leave: what is written is read back, and what is damaged is named."""
+"""Outputs of training and evaluation: round trips, and errors for damaged files."""
 
 import dataclasses
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_a_missing_file_is_named(root: Path, name: str) -> None:
 
 @pytest.mark.parametrize("spoil", SPOILT)
 @pytest.mark.parametrize("name", [*READERS, "artifacts/evaluation/attention/attention.lite2.json"])
-def test_a_damaged_file_is_named_with_its_fault_in_one_line(root: Path, name: str, spoil: str) -> None:
+def test_a_damaged_file_is_named_with_the_reason_in_one_line(root: Path, name: str, spoil: str) -> None:
     path = root / name
     path.write_text(SPOILT[spoil](path.read_text("utf-8")), "utf-8")
     read = READERS.get(name, read_maps)
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_named_with_its_fault_in_one_line(root: Path, name: st
     assert "\n" not in message
 
 
-def test_a_field_of_the_wrong_kind_is_named(root: Path) -> None:
+def test_a_field_of_the_wrong_type_is_named(root: Path) -> None:
     path = root / EVALUATION / "scores.json"
     path.write_text(path.read_text("utf-8").replace('"beam": 3', '"beam": "wide"', 1), "utf-8")
     with pytest.raises(
@@ -132,13 +132,13 @@ def test_a_history_without_the_best_epoch_is_refused(root: Path) -> None:
         read_training(root / MODELS / "baseline/lite0")
 
 
-def test_members_add_up(root: Path) -> None:
+def test_the_sizes_of_members_are_summed(root: Path) -> None:
     found = read_members(root, [("baseline", "lite0"), ("attention", "lite2")])
     assert (found.encoder, found.parameters) == ("efficientnet_lite0, efficientnet_lite2", 2 * 256_000)
     assert found.megabytes == pytest.approx(9.6)
 
 
-def test_the_chosen_decoding_is_found_for_the_projects_checkpoints_alone(root: Path, tmp_path: Path) -> None:
+def test_the_chosen_decoding_is_known_only_for_the_projects_checkpoints(root: Path, tmp_path: Path) -> None:
     path = checkpoint_of(root, "attention", "lite2")
     assert chosen_decoding(path) == Decoding(beam=3)
     others = [
@@ -150,8 +150,8 @@ def test_the_chosen_decoding_is_found_for_the_projects_checkpoints_alone(root: P
     assert chosen_decoding(path) is None
 
 
-def test_teachers_of_other_seeds_are_the_same_recipe(tmp_path: Path) -> None:
-    """Each is distilled from its own start and the next seed; what differs in more than seeds is another recipe."""
+def test_teachers_with_other_seeds_have_the_same_recipe(tmp_path: Path) -> None:
+    """Each is distilled from its initial model and the next seed; other differences make another recipe."""
 
     def written(system: str, name: str, **settings: Any) -> None:
         sizes = {"encoder": "tiny", "embedding": 8, "hidden": 8, "layers": 1}

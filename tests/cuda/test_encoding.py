@@ -1,4 +1,4 @@
-"""On an NVIDIA GPU: features are near a CPU's, repeat themselves to the bit, and an interrupted extraction resumes."""
+"""Feature extraction on an NVIDIA GPU: close to a CPU's features, deterministic and resumable."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ MEAN_ERROR = 0.003  # of the features' standard deviation: half precision inside
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2"])
-def test_features_are_near_those_of_a_cpu_in_full_precision(tmp_path: Path, name: str) -> None:
+def test_features_are_close_to_those_of_a_cpu_in_fp32(tmp_path: Path, name: str) -> None:
     choose_device("cuda")
     encoder = load_encoder(name, 7)
     paths = [tmp_path / image for image in draw(tmp_path, 40)]

@@ -1,4 +1,4 @@
-"""On an NVIDIA GPU: every system computes what a CPU computes, repeats itself to the bit, and resumes to the bit."""
+"""Training on an NVIDIA GPU: every system agrees with a CPU, is deterministic, and resumes to the same bytes."""
 
 import copy
 import json
@@ -39,19 +39,19 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def cuda() -> str:
-    """As every command begins on CUDA."""
+    """Set up CUDA as every command does."""
     return choose_device("cuda")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Every system, trained on CUDA: the model and its history."""
+    """The model and history of every system, trained on CUDA."""
     choose_device("cuda")
     return {name: train_on("cuda", name, tmp_path_factory.mktemp("resume")) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_step_has_the_loss_and_the_gradient_of_a_cpu(name: str) -> None:
+def test_one_step_has_the_loss_and_gradients_of_a_cpu(name: str) -> None:
     own = subject(name)
     batch = next(iter(own.data.batches(16)))
     on_cpu = without_dropout(own.fresh())
@@ -70,7 +70,7 @@ def test_one_step_has_the_loss_and_the_gradient_of_a_cpu(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_training_learns_and_its_validation_is_that_of_a_cpu(trained: dict[str, Any], name: str) -> None:
+def test_the_loss_falls_and_validation_equals_that_of_a_cpu(trained: dict[str, Any], name: str) -> None:
     model, result = trained[name]
     losses = [epoch.train_loss for epoch in result.history]
     assert losses[-1] < losses[0]
@@ -80,7 +80,7 @@ def test_a_training_learns_and_its_validation_is_that_of_a_cpu(trained: dict[str
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_captions_are_those_of_a_cpu(trained: dict[str, Any], name: str) -> None:
+def test_captions_equal_those_of_a_cpu(trained: dict[str, Any], name: str) -> None:
     model, data = trained[name][0].eval(), subject(name).data
     found: list[list[tuple[int, ...]]] = []
     for device in ("cuda", "cpu"):
@@ -109,7 +109,7 @@ def test_a_killed_training_resumes_to_the_same_bytes(trained: dict[str, Any], na
 
 
 def test_a_recorded_step_gets_new_random_numbers(tmp_path: Path) -> None:
-    """Without learning, the same photos have another loss in each epoch, by dropout alone; a seed repeats them."""
+    """At learning rate 0 the losses of epochs differ only by dropout; the same seed repeats them."""
     own = subject("baseline.lite0")
     histories = []
     for number, seed in enumerate((1, 1, 2)):
@@ -125,7 +125,7 @@ def test_a_recorded_step_gets_new_random_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["self-critical", "distillation"])
-def test_finetunings_run(world: "World", tiny: Any, settings: Any, tmp_path: Path, kind: str) -> None:
+def test_finetuning_runs(world: "World", tiny: Any, settings: Any, tmp_path: Path, kind: str) -> None:
     train_set, val_set = world.split("train", True), world.split("val", True)
     references: dict[str, dict[str, list[tuple[str, ...]]]] = {"train": {}, "val": {}}
     for caption in world.captions:
@@ -147,7 +147,7 @@ def test_finetunings_run(world: "World", tiny: Any, settings: Any, tmp_path: Pat
 
 
 def test_two_processes_compute_the_same_bytes() -> None:
-    """Every system's weights, and features."""
+    """The weights of every system, and features."""
     command = [sys.executable, str(REPOSITORY / "tests/cuda_systems.py"), "cuda"]
     path = os.pathsep.join(str(REPOSITORY / folder) for folder in ("src", "bench", "tests"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])}

@@ -1,4 +1,4 @@
-"""The formats of references and captions that score reads, and what it says of everything else."""
+"""The formats of references and captions for score, and errors for other files."""
 
 import json
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def lines(folder: str = "") -> bytes:
 
 @pytest.mark.parametrize(("value", "expected"), [
     (PLAIN_REFERENCES, [PLAIN_REFERENCES]),
-    (b"\xef\xbb\xbf" + json.dumps(PLAIN_REFERENCES).encode(), [PLAIN_REFERENCES]),  # a Windows editor's
+    (b"\xef\xbb\xbf" + json.dumps(PLAIN_REFERENCES).encode(), [PLAIN_REFERENCES]),  # with a byte order mark
     (json.dumps(PLAIN_REFERENCES, indent=1).encode(), [PLAIN_REFERENCES]),
     (COCO, [BY_ID, PLAIN_REFERENCES]),
     ({"annotations": COCO["annotations"]}, [BY_ID]),
@@ -73,11 +73,11 @@ def test_captions_are_read(tmp_path: Path, value: Any, expected: Any) -> None:
     assert read_captions(written(tmp_path, value)) == expected
 
 
-def test_ids_of_coco_results_are_numbers(tmp_path: Path) -> None:
+def test_coco_results_have_numeric_ids(tmp_path: Path) -> None:
     assert read_captions(written(tmp_path, RESULTS))[0] == {"17": "a dog runs", "4": ""}
 
 
-def test_ids_of_lines_are_paths_or_file_names(tmp_path: Path) -> None:
+def test_ids_of_jsonl_are_paths_or_file_names(tmp_path: Path) -> None:
     paths, names = read_captions(written(tmp_path, lines("photos/")))
     assert paths == {f"photos/{name}": caption for name, caption in PLAIN_CAPTIONS.items()}
     assert names == PLAIN_CAPTIONS
@@ -111,7 +111,7 @@ def test_ids_of_lines_are_paths_or_file_names(tmp_path: Path) -> None:
         ({"a": ["x", "a " * 500_000]}, r"image 'a' has a caption of 1,000,000 characters; at most 10,000"),
     ],
 )
-def test_bad_references(content: Any, message: str, tmp_path: Path) -> None:
+def test_invalid_references_are_refused(content: Any, message: str, tmp_path: Path) -> None:
     expect_error(read_references, written(tmp_path, content), message)
 
 
@@ -136,12 +136,12 @@ def test_bad_references(content: Any, message: str, tmp_path: Path) -> None:
         ({"a": "a " * 500_000}, r"image 'a' has a caption of 1,000,000 characters; at most 10,000"),
     ],
 )
-def test_bad_captions(content: Any, message: str, tmp_path: Path) -> None:
+def test_invalid_captions_are_refused(content: Any, message: str, tmp_path: Path) -> None:
     expect_error(read_captions, written(tmp_path, content), message)
 
 
 @pytest.mark.parametrize("read", [read_references, read_captions])
-def test_a_file_that_does_not_exist_and_a_folder(read: Callable[[Path], object], tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_refused(read: Callable[[Path], object], tmp_path: Path) -> None:
     for path in (tmp_path / "none.json", tmp_path):
         expect_error(read, path, "cannot read")
 
@@ -163,7 +163,7 @@ def expect_error(read: Callable[[Path], object], path: Path, message: str) -> No
         ("photos/COCO_val2014_000000000042.jpg", "photos/beach.jpg"),
     ],
 )  # fmt: skip
-def test_ids_are_file_names_their_stems_or_cocos_numbers(tmp_path: Path, ids: tuple[str, str]) -> None:
+def test_ids_are_file_names_stems_or_coco_ids(tmp_path: Path, ids: tuple[str, str]) -> None:
     path = tmp_path / "captions.jsonl"
     lines = [json.dumps({"image": image, "caption": f"caption {n}"}) for n, image in enumerate(ids)]
     path.write_text("\n".join(lines))
@@ -172,7 +172,7 @@ def test_ids_are_file_names_their_stems_or_cocos_numbers(tmp_path: Path, ids: tu
     assert found == {"test": {images[0]: "caption 0", images[1]: "caption 1"}}
 
 
-def test_an_id_that_could_be_two_photos_is_none_of_them(tmp_path: Path) -> None:
+def test_an_ambiguous_id_matches_no_photo(tmp_path: Path) -> None:
     path = tmp_path / "captions.json"
     path.write_text(json.dumps({"7": "a dog", "b.jpg": "a cat"}))
     with pytest.raises(CaptionlabError, match=r"2 photos have no caption \(a_7\.jpg, b_7\.jpg\)"):

@@ -1,4 +1,4 @@
-"""Any photo becomes an encoder's input, however it is given; what cannot be read is one line."""
+"""Reading photos of every format and mode as input of an encoder; errors for other files."""
 
 import io
 import re
@@ -32,7 +32,7 @@ def reopened(photo: Image.Image, kind: str, **options: Any) -> Image.Image:
 
 
 def corners(photo: Image.Image) -> list[list[int]]:
-    """The colours near the four corners: top left, top right, bottom left, bottom right."""
+    """The colours near the corners: top left, top right, bottom left, bottom right."""
     pixels = preprocess(photo, PIXELS)
     assert pixels.shape == (PIXELS, PIXELS, 3)
     assert pixels.dtype == np.uint8
@@ -51,14 +51,14 @@ def flag(mode: str = "RGB", size: tuple[int, int] = (200, 120)) -> Image.Image:
 RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
 
 
-def test_a_plain_photo_and_one_lying_on_its_side() -> None:
+def test_upright_and_rotated_photos_are_read() -> None:
     assert corners(reopened(flag(), "PNG")) == [RED, GREEN, BLUE, WHITE]
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     assert corners(reopened(flag(), "PNG", exif=exif)) == [BLUE, RED, WHITE, GREEN]
 
 
-def test_greyscale_of_8_and_16_bits() -> None:
+def test_greyscale_photos_of_8_and_16_bits_are_read() -> None:
     grey = np.tile(np.linspace(0, 255, 50).astype(np.uint8), (40, 1))
     eight = preprocess(reopened(Image.fromarray(grey), "PNG"), PIXELS)
     assert (eight[..., 0] == eight[..., 2]).all()
@@ -66,14 +66,14 @@ def test_greyscale_of_8_and_16_bits() -> None:
     sixteen = reopened(Image.fromarray(grey.astype(np.uint16) * 257), "PNG")
     assert sixteen.mode.startswith("I;16")
     np.testing.assert_allclose(preprocess(sixteen, PIXELS).astype(int), eight, atol=1)
-    dark = reopened(Image.fromarray(grey.astype(np.uint16)), "PNG")  # 16 bits, all but black
+    dark = reopened(Image.fromarray(grey.astype(np.uint16)), "PNG")  # 16 bits, nearly black
     assert preprocess(dark, PIXELS).max() <= 1
     floats = reopened(Image.fromarray(grey.astype(np.float32)), "TIFF")
     assert floats.mode == "F"
     np.testing.assert_allclose(preprocess(floats, PIXELS).astype(int), eight, atol=1)
 
 
-def test_other_colour_models() -> None:
+def test_other_colour_models_are_converted() -> None:
     cmyk = reopened(flag("CMYK"), "JPEG", quality=95)
     assert cmyk.mode == "CMYK"
     np.testing.assert_allclose(corners(cmyk), [RED, GREEN, BLUE, WHITE], atol=12)
@@ -81,9 +81,9 @@ def test_other_colour_models() -> None:
     np.testing.assert_array_equal(corners(reopened(flag("P"), "GIF")), [RED, GREEN, BLUE, WHITE])
 
 
-def test_what_is_transparent_is_white() -> None:
+def test_transparent_pixels_are_white() -> None:
     layer = flag("RGBA")
-    layer.paste((9, 9, 9, 0), (0, 0, 100, 60))  # the red quarter, clear
+    layer.paste((9, 9, 9, 0), (0, 0, 100, 60))  # the red quarter is transparent
     assert corners(reopened(layer, "PNG")) == [WHITE, GREEN, BLUE, WHITE]
     palette = flag("P")
     red = palette.getpixel((0, 0))
@@ -91,7 +91,7 @@ def test_what_is_transparent_is_white() -> None:
     assert corners(reopened(flag("L"), "PNG", transparency=flag("L").getpixel((0, 0))))[0] == WHITE
 
 
-def test_a_wide_jpeg_decodes_small_to_the_same_picture() -> None:
+def test_a_wide_jpeg_is_decoded_at_reduced_size_to_the_same_picture() -> None:
     wide = reopened(flag(size=(3000, 300)), "JPEG", quality=95)
     small = preprocess(wide, PIXELS)
     whole = preprocess(reopened(flag(size=(3000, 300)), "PNG"), PIXELS)
@@ -99,11 +99,11 @@ def test_a_wide_jpeg_decodes_small_to_the_same_picture() -> None:
     assert abs(small.astype(int) - whole).mean() < 3
     large = reopened(flag(size=(2000, 1600)), "JPEG")
     preprocess(large, PIXELS)
-    assert large.size == (250, 200)  # an eighth: decoded at a fraction of its cost
+    assert large.size == (250, 200)  # decoded at an eighth of the size
 
 
-def test_an_ordinary_jpeg_is_decoded_small_and_squeezed_and_nothing_else() -> None:
-    """What every checkpoint was trained on: not a bit of it may change."""
+def test_a_jpeg_is_only_decoded_at_reduced_size_and_resized() -> None:
+    """Checkpoints were trained on these pixels, so they must stay exactly the same."""
     content = jpeg(Image.effect_noise((700, 500), 90).convert("RGB"))
     with Image.open(io.BytesIO(content)) as photo:
         photo.draft("RGB", (2 * PIXELS, 2 * PIXELS))
@@ -117,7 +117,7 @@ def jpeg(photo: Image.Image, **options: Any) -> bytes:
     return out.getvalue()
 
 
-def test_every_way_to_give_a_photo_gives_the_same(tmp_path: Path) -> None:
+def test_every_input_type_gives_the_same_pixels(tmp_path: Path) -> None:
     path = tmp_path / "flag.png"
     flag().save(path)
     opened = Image.open(path)
@@ -129,22 +129,22 @@ def test_every_way_to_give_a_photo_gives_the_same(tmp_path: Path) -> None:
     assert opened.size == (200, 120)
 
 
-def test_a_given_image_stays_as_it_is() -> None:
-    """A draft would shrink the caller's own."""
+def test_a_given_image_is_not_modified() -> None:
+    """Pillow's draft mode would shrink the caller's image."""
     photo = reopened(flag(size=(2000, 1600)), "JPEG")
     read_photo(photo, PIXELS)
     assert photo.size == (2000, 1600)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
-def test_of_a_moving_picture_the_first_frame_counts(kind: str) -> None:
+def test_the_first_frame_of_an_animation_is_used(kind: str) -> None:
     out = io.BytesIO()
     flag().save(out, kind, save_all=True, append_images=[Image.new("RGB", (200, 120), "#111111")] * 2, lossless=True)
     pixels = read_photo(out.getvalue(), PIXELS)
     np.testing.assert_allclose([pixels[8, 8], pixels[8, -9]], [RED, GREEN], atol=2)
 
 
-LYING = {  # how a camera stores a photo that it gives such an orientation
+LYING = {  # as a camera stores a photo with this orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
@@ -153,7 +153,7 @@ LYING = {  # how a camera stores a photo that it gives such an orientation
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation_is_turned_upright(orientation: int, kind: str) -> None:
+def test_every_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     photo = flag().transpose(LYING[orientation]) if orientation > 1 else flag()
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -164,7 +164,7 @@ def test_every_orientation_is_turned_upright(orientation: int, kind: str) -> Non
 
 
 def written(kind: str, *tags: bytes) -> bytes:
-    """A photo that lies on its side and says so, with further tags in its EXIF; a TIFF has them itself."""
+    """A rotated photo with an EXIF orientation and further tags; in a TIFF, the tags are in the file itself."""
     lying = flag().transpose(LYING[6])
     if kind == "TIFF":
         return tiff(lying, *tags)
@@ -182,8 +182,8 @@ RESOLUTIONS = [
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_photo_is_read_and_turned_whatever_else_its_exif_holds(kind: str) -> None:
-    """A value of another type or size than its tag's, out of range, or nowhere in the file."""
+def test_a_photo_with_unusual_exif_values_is_read_and_rotated(kind: str) -> None:
+    """Values of another type or size, out of range, or outside the file."""
     odd = [
         (tag(number, type_, count, fill * SIZES[type_] * count),)
         for number in TAGS for type_ in SIZES for count in (0, 1, 2) for fill in (b"\0", b"\xff")
@@ -205,7 +205,7 @@ def test_a_photo_whose_exif_is_damaged_is_read_as_stored(kind: str, exif: bytes)
     np.testing.assert_allclose(read_photo(out.getvalue(), 16)[2, 2], RED, atol=6)
 
 
-def test_floats_from_0_to_1_are_the_picture_in_8_bits() -> None:
+def test_floats_from_0_to_1_are_scaled_to_8_bits() -> None:
     grey = np.tile(np.linspace(0, 255, 50).astype(np.uint8), (40, 1))
     eight = preprocess(reopened(Image.fromarray(grey), "PNG"), PIXELS)
     floats = reopened(Image.fromarray(grey.astype(np.float32) / 255), "TIFF")
@@ -218,7 +218,7 @@ def test_floats_from_0_to_1_are_the_picture_in_8_bits() -> None:
     np.full(16, np.nan, np.float32), np.array([0, 1, np.inf] * 5 + [0], np.float32),
     np.linspace(0, 2**31 - 1, 16).astype(np.int32), -np.arange(16, dtype=np.int32),
 ])  # fmt: skip
-def test_a_photo_whose_values_have_no_known_range_is_refused(levels: Any) -> None:
+def test_a_photo_with_an_unknown_value_range_is_refused(levels: Any) -> None:
     out = io.BytesIO()
     Image.fromarray(levels.reshape(4, 4)).save(out, "TIFF")
     with pytest.raises(CaptionlabError, match=r"its values run from .* to .*; save it with values from 0 to 1"):
@@ -227,7 +227,7 @@ def test_a_photo_whose_values_have_no_known_range_is_refused(levels: Any) -> Non
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 30}])
 @pytest.mark.parametrize("cut", [1, 2])
-def test_a_jpeg_that_lacks_its_end_marker_is_read(options: dict[str, Any], cut: int, tmp_path: Path) -> None:
+def test_a_jpeg_without_end_marker_is_read(options: dict[str, Any], cut: int, tmp_path: Path) -> None:
     whole = jpeg(Image.effect_noise((150, 100), 90).convert("RGB"), **options)
     path = tmp_path / "cut.jpg"
     path.write_bytes(whole[:-cut])
@@ -239,14 +239,14 @@ def test_a_jpeg_that_lacks_its_end_marker_is_read(options: dict[str, Any], cut: 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
 @pytest.mark.parametrize("photo", [flag(size=(300, 200)), Image.effect_noise((150, 100), 90).convert("RGB")])
-def test_a_jpeg_that_lacks_pixels_is_refused(photo: Image.Image, options: dict[str, Any], share: float) -> None:
+def test_a_truncated_jpeg_is_refused(photo: Image.Image, options: dict[str, Any], share: float) -> None:
     whole = jpeg(photo, **options)
     scan = whole.index(b"\xff\xda")
     with pytest.raises(CaptionlabError, match="the photo: image file is truncated"):
         read_photo(whole[: scan + 14 + round(share * (len(whole) - scan - 14 - 8))], 16)
 
 
-def test_what_is_found_at_fault_is_what_reading_fails_of(tmp_path: Path) -> None:
+def test_fault_of_and_read_photo_agree(tmp_path: Path) -> None:
     for name, content in {"sound.jpg": jpeg(flag()), "cut.jpg": jpeg(flag())[:900], "no.jpg": b"no photo"}.items():
         path = tmp_path / name
         path.write_bytes(content)
@@ -265,8 +265,8 @@ def test_skipped_formats_are_counted_by_suffix() -> None:
     assert skipped_formats(map(Path, ["a.jpg", "e.txt"])) is None
 
 
-def test_a_deep_transparent_and_a_deep_colour_photo() -> None:
-    """16 bits a channel: Pillow writes none in colour, so the PNG is written by hand."""
+def test_photos_of_16_bits_with_transparency_and_colour_are_read() -> None:
+    """16 bits per channel; Pillow cannot write such colour PNGs, so the file is made by hand."""
     rows = b"".join(b"\0" + struct.pack(">4H", 65535, 0, 32768, 65535) * 6 for _ in range(6))
     pixels = read_photo(png(6, 6, 6, rows), 8)
     np.testing.assert_allclose(pixels[4, 4], [255, 0, 128], atol=1)
@@ -310,17 +310,17 @@ def test_a_photo_of_a_large_camera_is_read() -> None:
     (np.zeros((4, 4, 2), np.uint8), r"an array \(4, 4, 2\) of uint8"),
     (np.zeros((0, 4, 3), np.uint8), r"an array \(0, 4, 3\)"),
 ])  # fmt: skip
-def test_what_is_no_photo_is_one_line(photo: Photo, message: str) -> None:
+def test_a_file_that_is_not_a_photo_is_one_error_line(photo: Photo, message: str) -> None:
     with pytest.raises(CaptionlabError, match=message) as caught:
         read_photo(photo, PIXELS)
     assert str(caught.value).startswith("cannot read the photo")
     assert "\n" not in str(caught.value)
 
 
-def test_a_tiff_whose_pixels_begin_at_a_fraction_is_one_line() -> None:
+def test_a_tiff_with_a_fractional_offset_is_one_error_line() -> None:
     out = io.BytesIO()
     flag().save(out, "TIFF")
-    offset, long, double = 273, 4, 12  # the tag of where the pixels begin, and types of numbers
+    offset, long, double = 273, 4, 12  # the tag of the pixels' offset, and types of numbers
     odd = out.getvalue().replace(struct.pack("<HH", offset, long), struct.pack("<HH", offset, double), 1)
     assert odd != out.getvalue()
     with pytest.raises(
@@ -329,8 +329,8 @@ def test_a_tiff_whose_pixels_begin_at_a_fraction_is_one_line() -> None:
         read_photo(odd, PIXELS)
 
 
-def test_a_photo_that_a_decoder_gives_up_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AVIF's raises RuntimeError."""
+def test_a_decoder_error_is_one_error_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's AVIF decoder raises RuntimeError."""
 
     def give_up(image: ImageFile.ImageFile) -> None:
         raise RuntimeError("Failed to decode frame 0:\nDecoding of color planes failed")

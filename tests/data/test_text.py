@@ -1,4 +1,4 @@
-"""Cleaning: hand-made cases, properties, and the golden numbers on the real captions."""
+"""Cleaning: hand-made cases, properties, and the known counts on the real captions."""
 
 import string
 import unicodedata
@@ -40,17 +40,17 @@ cleanings = st.sampled_from(CLEANINGS)
         ("report_b", "I see 42 cats; (two) <end>", "see 42 cats two end"),
     ],
 )
-def test_cleaning_by_hand(cleaning: Cleaning, raw: str, words: str) -> None:
+def test_cleaning_matches_hand_made_cases(cleaning: Cleaning, raw: str, words: str) -> None:
     assert " ".join(clean(raw, cleaning)) == words
 
 
 @given(st.text(), cleanings)
-def test_words_hold_no_blanks_and_are_never_empty(raw: str, cleaning: Cleaning) -> None:
+def test_words_have_no_blanks_and_are_not_empty(raw: str, cleaning: Cleaning) -> None:
     assert all(word and (cleaning == "report_b" or word.split() == [word]) for word in clean(raw, cleaning))
 
 
 @given(st.text(), st.sampled_from(["standard", "characters", "report_a"]))
-def test_cleaning_twice_changes_nothing_more(raw: str, cleaning: Cleaning) -> None:
+def test_cleaning_is_idempotent(raw: str, cleaning: Cleaning) -> None:
     words = clean(raw, cleaning)
     assert clean(" ".join(words), cleaning) == words
 
@@ -66,7 +66,7 @@ def test_standard_keeps_every_letter_and_digit_and_drops_punctuation(raw: str) -
 
 
 @given(st.text(), cleanings)
-def test_both_forms_of_an_accent_are_one_word(raw: str, cleaning: Cleaning) -> None:
+def test_both_unicode_forms_of_an_accent_are_one_word(raw: str, cleaning: Cleaning) -> None:
     composed, decomposed = (unicodedata.normalize(form, raw) for form in ("NFC", "NFD"))
     assert clean(composed, cleaning) == clean(decomposed, cleaning)
 
@@ -77,7 +77,7 @@ def test_a_word_has_a_letter_or_digit(raw: str, cleaning: Cleaning) -> None:
 
 
 @given(st.text())
-def test_characters_differ_from_standard_in_their_gaps_alone(raw: str) -> None:
+def test_characters_differ_from_standard_only_in_spacing(raw: str) -> None:
     standard, characters = clean(raw, "standard"), clean(raw, "characters")
     assert [c for c in "".join(standard) if c.isalnum()] == [c for c in "".join(characters) if c.isalnum()]
     if raw.isascii():
@@ -85,12 +85,12 @@ def test_characters_differ_from_standard_in_their_gaps_alone(raw: str) -> None:
 
 
 @given(st.text(alphabet=string.printable))
-def test_report_a_keeps_ascii_words_alone(raw: str) -> None:
+def test_report_a_keeps_only_ascii_words(raw: str) -> None:
     assert set("".join(clean(raw, "report_a"))) <= set(string.ascii_lowercase + string.digits)
 
 
 @given(st.text())
-def test_report_b_keeps_no_one_letter_word_before_its_tokenizer(raw: str) -> None:
+def test_report_b_drops_one_letter_words_before_tokenisation(raw: str) -> None:
     assert all(len(word) > 1 for word in report_b_text(raw).split())
 
 
@@ -114,7 +114,7 @@ def test_report_a_counts_8256_raw_words_and_40_in_the_longest(training_captions:
 
 
 def test_report_a_counts_1651_frequent_words(training_captions: list[str]) -> None:
-    """Its clean-up here is another than ``report_a``: punctuation deleted, alphabetic words of two letters or more."""
+    """The report's count uses another cleaning than ``report_a``: without punctuation, words of two letters or more."""
     delete = str.maketrans("", "", string.punctuation)
     counts: Counter[str] = Counter()
     for caption in training_captions:

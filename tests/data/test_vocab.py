@@ -1,4 +1,4 @@
-"""Vocabulary: order, numbers, round trips and refusals."""
+"""Vocabulary: order, indices, round trips and errors."""
 
 import copy
 import json
@@ -23,11 +23,11 @@ def small() -> Vocabulary:
     return Vocabulary.build(text, cleaning="standard", min_count=1)
 
 
-def test_frequent_words_come_first_and_equals_by_alphabet() -> None:
+def test_words_are_sorted_by_frequency_then_alphabetically() -> None:
     assert small().words == (*SPECIALS, "a", "runs", "bird", "cat", "dog")
 
 
-def test_rare_words_are_left_out_and_covered_less() -> None:
+def test_rare_words_are_left_out_and_lower_the_coverage() -> None:
     text = [["a", "dog", "runs"], ["a", "cat", "runs"]]
     vocabulary = Vocabulary.build(text, cleaning="standard", min_count=2)
     assert vocabulary.words == (*SPECIALS, "a", "runs")
@@ -35,7 +35,7 @@ def test_rare_words_are_left_out_and_covered_less() -> None:
     assert vocabulary.coverage([]) == 1.0
 
 
-def test_decode_stops_at_the_end_and_never_says_a_special_token() -> None:
+def test_decode_stops_at_end_and_skips_special_tokens() -> None:
     vocabulary = small()
     dog = vocabulary.index["dog"]
     assert vocabulary.decode([START, PAD, UNK, dog, END, dog]) == "dog"
@@ -43,19 +43,19 @@ def test_decode_stops_at_the_end_and_never_says_a_special_token() -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 9])
-def test_decode_refuses_a_number_without_a_word(number: int) -> None:
+def test_decode_refuses_an_unknown_index(number: int) -> None:
     with pytest.raises(ValueError, match="9"):
         small().decode([number])
 
 
 @pytest.mark.parametrize("min_count", [0, 4])
-def test_build_refuses_to_be_empty(min_count: int) -> None:
+def test_an_empty_vocabulary_is_refused(min_count: int) -> None:
     with pytest.raises(CaptionlabError, match="min_count"):
         Vocabulary.build([["a", "a", "a"]], cleaning="standard", min_count=min_count)
 
 
 @given(captions)
-def test_encoding_and_decoding_is_a_round_trip(text: list[list[str]]) -> None:
+def test_encode_and_decode_round_trip(text: list[list[str]]) -> None:
     vocabulary = Vocabulary.build(text, cleaning="standard", min_count=1)
     for caption in text:
         numbers = vocabulary.encode(caption)
@@ -66,7 +66,7 @@ def test_encoding_and_decoding_is_a_round_trip(text: list[list[str]]) -> None:
 
 
 @given(captions, st.integers(1, 3))
-def test_unknown_words_become_unk_in_their_place(text: list[list[str]], min_count: int) -> None:
+def test_unknown_words_become_unk(text: list[list[str]], min_count: int) -> None:
     counts = [word for caption in text for word in caption]
     if max(map(counts.count, counts)) < min_count:
         return
@@ -76,7 +76,7 @@ def test_unknown_words_become_unk_in_their_place(text: list[list[str]], min_coun
         assert [number != UNK for number in vocabulary.encode(caption)[1:-1]] == kept
 
 
-def test_unknown_words_are_left_out_where_nothing_teaches_unk() -> None:
+def test_unknown_words_are_dropped_if_unk_is_not_trained() -> None:
     vocabulary = small()
     assert vocabulary.encode(["a", "grey", "cat"]) == vocabulary.encode(["a", "cat"])
     assert vocabulary.encode(["grey"]) == [START, END]
@@ -93,14 +93,14 @@ def test_order_of_captions_does_not_matter(text: list[list[str]], random: Any) -
 
 
 @given(captions)
-def test_json_is_a_round_trip(text: list[list[str]]) -> None:
+def test_json_round_trip(text: list[list[str]]) -> None:
     vocabulary = Vocabulary.build(text, cleaning="report_b", min_count=1)
     again = Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json())), "here")
     assert again == vocabulary
     assert again.digest == vocabulary.digest
 
 
-def test_digest_tells_words_order_and_cleaning_apart() -> None:
+def test_digest_depends_on_words_order_and_cleaning() -> None:
     value = small().to_json()
     swapped = {**value, "words": [*value["words"][:-2], *value["words"][:-3:-1]]}
     variants = [value, swapped, {**value, "cleaning": "report_a"}, {**value, "words": value["words"][:-1]}]
@@ -141,8 +141,8 @@ def test_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_half_a_character_is_no_word() -> None:
-    """JSON can say it, no file can hold it."""
+def test_an_unpaired_surrogate_is_refused() -> None:
+    """JSON can encode it, UTF-8 cannot."""
     words = [*SPECIALS, "dog", json.loads('"\\ud800"')]
     with pytest.raises(CaptionlabError, match="a word contains half a character"):
         Vocabulary.from_json({"cleaning": "standard", "min_count": 1, "words": words}, "vocab.json")

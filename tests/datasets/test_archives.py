@@ -1,4 +1,4 @@
-"""Zips from strangers: extracted safely or refused."""
+"""Untrusted zips are extracted safely or refused."""
 
 import random
 import struct
@@ -51,7 +51,7 @@ def test_a_zip_bomb_is_refused(tmp_path: Path, images: Path, monkeypatch: pytest
     assert list(images.iterdir()) == []
 
 
-def test_a_member_that_lies_about_its_size_gives_no_more_than_it_said(tmp_path: Path, images: Path) -> None:
+def test_a_member_with_a_false_size_is_limited_to_the_stated_size(tmp_path: Path, images: Path) -> None:
     archive = zipped(tmp_path / "x.zip", {"a.jpg": bytes(5_000)}, zipfile.ZIP_DEFLATED)
     archive.write_bytes(archive.read_bytes().replace(struct.pack("<I", 5_000), struct.pack("<I", 50)))
     with pytest.raises(CaptionlabError, match="damaged"):
@@ -59,7 +59,7 @@ def test_a_member_that_lies_about_its_size_gives_no_more_than_it_said(tmp_path: 
     assert all(path.stat().st_size <= 50 for path in images.iterdir())
 
 
-def test_a_name_that_comes_twice_is_said_twice_and_written_once(tmp_path: Path, images: Path) -> None:
+def test_a_repeated_name_is_returned_twice_and_written_once(tmp_path: Path, images: Path) -> None:
     archive = zipped(tmp_path / "x.zip", {"a/x.jpg": b"first", "b/x.jpg": b"second", "a/": b""})
     assert extract(archive, images, everything) == ["x.jpg", "x.jpg"]
     assert (images / "x.jpg").read_bytes() == b"first"
@@ -67,7 +67,7 @@ def test_a_name_that_comes_twice_is_said_twice_and_written_once(tmp_path: Path, 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(seed=st.integers(0, 1 << 32), cut=st.booleans(), method=st.sampled_from([0, 8, 12, 14]))
-def test_a_damaged_zip_is_read_right_or_refused_in_one_line(
+def test_a_damaged_zip_is_read_correctly_or_refused_in_one_line(
     tmp_path: Path, images: Path, seed: int, cut: bool, method: int
 ) -> None:
     chance = random.Random(seed)
@@ -84,19 +84,19 @@ def test_a_damaged_zip_is_read_right_or_refused_in_one_line(
         said = str(error)
     assert "\n" not in said
     if not said and names:
-        assert (images / "a.jpg").read_bytes() == jpeg(1)  # the CRC lets no other content through
+        assert (images / "a.jpg").read_bytes() == jpeg(1)  # the CRC detects any other content
 
 
-def test_a_name_that_no_file_could_have_is_refused(tmp_path: Path, images: Path) -> None:
+def test_a_member_with_an_invalid_name_is_refused(tmp_path: Path, images: Path) -> None:
     archive = zipped(tmp_path / "x.zip", {"a.jpg": b"", "x" * 300 + ".jpg": b""})
     with pytest.raises(CaptionlabError, match="too long a name"):
         extract(archive, images, everything)
 
 
-def test_a_member_that_asks_for_gigabytes_is_damaged(
+def test_a_member_that_requests_gigabytes_is_refused(
     tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An LZMA header may ask for a dictionary of four."""
+    """An LZMA header may request a dictionary of 4 GiB."""
 
     def read(*arguments: object) -> bytes:
         raise MemoryError

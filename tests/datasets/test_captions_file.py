@@ -1,4 +1,4 @@
-"""Captions files of every dialect."""
+"""Captions files in every dialect."""
 
 import csv
 from pathlib import Path
@@ -59,9 +59,7 @@ def test_every_dialect_is_read(file: Path, header: str, row: str, caption: str) 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @given(captions=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0")).map(str.strip), min_size=1))
-def test_what_a_csv_writer_wrote_comes_back(
-    tmp_path_factory: pytest.TempPathFactory, separator: str, captions: list[str]
-) -> None:
+def test_csv_round_trip(tmp_path_factory: pytest.TempPathFactory, separator: str, captions: list[str]) -> None:
     file = tmp_path_factory.mktemp("written") / "captions.csv"
     with file.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out, delimiter=separator)
@@ -71,19 +69,19 @@ def test_what_a_csv_writer_wrote_comes_back(
 
 
 def test_a_token_file_needs_no_header(file: Path) -> None:
-    """As Flickr8k and Flickr30k are published."""
+    """The format of Flickr8k and Flickr30k."""
     text = "a.jpg#0\tA dog , running .\na.jpg#1\tA dog .\nb.jpg#0\tA dog .\n"
     assert read(file, text) == [Row("a.jpg", "A dog , running ."), Row("a.jpg", "A dog ."), Row("b.jpg", "A dog .")]
 
 
-def test_a_split_column_is_kept(file: Path) -> None:
+def test_a_split_column_is_read(file: Path) -> None:
     assert read(file, "image,split,caption\na.jpg,train,A dog\nb.jpg,,A cat\n") == [
         Row("a.jpg", "A dog", "train"),
         Row("b.jpg", "A cat"),
     ]
 
 
-def test_a_repeated_line_counts_once_and_a_short_one_has_no_caption(file: Path) -> None:
+def test_a_repeated_line_counts_once_and_a_short_line_has_no_caption(file: Path) -> None:
     file.write_text("image,caption\na.jpg,A dog\nb.jpg\n\na.jpg,A dog\n")
     rows, problems = read_captions(file)
     assert rows == [Row("a.jpg", "A dog"), Row("b.jpg", "")]
@@ -103,7 +101,7 @@ def test_a_repeated_line_counts_once_and_a_short_one_has_no_caption(file: Path) 
         (b"a.jpg#0\tA dog\nb.jpg\tA cat\n", r"captions\.txt, line 2 is not photo#number"),
     ],
 )
-def test_anything_else_is_refused_in_one_line(file: Path, content: bytes, fault: str) -> None:
+def test_other_files_are_refused_in_one_line(file: Path, content: bytes, fault: str) -> None:
     file.write_bytes(content)
     with pytest.raises(CaptionlabError, match=fault) as caught:
         read_captions(file)

@@ -1,4 +1,4 @@
-"""What the checks keep of a dataset, list and refuse."""
+"""Checks of a dataset: what is kept, listed and refused."""
 
 import os
 import struct
@@ -15,7 +15,7 @@ from photo_sets import checked, jpeg, kinds
 
 
 def found(images: Path, **photos: str) -> Found:
-    """Ten sound photos a, b, ... in the splits given as {split: letters}, each with one caption."""
+    """Ten valid photos a, b, ... in the splits given as {split: letters}, each with one caption."""
     for number, letter in enumerate("abcdefghij"):
         (images / f"{letter}.jpg").write_bytes(jpeg(number))
     named = {"train": "abcdef", "val": "gh", "test": "ij"} | photos
@@ -25,7 +25,7 @@ def found(images: Path, **photos: str) -> Found:
     )
 
 
-def test_a_sound_dataset_has_no_problems(images: Path) -> None:
+def test_a_valid_dataset_has_no_problems(images: Path) -> None:
     result = checked(found(images), images, 0.0)
     assert result.problems == []
     assert [record.image[0] for record in result.records] == list("abcdefghij")
@@ -44,7 +44,7 @@ def test_a_corrupt_photo_is_listed_and_left_out(images: Path, damage: str) -> No
     assert "b.jpg" not in {record.image for record in result.records}
 
 
-def test_what_does_not_match_is_listed(images: Path) -> None:
+def test_unmatched_names_are_listed(images: Path) -> None:
     raw = found(images, train="abcdeaz")
     captions = [*raw.captions[1:], ("y.jpg", "of nothing"), ("y.jpg", "again"), ("b.jpg", " ")]
     (images / "c.jpg").write_bytes((images / "d.jpg").read_bytes())
@@ -89,8 +89,8 @@ def test_a_caption_without_words_is_listed_and_its_photo_left_out(images: Path, 
         checked(raw, images, 0.05)
 
 
-def test_captions_and_names_are_in_the_composed_form(images: Path) -> None:
-    """As macOS writes them, an accented letter is two characters."""
+def test_captions_and_names_are_normalised_to_nfc(images: Path) -> None:
+    """macOS writes an accented letter as two characters."""
     composed, decomposed = "café", unicodedata.normalize("NFD", "café")
     raw = found(images)
     (images / "a.jpg").rename(images / f"{decomposed}.jpg")
@@ -101,7 +101,7 @@ def test_captions_and_names_are_in_the_composed_form(images: Path) -> None:
     assert record.captions == (f"A {composed} .",)
 
 
-def test_what_the_reader_noted_is_said_where_the_dataset_is_refused(images: Path) -> None:
+def test_errors_include_the_notes_of_the_reader(images: Path) -> None:
     raw = Found(captions=[], splits=found(images).splits, notes=["skipped 2 files"])
     with pytest.raises(CaptionlabError, match="; skipped 2 files; correct the dataset"):
         checked(raw, images, 0.5)
@@ -117,7 +117,7 @@ def test_a_split_without_photos_stops_the_run(images: Path) -> None:
         checked(found(images, val=""), images)
 
 
-def test_the_digest_follows_photos_captions_and_splits(images: Path) -> None:
+def test_the_digest_depends_on_photos_captions_and_splits(images: Path) -> None:
     raw = found(images)
     digests = [checked(raw, images).digest, checked(raw, images).digest]
     digests.append(checked(Found(captions=raw.captions[::-1], splits=raw.splits), images).digest)
@@ -130,14 +130,16 @@ def test_the_digest_follows_photos_captions_and_splits(images: Path) -> None:
     assert len(set(digests)) == 4
 
 
-def test_whole_records_are_taken_apart_and_put_together_again(images: Path) -> None:
+def test_records_round_trip_through_found(images: Path) -> None:
     records = checked(found(images), images).records
     assert checked(Found.of(records), images).records == records
 
 
-def test_a_photo_is_looked_at_as_it_will_be_read(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too large for the encoders, or a program for another program to draw: corrupt, before it costs anything."""
-    tool = tmp_path / "bin/gs"  # Pillow gives PostScript to Ghostscript
+def test_photos_are_checked_as_later_stages_read_them(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photos that are too large and PostScript programs are corrupt, and are refused before decoding."""
+    tool = tmp_path / "bin/gs"  # Pillow runs Ghostscript for PostScript
     tool.parent.mkdir()
     tool.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     tool.chmod(0o755)
@@ -153,7 +155,7 @@ def test_a_photo_is_looked_at_as_it_will_be_read(images: Path, tmp_path: Path, m
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_caption_of_a_megabyte_is_none(images: Path) -> None:
+def test_an_overlong_caption_is_not_used(images: Path) -> None:
     raw = found(images)
     raw.captions.append(("a.jpg", "a " * 500_000))
     result = checked(raw, images)

@@ -1,4 +1,4 @@
-"""COCO's captions_*.json."""
+"""The reader of COCO's captions_*.json."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from photo_sets import checked, jpeg, kinds
 
 
 def annotations(start: int, count: int) -> dict[str, Any]:
-    """A file of so many images with two captions each, in COCO's order: the captions of an image are apart."""
+    """A file of images with two captions each; as in COCO, the captions of an image are not adjacent."""
     numbers = range(start, start + count)
     return {
         "info": {"year": 2017},
@@ -28,7 +28,7 @@ def annotations(start: int, count: int) -> dict[str, Any]:
 
 
 def coco_folder(source: Path, **counts: int) -> Path:
-    """Published files, of so many images each: annotations in a folder of their own, photos in one a split."""
+    """Files with these numbers of images in COCO's layout: a folder of annotations, and one of photos per split."""
     (source / "annotations").mkdir(parents=True)
     for place, (name, count) in enumerate(counts.items()):
         value = annotations(100 * place, count)
@@ -59,7 +59,7 @@ def test_captions_and_splits_are_read(tmp_path: Path, images: Path) -> None:
 def test_without_a_test_file_its_photos_are_drawn_from_training(
     tmp_path: Path, images: Path, project_params: Params
 ) -> None:
-    """COCO's own test captions are not published. Photos that no file names, such as its test photos, are left out."""
+    """COCO's test captions are not published; unlisted photos, such as its test photos, are left out."""
     source = coco_folder(tmp_path / "coco", train2017=20, val2017=2)
     (source / "test2017").mkdir()
     (source / "test2017/000000000581.jpg").write_bytes(jpeg(3))
@@ -96,7 +96,7 @@ def test_an_image_without_captions_is_a_problem(tmp_path: Path, images: Path) ->
 
 
 def test_the_counts_of_the_published_files_are_checked(tmp_path: Path, images: Path) -> None:
-    for year in (2014, 2017):  # the same photos and captions, split in another way
+    for year in (2014, 2017):  # the same photos and captions in other splits
         own = [PUBLISHED[f"captions_{split}{year}.json"] for split in ("train", "val")]
         assert {key: sum(counts[key] for counts in own) for key in own[0]} == {"photos": 123_287, "captions": 616_767}
     source = coco_folder(tmp_path / "coco", train2017=3, val2017=1)
@@ -108,7 +108,7 @@ def test_the_counts_of_the_published_files_are_checked(tmp_path: Path, images: P
         coco(source, images)
 
 
-def test_one_file_a_split_is_read(tmp_path: Path, images: Path) -> None:
+def test_each_split_has_one_file(tmp_path: Path, images: Path) -> None:
     with pytest.raises(
         CaptionlabError, match=r"has no captions_train\*.json, captions_val\*.json or .* put them there"
     ):

@@ -1,4 +1,4 @@
-"""Downloading from a real server on this machine that drops connections, resumes, moves files and refuses."""
+"""Downloads from a local server that drops connections, resumes, redirects and refuses."""
 
 import hashlib
 import os
@@ -18,13 +18,13 @@ MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT at every path; the path's first part says how."""
+    """Serves CONTENT at every path; the first part of the path selects the behaviour."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = CONTENT
-        self.drops = 0  # how many answers still end early
-        self.failures = 0  # how many answers are still 503
+        self.drops = 0  # number of further responses that end early
+        self.failures = 0  # number of further responses with 503
         self.sent: list[tuple[str, int, int]] = []  # path, status, offset
 
     def url(self, path: str) -> str:
@@ -77,21 +77,21 @@ def fetch(target: Path, *urls: str, md5: str | None = MD5) -> None:
     download(urls, target, md5=md5, pause_seconds=0.001)
 
 
-def test_brings_the_file_and_leaves_nothing_beside_it(server: Server, tmp_path: Path) -> None:
+def test_the_file_is_downloaded_and_nothing_else_is_left(server: Server, tmp_path: Path) -> None:
     fetch(tmp_path / "cache" / "file.zip", server.url("file.zip"))
     assert (tmp_path / "cache" / "file.zip").read_bytes() == CONTENT
     assert {path.name for path in (tmp_path / "cache").iterdir()} <= {"file.zip", ".file.zip.lock"}
 
 
-def test_keeps_a_file_that_is_there(server: Server, tmp_path: Path) -> None:
+def test_an_existing_file_is_kept(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file.zip").write_bytes(b"mine")
     fetch(tmp_path / "file.zip", server.url("file.zip"))
     assert (tmp_path / "file.zip").read_bytes() == b"mine"
     assert server.sent == []
 
 
-def test_resumes_after_each_dropped_connection(server: Server, tmp_path: Path) -> None:
-    server.drops = 8  # more than the attempts at a standstill: every one of these gets further
+def test_dropped_connections_are_resumed(server: Server, tmp_path: Path) -> None:
+    server.drops = 8  # more than the allowed attempts without progress, but each of these makes progress
     fetch(tmp_path / "file.zip", server.url("file.zip"))
     assert (tmp_path / "file.zip").read_bytes() == CONTENT
     assert len(server.sent) == 9
@@ -99,7 +99,9 @@ def test_resumes_after_each_dropped_connection(server: Server, tmp_path: Path) -
     assert server.sent[1][2] == len(CONTENT) // 2
 
 
-def test_resumes_what_an_earlier_run_began(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_of_an_earlier_run_is_resumed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.drops = 1
     with monkeypatch.context() as patched:
         patched.setattr(downloading, "ATTEMPTS", 0)
@@ -110,33 +112,33 @@ def test_resumes_what_an_earlier_run_began(server: Server, tmp_path: Path, monke
     assert server.sent[-1] == ("/file.zip", 206, len(CONTENT) // 2)
 
 
-def test_starts_anew_where_the_server_cannot_resume(server: Server, tmp_path: Path) -> None:
+def test_the_download_restarts_if_the_server_cannot_resume(server: Server, tmp_path: Path) -> None:
     server.drops = 2
     fetch(tmp_path / "file.zip", server.url("norange/file.zip"))
     assert (tmp_path / "file.zip").read_bytes() == CONTENT
     assert [status for _, status, _ in server.sent] == [200, 200, 200]
 
 
-def test_goes_to_the_next_mirror_at_once_when_a_file_is_gone(server: Server, tmp_path: Path) -> None:
+def test_a_missing_file_is_requested_from_the_next_mirror_at_once(server: Server, tmp_path: Path) -> None:
     fetch(tmp_path / "file.zip", server.url("gone/file.zip"), server.url("file.zip"))
     assert (tmp_path / "file.zip").read_bytes() == CONTENT
     assert [status for _, status, _ in server.sent] == [404, 200]
 
 
-def test_asks_again_when_a_server_is_busy(server: Server, tmp_path: Path) -> None:
+def test_a_busy_server_is_retried(server: Server, tmp_path: Path) -> None:
     server.failures = 2
     fetch(tmp_path / "file.zip", server.url("file.zip"))
     assert [status for _, status, _ in server.sent] == [503, 503, 200]
 
 
-def test_gives_up_a_busy_mirror_after_its_attempts(server: Server, tmp_path: Path) -> None:
+def test_a_busy_mirror_is_given_up_after_all_attempts(server: Server, tmp_path: Path) -> None:
     server.failures = 100
     with pytest.raises(CaptionlabError, match=r"cannot download file.zip .*503.*dataset.source"):
         fetch(tmp_path / "file.zip", server.url("file.zip"))
     assert len(server.sent) == downloading.ATTEMPTS
 
 
-def test_names_every_mirror_in_one_line_when_none_gives_the_file(server: Server, tmp_path: Path) -> None:
+def test_the_error_names_every_mirror_in_one_line(server: Server, tmp_path: Path) -> None:
     closed = "http://127.0.0.1:9/file.zip"
     with pytest.raises(CaptionlabError) as caught:
         fetch(tmp_path / "file.zip", server.url("gone/file.zip"), closed)
@@ -147,15 +149,15 @@ def test_names_every_mirror_in_one_line_when_none_gives_the_file(server: Server,
     assert not (tmp_path / "file.zip").exists()
 
 
-def test_a_wrong_digest_is_another_mirrors_turn(server: Server, tmp_path: Path) -> None:
+def test_a_wrong_digest_leads_to_the_next_mirror(server: Server, tmp_path: Path) -> None:
     with pytest.raises(CaptionlabError, match="MD5"):
         fetch(tmp_path / "file.zip", server.url("file.zip"), server.url("other/file.zip"), md5="0" * 32)
     assert [path for path, _, _ in server.sent] == ["/file.zip", "/other/file.zip"]
     assert not (tmp_path / "file.zip").exists()
 
 
-def test_never_mixes_two_versions_of_a_file(server: Server, tmp_path: Path) -> None:
-    """The part of an earlier version is thrown away when the server's tag has changed."""
+def test_versions_of_a_file_are_never_mixed(server: Server, tmp_path: Path) -> None:
+    """A partial file is discarded if the server's tag has changed."""
     target = tmp_path / "file.zip"
     (tmp_path / ".file.zip.partial").write_bytes(b"old" * 1_000)
     (tmp_path / ".file.zip.partial.json").write_text(f'{{"url": "{server.url("file.zip")}", "tag": "\\"old\\""}}')
@@ -163,15 +165,15 @@ def test_never_mixes_two_versions_of_a_file(server: Server, tmp_path: Path) -> N
     assert target.read_bytes() == CONTENT
 
 
-def test_never_continues_with_another_mirror(server: Server, tmp_path: Path) -> None:
+def test_a_partial_file_is_not_continued_from_another_mirror(server: Server, tmp_path: Path) -> None:
     (tmp_path / ".file.zip.partial").write_bytes(b"part of another mirror's file")
     (tmp_path / ".file.zip.partial.json").write_text('{"url": "http://elsewhere/file.zip", "tag": "x"}')
     fetch(tmp_path / "file.zip", server.url("file.zip"))
     assert (tmp_path / "file.zip").read_bytes() == CONTENT
 
 
-def test_a_full_disk_is_no_network_fault(server: Server, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk; the part that fitted stays for the next run."""
+def test_a_full_disk_is_not_reported_as_a_network_error(server: Server, tmp_path: Path) -> None:
+    """Simulated by a file size limit; the downloaded part is kept for the next run."""
     resource = pytest.importorskip("resource", reason="needs a system that limits the size of files")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(CONTENT) // 2, hard))
@@ -185,7 +187,7 @@ def test_a_full_disk_is_no_network_fault(server: Server, tmp_path: Path) -> None
     assert (tmp_path / "file.zip").read_bytes() == CONTENT
 
 
-def test_two_at_once_bring_the_file_once(server: Server, tmp_path: Path) -> None:
+def test_concurrent_downloads_fetch_the_file_once(server: Server, tmp_path: Path) -> None:
     threads = [threading.Thread(target=fetch, args=(tmp_path / "file.zip", server.url("file.zip"))) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -195,7 +197,7 @@ def test_two_at_once_bring_the_file_once(server: Server, tmp_path: Path) -> None
     assert len(server.sent) == 1
 
 
-def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_folder_depends_on_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("CAPTIONLAB_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

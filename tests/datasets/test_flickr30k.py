@@ -1,4 +1,4 @@
-"""Flickr30k's results.csv and photos."""
+"""The reader of Flickr30k's results.csv and photos."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from captionlab.errors import CaptionlabError
 from photo_sets import jpeg
 
 COUNTS = {"photos": 3, "captions": 6}
-# As published: blanks behind the separators, and one row in which the second separator is missing.
+# As published: blanks after the separators, and one row without the second separator.
 RESULTS = (
     "image_name| comment_number| comment\n"
     "1.jpg| 0| Two young guys with shaggy hair look at their hands .\n"
@@ -44,7 +44,7 @@ def test_captions_and_photos_are_read(tmp_path: Path, images: Path, photos: str)
     assert (images / "2199200615.jpg").read_bytes() == jpeg(1)
 
 
-def test_the_folder_around_the_published_one_is_a_source_too(tmp_path: Path, images: Path) -> None:
+def test_the_parent_of_the_published_folder_is_a_source_too(tmp_path: Path, images: Path) -> None:
     flickr30k_folder(tmp_path / "archive/flickr30k_images")
     assert len(flickr30k(tmp_path / "archive", images, COUNTS).captions) == 5
 

@@ -1,4 +1,4 @@
-"""Flickr8k, packed and unpacked, in miniature; and the real one where it is."""
+"""The reader of Flickr8k, on small packed and unpacked copies, and on the real dataset if available."""
 
 import functools
 import hashlib
@@ -44,7 +44,7 @@ def zips(source: Path, **changes: Any) -> Path:
     return source
 
 
-def test_flickr8k_is_read_as_published(tmp_path: Path, images: Path) -> None:
+def test_the_published_flickr8k_is_read(tmp_path: Path, images: Path) -> None:
     raw = flickr8k(zips(tmp_path / "zips"), images, TINY)
     assert {path.name for path in images.iterdir()} == {f"{number}.jpg" for number in range(7)}
     assert (images / "3.jpg").read_bytes() == jpeg(3)
@@ -57,7 +57,7 @@ def test_flickr8k_is_read_as_published(tmp_path: Path, images: Path) -> None:
     assert ("caption without photo", "9.jpg.1") in kinds(result.problems)
 
 
-def test_flickr8k_of_other_counts_is_refused(tmp_path: Path, images: Path) -> None:
+def test_flickr8k_with_other_counts_is_refused(tmp_path: Path, images: Path) -> None:
     source = zips(tmp_path / "zips")
     with pytest.raises(CaptionlabError, match=r"7 photos, 16 captions.* instead of 8,091 photos, 40,460 captions"):
         flickr8k(source, images)
@@ -80,7 +80,7 @@ def test_flickr8k_with_a_broken_text_is_refused(
         flickr8k(zips(tmp_path / "zips", **change), images, TINY)
 
 
-def test_judgments_come_with_the_texts(tmp_path: Path, images: Path) -> None:
+def test_judgments_are_read_with_the_texts(tmp_path: Path, images: Path) -> None:
     assert flickr8k(zips(tmp_path / "zips"), images, TINY).judged == []
     judged = {"ExpertAnnotations.txt": "0.jpg\t5.jpg#1\t1\t2\t4\n", "CrowdFlowerAnnotations.txt": b"\xff\xff\n"}
     raw = flickr8k(zips(tmp_path / "zips", **judged), images, TINY)
@@ -89,7 +89,7 @@ def test_judgments_come_with_the_texts(tmp_path: Path, images: Path) -> None:
     assert ("broken judgments", "CrowdFlowerAnnotations.txt") in kinds(raw.problems)
 
 
-def test_flickr8k_repeats_are_listed(tmp_path: Path, images: Path) -> None:
+def test_repeated_photos_and_captions_of_flickr8k_are_listed(tmp_path: Path, images: Path) -> None:
     tokens = "".join(f"{n}.jpg#{i}\tA dog .\n" for n in range(8) for i in (0, 1)) + "0.jpg#1\tAgain .\n"
     raw = flickr8k(zips(tmp_path / "zips", **{"Flickr8k.token.txt": tokens}), images, TINY)
     assert ("duplicate caption", "0.jpg#1") in kinds(raw.problems)
@@ -115,7 +115,7 @@ def unpacked_flat(source: Path) -> None:
 
 
 def unpacked_in_folders(source: Path) -> None:
-    """As some programs unpack: each zip into a folder of its own name; and the photos' folder spelled correctly."""
+    """Each zip unpacked into a folder of its name, and the photos' folder spelled correctly."""
     for name in (PHOTOS_ZIP, TEXT_ZIP):
         with zipfile.ZipFile(source / name) as opened:
             opened.extractall(source / Path(name).stem)
@@ -123,7 +123,7 @@ def unpacked_in_folders(source: Path) -> None:
 
 @pytest.mark.parametrize("unpack", [unpacked_flat, unpacked_in_folders])
 @pytest.mark.parametrize("kept", [(), (PHOTOS_ZIP,), (TEXT_ZIP,)])
-def test_flickr8k_unpacked_is_read_in_place(
+def test_unpacked_flickr8k_is_read_in_place(
     tmp_path: Path, images: Path, unpack: Callable[[Path], None], kept: tuple[str, ...]
 ) -> None:
     packed = flickr8k(zips(tmp_path / "zips"), images, TINY)
@@ -139,7 +139,7 @@ def test_flickr8k_unpacked_is_read_in_place(
     }
 
 
-def test_flickr8k_comes_from_its_mirrors_into_the_users_cache(
+def test_flickr8k_is_downloaded_into_the_users_cache(
     tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = zips(tmp_path / "zips")
@@ -165,7 +165,7 @@ class QuietFiles(SimpleHTTPRequestHandler):
         pass
 
 
-def test_the_real_flickr8k_holds_what_was_published(images: Path) -> None:
+def test_the_real_flickr8k_has_the_published_counts(images: Path) -> None:
     if not REAL.is_dir():
         pytest.skip(f"{REAL} is not here, so the real zips cannot be read")
     raw = flickr8k(REAL, images)  # asserts the counts

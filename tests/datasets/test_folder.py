@@ -1,4 +1,4 @@
-"""A folder of photos and a captions file."""
+"""The reader of a folder of photos with a captions file."""
 
 import io
 import subprocess
@@ -19,7 +19,7 @@ NAMES = [f"{number}.jpg" for number in range(10)]
 
 
 def photo_folder(source: Path, captions: str | None = None, photos: str = "Images") -> Path:
-    """Ten photos, by default with a caption each, and a file that is not a photo."""
+    """Ten photos, with one caption each by default, and a file that is not a photo."""
     (source / photos).mkdir(parents=True)
     for number, name in enumerate(NAMES):
         (source / photos / name).write_bytes(jpeg(number))
@@ -41,7 +41,7 @@ def test_photos_and_captions_are_read(tmp_path: Path, images: Path, photos: str)
 
 
 def test_names_are_matched_with_the_photos(tmp_path: Path, images: Path) -> None:
-    """Those of captions and those of split files; photo_names has the rules."""
+    """Names in captions files and split files, by the rules of photo_names."""
     source = photo_folder(tmp_path / "mine", "image,caption\nImages\\0.JPG,A\n1,B\nImages/2.jpg#0,C\nghost.jpg,D\n")
     for split, text in {"train": "Images/0.jpg\n1\n", "val": "2\n", "test": "3\n"}.items():
         (source / f"{split}.txt").write_text(text)
@@ -70,7 +70,7 @@ def test_hidden_files_are_not_photos(tmp_path: Path, images: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".avif", ".jfif", ".webp", ".TIFF", ".ppm", ".jp2"])
-def test_every_format_that_is_read_is_a_photo(tmp_path: Path, images: Path, suffix: str) -> None:
+def test_every_supported_format_is_a_photo(tmp_path: Path, images: Path, suffix: str) -> None:
     source = photo_folder(tmp_path / "mine", f"image,caption\nx{suffix},A\n")
     kind = Image.registered_extensions()[suffix.lower()]
     Image.new("RGB", (8, 8), "red").save(source / f"Images/x{suffix}", kind)
@@ -79,14 +79,14 @@ def test_every_format_that_is_read_is_a_photo(tmp_path: Path, images: Path, suff
     assert suffix.lower() in SUFFIXES
 
 
-def test_photos_of_other_formats_are_counted(tmp_path: Path, images: Path) -> None:
+def test_photos_in_unsupported_formats_are_counted(tmp_path: Path, images: Path) -> None:
     source = photo_folder(tmp_path / "mine")
     for name in ("a.NEF", "b.dng", "c.dng", "notes.txt"):
         (source / "Images" / name).write_bytes(b"raw")
     assert folder(source, images).notes == ["skipped 3 files of formats that are not read (.dng: 2, .nef: 1)"]
 
 
-def test_without_its_library_heic_is_counted_and_with_it_read(tmp_path: Path, images: Path) -> None:
+def test_heic_is_counted_without_its_library_and_read_with_it(tmp_path: Path, images: Path) -> None:
     pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed; pip install -e '.[dev]'")
     source = photo_folder(tmp_path / "mine", "image,caption\n0.jpg,A\nphone.HEIC,B\n")
     out = io.BytesIO()
@@ -111,8 +111,8 @@ def test_without_its_library_heic_is_counted_and_with_it_read(tmp_path: Path, im
     ]
 
 
-def test_flickrs_own_captions_and_split_files_are_used(tmp_path: Path, images: Path) -> None:
-    """Beside a copy of Flickr8k in this layout they are the official splits."""
+def test_flickr8ks_captions_and_split_files_are_used(tmp_path: Path, images: Path) -> None:
+    """They are the official splits of Flickr8k."""
     source = photo_folder(tmp_path / "mine")
     for name, text in zip(FLICKR8K_FILES.values(), ("0.jpg\n1.jpg\n", "2.jpg\n", "3.jpg\n"), strict=True):
         (source / name).write_text(text)
@@ -124,10 +124,10 @@ def test_flickrs_own_captions_and_split_files_are_used(tmp_path: Path, images: P
     assert folder(source, images).captions == [("0.jpg", "A dog .")]
     for split in SPLITS:
         (source / f"{split}.txt").write_text(f"{split}.jpg\n")
-    assert folder(source, images).splits == {split: [f"{split}.jpg"] for split in SPLITS}  # one's own come first
+    assert folder(source, images).splits == {split: [f"{split}.jpg"] for split in SPLITS}  # these take precedence
 
 
-def test_a_split_column_is_followed(tmp_path: Path, images: Path) -> None:
+def test_a_split_column_is_used(tmp_path: Path, images: Path) -> None:
     rows = "0.jpg#0,train,A\n0.jpg#1,train,B\n1.jpg,val,C\n2.jpg,test,D\n3.jpg,,E\n"
     found = folder(photo_folder(tmp_path / "mine", f"image,split,caption\n{rows}"), images)
     assert found.splits == {"train": ["0.jpg"], "val": ["1.jpg"], "test": ["2.jpg"]}
@@ -142,7 +142,7 @@ def test_splits_that_share_a_photo_are_refused(tmp_path: Path, images: Path) -> 
         checked(folder(source, images), images)
 
 
-def test_repeats_and_gaps_are_listed(tmp_path: Path, images: Path) -> None:
+def test_repeated_and_missing_photos_are_listed(tmp_path: Path, images: Path) -> None:
     source = photo_folder(tmp_path / "mine")
     with (source / "captions.txt").open("a") as captions:
         captions.write("0.jpg,Dog 0\n1.jpg\n\nx.jpg,of nothing\n")

@@ -1,4 +1,4 @@
-"""Flickr8k's files of human judgments, made up, with broken lines among sound ones."""
+"""Generated files of Flickr8k's human judgments, with valid and broken lines."""
 
 from pathlib import Path
 
@@ -56,5 +56,5 @@ def test_broken_lines_of_the_crowd_are_left_out_and_counted(tmp_path: Path, line
     assert len(problems) == 1
 
 
-def test_there_may_be_no_judgments(tmp_path: Path) -> None:
+def test_judgments_are_optional(tmp_path: Path) -> None:
     assert read_judgments(tmp_path, CAPTIONS, REFERENCES) == ([], [])

@@ -1,4 +1,4 @@
-"""Karpathy's dataset_*.json."""
+"""The reader of Karpathy's dataset_*.json."""
 
 import json
 from pathlib import Path
@@ -14,14 +14,14 @@ SPLITS = ["train", "train", "restval", "val", "test"]
 
 
 def entry(number: int, split: str, **changed: Any) -> dict[str, Any]:
-    """An image as the file of Flickr8k and Flickr30k lists it."""
+    """An image as in the files of Flickr8k and Flickr30k."""
     sentences = [{"tokens": ["dog"], "raw": f"Dog {number} .", "imgid": number, "sentid": number + i} for i in range(2)]
     image = {"sentids": [number], "imgid": number, "sentences": sentences, "split": split, "filename": f"{number}.jpg"}
     return image | changed
 
 
 def karpathy_folder(source: Path, images: list[dict[str, Any]], file: str = "dataset_mine.json") -> Path:
-    """The file, with the photos that its entries name in Images."""
+    """The file, and its photos in Images."""
     (source / "Images").mkdir(parents=True)
     (source / file).write_text(json.dumps({"dataset": "mine", "images": images}))
     for number, image in enumerate(images):
@@ -42,8 +42,8 @@ def test_captions_splits_and_photos_are_read(tmp_path: Path, images: Path) -> No
     assert (images / "4.jpg").read_bytes() == jpeg(4)
 
 
-def test_cocos_photos_are_found_by_their_folders(tmp_path: Path, images: Path) -> None:
-    """Two of one name, and one whose folder was dropped when it was copied."""
+def test_coco_photos_are_found_by_their_folders(tmp_path: Path, images: Path) -> None:
+    """Two photos with the same name, and one without its folder."""
     entries = [
         entry(0, "train", filepath="train2014", filename="a.jpg", cocoid=1),
         entry(1, "val", filepath="val2014", filename="a.jpg", cocoid=2),
@@ -57,7 +57,7 @@ def test_cocos_photos_are_found_by_their_folders(tmp_path: Path, images: Path) -
 
 
 def test_photos_that_the_file_does_not_name_are_left_out(tmp_path: Path, images: Path) -> None:
-    """As 91 of Flickr8k's; as photos without captions they would count as bad."""
+    """As 91 of Flickr8k's photos; they must not count as photos without captions."""
     source = karpathy_folder(tmp_path / "k", [entry(number, split) for number, split in enumerate(SPLITS)])
     for name in ("x.jpg", "y.jpg"):
         (source / "Images" / name).write_bytes(jpeg(9))
@@ -66,7 +66,7 @@ def test_photos_that_the_file_does_not_name_are_left_out(tmp_path: Path, images:
     assert sorted(path.name for path in images.iterdir()) == [f"{number}.jpg" for number in range(5)]
 
 
-def test_missing_photos_are_named_with_an_example_from_each_side(tmp_path: Path, images: Path) -> None:
+def test_missing_photos_are_reported_with_examples(tmp_path: Path, images: Path) -> None:
     source = karpathy_folder(tmp_path / "k", [entry(number, split) for number, split in enumerate(SPLITS * 2)])
     (source / "Images/1.jpg").rename(source / "Images/one.jpg")
     found = karpathy(source, images)
@@ -155,7 +155,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, images: Path, content: bytes,
         karpathy(tmp_path, images)
 
 
-def test_there_must_be_one_file(tmp_path: Path, images: Path) -> None:
+def test_exactly_one_file_is_required(tmp_path: Path, images: Path) -> None:
     with pytest.raises(CaptionlabError, match=r"one dataset_\*.json \(such as dataset_flickr8k.json.*but has none"):
         karpathy(tmp_path, images)
     for name in ("dataset_b.json", "dataset_a.json"):

@@ -1,4 +1,4 @@
-"""Parquet files as datasets store photos and captions in them."""
+"""The reader of Parquet files with photos and captions."""
 
 import dataclasses
 import struct
@@ -34,7 +34,7 @@ def parquet_files(source: Path, **changed: pa.Table) -> Path:
     return source
 
 
-def test_parquet_is_read_with_the_bytes_as_they_are(tmp_path: Path, images: Path) -> None:
+def test_photo_bytes_are_kept_unchanged(tmp_path: Path, images: Path) -> None:
     raw = parquet(parquet_files(tmp_path / "hub"), images)
     result = checked(raw, images, 0.0)
     assert [sum(record.split == split for record in result.records) for split in SPLITS] == [43, 2, 2]
@@ -44,7 +44,7 @@ def test_parquet_is_read_with_the_bytes_as_they_are(tmp_path: Path, images: Path
     assert result.records[-1].captions == tuple(f"caption {i} of 61" for i in range(5))
 
 
-def test_parquet_photos_without_names_of_their_own_get_some(tmp_path: Path, images: Path) -> None:
+def test_photos_without_unique_names_get_new_names(tmp_path: Path, images: Path) -> None:
     names = {"train-2": rows(12, path=None, captions=11), "validation-1": rows(2, 50, "../../same.jpg")}
     raw = parquet(parquet_files(tmp_path / "hub", **names), images)
     assert raw.splits["train"][:2] == ["photo_0.jpg", "photo_1.jpg"]
@@ -55,7 +55,7 @@ def test_parquet_photos_without_names_of_their_own_get_some(tmp_path: Path, imag
     assert texts == [f"caption {i} of 0" for i in range(11)]  # by number: caption_10 is the last
 
 
-def test_a_name_that_no_file_could_have_is_replaced(tmp_path: Path, images: Path) -> None:
+def test_an_invalid_file_name_is_replaced(tmp_path: Path, images: Path) -> None:
     names = {"test-00000-of-00001": rows(1, 60, "x" * 300 + "{}.jpg")}
     raw = parquet(parquet_files(tmp_path / "hub", **names), images)
     assert raw.splits["test"] == ["test-00000.jpg"]
@@ -79,7 +79,7 @@ def own_column(name: str, values: pa.Array) -> pa.Table:
         ("caption", pa.array([["A", "A again"], ["B"]], pa.list_(pa.string_view()))),
     ],
 )
-def test_captions_are_read_however_they_are_stored(tmp_path: Path, images: Path, column: str, values: pa.Array) -> None:
+def test_captions_are_read_in_every_storage_type(tmp_path: Path, images: Path, column: str, values: pa.Array) -> None:
     tables = {"test-00000-of-00001": own_column(column, values)}
     raw = parquet(parquet_files(tmp_path / "hub", **tables), images)
     captions = [caption for caption in raw.captions if caption[0] in raw.splits["test"]]
@@ -88,7 +88,7 @@ def test_captions_are_read_however_they_are_stored(tmp_path: Path, images: Path,
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
-def test_a_column_of_bytes_holds_photos_without_names(tmp_path: Path, images: Path, kind: pa.DataType) -> None:
+def test_a_column_of_bytes_has_photos_without_names(tmp_path: Path, images: Path, kind: pa.DataType) -> None:
     table = pa.table({"image": pa.array([jpeg(60), jpeg(61)], kind), "caption": ["A", "B"]})
     raw = parquet(parquet_files(tmp_path / "hub", **{"test-00000-of-00001": table}), images)
     assert raw.splits["test"] == ["test-00000.jpg", "test-00001.jpg"]
@@ -96,7 +96,7 @@ def test_a_column_of_bytes_holds_photos_without_names(tmp_path: Path, images: Pa
 
 
 @pytest.mark.parametrize("name", ["train-00000-of-00001", "test", "photos"])
-def test_files_of_one_split_or_none_are_split_at_random(
+def test_files_with_at_most_one_split_are_split_at_random(
     tmp_path: Path, images: Path, name: str, project_params: Params
 ) -> None:
     (tmp_path / "hub").mkdir()
@@ -108,8 +108,8 @@ def test_files_of_one_split_or_none_are_split_at_random(
     assert [sum(record.split == split for record in result.records) for split in SPLITS] == [14, 2, 4]
 
 
-def test_a_split_column_is_followed(tmp_path: Path, images: Path) -> None:
-    """As in the copy of Flickr30k with Karpathy's splits, all of it in files named test."""
+def test_a_split_column_is_used(tmp_path: Path, images: Path) -> None:
+    """As in the copy of Flickr30k with Karpathy's splits, whose files are all named test."""
     table = rows(6).append_column("split", pa.array(["train", "train", "restval", "val", "test", None]))
     (tmp_path / "hub").mkdir()
     pq.write_table(table, tmp_path / "hub/TEST-00000-of-00001.parquet")
@@ -119,8 +119,8 @@ def test_a_split_column_is_followed(tmp_path: Path, images: Path) -> None:
     assert found.split_source == "the column split"
 
 
-def test_what_is_not_read_is_said(tmp_path: Path, images: Path) -> None:
-    """A file whose name says no split, beside others; but nothing of macOS's hidden files."""
+def test_files_that_are_not_read_are_noted(tmp_path: Path, images: Path) -> None:
+    """A file without a split in its name, but not macOS's hidden files."""
     source = parquet_files(tmp_path / "hub", extra=rows(1, 90))
     (source / "data/._train-00000-of-00002.parquet").write_bytes(b"junk")
     raw = parquet(source, images)
@@ -136,7 +136,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, images: Path) -> No
         parquet(source, images)
 
 
-def test_parquet_holes_are_left_for_the_checks(tmp_path: Path, images: Path) -> None:
+def test_missing_values_are_left_to_the_checks(tmp_path: Path, images: Path) -> None:
     table = pa.table(
         {
             "image": [{"bytes": None, "path": "x.jpg"}, {"bytes": jpeg(70), "path": "y.jpg"}, None],
@@ -155,7 +155,7 @@ def test_parquet_holes_are_left_for_the_checks(tmp_path: Path, images: Path) -> 
     ]
 
 
-def test_broken_parquet_is_refused(tmp_path: Path, images: Path) -> None:
+def test_damaged_parquet_is_refused(tmp_path: Path, images: Path) -> None:
     source = parquet_files(tmp_path / "hub")
     path = source / "data" / "test-00000-of-00001.parquet"
     whole = path.read_bytes()
@@ -193,7 +193,7 @@ def test_broken_parquet_is_refused(tmp_path: Path, images: Path) -> None:
         ),
     ],
 )
-def test_parquet_of_other_types_is_refused(
+def test_columns_of_other_types_are_refused(
     tmp_path: Path, images: Path, image: dict[str, Any], caption: Any, fault: str
 ) -> None:
     table = pa.table({"image": [image], "caption_0": caption})

@@ -1,4 +1,4 @@
-"""Names as captions files have them, matched with the photos that are there."""
+"""Matching of names in captions files with photos."""
 
 import unicodedata
 from pathlib import Path
@@ -20,22 +20,22 @@ def names(*paths: str) -> PhotoNames:
         "a.JPG", "A.jpg", "images/A", "a.jpg#0", "a.jpg#12", "Images/a#3",
     ],
 )  # fmt: skip
-def test_one_photo_is_meant_however_its_name_is_written(written: str) -> None:
+def test_variants_of_a_name_match_one_photo(written: str) -> None:
     assert names("a.jpg", "b.jpg").find(written) == "a.jpg"
 
 
 @pytest.mark.parametrize("written", ["c.jpg", "a.png", "a.jpg.1", "xa.jpg", "a.jpg#", "#0", "", "a.jpg/c", "other/c"])
-def test_what_is_no_photo_stays_as_written(written: str) -> None:
+def test_a_name_without_a_photo_is_unchanged(written: str) -> None:
     assert names("a.jpg", "b.jpg").find(written) == written
 
 
-def test_the_exact_name_comes_first() -> None:
+def test_the_exact_name_takes_precedence() -> None:
     photos = names("a.jpg", "A.jpg", "a.png", "a.jpg#0.jpg", "b#1")
     assert [photos.find(name) for name in ("a.jpg", "A.jpg", "a.png", "b#1")] == ["a.jpg", "A.jpg", "a.png", "b#1"]
     assert photos.find("a.jpg#0") == "a.jpg#0.jpg"
 
 
-def test_what_could_be_several_photos_stays_as_written() -> None:
+def test_an_ambiguous_name_is_unchanged() -> None:
     photos = names("a.jpg", "a.png", "x/b.jpg", "y/b.jpg")
     assert [photos.find(name) for name in ("a", "b.jpg", "B", "z/b.jpg")] == ["a", "b.jpg", "B", "z/b.jpg"]
 
@@ -46,21 +46,21 @@ def test_photos_in_subfolders_are_found_with_and_without_their_folders() -> None
     assert photos.files["y__b.jpg"] == Path("photos/y/b.jpg")
     assert photos.find("a.jpg") == photos.find("x/a.jpg") == photos.find("Images/x/A") == "a.jpg"
     assert photos.find("y/b.jpg") == photos.find("photos\\y\\b.jpg#1") == "y__b.jpg"
-    assert photos.find("y/a.jpg") == "y/a.jpg"  # another folder's is not meant
+    assert photos.find("y/a.jpg") == "y/a.jpg"  # not the photo in another folder
 
 
-def test_an_accent_is_the_same_in_both_forms() -> None:
+def test_both_unicode_forms_of_an_accent_match() -> None:
     composed, decomposed = "é.jpg", unicodedata.normalize("NFD", "é.jpg")
     for photo in (composed, decomposed):
         for written in (composed, decomposed):
             assert names(photo).find(written) == composed
 
 
-def test_two_photos_of_one_name_are_told() -> None:
+def test_two_photos_with_one_name_are_a_problem() -> None:
     photos = names("é.jpg", unicodedata.normalize("NFD", "é.jpg"), "x/b.jpg", "y/b.jpg", "x__b.jpg")
     assert list(photos.files) == ["é.jpg", "x__b.jpg", "y__b.jpg"]
     assert [problem.item for problem in photos.problems] == ["é.jpg", "x__b.jpg"]
 
 
-def test_a_name_that_is_not_text_is_shown_with_escapes() -> None:
+def test_a_name_that_is_not_valid_text_is_escaped() -> None:
     assert list(names("caf\udce9.jpg").files) == ["caf\\xe9.jpg"]

@@ -1,4 +1,4 @@
-"""The built-in dataset: same seed, same bytes; captions that say what is drawn; held-out pairs in test alone."""
+"""The built-in dataset: determinism, true captions, and held-out pairs only in the test split."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ def _pairs(row: dict[str, Any]) -> set[tuple[str, str]]:
     return {p for actor in row["actors"] for p in ((actor["colour"], actor["kind"]), (actor["kind"], row["place"]))}
 
 
-def test_scenes_are_photos_of_the_size_asked_for(drawn: Drawn) -> None:
+def test_scenes_are_jpegs_of_224_pixels(drawn: Drawn) -> None:
     images, records, truth = drawn
     assert [sum(record.split == split for record in records) for split in ("train", "val", "test")] == [300, 50, 100]
     assert sorted(path.name for path in images.iterdir()) == sorted(record.image for record in records)
@@ -43,7 +43,7 @@ def test_scenes_are_photos_of_the_size_asked_for(drawn: Drawn) -> None:
     assert len(digests) == len(records)
 
 
-def test_a_scene_depends_on_seed_split_and_number_alone(drawn: Drawn, tmp_path: Path) -> None:
+def test_a_scene_depends_only_on_seed_split_and_number(drawn: Drawn, tmp_path: Path) -> None:
     images, records, truth = drawn
     again, other = tmp_path / "again", tmp_path / "other"
     again.mkdir()
@@ -57,7 +57,7 @@ def test_a_scene_depends_on_seed_split_and_number_alone(drawn: Drawn, tmp_path: 
     assert not {r.captions for r in reseeded} & {r.captions for r in few}
 
 
-def test_held_out_pairs_appear_in_test_alone(drawn: Drawn) -> None:
+def test_held_out_pairs_appear_only_in_test(drawn: Drawn) -> None:
     _, _, truth = drawn
     held_out = {tuple(pair) for pair in GRAMMAR["held_out"]["pairs"]}
     for row in truth:
@@ -68,7 +68,7 @@ def test_held_out_pairs_appear_in_test_alone(drawn: Drawn) -> None:
     assert 0.25 <= sum(bool(row["unseen"]) for row in test) / len(test) <= 0.30
 
 
-def test_everything_alone_occurs_in_training(drawn: Drawn) -> None:
+def test_every_place_kind_colour_and_action_occurs_in_training(drawn: Drawn) -> None:
     _, _, truth = drawn
     train = [row for row in truth if row["split"] == "train"]
     assert {row["place"] for row in train} == set(GRAMMAR["places"])
@@ -79,7 +79,7 @@ def test_everything_alone_occurs_in_training(drawn: Drawn) -> None:
     assert {actor["count"] for actor in actors} == {1, 2, 3}
 
 
-def test_captions_say_only_what_is_there(drawn: Drawn) -> None:
+def test_captions_are_true_of_their_scene(drawn: Drawn) -> None:
     _, records, truth = drawn
     singular = {kind: kind for kind in GRAMMAR["kinds"]}
     kind_of = singular | {entry["plural"]: kind for kind, entry in GRAMMAR["kinds"].items()}
@@ -92,14 +92,14 @@ def test_captions_say_only_what_is_there(drawn: Drawn) -> None:
             assert {word for word in words if word in GRAMMAR["colours"]} <= colours, caption
             for noun, kind in kind_of.items():
                 actor = kinds.get(kind)
-                if actor and "wears" not in GRAMMAR["kinds"][kind]:  # the colour right before the noun is its own
+                if actor and "wears" not in GRAMMAR["kinds"][kind]:  # the colour directly before the noun belongs to it
                     before = re.findall(rf"(\w+) {noun}\b", caption.lower())
                     assert {word for word in before if word in GRAMMAR["colours"]} <= {actor["colour"]}, caption
             counts = {actor["count"] for actor in row["actors"]}
             assert {number for word, number in (("two", 2), ("three", 3)) if word in words} <= counts, caption
 
 
-def test_captions_are_five_different_plain_sentences(drawn: Drawn) -> None:
+def test_captions_are_five_different_sentences(drawn: Drawn) -> None:
     _, records, _ = drawn
     for record in records:
         assert len(set(record.captions)) == 5
@@ -110,7 +110,7 @@ def test_captions_are_five_different_plain_sentences(drawn: Drawn) -> None:
             assert not re.search(r"\b(two|three|are) (man|woman|boy|girl|dog|cat|car|is)\b", caption.lower()), caption
 
 
-def test_a_missing_grammar_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_missing_grammar_is_one_error_line(tmp_path: Path) -> None:
     with pytest.raises(CaptionlabError, match=r"grammar\.yaml does not exist; run `dvc repro`") as caught:
         scenes(tmp_path, SIZES, tmp_path)
     assert "\n" not in str(caught.value)
@@ -127,14 +127,14 @@ def test_a_missing_grammar_is_one_clear_line(tmp_path: Path) -> None:
         ("[jumps, jump, jumping]", "[jumps, jump]", r"actions\.jumping\.forms needs three words"),
         ("    - [red, bird]", "    - [bird, red]", "bird, red is neither"),
         ("[jumps, jump, jumping]", "[jumps, jump, 3]", r"actions\.jumping\.forms must be words, not \['jumps'"),
-        ("    plural: dogs\n", "", "is not laid out as"),
+        ("    plural: dogs\n", "", "does not have the structure of"),
         ("    plural: dogs\n", "    plural: {dogs: 2}\n", r"kinds\.dog\.plural must be words"),
         ("general: [toy, toys]", "general: [t<<: oy, toys]", r"general must be words, not \[\{'t<<': 'oy'\}, 'toys'\]"),
         ("share: 0.28", "share: 2", r"held_out\.share must be from 0 to 1"),
         ('"{A} {acts} {where}"', '"{A} {sings} {where}"', "'sings' is not a word of templates.alone"),
     ],
 )
-def test_an_unsound_grammar_is_one_clear_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_an_invalid_grammar_is_one_error_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     shutil.copytree(SOURCE, tmp_path, dirs_exist_ok=True)
     text = (tmp_path / "grammar.yaml").read_text(encoding="utf-8")
     assert old in text

@@ -1,4 +1,4 @@
-"""Splits that are given, and splits that are drawn."""
+"""Splits of the dataset and splits drawn at random."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ from captionlab.errors import CaptionlabError
     st.floats(0.05, 0.4),
     st.integers(0, 100),
 )
-def test_splits_share_out_every_photo_once(photos: set[str], val: float, test: float, seed: int) -> None:
+def test_every_photo_is_in_one_split(photos: set[str], val: float, test: float, seed: int) -> None:
     splits = draw({"val": val, "test": test}, photos, seed)
     assert sorted(photo for split in SPLITS for photo in splits[split]) == sorted(photos)
     assert abs(len(splits["val"]) - val * len(photos)) <= 1
@@ -55,7 +55,7 @@ def test_without_splits_the_photos_with_captions_are_split(shares: DatasetParams
     assert completed(Found(captions=[], splits=splits), PHOTOS, shares).splits is splits
 
 
-def test_a_missing_split_is_drawn_from_training_and_said(shares: DatasetParams) -> None:
+def test_a_missing_split_is_drawn_from_training_with_a_note(shares: DatasetParams) -> None:
     found = Found(captions=[], splits={"test": PHOTOS[20:], "train": PHOTOS[:20]}, notes=["first"])
     result = completed(found, PHOTOS, shares)
     assert result.splits["test"] == PHOTOS[20:]
@@ -79,13 +79,13 @@ def test_a_missing_split_is_drawn_from_training_and_said(shares: DatasetParams) 
         (Found(captions=[], splits={"train": ["00.jpg"], "val": ["01.jpg"]}), "^1 photos .* too few for train, test$"),
     ],
 )
-def test_what_cannot_be_split_is_refused(shares: DatasetParams, found: Found, fault: str) -> None:
+def test_too_few_photos_are_refused(shares: DatasetParams, found: Found, fault: str) -> None:
     with pytest.raises(CaptionlabError, match=fault):
         completed(found, PHOTOS, shares)
 
 
 @pytest.mark.parametrize("files", [OWN_FILES, FLICKR8K_FILES])
-def test_split_files_are_all_there_or_none(tmp_path: Path, files: dict[str, str]) -> None:
+def test_incomplete_split_files_are_refused(tmp_path: Path, files: dict[str, str]) -> None:
     assert read_split_files(tmp_path, files) is None  # type: ignore[arg-type]
     (tmp_path / files["train"]).write_text("a.jpg\n\n b.jpg \n")
     (tmp_path / files["val"]).write_text("c.jpg\n")
@@ -96,7 +96,7 @@ def test_split_files_are_all_there_or_none(tmp_path: Path, files: dict[str, str]
     assert found == {"train": ["a.jpg", "b.jpg"], "val": ["c.jpg"], "test": ["d.jpg"]}
 
 
-def test_a_split_has_several_names() -> None:
+def test_alternative_split_names_are_accepted() -> None:
     assert [split_named(name) for name in ("train", "restval", "Validation", " dev", "test")] == [
         "train", "train", "val", "val", "test",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The line-up of systems over one photo: which decoding each uses, how captions are ranked, what they carry."""
+"""The demo's line-up of systems: decodings, ranking and contents of captions."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def test_without_a_request_each_system_uses_its_own_decoding(tiny_lineup: Lineup
     assert found(beam=1) == [("greedy", 1)] * 2
 
 
-def test_captions_are_listed_by_the_score_that_is_shown(tiny_lineup: Lineup) -> None:
+def test_captions_are_sorted_by_the_displayed_score(tiny_lineup: Lineup) -> None:
     digest = tiny_lineup.add(example_photo(KNOWN[1].name) or b"")
     for penalty in (0.0, 0.7, 2.0):
         for system in tiny_lineup.captions(digest, beam=5, length_penalty=penalty):
@@ -57,14 +57,14 @@ def test_each_word_of_an_attention_system_has_a_map(tiny_lineup: Lineup) -> None
     assert not any("attention" in caption for caption in baseline["captions"])
 
 
-def test_about_names_what_each_system_was_trained_on(demo_root: Path) -> None:
+def test_about_names_the_training_data_of_each_system(demo_root: Path) -> None:
     released, *tiny = Lineup.load(demo_root).about()
     assert (released["name"], released["dataset"], released["drawn"]) == ("released", "flickr8k", False)
     assert [(one["name"], one["dataset"], one["drawn"]) for one in tiny] == [("tiny", "scenes", True)] * 2
 
 
 class Wordless(Captioner):
-    """A captioner that ends its caption at once."""
+    """A captioner that generates empty captions."""
 
     def features(self, photos: Sequence[Any]) -> Features:
         return Features(torch.zeros(1, 1280), torch.zeros(1, 9, 1280))
@@ -81,7 +81,7 @@ def test_a_caption_without_words_is_not_blank(demo_root: Path) -> None:
     assert system["captions"] == [{"words": [NO_WORDS], "score": -1.0}]
 
 
-def test_features_of_the_latest_photos_are_kept(tiny_lineup: Lineup) -> None:
+def test_features_of_the_latest_photos_are_cached(tiny_lineup: Lineup) -> None:
     systems = Lineup([tiny_lineup._captioners[1]])
     photos = [(example_photo(KNOWN[0].name) or b"") + bytes([count]) for count in range(lineup._KEPT + 1)]
     first, second, *_ = digests = [systems.add(photo) for photo in photos[:-1]]

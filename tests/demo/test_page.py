@@ -1,4 +1,4 @@
-"""The demo page in Chromium, by keyboard, mouse and drop, against the real server."""
+"""The demo page in Chromium: keyboard, mouse and dropped files, with the real server."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ SCENES = "#systems details"
 
 @pytest.fixture
 def chrome(demo_port: int, browser: Chrome) -> Iterator[Chrome]:
-    """The page at a phone's width; afterwards, no other host was asked and the console shows no error."""
+    """The page at a phone's width; afterwards checks for requests to other hosts and console errors."""
     size = {"width": 360, "height": 780, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.execute_cdp_cmd("Network.clearBrowserCache", {})
@@ -79,14 +79,14 @@ def drop(chrome: Chrome, name: str, content: bytes) -> None:
     chrome.execute_script(DROP, name, base64.b64encode(content).decode())
 
 
-def test_the_page_by_keyboard(chrome: Chrome) -> None:
+def test_the_page_works_by_keyboard(chrome: Chrome) -> None:
     choose_example(chrome, KNOWN[0])
     assert text(chrome, f"{ATTENTION} li span") == KNOWN[0].label.lower()
     chrome.execute_script("document.querySelector('#examples li:last-child button').focus()")
     for _ in range(3):  # own decoding, beam width, length penalty
         press(chrome, Keys.TAB)
     overlay = chrome.find_element(By.ID, "overlay")
-    for _ in range(9):  # a caption or a fold at each Tab stop, the released captioner's first
+    for _ in range(9):  # each Tab stop is a caption or a collapsed section, starting with the released captioner
         press(chrome, Keys.TAB)
         if chrome.execute_script("return document.activeElement.closest(arguments[0]) !== null", ATTENTION):
             break
@@ -130,7 +130,7 @@ def test_each_system_uses_its_own_decoding_until_a_slider_moves(chrome: Chrome) 
     assert shown() == [("beam 3, length penalty 0.7", 3), ("beam 5, length penalty 0.7", 5)]
 
 
-def test_systems_of_drawn_scenes_are_folded_away_beside_a_photo(chrome: Chrome) -> None:
+def test_systems_of_drawn_scenes_are_collapsed_for_a_photo(chrome: Chrome) -> None:
     card = chrome.find_element(By.CSS_SELECTOR, ATTENTION)
     assert not card.is_displayed()
     choose_example(chrome, KNOWN[1])
@@ -148,7 +148,7 @@ def test_systems_of_drawn_scenes_are_folded_away_beside_a_photo(chrome: Chrome) 
     assert "cannot describe photos" in chrome.find_element(By.CSS_SELECTOR, SCENES).text
 
 
-def test_the_overlay_follows_the_rule_of_the_gallery(chrome: Chrome) -> None:
+def test_the_overlay_is_that_of_the_gallery(chrome: Chrome) -> None:
     choose_example(chrome, KNOWN[2])
     photo = base64.b64encode(example_photo(KNOWN[2].name) or b"").decode()
     answer: Any = chrome.execute_async_script("""
@@ -173,7 +173,7 @@ def test_the_overlay_follows_the_rule_of_the_gallery(chrome: Chrome) -> None:
         assert (rgba_SS4[..., 3].min(), len(np.unique(rgba_SS4[..., 3])) > 1) == (0, True)
 
 
-def test_dropped_files(chrome: Chrome) -> None:
+def test_dropped_files_are_captioned(chrome: Chrome) -> None:
     drop(chrome, "notes.txt", b"only words")
     until(chrome, lambda: "photo" in text(chrome, "#error"))
     assert chrome.find_element(By.ID, "error").is_displayed()

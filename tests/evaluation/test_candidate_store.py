@@ -1,4 +1,4 @@
-"""Candidates kept between evaluations: found again only where everything that decides them is the same."""
+"""The store of candidates: reused only if all inputs are the same."""
 
 import dataclasses
 import os
@@ -37,7 +37,7 @@ def root(tmp_path: Path, world: "World") -> Path:
     return tmp_path
 
 
-def test_candidates_come_back_as_they_were(root: Path, project_params: Params) -> None:
+def test_candidates_round_trip(root: Path, project_params: Params) -> None:
     CandidateStore(project_params, root).save(BOTH, FOUND)
     store = CandidateStore(project_params, root)  # of a later evaluation
     assert store.load(BOTH) == FOUND
@@ -45,7 +45,7 @@ def test_candidates_come_back_as_they_were(root: Path, project_params: Params) -
 
 
 @pytest.mark.parametrize("change", ["checkpoint", "captions", "decodings", "device", "damaged", "missing"])
-def test_what_decides_them_may_not_change(root: Path, project_params: Params, change: str) -> None:
+def test_a_changed_input_invalidates_candidates(root: Path, project_params: Params, change: str) -> None:
     store = CandidateStore(project_params, root)
     store.save(BOTH, FOUND)
     params = project_params
@@ -75,6 +75,6 @@ def test_the_least_recently_used_are_deleted(
     for age, own in zip((200, 100), members[:2], strict=True):
         store.save(own, FOUND)
         os.utime(store.path(own), (1000 - age, 1000 - age))
-    assert store.load(members[0]) == FOUND  # and so it is the latest used
+    assert store.load(members[0]) == FOUND  # and it becomes the most recently used
     store.save(BOTH, FOUND)
     assert [store.load(own) is None for own in members] == [False, True, False]

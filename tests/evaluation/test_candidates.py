@@ -1,4 +1,4 @@
-"""What every decoding finds for the photos of a dataset."""
+"""The candidates of every decoding."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Language bias, caption statistics and paired comparisons, on captions whose faults are known."""
+"""Language bias, caption statistics and paired comparisons, on captions with known errors."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -36,19 +36,19 @@ RIGHT = {image: own[0] for image, own in REFERENCES.items()}
 
 
 @pytest.mark.parametrize("system", ["baseline", "modified", "attention"])
-def test_a_model_that_ignores_its_photo_earns_nothing_by_it(
+def test_a_model_that_ignores_the_photo_has_no_image_contribution(
     system: str, world: "World", tiny: Callable[..., SystemParams]
 ) -> None:
     torch.manual_seed(1)
     model = build_model(tiny(system), vocab=len(world.vocab), pooled=10, channels=7).eval()
-    model.standardise.scale.zero_()  # every photo is the mean photo now
+    model.standardise.scale.zero_()  # every photo equals the mean photo
     test = world.split("test", grid=system == "attention")
     features = test.features(range(3))
     found_P = beam_search(model, features, beam=3, length_penalty=0.7, max_words=6)
     said = [world.vocab.decode(found[0].tokens) for found in found_P]
     references = {image: [caption.raw for caption in world.captions if caption.image == image] for image in test.images}
     captions = dict(zip(test.images, said, strict=True))
-    # its words are noise; a word of the references makes the score one that could be lost
+    # random words, and one word of the references so that the score is not 0
     found = language_bias(
         Generated(
             captions={image: f"{caption} black dog" for image, caption in captions.items()},
@@ -61,7 +61,7 @@ def test_a_model_that_ignores_its_photo_earns_nothing_by_it(
     assert found.image_contribution["cider"] == 0.0
 
 
-def test_the_photo_earns_all_of_a_perfect_score() -> None:
+def test_a_perfect_score_is_all_image_contribution() -> None:
     found = language_bias(Generated(captions=RIGHT, without_photo="a"), Scorer(REFERENCES), shuffles=4, seed=1)
     assert found.right["bleu_4"] == 1.0
     assert found.wrong["bleu_4"] == 0.0
@@ -69,8 +69,8 @@ def test_the_photo_earns_all_of_a_perfect_score() -> None:
     assert 0.9 < (found.image_contribution["cider"] or 0) <= 1.0
 
 
-def test_wrong_photos_are_never_the_right_one() -> None:
-    """With two photos there is one wrong order only, so the wrong score is known."""
+def test_shuffles_never_keep_a_photo() -> None:
+    """With two photos there is only one shuffle, so the score of wrong photos is known."""
     references = {"a": ["a dog runs over grass"], "b": ["a boat sails over water"]}
     said = {"a": "a boat sails over water", "b": "a dog runs over grass"}
     scorer = Scorer(references)
@@ -79,7 +79,7 @@ def test_wrong_photos_are_never_the_right_one() -> None:
     assert found.right["cider"] == pytest.approx(scorer.score(said, meteor=False).cider, abs=1e-6)
 
 
-def test_a_score_of_0_earns_nothing_that_could_be_said() -> None:
+def test_a_score_of_0_has_no_image_contribution() -> None:
     said = Generated(captions=dict.fromkeys(REFERENCES, "zebra"), without_photo="zebra")
     found = language_bias(said, Scorer(REFERENCES), shuffles=1, seed=1)
     assert found.image_contribution == {"bleu_4": None, "cider": None}
@@ -89,7 +89,7 @@ def test_a_score_of_0_earns_nothing_that_could_be_said() -> None:
     ("a dog dog runs", True), ("a dog and a dog", False), ("in the in the snow", True), ("a b a c a b", False),
     ("", False), ("dog", False), ("the the", True),
 ])  # fmt: skip
-def test_repeats(caption: str, expected: bool) -> None:
+def test_repetitions_are_counted(caption: str, expected: bool) -> None:
     assert repeats(tuple(caption.split())) is expected
 
 
@@ -102,12 +102,12 @@ def test_caption_statistics_are_counted() -> None:
     assert (found.distinct, found.repeated, found.copied, found.words, found.length) == (0.75, 0.25, 0.5, 6, 2.75)
 
 
-def test_colours_and_counts_against_the_references() -> None:
+def test_colours_and_counts_are_compared_with_the_references() -> None:
     references = {image: [tuple(raw.split()) for raw in own] for image, own in REFERENCES.items()}
     captions = {
         "a": ("a", "black", "black", "dog", "and", "a", "white", "cat"),  # black right, white wrong
         "b": ("three", "boats"),  # red missed, two missed
-        "c": ("a", "woman", "on", "a", "green", "bench"),  # right, though one reference only says it
+        "c": ("a", "woman", "on", "a", "green", "bench"),  # right, although only one reference has it
         "d": ("three", "boys"),
     }
     assert agreement(captions, references, COLOURS) == WordAgreement(said=3, precision=0.666667, expected=2, recall=0.5)

@@ -1,4 +1,4 @@
-"""People as a captioner: scores by hand, and the systems beside them against the same references."""
+"""People as a row: hand-computed scores, and systems scored against the same references."""
 
 import dataclasses
 
@@ -29,14 +29,14 @@ def test_each_reference_is_scored_against_the_others_and_so_are_the_systems() ->
         assert scores.meteor is None
 
 
-def test_people_in_small_numbers_by_hand() -> None:
-    """Unigrams of the caption left out that another reference has: 1 of 2 and 1 of 2."""
+def test_people_scores_match_hand_made_numbers() -> None:
+    """Of the unigrams of each left-out caption, another reference has 1 of 2."""
     found = against_fewer({"a": ["a dog", "a cat"]}, {})
     assert found is not None
     assert (found.people.bleu_1, found.people.bleu_2) == (0.5, 0.0)
 
 
-def test_a_photo_with_one_reference_leaves_nobody_to_compare_with() -> None:
+def test_photos_with_one_reference_have_no_people_row() -> None:
     assert against_fewer({**REFERENCES, "c": ["a bus"]}, {"attention.lite2": {**SYSTEM, "c": "a bus"}}) is None
 
 

@@ -1,4 +1,4 @@
-"""A caption fits the photo that shows what it says."""
+"""Photo fit is highest for the photo that the caption describes."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def fit() -> PhotoFit:
     return PhotoFit(pooled_ND, captions, SimilarityParams(semantic_dimensions=5, ridge=0.1))
 
 
-def test_what_the_photo_shows_fits_best(fit: PhotoFit) -> None:
+def test_the_matching_caption_has_the_best_fit(fit: PhotoFit) -> None:
     for kind, noun in enumerate(NOUNS):
         photo_D = np.zeros(6, np.float32)
         photo_D[kind] = 1
@@ -29,7 +29,7 @@ def test_what_the_photo_shows_fits_best(fit: PhotoFit) -> None:
         assert -1 <= scores.min() < 0.5 < scores[kind] <= 1 + 1e-9, noun
 
 
-def test_a_caption_without_a_known_word_fits_nothing(fit: PhotoFit) -> None:
+def test_a_caption_without_known_words_has_no_fit(fit: PhotoFit) -> None:
     assert fit.scores(np.ones((2, 6), np.float32), [("zebra",), ()]).tolist() == [0, 0]
 
 

@@ -1,4 +1,4 @@
-"""Candidates ranked again: by the neighbours' captions, by log probability, and by both."""
+"""Re-ranking of candidates by the neighbours' captions, by log probability, and by both."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def chosen(agreement: float, *photos: list[Sentence]) -> list[str]:
     return [sentence.caption for sentence in sentences]
 
 
-def test_agreement_is_cider_d_against_all_captions_of_the_neighbours() -> None:
+def test_consensus_is_cider_d_against_the_neighbours_captions() -> None:
     candidates = [words("a dog runs", "a boat sails", "dog dog dog"), words("a boat on the lake")]
     cider = CiderD(CAPTIONS)
     dogs, boats = ([own for photo in near for own in CAPTIONS[photo]] for near in ((0, 1, 2), (3, 4, 5)))
@@ -37,14 +37,14 @@ def test_agreement_is_cider_d_against_all_captions_of_the_neighbours() -> None:
     assert np.argmax(found[0]) == 0
 
 
-def test_what_similar_photos_show_moves_up() -> None:
+def test_candidates_like_the_neighbours_captions_rank_higher() -> None:
     both = ranked((BOATS[0], -6.0), (DOGS[0], -6.6))
     assert [sentence.caption for sentence in as_ranked(LOOKS, [[both, both]])[0]] == [BOATS[0], BOATS[0]]
     assert chosen(1.0, both, both) == [DOGS[0], BOATS[0]]
 
 
-def test_the_log_probability_counts_beside_the_neighbours() -> None:
-    """As it is: the length penalty of the beam's score would count the length twice."""
+def test_the_log_probability_is_weighted_with_the_consensus() -> None:
+    """Without the length penalty of the beam's score, which would count the length twice."""
     sure = ranked(("a boat", -0.3), (DOGS[0], -30.0))
     assert chosen(1e-6, sure, sure)[0] == "a boat"
     assert chosen(100.0, sure, sure)[0] == DOGS[0]
@@ -53,5 +53,5 @@ def test_the_log_probability_counts_beside_the_neighbours() -> None:
     assert chosen(1e-6, longer, sure)[0] == "dog"
 
 
-def test_one_candidate_is_the_choice() -> None:
+def test_a_single_candidate_is_chosen() -> None:
     assert chosen(2.0, ranked((BOATS[0], -1.0)), ranked((DOGS[0], -1.0))) == [BOATS[0], DOGS[0]]

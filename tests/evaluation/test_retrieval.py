@@ -1,4 +1,4 @@
-"""Borrowed captions: the right neighbours, and the candidate that the others agree with."""
+"""Caption retrieval: the neighbours, and the caption with the highest consensus."""
 
 import numpy as np
 import pytest
@@ -11,31 +11,31 @@ from retrieval_world import BOATS, CAPTIONS, DOGS, ODD, TRAINING, photos, words
 SIMILARITY = SimilarityParams(semantic_dimensions=200, ridge=1000.0)
 
 
-def test_the_caption_is_of_the_photos_that_look_alike_and_agrees_with_theirs() -> None:
+def test_the_caption_with_the_best_consensus_of_similar_photos_is_retrieved() -> None:
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=2)
     dog, boat = retriever.captions(photos((2, 2), (-3, -2.9)), neighbours=3)
-    assert " ".join(dog) in DOGS[:2]  # not the odd caption, which agrees with none
+    assert " ".join(dog) in DOGS[:2]  # not the outlier
     assert " ".join(boat) in BOATS[:2]
 
 
-def test_the_one_nearest_photo_lends_its_only_caption() -> None:
+def test_one_neighbour_gives_its_only_caption() -> None:
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=125)
     assert retriever.captions(TRAINING[[1, 5]], neighbours=1) == words(ODD[0], BOATS[2])
 
 
-def test_more_neighbours_than_photos_are_all_photos() -> None:
+def test_too_many_neighbours_are_all_photos() -> None:
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=125)
     assert retriever.captions(photos((2, 2)), neighbours=60) == retriever.captions(photos((2, 2)), neighbours=6)
     assert retriever.without_photo(60) in [own for photo in CAPTIONS for own in photo]
 
 
-def test_short_captions_and_a_single_photo_do() -> None:
+def test_short_captions_and_a_single_photo_work() -> None:
     retriever = Retriever(TRAINING[:2], [words("dog"), words("dog")], consensus_k=3)
     assert retriever.captions(TRAINING[:1], neighbours=2) == [("dog",)]
 
 
-def test_by_meaning_photos_are_near_that_show_the_same() -> None:
-    """One feature tells dogs from boats, and forty others, which mean nothing, hide it from those who only look."""
+def test_semantic_neighbours_show_the_same_content() -> None:
+    """One feature separates dogs from boats; forty random ones hide it from nearest neighbours by appearance."""
     random = np.random.default_rng(0)
     shows_boat = np.arange(220) % 2
     looks = random.normal(size=(220, 41)).astype(np.float32)
@@ -50,7 +50,7 @@ def test_by_meaning_photos_are_near_that_show_the_same() -> None:
     assert shares[1] >= 0.8
 
 
-def test_photos_are_compared_by_so_many_semantic_dimensions_as_asked() -> None:
+def test_the_number_of_semantic_dimensions_is_respected() -> None:
     how = SimilarityParams(semantic_dimensions=2, ridge=3.0)
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=1, by_meaning=how)
     assert retriever._search.n_features_in_ == TRAINING.shape[1] + 2
@@ -58,15 +58,15 @@ def test_photos_are_compared_by_so_many_semantic_dimensions_as_asked() -> None:
     assert retriever._ridge.alpha == 3.0
 
 
-def test_a_few_photos_have_a_meaning_too() -> None:
+def test_semantic_retrieval_works_with_few_photos() -> None:
     retriever = Retriever(TRAINING[:2], [words("dog"), words("boat")], consensus_k=1, by_meaning=SIMILARITY)
     dog, boat = np.array(retriever.consensus([words("dog", "boat")] * 2, TRAINING[:2], 1))
     assert dog.argmax() == 0
     assert boat.argmax() == 1
 
 
-def test_vectors_multiply_to_ciders_cosines() -> None:
-    """Of captions equally long without repeated words, where CIDEr-D's penalty and clipping change nothing."""
+def test_vector_products_equal_the_cosines_of_cider() -> None:
+    """For captions of equal length without repeated words, on which CIDEr-D's penalty and clipping have no effect."""
     captions = words(
         "a dog runs over green grass", "a dog sits on green grass", "the boats sail over blue water",
         "two boats sit over blue water",
@@ -75,13 +75,13 @@ def test_vectors_multiply_to_ciders_cosines() -> None:
     product = (vectors @ vectors.T).toarray()
     cider = CiderD([[own] for own in captions])
     expected = [[cider.scores([one], [[other]])[0] / 10 for other in captions] for one in captions]
-    # CIDEr-D clips a weight to the reference's own, which is the same where each n-gram occurs once
+    # CIDEr-D clips a weight to the reference's, which is equal if each n-gram occurs once
     np.testing.assert_allclose(product, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("agreeing", [1, 2, 125])
-def test_agreement_is_the_mean_over_the_most_alike(agreeing: int) -> None:
-    """Against the plain definition, candidate by candidate."""
+def test_consensus_is_the_mean_over_the_most_similar_captions(agreeing: int) -> None:
+    """Compared with the definition, one candidate at a time."""
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=agreeing)
     (found,) = retriever.captions(photos((2, 2)), neighbours=6)
     candidates = [own for photo in CAPTIONS for own in photo]

@@ -1,4 +1,4 @@
-"""Exported captioners: what they say without PyTorch, their files, and what cannot be exported."""
+"""Exported captioners: captions without PyTorch, files, and errors for unsupported systems."""
 
 import dataclasses
 import subprocess
@@ -46,7 +46,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.parametrize(("system", "changes", "decoding"), SYSTEMS)
-def test_an_export_says_the_same(
+def test_an_export_gives_the_same_captions(
     world: "World", photos: list[Path], tmp_path: Path, system: str, changes: dict[str, Any], decoding: Decoding
 ) -> None:
     captioner = make_captioner(world.vocab, system, decoding, **changes)
@@ -57,7 +57,9 @@ def test_an_export_says_the_same(
     assert len(set(ours)) > 1
 
 
-def test_a_system_with_blocks_of_its_encoder_says_the_same(world: "World", photos: list[Path], tmp_path: Path) -> None:
+def test_a_system_with_encoder_blocks_gives_the_same_captions(
+    world: "World", photos: list[Path], tmp_path: Path
+) -> None:
     plain = make_captioner(world.vocab, "attention", Decoding())
     encoder = load_encoder(f"{ENCODER}_last1", plain.identity.grid)
     identity = dataclasses.replace(plain.identity, encoder=encoder.name, encoder_weights=encoder.weights_digest)
@@ -108,7 +110,7 @@ def test_the_same_captioner_gives_the_same_files(released: Path, tmp_path: Path)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
-def test_8_bits_are_smaller_and_still_run(world: "World", photos: list[Path], tmp_path: Path) -> None:
+def test_int8_export_is_smaller_and_runs(world: "World", photos: list[Path], tmp_path: Path) -> None:
     captioner = make_captioner(world.vocab, "attention", Decoding(beam=3), memory=500, attention=300)
     export(captioner, tmp_path / "whole")
     export(captioner, tmp_path / "int8", int8=True)
@@ -123,14 +125,14 @@ def test_8_bits_are_smaller_and_still_run(world: "World", photos: list[Path], tm
     assert sum(same) > len(photos) / 2
 
 
-def test_a_decoder_that_loops_over_its_words_is_refused(world: "World", tmp_path: Path) -> None:
+def test_a_decoder_with_a_loop_over_words_is_refused(world: "World", tmp_path: Path) -> None:
     captioner = make_captioner(world.vocab, "modified", Decoding())
     with pytest.raises(CaptionlabError, match=r"^modified\.tiny cannot be exported: a step of its decoder reads all"):
         export(captioner, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_only_new_and_empty_folders_are_written(released: Path, tmp_path: Path) -> None:
+def test_only_new_or_empty_folders_are_accepted(released: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     captioner = Captioner.load(released, "cpu")
     with pytest.raises(CaptionlabError, match=r"is not empty; name a new or empty folder$"):

@@ -1,4 +1,4 @@
-"""The page of an export in Chromium, from a server that only sends files. onnxruntime-web comes from npm's registry."""
+"""The web page of an export in Chromium, from a static file server; onnxruntime-web comes from npm."""
 
 import io
 import shutil
@@ -52,7 +52,7 @@ def web_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, world: "World", web_runtime: Path
 ) -> Path:
-    """An export, and photos beside it, as PNG: a browser decodes JPEGs a little differently."""
+    """An export and photos; these are PNGs, because browsers decode JPEGs slightly differently."""
     folder = tmp_path_factory.mktemp("page") / "export"
     captioner = make_captioner(world.vocab, "attention", Decoding(min_words=4, no_repeat_ngram=2))
     export(captioner, folder, int8=request.param, web_runtime=web_runtime)
@@ -105,7 +105,7 @@ def encoded(image: Image.Image, kind: str, turn: int = 1) -> bytes:
     return out.getvalue()
 
 
-def test_the_page_says_what_the_runner_says(page: Chrome, folder: Path) -> None:
+def test_the_page_gives_the_captions_of_the_runner(page: Chrome, folder: Path) -> None:
     runner = load_runner(folder).Captioner()
     photos = sorted(folder.glob("*.png"))
     expected = [runner.caption(photo) for photo in photos]
@@ -115,7 +115,7 @@ def test_the_page_says_what_the_runner_says(page: Chrome, folder: Path) -> None:
     assert [entry["message"] for entry in page.get_log("browser")] == []
 
 
-def test_a_file_that_is_no_photo(page: Chrome, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_photo_is_reported(page: Chrome, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("only words")
     assert said(page, tmp_path / "notes.txt").startswith("This photo cannot be captioned: ")
     assert not page.find_element(By.ID, "shown").is_displayed()
@@ -123,7 +123,7 @@ def test_a_file_that_is_no_photo(page: Chrome, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(500, 333), (101, 224), (40, 90), (1300, 1000)])
 def test_the_page_resizes_as_captionlab_does(page: Chrome, size: tuple[int, int]) -> None:
-    """The same bytes of a PNG. Chromium decodes a JPEG a little differently, and Pillow reduces a large one first."""
+    """Equal for a PNG. Chromium decodes JPEGs slightly differently, and Pillow decodes large ones at reduced size."""
     small = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
     image = Image.fromarray(small).resize(size)
     png, jpeg = encoded(image, "PNG"), encoded(image, "JPEG", turn=6)

@@ -1,4 +1,4 @@
-"""Distillation: the teacher's words are learnt, it is asked once, and a system has nothing to learn of itself."""
+"""Knowledge distillation: the loss, its gradient, and the teacher's cached outputs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from conftest import World
 
 
-class School:
-    """Systems that know the same words, and the photos they talk about."""
+class Setup:
+    """Systems with the same vocabulary, and photos."""
 
     def __init__(self, world: "World", tiny: Callable[..., SystemParams]) -> None:
         self.train_set, self.val_set = world.split("train", grid=True), world.split("val", grid=True)
@@ -45,8 +45,8 @@ class School:
 
 
 @pytest.fixture
-def school(world: "World", tiny: Callable[..., SystemParams]) -> School:
-    return School(world, tiny)
+def setup(world: "World", tiny: Callable[..., SystemParams]) -> Setup:
+    return Setup(world, tiny)
 
 
 def loss_of(distillation: Distillation, model: Decoder, batch: Batch) -> Tensor:
@@ -56,42 +56,42 @@ def loss_of(distillation: Distillation, model: Decoder, batch: Batch) -> Tensor:
     return loss
 
 
-def test_the_loss_is_the_cross_entropy_of_the_teachers_words(school: School) -> None:
-    """In a vocabulary so small that all its words are among the most probable."""
-    model, teacher = school.model(1), Ensemble([school.model(2), school.model(3)], [0, 0])
-    (batch,) = school.train_set.batches(100)
+def test_the_loss_is_the_cross_entropy_with_the_teachers_probabilities(setup: Setup) -> None:
+    """With a vocabulary no larger than top_k."""
+    model, teacher = setup.model(1), Ensemble([setup.model(2), setup.model(3)], [0, 0])
+    (batch,) = setup.train_set.batches(100)
     _, ours_NV, _ = teacher_forced_logits(model, batch)
     _, theirs_NV, _ = teacher_forced_logits(teacher, batch)
     expected = -(theirs_NV.softmax(-1) * ours_NV.log_softmax(-1)).sum(1).mean()
-    torch.testing.assert_close(loss_of(school.distillation(teacher), model, batch), expected, rtol=1e-3, atol=0)
-    mixed = loss_of(school.distillation(teacher, cross_entropy=0.25), model, batch)
+    torch.testing.assert_close(loss_of(setup.distillation(teacher), model, batch), expected, rtol=1e-3, atol=0)
+    mixed = loss_of(setup.distillation(teacher, cross_entropy=0.25), model, batch)
     torch.testing.assert_close(mixed, 0.25 * 8 + 0.75 * expected, rtol=1e-3, atol=0)
 
 
-def test_of_a_teachers_words_the_most_probable_are_learnt(school: School) -> None:
-    model, teacher = school.model(1), school.model(2)
-    (batch,) = school.train_set.batches(100)
+def test_only_the_teachers_most_probable_words_are_used(setup: Setup) -> None:
+    model, teacher = setup.model(1), setup.model(2)
+    (batch,) = setup.train_set.batches(100)
     _, ours_NV, _ = teacher_forced_logits(model, batch)
     _, theirs_NV, _ = teacher_forced_logits(teacher, batch)
     expected = torch.nn.functional.cross_entropy(ours_NV, theirs_NV.argmax(1))
-    torch.testing.assert_close(loss_of(school.distillation(teacher, top_k=1), model, batch), expected)
+    torch.testing.assert_close(loss_of(setup.distillation(teacher, top_k=1), model, batch), expected)
 
 
-def test_a_system_learns_nothing_from_itself(school: School) -> None:
-    model = school.model(1)
-    (batch,) = school.train_set.batches(100)
+def test_a_system_as_its_own_teacher_has_no_gradient(setup: Setup) -> None:
+    model = setup.model(1)
+    (batch,) = setup.train_set.batches(100)
     slopes = []
-    for teacher in (school.model(1), school.model(2)):
+    for teacher in (setup.model(1), setup.model(2)):
         model.zero_grad()
-        loss_of(school.distillation(teacher), model, batch).backward()
+        loss_of(setup.distillation(teacher), model, batch).backward()
         slopes.append(sum(p.grad.abs().sum().item() for p in model.parameters() if p.grad is not None))
     assert slopes[0] < 0.01 * slopes[1]
 
 
-def test_the_teacher_computes_each_caption_once(school: School, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever batches its photos are in, and from the features of its own encoder."""
-    model, teacher = school.model(1), school.model(2)
-    once, asked = school.distillation(teacher), 0
+def test_the_teacher_computes_each_caption_once(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any batching, and from the features of its own encoder."""
+    model, teacher = setup.model(1), setup.model(2)
+    once, asked = setup.distillation(teacher), 0
 
     def count(decoder: Decoder, batch: Batch) -> object:
         nonlocal asked
@@ -99,24 +99,24 @@ def test_the_teacher_computes_each_caption_once(school: School, monkeypatch: pyt
         return teacher_forced_logits(decoder, batch)
 
     monkeypatch.setattr(distillation, "teacher_forced_logits", count)
-    for batch in school.train_set.batches(2, 5):
+    for batch in setup.train_set.batches(2, 5):
         loss_of(once, model, batch)
     assert asked == 3
-    for batch in school.train_set.batches(4, 7):
+    for batch in setup.train_set.batches(4, 7):
         blind = batch._replace(features=batch.features._replace(grid_PRC=torch.zeros_like(batch.features.grid_PRC)))  # type: ignore[arg-type]
-        torch.testing.assert_close(loss_of(once, model, blind), loss_of(school.distillation(teacher), model, blind))
+        torch.testing.assert_close(loss_of(once, model, blind), loss_of(setup.distillation(teacher), model, blind))
     assert asked == 3 + 2
 
 
-def test_the_loss_to_the_teacher_falls(school: School, settings: Callable[..., TrainingParams], tmp_path: Path) -> None:
-    model, teacher = school.model(1), school.model(2)
-    (batch,) = school.train_set.batches(100)
-    before = loss_of(school.distillation(teacher), model, batch)
+def test_the_distillation_loss_falls(setup: Setup, settings: Callable[..., TrainingParams], tmp_path: Path) -> None:
+    model, teacher = setup.model(1), setup.model(2)
+    (batch,) = setup.train_set.batches(100)
+    before = loss_of(setup.distillation(teacher), model, batch)
     trained = train(
-        model, Splits(school.train_set, school.val_set), settings(epochs=15, patience=15, learning_rate=0.02),
+        model, Splits(setup.train_set, setup.val_set), settings(epochs=15, patience=15, learning_rate=0.02),
         resume_file=ResumeFile(tmp_path / "resume.pt", "key"), on_epoch=lambda _: None,
-        finetuning=school.distillation(teacher),
+        finetuning=setup.distillation(teacher),
     )  # fmt: skip
     assert all(epoch.val_cider is not None and epoch.train_reward is None for epoch in trained.history)
-    itself = loss_of(school.distillation(teacher), teacher, batch)  # as low as it gets
-    assert loss_of(school.distillation(teacher), model.eval(), batch) - itself < 0.5 * (before - itself)
+    itself = loss_of(setup.distillation(teacher), teacher, batch)  # as low as it gets
+    assert loss_of(setup.distillation(teacher), model.eval(), batch) - itself < 0.5 * (before - itself)

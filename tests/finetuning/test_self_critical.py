@@ -1,4 +1,4 @@
-"""Self-critical training: the reward is the scorer's, the gradient points the right way, and a kill costs nothing."""
+"""Self-critical training: reward, loss and gradient, and resumption after a kill."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,8 +31,8 @@ SYSTEMS = ("baseline", "modified", "attention")
 DECODING = Decoding(beam=3, length_penalty=0.7, max_words=25)
 
 
-class Studio:
-    """A system that has learnt the language a little, and what it is to be finetuned with."""
+class Setup:
+    """A partly trained system and the data for its fine-tuning."""
 
     def __init__(self, world: "World", tiny: Callable[..., SystemParams], resume: Path, system: str) -> None:
         self.resume, grid = resume, system == "attention"
@@ -78,16 +78,16 @@ class Studio:
 
 
 @pytest.fixture(params=SYSTEMS)
-def studio(request: Any, world: "World", tiny: Callable[..., SystemParams], tmp_path: Path) -> Studio:
-    return Studio(world, tiny, tmp_path / "resume.pt", request.param)
+def setup(request: Any, world: "World", tiny: Callable[..., SystemParams], tmp_path: Path) -> Setup:
+    return Setup(world, tiny, tmp_path / "resume.pt", request.param)
 
 
 @pytest.fixture
-def attention(world: "World", tiny: Callable[..., SystemParams], tmp_path: Path) -> Studio:
-    return Studio(world, tiny, tmp_path / "resume.pt", "attention")
+def attention(world: "World", tiny: Callable[..., SystemParams], tmp_path: Path) -> Setup:
+    return Setup(world, tiny, tmp_path / "resume.pt", "attention")
 
 
-def test_the_reward_is_the_scorers_cider_with_the_end_as_a_word(attention: Studio) -> None:
+def test_the_reward_is_cider_with_end_as_a_word(attention: Setup) -> None:
     images = attention.train_set.images
     own = attention.references("train")
     said = [["the dog runs over the white grass"], ["a black cat runs"], ["white"], [""], ["dog"], ["a cat"]]
@@ -106,7 +106,7 @@ def test_the_reward_is_the_scorers_cider_with_the_end_as_a_word(attention: Studi
     assert rewards_PS[0, 0] > rewards_PS[0, 1] >= 0
 
 
-def test_validation_is_scored_as_the_evaluation_scores(attention: Studio) -> None:
+def test_validation_uses_the_score_of_the_evaluation(attention: Setup) -> None:
     model, validation = attention.model(), attention.validation()
     with torch.no_grad():
         model.out.bias[END] += 1.0  # type: ignore[operator, union-attr, index]  # an untrained system never ends
@@ -121,9 +121,9 @@ def test_validation_is_scored_as_the_evaluation_scores(attention: Studio) -> Non
     assert validation.cider(model, "cpu") == pytest.approx(Scorer(references).score(said, meteor=False).cider)
 
 
-def test_sampled_words_follow_the_systems_probabilities(studio: Studio) -> None:
-    model = studio.model().eval()
-    features = studio.train_set.features([2])
+def test_words_are_sampled_from_the_systems_probabilities(setup: Setup) -> None:
+    model = setup.model().eval()
+    features = setup.train_set.features([2])
     torch.manual_seed(0)
     tokens_BT = sample(model, features, count=4000, max_words=1)
     assert tokens_BT.shape == (4000, 2)
@@ -135,9 +135,9 @@ def test_sampled_words_follow_the_systems_probabilities(studio: Studio) -> None:
     torch.testing.assert_close(sampled, shares, atol=0.03, rtol=0)  # about four standard errors
 
 
-def test_a_sampled_caption_has_a_word_and_ends_once(studio: Studio) -> None:
+def test_sampled_captions_are_not_empty_and_end_once(setup: Setup) -> None:
     torch.manual_seed(0)
-    tokens_BT = sample(studio.model().eval(), studio.train_set.features(range(6)), count=5, max_words=12)
+    tokens_BT = sample(setup.model().eval(), setup.train_set.features(range(6)), count=5, max_words=12)
     assert len(tokens_BT) == 30
     for row in tokens_BT[:, 1:].tolist():
         words = row[: row.index(END)] if END in row else row
@@ -147,9 +147,9 @@ def test_a_sampled_caption_has_a_word_and_ends_once(studio: Studio) -> None:
     assert any(END in row for row in tokens_BT.tolist())
 
 
-def log_prob(model: Decoder, studio: Studio, position: int, tokens: list[int]) -> Tensor:
-    """Of one caption by single steps, among the words that may be said."""
-    state = model.start(studio.train_set.features([position]))
+def log_prob(model: Decoder, setup: Setup, position: int, tokens: list[int]) -> Tensor:
+    """The log probability of one caption by single steps, over the words that may be generated."""
+    state = model.start(setup.train_set.features([position]))
     total = torch.zeros(())
     for token, following in pairwise(tokens):
         log_probs_1V, state = model.step(torch.tensor([token]), state)
@@ -159,8 +159,8 @@ def log_prob(model: Decoder, studio: Studio, position: int, tokens: list[int]) -
     return total
 
 
-def test_the_loss_is_reinforce_with_the_others_as_baseline(studio: Studio) -> None:
-    model, critic, batch = studio.model(), studio.selfcritical(samples=3), studio.batch()
+def test_the_loss_is_reinforce_with_the_other_samples_as_baseline(setup: Setup) -> None:
+    model, critic, batch = setup.model(), setup.selfcritical(samples=3), setup.batch()
     model.dropout.p = 0.0  # type: ignore[union-attr]
     torch.manual_seed(5)
     loss, mean = critic.loss(model, batch, torch.empty(0), torch.zeros(()))
@@ -173,16 +173,16 @@ def test_the_loss_is_reinforce_with_the_others_as_baseline(studio: Studio) -> No
     for row, tokens in enumerate(tokens_BT.tolist()):
         tokens = [token for token in tokens if token != PAD]
         own, others = rewards[row // 3, row % 3], rewards[row // 3].sum() - rewards[row // 3, row % 3]
-        total = total - (own - others / 2) * log_prob(model, studio, row // 3, tokens)
+        total = total - (own - others / 2) * log_prob(model, setup, row // 3, tokens)
         words += len(tokens) - 1
     torch.testing.assert_close(loss, total / words, rtol=1e-4, atol=1e-6)
 
 
-def test_the_praised_caption_becomes_likelier_than_the_other(studio: Studio) -> None:
-    model, critic = studio.model(), studio.selfcritical(samples=2)
+def test_the_rewarded_caption_becomes_more_probable(setup: Setup) -> None:
+    model, critic = setup.model(), setup.selfcritical(samples=2)
     model.dropout.p = 0.0  # type: ignore[union-attr]
-    batch = next(studio.train_set.batches(1))
-    for seed in range(50):  # until two captions of different worth are drawn
+    batch = next(setup.train_set.batches(1))
+    for seed in range(50):  # until two captions with different rewards are sampled
         torch.manual_seed(seed)
         tokens_BT = sample(model.eval(), batch.features, count=2, max_words=25)
         rewards = critic.rewards(tokens_BT, batch.positions)[0]
@@ -192,7 +192,7 @@ def test_the_praised_caption_becomes_likelier_than_the_other(studio: Studio) -> 
         [token for token in tokens_BT[int(row)].tolist() if token != PAD]
         for row in (rewards.argmax(), rewards.argmin())
     )
-    before = log_prob(model, studio, 0, good) - log_prob(model, studio, 0, bad)
+    before = log_prob(model, setup, 0, good) - log_prob(model, setup, 0, bad)
     torch.manual_seed(seed)
     critic.loss(model, batch, torch.empty(0), torch.zeros(()))[0].backward()
     with torch.no_grad():
@@ -200,38 +200,38 @@ def test_the_praised_caption_becomes_likelier_than_the_other(studio: Studio) -> 
             if parameter.grad is not None:
                 parameter.sub_(1e-3 * parameter.grad)
     model.eval()
-    after = log_prob(model, studio, 0, good) - log_prob(model, studio, 0, bad)
+    after = log_prob(model, setup, 0, good) - log_prob(model, setup, 0, bad)
     assert after > before
 
 
-def test_the_reward_rises_without_any_true_caption(studio: Studio, settings: Callable[..., TrainingParams]) -> None:
-    trained = studio.finetune(studio.model(), settings(epochs=60, patience=60, learning_rate=0.02), cross_entropy=0.0)
+def test_the_reward_rises_without_cross_entropy(setup: Setup, settings: Callable[..., TrainingParams]) -> None:
+    trained = setup.finetune(setup.model(), settings(epochs=60, patience=60, learning_rate=0.02), cross_entropy=0.0)
     rewards = [epoch.train_reward or 0.0 for epoch in trained.history]
     assert sum(rewards[-5:]) > 1.5 * sum(rewards[:5])
 
 
-def test_the_epoch_with_the_best_cider_is_kept(studio: Studio, settings: Callable[..., TrainingParams]) -> None:
-    model = studio.model()
-    trained = studio.finetune(model, settings(epochs=12, patience=4, learning_rate=0.02, ema_decay=0.5))
+def test_the_epoch_with_the_best_cider_is_kept(setup: Setup, settings: Callable[..., TrainingParams]) -> None:
+    model = setup.model()
+    trained = setup.finetune(model, settings(epochs=12, patience=4, learning_rate=0.02, ema_decay=0.5))
     ciders = [epoch.val_cider or 0.0 for epoch in trained.history]
     assert ciders.index(max(ciders)) == trained.best_epoch - 1
-    assert studio.validation().cider(model, "cpu") == pytest.approx(max(ciders))
+    assert setup.validation().cider(model, "cpu") == pytest.approx(max(ciders))
 
 
-def test_a_killed_finetuning_goes_on_to_the_same_bits(studio: Studio, settings: Callable[..., TrainingParams]) -> None:
+def test_a_killed_finetuning_resumes_to_the_same_bits(setup: Setup, settings: Callable[..., TrainingParams]) -> None:
     how = settings(epochs=3, ema_decay=0.9)
-    unbroken = studio.model()
-    expected = studio.finetune(unbroken, how)
-    studio.resume.unlink()
+    unbroken = setup.model()
+    expected = setup.finetune(unbroken, how)
+    setup.resume.unlink()
 
     def stop(epoch: Epoch) -> None:
         if epoch.epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        studio.finetune(studio.model(), how, stop)
+        setup.finetune(setup.model(), how, stop)
     torch.manual_seed(99)
-    resumed = studio.model()
-    assert studio.finetune(resumed, how) == expected
+    resumed = setup.model()
+    assert setup.finetune(resumed, how) == expected
     ours, theirs = resumed.state_dict(), unbroken.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

@@ -1,4 +1,4 @@
-"""The captioner as people use it: on photos of any kind, from the command line and from Python."""
+"""The captioner, from the command line and from Python."""
 
 import dataclasses
 import io
@@ -32,19 +32,21 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture
 def shipped(released: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder with three photos, one of them in a folder in it, and a file that is none; ``released`` ships."""
+    """A folder with three photos, one in a subfolder, and another file; ``released`` is the captioner."""
     monkeypatch.setattr(captioner, "RELEASED", released)
     monkeypatch.chdir(tmp_path)
     for place, name in enumerate(["holiday.jpg", "beach.png", "more/house.webp"]):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        noise = np.random.default_rng(place).normal(128, 60 + 40 * place, (90, 120 + place))  # Pillow's has no seed
+        noise = np.random.default_rng(place).normal(
+            128, 60 + 40 * place, (90, 120 + place)
+        )  # Pillow's noise has no seed
         Image.fromarray(noise.clip(0, 255).astype(np.uint8)).convert("RGB").save(tmp_path / name)
     (tmp_path / ".hidden.jpg").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no photo")
     return tmp_path
 
 
-def test_the_code_of_the_page_runs(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_in_the_documentation_runs(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (REPOSITORY / "docs/api.md").read_text(encoding="utf-8")
     names: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
@@ -62,7 +64,7 @@ def test_the_folder_of_a_checkpoint_is_loaded(shipped: Path, released: Path) -> 
     assert Captioner.load("model").label == Captioner.load().label
 
 
-def test_the_names_are_at_hand_without_torch() -> None:
+def test_public_names_are_listed_without_importing_torch() -> None:
     script = "import captionlab, sys; captionlab.CaptionlabError; assert not {'torch', 'numpy'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -70,12 +72,12 @@ def test_the_names_are_at_hand_without_torch() -> None:
         _ = captionlab.Nothing
 
 
-def test_a_photo_is_captioned_alike_alone_among_others_and_compiled(shipped: Path) -> None:
+def test_the_caption_does_not_depend_on_batch_size_or_compilation(shipped: Path) -> None:
     system = Captioner.load()
     photos = ["holiday.jpg", "beach.png", "more/house.webp"]
     together = system.caption(photos)
     assert [len(sentences) for sentences in together] == [3, 3, 3]  # the release's beam
-    assert len({sentences[0].log_prob for sentences in together}) == 3  # it looks at them
+    assert len({sentences[0].log_prob for sentences in together}) == 3  # the caption depends on the photo
     ways = [
         system.caption(photos[1]),
         system.caption(Path(photos[1]).read_bytes()),
@@ -93,14 +95,14 @@ def test_a_photo_is_captioned_alike_alone_among_others_and_compiled(shipped: Pat
         system.caption(["holiday.jpg", "no.jpg"])
 
 
-def test_decodings_together_give_what_each_gives_alone(shipped: Path) -> None:
+def test_describe_each_equals_describe_for_each_decoding(shipped: Path) -> None:
     captioner = Captioner.load()
     features = captioner.features(["holiday.jpg", "beach.png"])
     decodings = [Decoding(beam=1, max_words=5), Decoding(beam=3), Decoding(beam=3, min_words=4)]
     assert captioner.describe_each(features, decodings) == [captioner.describe(features, each) for each in decodings]
 
 
-def test_many_photos_are_compiled_for(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoder_is_compiled_for_many_photos(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "COMPILE_FROM", 3)
     monkeypatch.setattr(reading, "BLOCK", {"cpu": 2})
     one, many = Captioner.load(), Captioner.load()
@@ -115,7 +117,7 @@ def test_many_photos_are_compiled_for(shipped: Path, monkeypatch: pytest.MonkeyP
         assert ours[0].log_prob == pytest.approx(theirs[0].log_prob, rel=0.01)
 
 
-def test_a_caption_a_line(shipped: Path, run: "Run") -> None:
+def test_one_caption_is_printed_per_line(shipped: Path, run: "Run") -> None:
     code, out, err = run("caption", "holiday.jpg")
     assert (code, err) == (0, "")
     alone = out.removesuffix("\n")
@@ -131,7 +133,7 @@ def test_a_caption_a_line(shipped: Path, run: "Run") -> None:
 
 @pytest.fixture
 def project(shipped: Path, released: Path) -> Path:
-    """A project in which validation chose beam 2 for ``attention.tiny``; its checkpoint does not say so."""
+    """A project whose evaluation chose beam 2 for ``attention.tiny``; the checkpoint has no decoding."""
     made = load_checkpoint(released)
     save_checkpoint(checkpoint_of(shipped, "attention", "tiny"), dataclasses.replace(made, decoding=None, release=None))
     decoded = [
@@ -147,7 +149,7 @@ def project(shipped: Path, released: Path) -> Path:
     return shipped
 
 
-def test_the_decoding_is_the_one_that_validation_chose_unless_told_otherwise(project: Path, released: Path) -> None:
+def test_the_default_decoding_is_the_one_chosen_on_validation(project: Path, released: Path) -> None:
     path = checkpoint_of(project, "attention", "tiny")
     chosen = Decoding(beam=2, length_penalty=0.0, max_words=4)
     ours = Captioner.load(path)
@@ -166,13 +168,11 @@ def test_the_decoding_is_the_one_that_validation_chose_unless_told_otherwise(pro
     assert [len(told.caption("holiday.jpg")), len(told.caption("holiday.jpg", beam=3))] == [1, 3]
     copy = project / "copy.safetensors"
     copy.write_bytes(path.read_bytes())
-    assert Captioner.load(copy).decoding == Decoding()  # nothing is known of it
+    assert Captioner.load(copy).decoding == Decoding()  # no decoding is known
 
 
 @pytest.mark.parametrize("name", ["attention.tiny", "artifacts/models/attention/tiny"])
-def test_a_trained_system_is_named_as_the_comparison_names_it_or_by_its_folder(
-    project: Path, run: "Run", name: str
-) -> None:
+def test_a_model_is_given_by_row_name_or_folder(project: Path, run: "Run", name: str) -> None:
     code, out, err = run("caption", "holiday.jpg", "--model", name, "--json")
     assert (code, err) == (0, "")
     row = json.loads(out)
@@ -185,7 +185,7 @@ def test_a_trained_system_is_named_as_the_comparison_names_it_or_by_its_folder(
     assert len(json.loads(out)["alternatives"]) == 3
 
 
-def test_a_model_that_is_none_is_one_line(project: Path, run: "Run") -> None:
+def test_an_unknown_model_is_one_error_line(project: Path, run: "Run") -> None:
     assert run("caption", "holiday.jpg", "--model", "attention.none") == (
         1, "", "captionlab: attention.none does not exist; train the system first (dvc repro)\n"
     )  # fmt: skip
@@ -196,7 +196,7 @@ def test_a_model_that_is_none_is_one_line(project: Path, run: "Run") -> None:
     assert err.count("\n") == 1
 
 
-def test_json_lines(shipped: Path, run: "Run") -> None:
+def test_captions_are_printed_as_json_lines(shipped: Path, run: "Run") -> None:
     code, out, err = run("caption", "holiday.jpg", "beach.png", "--json")
     assert (code, err) == (0, "")
     rows = [json.loads(line) for line in out.splitlines()]
@@ -209,7 +209,7 @@ def test_json_lines(shipped: Path, run: "Run") -> None:
     assert json.loads(out)["alternatives"] == []
 
 
-def test_a_bad_photo_does_not_stop_the_rest(shipped: Path, run: "Run") -> None:
+def test_a_bad_photo_does_not_stop_the_others(shipped: Path, run: "Run") -> None:
     (shipped / "bad.jpg").write_bytes(b"no photo")
     (shipped / "empty").mkdir()
     code, out, err = run("caption", ".", "empty", "missing.jpg")
@@ -222,7 +222,7 @@ def test_a_bad_photo_does_not_stop_the_rest(shipped: Path, run: "Run") -> None:
     ]
 
 
-def test_a_photo_on_standard_input(shipped: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_is_read_from_standard_input(shipped: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
     _, expected, _ = run("caption", "holiday.jpg")
     for content, code in ((Path("holiday.jpg").read_bytes(), 0), (b"", 1)):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
@@ -231,7 +231,7 @@ def test_a_photo_on_standard_input(shipped: Path, run: "Run", monkeypatch: pytes
         assert err.startswith("captionlab: -: cannot read the photo: it is not a photo") if code else not err
 
 
-def test_a_name_that_is_no_text_is_printed(shipped: Path, run: "Run") -> None:
+def test_a_name_that_is_not_valid_text_is_printed(shipped: Path, run: "Run") -> None:
     odd = Path("f\udcff.jpg")
     try:
         odd.write_bytes((shipped / "holiday.jpg").read_bytes())
@@ -254,7 +254,7 @@ def test_attention_is_drawn(shipped: Path, run: "Run") -> None:
         assert "needs exactly one photo" in err
 
 
-def test_the_map_is_bright_where_a_word_looked() -> None:
+def test_the_map_is_bright_at_attended_regions() -> None:
     looked = [[0.0] * 8 + [1.0], [1.0] + [0.0] * 8]
     sheet = np.asarray(attention_map(Image.new("RGB", (240, 120), "white"), ["a", "dog"], looked)).astype(int)
     tiles = [sheet[42:162, 12 + 252 * place :][:, :240, 0] for place in range(3)]
@@ -263,7 +263,7 @@ def test_the_map_is_bright_where_a_word_looked() -> None:
     assert (tiles[2][0, 0], tiles[2][-1, -1]) == pytest.approx((255, 46), abs=2)
 
 
-def test_a_copy_without_a_captioner_says_so(run: "Run", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_released_captioner_is_reported(run: "Run", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(captioner, "RELEASED", tmp_path / "none")
     assert run("caption", "photo.jpg") == (
         1, "", "captionlab: this copy of captionlab ships no captioner; name a checkpoint with --model\n"

@@ -1,4 +1,4 @@
-"""CLIPScore and RefCLIPScore by a tiny CLIP with random weights, against the formulas over its own embeddings."""
+"""CLIPScore and RefCLIPScore with a tiny random CLIP, compared with the formulas on its embeddings."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def photos(tmp_path: Path) -> dict[str, Path]:
 
 
 def cosines(folder: Path, image: Path, caption: str, references: list[str]) -> tuple[float, float]:
-    """Of caption and photo, and the largest of caption and reference, by CLIP's own forward pass, one by one."""
+    """The cosine of caption and photo, and the largest of caption and reference, by CLIP's forward pass."""
     model = transformers.CLIPModel.from_pretrained(folder).eval()
     processor = transformers.CLIPProcessor.from_pretrained(folder)
     texts = [f"A photo depicts {text}" for text in (caption, *references)]
@@ -40,7 +40,7 @@ def cosines(folder: Path, image: Path, caption: str, references: list[str]) -> t
     return photo, max(float(found.text_embeds[0] @ reference) for reference in found.text_embeds[1:])
 
 
-def test_the_scores_are_those_of_the_formulas(folder: Path, photos: dict[str, Path]) -> None:
+def test_scores_equal_the_published_formulas(folder: Path, photos: dict[str, Path]) -> None:
     found = ClipScorer(str(folder)).scores(PAIRS, photos, REFERENCES)
     for place, (image, caption) in enumerate(PAIRS):
         photo, reference = cosines(folder, photos[image], caption, REFERENCES[image])
@@ -62,7 +62,7 @@ def test_weights_in_half_precision_compute_in_fp32(folder: Path, photos: dict[st
     assert found == pytest.approx(ClipScorer(str(folder)).scores(PAIRS, photos, REFERENCES)["clip_score"], abs=0.01)
 
 
-def test_missing_weights_are_one_line(tmp_path: Path) -> None:
+def test_missing_weights_are_one_error_line(tmp_path: Path) -> None:
     with pytest.raises(CaptionlabError, match=r"no-one/clip is neither a folder .*: hf download no-one/clip") as caught:
         ClipScorer("no-one/clip")
     assert "\n" not in str(caught.value)

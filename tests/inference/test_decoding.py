@@ -1,4 +1,4 @@
-"""Beam search and sampling with hand-made models whose best captions are known."""
+"""Beam search and sampling with table models whose best captions are known."""
 
 import math
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from captionlab.models.base import Decoder, Features, State
 
 A, B = 4, 5
 Probabilities = dict[int, float]
-Table = Callable[[int, tuple[int, ...]], Probabilities]  # photo and words so far to the next word's probabilities
+Table = Callable[[int, tuple[int, ...]], Probabilities]  # from photo and prefix to the next word's probabilities
 
 
-class Mock(Decoder):
-    """Says what a table says; it remembers every word it was fed."""
+class TableModel(Decoder):
+    """A model whose probabilities come from a table of all prefixes."""
 
     def __init__(self, table: Table, vocab: int = 6) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def search(
     table: Table, beam: int, penalty: float = 0.0, max_words: int = 6, photos: tuple[int, ...] = (0,), vocab: int = 6
 ) -> list[list[Hypothesis]]:
     features = Features(torch.tensor(photos, dtype=torch.float32).unsqueeze(1))
-    return beam_search(Mock(table, vocab), features, beam=beam, length_penalty=penalty, max_words=max_words)
+    return beam_search(TableModel(table, vocab), features, beam=beam, length_penalty=penalty, max_words=max_words)
 
 
 def lasting(known: dict[tuple[int, ...], Probabilities]) -> Table:
@@ -55,7 +55,7 @@ def lasting(known: dict[tuple[int, ...], Probabilities]) -> Table:
 GARDEN = lasting({(): {A: 0.6, B: 0.4}, (A,): {A: 0.4, B: 0.3, END: 0.3}, (B,): {END: 0.9, A: 0.1}})
 
 
-def test_greedy_walks_into_the_trap_that_a_beam_avoids() -> None:
+def test_beam_search_finds_a_better_caption_than_greedy() -> None:
     greedy, wide = (search(GARDEN, beam)[0][0] for beam in (1, 2))
     assert greedy.tokens == (A, A)
     assert greedy.log_prob == pytest.approx(math.log(0.6 * 0.4), rel=1e-5)
@@ -63,7 +63,7 @@ def test_greedy_walks_into_the_trap_that_a_beam_avoids() -> None:
     assert wide.log_prob == pytest.approx(math.log(0.4 * 0.9), rel=1e-5)
 
 
-def test_a_length_penalty_changes_the_winner() -> None:
+def test_the_length_penalty_changes_the_best_caption() -> None:
     table = lasting({
         (): {A: 0.4, B: 0.6}, (A,): {END: 0.9, A: 0.1}, (B,): {B: 0.7, END: 0.3}, (B, B): {B: 0.7, END: 0.3},
         (B, B, B): {END: 0.85, A: 0.15},
@@ -78,11 +78,11 @@ def test_a_length_penalty_changes_the_winner() -> None:
         assert best.score == pytest.approx(log_prob / length**penalty, rel=1e-5)
 
 
-def test_a_caption_that_ends_gives_its_place_to_another() -> None:
+def test_a_finished_hypothesis_frees_its_beam() -> None:
     table = lasting({
         (): {A: 1.0}, (A,): {A: 0.5, END: 0.3, B: 0.2}, (A, A): {A: 0.34, B: 0.33, END: 0.33}, (A, B): {END: 1.0}
     })  # fmt: skip
-    ranked = search(table, 2, 1.0)[0]  # (A, A) and (A, B) go on, though (A,) was more likely than (A, B)
+    ranked = search(table, 2, 1.0)[0]  # (A, A) and (A, B) continue, although (A,) was more probable than (A, B)
     assert [hypothesis.tokens for hypothesis in ranked] == [(A, B), (A,)]
     expected = [math.log(0.2) / 3, math.log(0.3) / 2]
     assert [hypothesis.score for hypothesis in ranked] == pytest.approx(expected, rel=1e-5)
@@ -98,7 +98,7 @@ def test_a_model_that_never_ends_still_gives_a_caption(beam: int) -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 4])
-def test_special_words_are_never_said(beam: int) -> None:
+def test_special_tokens_are_never_generated(beam: int) -> None:
     table: Table = lambda _, said: {PAD: 0.4, START: 0.3, UNK: 0.2, A: 0.06, END: 0.04}  # noqa: E731
     ranked = search(table, beam, 0.0, max_words=3)[0]
     assert {word for hypothesis in ranked for word in hypothesis.tokens} <= {A}
@@ -106,30 +106,30 @@ def test_special_words_are_never_said(beam: int) -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 2, 5])
-def test_no_caption_ends_before_its_first_word(beam: int) -> None:
-    """However likely END is there; the probability of what is said instead stays what it is."""
+def test_captions_are_never_empty(beam: int) -> None:
+    """Even if END is the most probable first word; the other probabilities are not renormalised."""
     ranked = search(lasting({(): {END: 0.98, A: 0.015, B: 0.005}}), beam)[0]
     assert [hypothesis.tokens for hypothesis in ranked] == [(A,), (B,)][:beam]
     assert ranked[0].log_prob == pytest.approx(math.log(0.015), rel=1e-5)
 
 
-def test_no_sample_ends_before_its_first_word() -> None:
+def test_samples_are_never_empty() -> None:
     torch.manual_seed(0)
     table: Table = lambda photo, said: {END: 0.9, A: 0.1} if len(said) < 2 else {END: 1.0}  # noqa: E731
-    tokens_BT = sample(Mock(table), Features(torch.zeros(2, 1)), count=50, max_words=6)
+    tokens_BT = sample(TableModel(table), Features(torch.zeros(2, 1)), count=50, max_words=6)
     assert (tokens_BT[:, 1] == A).all()
-    longest = tokens_BT[:, 2] == A  # at the second step END is as likely as the model says
+    longest = tokens_BT[:, 2] == A  # at the second step END has the model's probability
     assert 0.02 < longest.float().mean() < 0.2
     assert (tokens_BT[~longest, 2] == END).all()
 
 
-def test_more_hypotheses_than_the_vocabulary_allows() -> None:
+def test_a_beam_wider_than_the_vocabulary_works() -> None:
     ranked = search(lambda _, said: {A: 0.5, END: 0.5}, 7, max_words=3, vocab=5)[0]
     assert [hypothesis.tokens for hypothesis in ranked[:1]] == [(A,)]
     assert sorted(hypothesis.tokens for hypothesis in ranked) == [(A,), (A, A), (A, A, A)]
 
 
-def test_a_photo_that_is_done_waits_for_the_others() -> None:
+def test_a_finished_photo_does_not_affect_the_others() -> None:
     lengths = {0: 3, 1: 1, 2: 4}  # words of each photo's caption
     table: Table = lambda photo, said: {END: 0.9, A: 0.1} if len(said) == lengths[photo] else {B: 0.9, A: 0.1}  # noqa: E731
     found = search(table, 1, photos=(0, 1, 2))
@@ -146,7 +146,7 @@ def random_table(seed: int, words: int) -> Table:
 
 
 def everything(table: Table, words: int, max_words: int, penalty: float) -> list[tuple[float, tuple[int, ...]]]:
-    """Every caption there is, with its score, best first."""
+    """All possible captions with their scores, best first."""
     found = []
     for length in range(1, max_words + 1):
         for said in product(range(4, 4 + words), repeat=length):
@@ -163,7 +163,7 @@ def everything(table: Table, words: int, max_words: int, penalty: float) -> list
     max_words=st.integers(1, 3),
     penalty=st.sampled_from([0, 0.7, 1]),
 )
-def test_a_beam_wide_enough_is_an_exhaustive_search(seed: int, words: int, max_words: int, penalty: float) -> None:
+def test_a_wide_enough_beam_is_an_exhaustive_search(seed: int, words: int, max_words: int, penalty: float) -> None:
     table = random_table(seed, words)
     expected = everything(table, words, max_words, penalty)
     ranked = search(table, len(expected), penalty, max_words, vocab=4 + words)[0]
@@ -173,7 +173,7 @@ def test_a_beam_wide_enough_is_an_exhaustive_search(seed: int, words: int, max_w
 
 @given_settings(max_examples=15, deadline=None, database=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), beam=st.integers(1, 5))
-def test_photos_together_get_the_captions_they_get_alone(seed: int, beam: int) -> None:
+def test_batching_does_not_change_captions(seed: int, beam: int) -> None:
     table = random_table(seed, 3)
     together = search(table, beam, 0.7, 4, photos=(0, 1, 2), vocab=7)
     assert together == [search(table, beam, 0.7, 4, photos=(photo,), vocab=7)[0] for photo in range(3)]
@@ -196,8 +196,8 @@ def test_a_beam_of_one_is_greedy(seed: int) -> None:
 
 @given_settings(max_examples=25, deadline=None, database=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), min_words=st.integers(1, 3), size=st.integers(0, 3))
-def test_the_least_words_and_no_repetition_leave_what_fits_in_its_order(seed: int, min_words: int, size: int) -> None:
-    """Of an exhaustive search; a caption that reaches the largest length need not end."""
+def test_min_words_and_no_repeat_ngram_only_filter_the_ranking(seed: int, min_words: int, size: int) -> None:
+    """Compared with an exhaustive search; a caption of maximum length need not end."""
 
     def repeats(said: tuple[int, ...]) -> bool:
         ngrams = [said[i : i + size] for i in range(len(said) - size + 1)]
@@ -207,7 +207,7 @@ def test_the_least_words_and_no_repetition_leave_what_fits_in_its_order(seed: in
     everyone = everything(table, 2, 4, 0.7)
     features = Features(torch.zeros(1, 1))
     ranked = beam_search(
-        Mock(table, 6), features, beam=len(everyone), length_penalty=0.7, max_words=4, min_words=min_words,
+        TableModel(table, 6), features, beam=len(everyone), length_penalty=0.7, max_words=4, min_words=min_words,
         no_repeat_ngram=size,
     )[0]  # fmt: skip
     fitting = [(score, said) for score, said in everyone if len(said) >= min_words and not repeats(said)]

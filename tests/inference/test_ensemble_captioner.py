@@ -1,4 +1,4 @@
-"""Several trained systems that choose each word together."""
+"""Captioners that are ensembles."""
 
 import dataclasses
 from pathlib import Path
@@ -12,14 +12,14 @@ from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
 from results_tree import write_checkpoint
 
 
-def test_an_ensemble_names_its_members_and_wants_one_vocabulary(tmp_path: Path) -> None:
+def test_an_ensemble_names_its_members_and_needs_one_vocabulary(tmp_path: Path) -> None:
     paths = []
     for system in ("baseline", "attention"):
         write_checkpoint(tmp_path, system, "tiny")
         paths.append(checkpoint_of(tmp_path, system, "tiny"))
     both = EnsembleCaptioner.load(paths)
     assert [member.identity.system for member in both.members] == ["baseline", "attention"]
-    assert both.sources == {"tiny": True}  # the baseline reads the pooled vectors beside the grid
+    assert both.sources == {"tiny": True}  # the baseline uses the pooled vectors of the same store
     checkpoint = load_checkpoint(paths[0])
     vocab = dataclasses.replace(checkpoint.vocab, words=(*checkpoint.vocab.words[:-1], "zebra"))
     save_checkpoint(tmp_path / "other.safetensors", dataclasses.replace(checkpoint, vocab=vocab))

@@ -1,4 +1,4 @@
-"""Image-to-text models of transformers: tiny ones of two families with random weights, loaded and run for real."""
+"""Image-to-text models of transformers: tiny models of two families with random weights."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def loaded(folder: Path, **params: object) -> ImageToText:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_captions_are_those_of_transformers_itself(folders: dict[str, Path], photos: list[Path], name: str) -> None:
+def test_captions_equal_those_of_transformers(folders: dict[str, Path], photos: list[Path], name: str) -> None:
     said = list(loaded(folders[name], beams=3, max_tokens=6).captions(photos))
     assert len(said) == len(photos)
     model = transformers.AutoModelForImageTextToText.from_pretrained(folders[name]).eval()
@@ -46,27 +46,23 @@ def test_captions_are_those_of_transformers_itself(folders: dict[str, Path], pho
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_prompt_leads_the_caption_and_is_no_part_of_it(
-    folders: dict[str, Path], photos: list[Path], name: str
-) -> None:
+def test_a_prompt_is_not_part_of_the_caption(folders: dict[str, Path], photos: list[Path], name: str) -> None:
     prompted = list(loaded(folders[name], prompt="A photo of", max_tokens=6).captions(photos[:2]))
     assert not any("photo of" in caption[:10] for caption in prompted)
     model = loaded(folders[name], prompt="A photo of")
     tokens = model._inputs([read_upright(photos[0], 1024)])["input_ids"][0].tolist()
     assert model.processor.tokenizer.convert_ids_to_tokens(tokens)[:4] == ["[CLS]", "a", "photo", "of"]
-    assert (name == "git") == (tokens[-1] != model.processor.tokenizer.sep_token_id)  # BLIP takes it off by itself
+    assert (name == "git") == (tokens[-1] != model.processor.tokenizer.sep_token_id)  # BLIP removes the prompt itself
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_a_model_costs(folders: dict[str, Path], name: str) -> None:
+def test_parameters_and_size_of_a_model_are_reported(folders: dict[str, Path], name: str) -> None:
     model = loaded(folders[name])
     assert model.parameters == sum(weights.numel() for weights in model.model.parameters()) > 1000
     assert model.megabytes == pytest.approx(4e-6 * model.parameters)  # float32
 
 
-def test_missing_weights_are_one_line_and_nothing_is_downloaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_are_one_error_line_without_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asks the network"))
     with pytest.raises(
         CaptionlabError, match=r"no-one/nothing is neither a folder .*: hf download no-one/nothing"
@@ -75,7 +71,7 @@ def test_missing_weights_are_one_line_and_nothing_is_downloaded(
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_without_such_a_model_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_one_error_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(CaptionlabError) as caught:
         ImageToText.load(ImageToTextParams(model="."), tmp_path, "cpu")

@@ -1,4 +1,4 @@
-"""Agreement with people: Kendall's tau against scipy's, and the published figures on the real Flickr8k where it is."""
+"""Agreement with human judgments: Kendall's tau compared with scipy, and the published figures on the real Flickr8k."""
 
 import shutil
 import warnings
@@ -24,7 +24,7 @@ CROWD = {"bleu_4": 16.9, "rouge_l": 19.9, "cider": 24.6}
 
 
 def judgments(count: int, photos: int, marks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores with ties, marks that follow them somewhat, and the photo of each."""
+    """Scores with ties, correlated marks, and the photo of each."""
     random = np.random.default_rng(count)
     scores_N = random.integers(0, 30, count) / 7
     marks_N = np.clip(np.round(scores_N + random.normal(0, 2, count)), 0, marks - 1)
@@ -33,7 +33,7 @@ def judgments(count: int, photos: int, marks: int) -> tuple[np.ndarray, np.ndarr
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("marks", [2, 4])
-def test_resampled_tau_is_scipys_of_the_repeated_judgments(variant: Variant, marks: int) -> None:
+def test_resampled_tau_equals_scipys_on_repeated_judgments(variant: Variant, marks: int) -> None:
     scores_N, marks_N, photos_N = judgments(700, 40, marks)
     weights_RP = np.concatenate([np.ones((1, 40)), draw(40, 6, seed=1)])
     found_R = resampled_tau(scores_N, marks_N, photos_N, variant, weights_RP)
@@ -43,7 +43,7 @@ def test_resampled_tau_is_scipys_of_the_repeated_judgments(variant: Variant, mar
         assert found == pytest.approx(expected, abs=1e-12)
 
 
-def test_tau_lies_in_its_interval_which_narrows_with_more_photos() -> None:
+def test_the_interval_contains_tau_and_narrows_with_more_photos() -> None:
     widths = []
     for photos in (20, 400):
         found = tau(*judgments(20 * photos, photos, 4), "c", draw(photos, 200, seed=1))
@@ -56,7 +56,7 @@ def test_tau_lies_in_its_interval_which_narrows_with_more_photos() -> None:
 def test_equal_marks_have_no_tau() -> None:
     scores_N, marks_N, photos_N = judgments(50, 5, 4)
     assert tau(scores_N, np.ones_like(marks_N), photos_N, "c", draw(5, 20, seed=1)) is None
-    lone = np.arange(50) % 5 == 0  # of the photos, one alone has another mark, and some resamples miss it
+    lone = np.arange(50) % 5 == 0  # only one photo has a different mark, and some resamples lack it
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert tau(scores_N, lone.astype(float), np.arange(50) % 5, "b", draw(5, 50, seed=1)) is not None
@@ -66,7 +66,7 @@ def judged(judges: str, image: str, caption: str, *marks: float, own: bool = Fal
     return JudgedCaption(judges=judges, image=image, caption=caption, marks=marks, is_reference=own)  # type: ignore[arg-type]
 
 
-def test_captions_among_the_references_do_not_score_against_themselves() -> None:
+def test_captions_are_not_scored_against_themselves() -> None:
     references = {
         "a": ["a red dog runs", "a dog on grass"],
         "b": ["two cats sleep here", "cats on a bed"],
@@ -87,11 +87,11 @@ def test_captions_among_the_references_do_not_score_against_themselves() -> None
     assert rouge.tau == pytest.approx(expected, abs=1e-6)
 
 
-def test_without_judgments_there_is_nothing() -> None:
+def test_without_judgments_there_is_no_agreement() -> None:
     assert agreements({"a": ["a dog"]}, [], resamples=10, seed=1) == {}
 
 
-def test_the_bleu_of_one_caption_is_pycocoevalcaps() -> None:
+def test_bleu_of_one_caption_equals_pycocoevalcap() -> None:
     references = {"a": ["a red dog runs on the grass", "the dog runs"], "b": ["two cats sleep"], "c": ["a bus"]}
     pairs = [("a", "a dog runs fast"), ("a", "the dog runs"), ("b", "a man"), ("b", "two cats sleep now"), ("c", "a")]
     parts, _ = Scorer(references).per_caption(pairs, meteor=False)

@@ -1,4 +1,4 @@
-"""The bootstrap against scores computed anew from the photos it drew."""
+"""The bootstrap, compared with scores computed from the sampled photos."""
 
 import random
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ WORDS = "a man in red dog runs over the grass two girls sit on beach".split()
 
 
 def made_up(photos: int, seed: int) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """References of random words, and captions that share some of them; one caption is empty, one a single word."""
+    """References of random words and overlapping captions; one caption is empty and one is a single word."""
     chance = random.Random(seed)
 
     def sentence() -> str:
@@ -25,10 +25,10 @@ def made_up(photos: int, seed: int) -> tuple[dict[str, list[str]], dict[str, str
     return references, captions | {"000": "", "001": "dog"}
 
 
-def anew(
+def rescored(
     references: dict[str, list[str]], captions: dict[str, str], counts: Sequence[float], idf: CiderD
 ) -> dict[str, float | None]:
-    """The scores of a resample by the scorer itself, a photo drawn twice standing twice, under names of its own."""
+    """The scores of a resample by the scorer, with repeated photos under different names."""
     drawn = [image for image, times in zip(sorted(references), counts, strict=True) for _ in range(int(times))]
     scores = Scorer({f"{i:04}": references[image] for i, image in enumerate(drawn)}).score(
         {f"{i:04}": captions[image] for i, image in enumerate(drawn)}, meteor=False
@@ -39,7 +39,7 @@ def anew(
     return found | {"cider": float(cider)}
 
 
-def test_resampled_scores_are_those_of_the_photos_drawn() -> None:
+def test_resampled_scores_equal_the_scores_of_the_sampled_photos() -> None:
     references, captions = made_up(40, seed=1)
     photos = Scorer(references).per_photo(captions)
     weights_RN = draw(40, 5, seed=2)
@@ -48,11 +48,11 @@ def test_resampled_scores_are_those_of_the_photos_drawn() -> None:
     drawn = photos.scores(weights_RN)
     idf = CiderD([[tuple(raw.split()) for raw in references[image]] for image in sorted(references)])
     for number, counts in enumerate(weights_RN):
-        expected = anew(references, captions, counts.tolist(), idf)
+        expected = rescored(references, captions, counts.tolist(), idf)
         assert {key: values[number] for key, values in drawn.items()} == pytest.approx(expected, abs=1e-12)
 
 
-def test_every_photo_once_is_the_corpus() -> None:
+def test_sampling_every_photo_once_gives_the_corpus_score() -> None:
     references, captions = made_up(30, seed=3)
     scorer = Scorer(references)
     scores = scorer.score(captions, meteor=False)
@@ -66,12 +66,12 @@ def test_without_a_match_the_score_is_0() -> None:
     assert Scorer({"a": ["one two three"]}).per_photo({"a": ""}).corpus() == corpus
 
 
-def test_only_the_strict_protocol_is_taken_apart() -> None:
+def test_only_the_strict_protocol_has_scores_per_photo() -> None:
     with pytest.raises(ValueError, match="strict"):
         Scorer({"a": ["one"]}, "report_b").per_photo({"a": "one"})
 
 
-def test_the_interval_holds_the_score_and_narrows_with_more_photos() -> None:
+def test_the_interval_contains_the_score_and_narrows_with_more_photos() -> None:
     widths = []
     for photos in (30, 300):
         references, captions = made_up(photos, seed=4)
@@ -89,7 +89,7 @@ def test_a_system_against_itself_is_never_significant() -> None:
         assert compare(values, values) == {"wins": 0.5, "p": 1.0}
 
 
-def test_a_better_system_is_significantly_better_and_never_certainly() -> None:
+def test_a_better_system_is_significant_with_p_above_0() -> None:
     references, captions = made_up(80, seed=6)
     scorer, weights_RN = Scorer(references), draw(80, 999, seed=1)
     right = scorer.per_photo({image: own[0] for image, own in references.items()}).scores(weights_RN)["cider"]
@@ -98,8 +98,8 @@ def test_a_better_system_is_significantly_better_and_never_certainly() -> None:
     assert compare(wrong, right) == {"wins": 0.0, "p": pytest.approx(0.002)}
 
 
-def test_p_is_even_when_there_is_no_difference() -> None:
-    """Two systems that are equally good of chance: p below 0.1 about one time in ten."""
+def test_p_is_uniform_without_a_difference() -> None:
+    """For two systems that differ at random, p is below 0.1 in about a tenth of cases."""
     chance = np.random.default_rng(1)
     weights_RN = draw(60, 300, seed=1)
     ps = [compare(weights_RN @ chance.normal(size=60), weights_RN @ chance.normal(size=60))["p"] for _ in range(300)]

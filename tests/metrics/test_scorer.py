@@ -1,4 +1,4 @@
-"""The scores: equal to pycocoevalcap's under the strict protocol, and to the reports' own code under theirs."""
+"""The scorer: equal to pycocoevalcap under the strict protocol and to the reports' code under theirs."""
 
 import json
 import math
@@ -35,14 +35,14 @@ photos = st.dictionaries(st.text("xyz", min_size=1, max_size=3), st.lists(long_c
 # ---- the strict protocol against pycocoevalcap
 
 
-def test_golden_scores() -> None:
+def test_scores_equal_the_golden_file() -> None:
     ours = score(REFERENCES, HYPOTHESES, meteor=False)
     for name, expected in GOLDEN["scores"].items():
         if name != "meteor":
             assert getattr(ours, name) == pytest.approx(expected, abs=1e-9), name
 
 
-def test_golden_file_holds_what_pycocoevalcap_says_now() -> None:
+def test_the_golden_file_equals_pycocoevalcap() -> None:
     references = {image: [" ".join(words) for words in own] for image, own in _strict_words(REFERENCES).items()}
     hypotheses = {
         image: " ".join(own[0]) for image, own in _strict_words({i: [c] for i, c in HYPOTHESES.items()}).items()
@@ -52,7 +52,7 @@ def test_golden_file_holds_what_pycocoevalcap_says_now() -> None:
 
 
 def _strict_words(texts: dict[str, list[str]]) -> dict[str, list[list[str]]]:
-    """The standard cleaning in other words than the package's: letters, digits and blanks stay."""
+    """An independent implementation of the standard cleaning: keeps letters, digits and blanks."""
     return {
         image: ["".join(c for c in text.lower() if c.isalnum() or c == " ").split() for text in own]
         for image, own in texts.items()
@@ -60,7 +60,7 @@ def _strict_words(texts: dict[str, list[str]]) -> dict[str, list[list[str]]]:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_random_captions_score_as_pycocoevalcap_says(seed: int) -> None:
+def test_random_captions_score_as_in_pycocoevalcap(seed: int) -> None:
     generator = random.Random(seed)
     words = WORDS[: generator.randint(3, len(WORDS))]
 
@@ -71,13 +71,13 @@ def test_random_captions_score_as_pycocoevalcap_says(seed: int) -> None:
     references = {image: [caption(1) for _ in range(generator.randint(1, 6))] for image in images}
     hypotheses = {image: caption(0) for image in images}
     references["match"] = [caption(6)]
-    hypotheses["match"] = references["match"][0]  # gives every order a match: see the test of a BLEU without one
+    hypotheses["match"] = references["match"][0]  # so that n-grams of every order match
     bleus, rouge_l, cider = coco_scores(references, hypotheses)
     ours = score(references, hypotheses, meteor=False)
     assert astuple(ours)[:6] == pytest.approx([*bleus, rouge_l, cider], abs=1e-9)
 
 
-def test_bleu_without_a_match_of_an_order_is_zero_and_says_nothing() -> None:
+def test_bleu_without_a_match_is_zero_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours = score({"a": ["two red dogs run"]}, {"a": "red dogs sleep"}, meteor=False)
@@ -85,29 +85,29 @@ def test_bleu_without_a_match_of_an_order_is_zero_and_says_nothing() -> None:
     assert (ours.bleu_3, ours.bleu_4) == (0.0, 0.0)
 
 
-def test_nothing_said_scores_zero() -> None:
+def test_empty_captions_score_zero() -> None:
     assert astuple(score({"a": ["a dog"], "b": ["a cat"]}, {"a": "", "b": " . "}, meteor=False))[:6] == (0.0,) * 6
 
 
-def test_a_reference_that_cleans_to_nothing_is_no_error() -> None:
+def test_a_reference_without_words_is_accepted() -> None:
     ours = score({"a": ["...", "a dog runs fast"], "b": ["!"]}, {"a": "a dog runs fast", "b": "a cat"}, meteor=False)
     assert all(math.isfinite(value) for value in astuple(ours)[:6])
     assert ours.rouge_l == pytest.approx(0.5)
 
 
-def test_without_short_captions_bleu_is_plain_nltk() -> None:
+def test_bleu_equals_nltk_without_short_captions() -> None:
     references = {"a": ["a dog runs in the snow", "the dog plays"], "b": ["a man sits on the red grass"]}
     hypotheses = {"a": "a dog runs in snow", "b": "a man sits on the grass"}
     expected = corpus_bleu([[r.split() for r in references[i]] for i in "ab"], [hypotheses[i].split() for i in "ab"])
     assert score(references, hypotheses, meteor=False).bleu_4 == pytest.approx(expected, abs=1e-15)
 
 
-def test_case_and_punctuation_do_not_count() -> None:
+def test_case_and_punctuation_are_ignored() -> None:
     ours = score({"a": ["A dog's T-shirt , wet ."]}, {"a": "a DOGS tshirt wet"}, meteor=False)
     assert (ours.bleu_1, ours.bleu_4, ours.rouge_l) == pytest.approx((1, 1, 1))
 
 
-def test_markers_earn_nothing() -> None:
+def test_start_and_end_tokens_do_not_count() -> None:
     references = {"a": ["an unk dog at the start of the end"]}
     plain = score(references, {"a": "dog"}, meteor=False)
     marked = score(references, {"a": "<start> dog <unk> <end>"}, meteor=False)
@@ -120,7 +120,7 @@ def test_markers_earn_nothing() -> None:
 
 @given(photos.filter(bool))
 @settings(max_examples=60, deadline=None)
-def test_perfect_captions(references: dict[str, list[str]]) -> None:
+def test_perfect_captions_score_1(references: dict[str, list[str]]) -> None:
     ours = score(references, {image: own[0] for image, own in references.items()}, meteor=False)
     assert (ours.bleu_1, ours.bleu_2, ours.bleu_3, ours.bleu_4) == pytest.approx((1, 1, 1, 1))
     assert ours.rouge_l == pytest.approx(1)
@@ -152,7 +152,7 @@ def test_a_start_word_never_raises_a_strict_score(references: dict[str, list[str
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abcd"), max_size=12))
-def test_longest_common_subsequence_against_the_table(a: list[str], b: list[str]) -> None:
+def test_longest_common_subsequence_equals_dynamic_programming(a: list[str], b: list[str]) -> None:
     table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i, x in enumerate(a):
         for j, y in enumerate(b):
@@ -163,7 +163,7 @@ def test_longest_common_subsequence_against_the_table(a: list[str], b: list[str]
 # ---- CIDEr-D as a reward
 
 
-def test_cider_of_each_caption() -> None:
+def test_cider_of_each_caption_equals_the_golden_file() -> None:
     words = _strict_words(REFERENCES)
     references = [[tuple(caption) for caption in words[image]] for image in sorted(words)]
     spoken = _strict_words({image: [caption] for image, caption in HYPOTHESES.items()})
@@ -173,7 +173,7 @@ def test_cider_of_each_caption() -> None:
     np.testing.assert_allclose(ours, list(GOLDEN["cider_of_each"][image] for image in sorted(words)), atol=1e-9)
 
 
-def test_cider_weighs_words_by_the_documents_it_was_given() -> None:
+def test_cider_uses_the_given_idf() -> None:
     own = [[("a", "dog")]]
     dogs = CiderD([[("a", "dog")], [("the", "dog")], [("a", "cat")]])
     cats = CiderD([[("a", "cat")], [("the", "cat")], [("a", "dog")]])
@@ -198,7 +198,7 @@ def test_cider_scores_several_samples_of_one_photo() -> None:
 
 
 def report_b_as_printed(references: dict[str, list[str]], hypotheses: dict[str, str]) -> list[float]:
-    """Report B's `preprocess_captions` and `evaluate_model`, line by line, with the model's words given."""
+    """Report B's `preprocess_captions` and `evaluate_model`, line by line, with given captions."""
 
     def preprocess_captions(captions: list[str]) -> list[str]:
         captions = [caption.lower() for caption in captions]
@@ -218,13 +218,13 @@ def report_b_as_printed(references: dict[str, list[str]], hypotheses: dict[str, 
     ]
 
 
-def test_report_b() -> None:
+def test_report_b_scores_equal_its_code() -> None:
     references = {
         "a": ["A black dog's ball , wet .", "Two t-shirts hang on a line in the sun"],
         "b": ["The man is sitting on a bench .", "An old man sits"],
         "c": ["Children play .", "A child"],
     }
-    said = {"a": "black dog's ball", "b": "man is sitting on the bench", "c": "play"}  # as its tokenizer would say
+    said = {"a": "black dog's ball", "b": "man is sitting on the bench", "c": "play"}  # as after the report's tokenizer
     ours = score(references, said, "report_b")
     bleus = [ours.bleu_1, ours.bleu_2, ours.bleu_3, ours.bleu_4]
     assert bleus == pytest.approx(report_b_as_printed(references, said), abs=1e-15)
@@ -257,14 +257,14 @@ def test_torchtext_rule() -> None:
     assert bleu(references, candidates)[3] == pytest.approx(0.8408964276313782, abs=1e-7)
     long_first: list[list[tuple[str, ...]]] = [
         [("a", "b", "c"), ("a",)]
-    ]  # both are one word away: torchtext takes the first, others the shortest
+    ]  # both differ by one word: torchtext takes the first, others the shorter one
     assert bleu(long_first, [("a", "b")])[0] == pytest.approx(math.exp(1 - 3 / 2))
     assert bleu([long_first[0][::-1]], [("a", "b")])[0] == 1
 
 
 def test_report_a_counts_start_and_end() -> None:
     ours = score({"a": ["It's a dog , running ."]}, {"a": "a cat"}, "report_a")
-    # references: <sos> it is a dog running <eos> (7), said: <sos> a cat <eos> (4), three words of which match
+    # reference: <sos> it is a dog running <eos> (7 words), caption: <sos> a cat <eos> (4 words, of which 3 match)
     assert ours.bleu_1 == pytest.approx(3 / 4 * math.exp(1 - 7 / 4))
     assert (ours.bleu_2, ours.bleu_3, ours.bleu_4) == (0.0, 0.0, 0.0)
     assert (ours.rouge_l, ours.cider, ours.meteor) == (None, None, None)
@@ -275,7 +275,9 @@ def test_report_a_counts_start_and_end() -> None:
 
 @needs_java
 def test_meteor_for_several_systems_at_once_and_in_any_language(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE")  # writes a decimal comma by itself
+    monkeypatch.setenv(
+        "JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE"
+    )  # the default locale has a decimal comma
     perfect = {image: own[0] for image, own in REFERENCES.items()}
     mixed = {image: (HYPOTHESES if number % 2 else perfect)[image] for number, image in enumerate(perfect)}
     found = Scorer(REFERENCES).score_all(
@@ -285,13 +287,13 @@ def test_meteor_for_several_systems_at_once_and_in_any_language(monkeypatch: pyt
     assert found["perfect"].meteor is not None
     assert found["perfect"].meteor > 0.9
     assert found["silent"].meteor == 0
-    assert found["mixed"] == score(REFERENCES, mixed)  # though all its captions were heard before
+    assert found["mixed"] == score(REFERENCES, mixed)  # although all its captions were scored before
     alone = score(REFERENCES, HYPOTHESES, meteor=False)
     assert replace(found["golden"], meteor=None) == alone
 
 
 @pytest.mark.parametrize("behaviour", ["exit 3", "exec /bin/sleep 30", "while read line; do echo Error; done"])
-def test_meteor_survives_a_java_that_fails(behaviour: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meteor_is_missing_if_java_fails(behaviour: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     java = tmp_path / "java"
     java.write_text(f"#!/bin/sh\n{behaviour}\n")
     java.chmod(0o755)
@@ -303,14 +305,14 @@ def test_meteor_survives_a_java_that_fails(behaviour: str, tmp_path: Path, monke
     assert ours.bleu_1 > 0
 
 
-def test_meteor_is_left_out_quietly_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meteor_is_missing_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert score({"a": ["a dog runs"]}, {"a": "a dog"}).meteor is None
 
 
-# ---- bad input
+# ---- invalid input
 
 
 def test_ids_must_match() -> None:
@@ -322,6 +324,6 @@ def test_ids_must_match() -> None:
 
 
 @pytest.mark.parametrize("references", [{}, {"a": []}])
-def test_references_must_be_there(references: dict[str, list[str]]) -> None:
+def test_references_are_required(references: dict[str, list[str]]) -> None:
     with pytest.raises(CaptionlabError, match="no references"):
         Scorer(references)

@@ -1,4 +1,4 @@
-"""Ensembles: one of one is that one, several choose by their mean, each by its own features."""
+"""Ensembles: the mean of the members' probabilities, each with its own features."""
 
 import dataclasses
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def features(world: "World") -> Features:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_an_ensemble_of_one_is_the_one(build: Build, features: Features, system: str) -> None:
+def test_an_ensemble_of_one_equals_its_member(build: Build, features: Features, system: str) -> None:
     one = build(system)
     for beam in (1, 3):
         alone, together = (
@@ -77,21 +77,21 @@ def test_forward_equals_the_steps(build: Build, features: Features) -> None:
         torch.testing.assert_close(whole_BTV[:, t][real], log_probs_BV[real], atol=1e-4, rtol=1e-4)
 
 
-def test_the_beam_reorders_every_members_past(build: Build, features: Features) -> None:
-    """The score of what a beam found is what the members say of those words."""
+def test_the_beam_reorders_the_state_of_every_member(build: Build, features: Features) -> None:
+    """The score of each found caption equals the mean of the members' probabilities."""
     ensemble = Ensemble([build("modified"), build("attention")], [0, 0])
     for p, photo in enumerate(beam_search(ensemble, features, beam=4, length_penalty=0.0, max_words=6)):
         for found in photo:
-            if len(found.tokens) == 6:  # cut off, so without an end
+            if len(found.tokens) == 6:  # truncated, so without END
                 continue
             tokens_1T = torch.tensor([[START, *found.tokens, END]])
             log_probs_1TV = ensemble(features, tokens_1T[:, :-1], torch.tensor([p])).log_softmax(-1)
             total = log_probs_1TV.gather(2, tokens_1T[:, 1:, None]).sum().item()
-            # the search leaves words out that are never said; of the others it says the same
+            # the search excludes some tokens; the other probabilities are equal
             assert total == pytest.approx(found.log_prob, abs=1e-3)
 
 
-def test_members_look_at_features_of_their_own(build: Build, world: "World") -> None:
+def test_members_use_their_own_features(build: Build, world: "World") -> None:
     data = world.split("train")
     other = dataclasses.replace(world.split("train", grid=True), rows=data.rows[::-1].copy())
     both = dataclasses.replace(data, others=(other,)).features(range(6)).to("cpu")

@@ -1,4 +1,4 @@
-"""The decoders: every system's forward equals its steps, and each equals its literal definition."""
+"""The decoders: forward equals stepwise decoding, and each equals its literal definition."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -55,7 +55,7 @@ def features(photos: int = 3) -> Features:
 
 
 def system(config: SystemParams, train: bool = False) -> Any:
-    """A system whose every trained number is random, biases too, so that no mistake hides behind a zero."""
+    """A system with random parameters, including biases, so that zeros hide no error."""
     torch.manual_seed(3)
     model = build_model(config, vocab=VOCAB, pooled=POOLED, channels=CHANNELS)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def row(all_features: Features, photo: int) -> Features:
 
 
 def stepped(model: Decoder, own: Features, tokens_BT: Tensor) -> Tensor:
-    """log_probs_BTV, word by word; as many captions for each photo as there is room for."""
+    """log_probs_BTV by stepwise decoding, with the captions divided evenly among the photos."""
     state = model.start(own)
     state = state.repeat(len(tokens_BT) // len(own.pooled_PD))
     steps = []
@@ -113,13 +113,13 @@ def test_forward_equals_step_with_several_hypotheses(tiny: Tiny, name: str, chan
 
 
 @pytest.mark.parametrize(("name", "changes"), [*VARIANTS, ("attention", {"teacher_forcing": False})])
-def test_computing_padding_changes_nothing(
+def test_padding_does_not_change_outputs(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any]
 ) -> None:
-    """What a GPU computes, here on a CPU: the outputs of real words and all gradients are those without padding."""
+    """The code path of a GPU, on a CPU: outputs of real words and all gradients equal those without padding."""
     weight_NV = torch.randn(int((TOKENS_BT != PAD).sum()), VOCAB, generator=torch.Generator().manual_seed(2))
     found = []
-    for rows, columns in ((0, 0), (2, 3)):  # of padding; two captions are nothing else
+    for rows, columns in ((0, 0), (2, 3)):  # of padding; two captions are only padding
         monkeypatch.setattr(Decoder, "uses_fixed_shapes", lambda self, tokens_BT, fixed=rows > 0: fixed)
         tokens_BT, photo_B = nn.functional.pad(TOKENS_BT, (0, columns, 0, rows)), nn.functional.pad(PHOTO_B, (0, rows))
         model, real_BT = system(tiny(name, **changes), train=True), tokens_BT != PAD
@@ -138,8 +138,8 @@ def test_computing_padding_changes_nothing(
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_captions_take_their_photos_rows(count: int) -> None:
-    """On a GPU by another operation, with the same values and the same gradient."""
+def test_captions_use_the_features_of_their_photo(count: int) -> None:
+    """The operation for GPUs gives the same values and gradients."""
     rows_PX = torch.randn(3, *[2, 5][:count], requires_grad=True)
     rows = of_captions(rows_PX, PHOTO_B)
     assert torch.equal(rows, rows_PX[PHOTO_B])
@@ -151,19 +151,19 @@ def test_captions_take_their_photos_rows(count: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "changes"), VARIANTS)
-def test_each_photo_has_one_caption_unless_told(tiny: Tiny, name: str, changes: dict[str, Any]) -> None:
+def test_each_photo_has_one_caption_by_default(tiny: Tiny, name: str, changes: dict[str, Any]) -> None:
     model = system(tiny(name, **changes))
     tokens_BT = TOKENS_BT[:3]
     torch.testing.assert_close(model(features(), tokens_BT), model(features(), tokens_BT, torch.arange(3)))
 
 
-@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # said by mkldnn.flags
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # raised by mkldnn.flags
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("name", "changes"), [*VARIANTS, ("attention", {"teacher_forcing": False})])
 def test_every_trained_weight_gets_a_gradient(tiny: Tiny, name: str, changes: dict[str, Any], precision: str) -> None:
     model = system(tiny(name, **changes), train=True)
     bf16 = precision == "bf16"
-    # Without oneDNN, whose LSTM wants a CPU with bf16 units.
+    # Without oneDNN, whose LSTM needs a CPU with bf16 units.
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.backends.mkldnn.flags(enabled=not bf16):
         loss = model(features(), TOKENS_BT, PHOTO_B)[TOKENS_BT != PAD].float().log_softmax(-1).square().sum()
     loss.backward()
@@ -171,7 +171,7 @@ def test_every_trained_weight_gets_a_gradient(tiny: Tiny, name: str, changes: di
         if parameter.requires_grad:
             assert parameter.grad is not None, key
             assert parameter.grad.isfinite().all(), key
-            if key == "energy.bias":  # shifts all states alike, and the softmax forgets it
+            if key == "energy.bias":  # adds a constant to all states, which the softmax ignores
                 continue
             assert parameter.grad.abs().sum() > 0, key
         else:
@@ -180,8 +180,8 @@ def test_every_trained_weight_gets_a_gradient(tiny: Tiny, name: str, changes: di
 
 
 @pytest.mark.parametrize(("name", "changes"), [*VARIANTS, ("attention", {"teacher_forcing": False})])
-def test_two_threads_give_the_same_gradients_again(tiny: Tiny, name: str, changes: dict[str, Any]) -> None:
-    """At sizes at which torch shares one sum among its threads, the captions of a photo apart."""
+def test_gradients_with_two_threads_are_deterministic(tiny: Tiny, name: str, changes: dict[str, Any]) -> None:
+    """At sizes at which torch divides a sum among threads, with the captions of a photo not adjacent."""
     sizes = ("embedding", "hidden", "dense", "attention", "memory")
     wide = {key: 128 for key in sizes if getattr(tiny(name, **changes), key, 0)}
     torch.manual_seed(3)
@@ -192,7 +192,7 @@ def test_two_threads_give_the_same_gradients_again(tiny: Tiny, name: str, change
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def gradients() -> Sequence[Tensor]:
-        torch.manual_seed(3)  # for what is dropped in training
+        torch.manual_seed(3)  # same dropout in both
         loss = model(seen, tokens_BT, photo_B).square().mean()
         return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
 
@@ -205,7 +205,7 @@ def test_two_threads_give_the_same_gradients_again(tiny: Tiny, name: str, change
         assert all(map(torch.equal, first, other))
 
 
-def test_an_lstm_has_one_bias_and_remembers_at_first(tiny: Tiny) -> None:
+def test_the_lstm_has_one_bias_vector_and_a_forget_bias(tiny: Tiny) -> None:
     model = build_model(tiny("baseline", layers=2), vocab=VOCAB, pooled=POOLED, channels=0)
     assert isinstance(model, Baseline)
     for layer in ("l0", "l1"):
@@ -218,7 +218,7 @@ def test_an_lstm_has_one_bias_and_remembers_at_first(tiny: Tiny) -> None:
 
 
 def literal_modified(model: Modified, own: Features, tokens_T: Tensor) -> Tensor:
-    """Report A's System 1 Modified as drawn: a BiLSTM over [image x repeats, LSTM of the words] of one prefix."""
+    """Report A's System 1 Modified as in its figure: a BiLSTM over [image x repeats, LSTM of words] of a prefix."""
     hidden = model.back.hidden_size
     both = nn.LSTM(model.project.out_features, hidden, batch_first=True, bidirectional=True)
     both.load_state_dict({
@@ -241,7 +241,7 @@ def test_modified_equals_a_bilstm_over_each_prefix(tiny: Tiny, changes: dict[str
         torch.testing.assert_close(logits_BTV[b, t], expected_V, atol=2e-5, rtol=1e-4)
 
 
-def test_modified_has_the_parameters_that_keras_counts() -> None:
+def test_modified_has_the_parameter_count_of_keras() -> None:
     config = ModifiedParams(encoder="resnet50", embedding=300, hidden=256, layers=1, dropout=0.0, repeats=40)
     model = Modified(config, vocab=8256, pooled=2048)
     parts: list[list[nn.Module]] = [
@@ -255,7 +255,7 @@ def test_modified_has_the_parameters_that_keras_counts() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_init_inject_begins_with_the_image_and_an_empty_cell(tiny: Tiny, layers: int) -> None:
+def test_init_inject_starts_with_the_image_and_a_zero_cell(tiny: Tiny, layers: int) -> None:
     model: Baseline = system(tiny("baseline", image="init-inject", layers=layers))
     image_PH = model.image(model.standardise(features().pooled_PD)).relu()
     start = (image_PH.expand(layers, -1, -1), torch.zeros(layers, 3, 8))
@@ -264,7 +264,7 @@ def test_init_inject_begins_with_the_image_and_an_empty_cell(tiny: Tiny, layers:
 
 
 @pytest.mark.parametrize("image", ["par-inject", "merge"])
-def test_the_image_stands_beside_each_word_or_beside_the_lstm(tiny: Tiny, image: str) -> None:
+def test_par_inject_and_merge_concatenate_the_image(tiny: Tiny, image: str) -> None:
     model: Baseline = system(tiny("baseline", image=image, embedding=6))
     tokens_BT = TOKENS_BT[[0, 3, 3]]
     image_BTE = model.image(model.standardise(features().pooled_PD)).relu().unsqueeze(1).expand(-1, 5, -1)
@@ -291,7 +291,7 @@ def literal_report_b(model: Merge, own: Features, tokens_T: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("name", "kind"), [("modified", "merge"), ("attention", "states")])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_report_b_computes_the_same_over_each_prefix(tiny: Tiny, name: str, kind: str, layers: int) -> None:
+def test_report_b_equals_its_network_on_each_prefix(tiny: Tiny, name: str, kind: str, layers: int) -> None:
     model = system(tiny(name, kind=kind, layers=layers))
     logits_BTV = model(features(), TOKENS_BT, PHOTO_B)
     for b, t in (TOKENS_BT != PAD).nonzero().tolist():
@@ -299,8 +299,8 @@ def test_report_b_computes_the_same_over_each_prefix(tiny: Tiny, name: str, kind
         torch.testing.assert_close(logits_BTV[b, t], expected_V, atol=2e-5, rtol=1e-4)
 
 
-def test_report_b_learns_what_its_prefixes_would(tiny: Tiny) -> None:
-    """The gradient too, through the pairs of words and states."""
+def test_report_b_has_the_gradients_of_its_prefixes(tiny: Tiny) -> None:
+    """Also through the pairs of words and states."""
     fast, slow = (system(tiny("attention", kind="states"), train=True) for _ in range(2))
     real_BT = TOKENS_BT != PAD
     weight_BTV = torch.randn(*TOKENS_BT.shape, VOCAB, generator=torch.Generator().manual_seed(2))
@@ -313,8 +313,8 @@ def test_report_b_learns_what_its_prefixes_would(tiny: Tiny) -> None:
             torch.testing.assert_close(ours.grad, theirs.grad, atol=2e-4, rtol=1e-3, msg=key)
 
 
-def test_report_b_has_the_parameters_that_keras_counts() -> None:
-    """Its layers at its sizes: dense image, embedding, LSTM, dense, words; W1, W2 and V of the attention."""
+def test_report_b_has_the_parameter_count_of_keras() -> None:
+    """The report's layers and sizes: image, embedding, LSTM, dense, words; W1, W2 and V of the attention."""
     v, d, e, h, n, a = 7_368, 2_048, 256, 256, 128, 256
     counts = [d * e + e, v * e, 4 * h * (e + h + 1), h * n + n, n * v + v]
     sizes: dict[str, Any] = {
@@ -342,7 +342,7 @@ def test_attention_recurrence_has_the_right_gradient() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"memory": 0}, {"tied": True}])
-def test_attention_learns_what_the_step_loop_would(tiny: Tiny, changes: dict[str, Any]) -> None:
+def test_attention_has_the_gradients_of_the_step_loop(tiny: Tiny, changes: dict[str, Any]) -> None:
     fast, slow = (system(tiny("attention", **changes), train=True) for _ in range(2))
     real_BT = TOKENS_BT != PAD
     weight_BTV = torch.randn(*TOKENS_BT.shape, VOCAB, generator=torch.Generator().manual_seed(2))
@@ -357,7 +357,7 @@ def test_attention_learns_what_the_step_loop_would(tiny: Tiny, changes: dict[str
 
 
 @pytest.mark.parametrize(("teacher_forcing", "train"), [(True, True), (False, True), (False, False)])
-def test_attention_shares_sum_to_one(tiny: Tiny, teacher_forcing: bool, train: bool) -> None:
+def test_attention_weights_sum_to_one(tiny: Tiny, teacher_forcing: bool, train: bool) -> None:
     model = system(tiny("attention", teacher_forcing=teacher_forcing), train)
     attention_BTR = model.outputs(features(), TOKENS_BT, PHOTO_B).attention_BTR
     assert (attention_BTR >= 0).all()
@@ -388,14 +388,14 @@ def test_free_running_reads_its_own_words(tiny: Tiny) -> None:
         ("modified", {"kind": "merge", "embedding": 6}, r"embedding \(6\) must equal hidden \(8\)"),
     ],
 )
-def test_sizes_that_do_not_go_together_are_refused(tiny: Tiny, name: str, changes: dict[str, Any], words: str) -> None:
+def test_incompatible_sizes_are_refused(tiny: Tiny, name: str, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(CaptionlabError, match=words):
         tiny(name, **changes)
 
 
 @pytest.mark.parametrize(("name", "changes"), VARIANTS)
-def test_a_beam_finds_what_it_says_it_found(tiny: Tiny, name: str, changes: dict[str, Any]) -> None:
-    """Every caption's probability is what the system gives it, read as a whole."""
+def test_beam_scores_equal_the_log_probabilities_of_forward(tiny: Tiny, name: str, changes: dict[str, Any]) -> None:
+    """Every caption's log probability equals that of a forward pass."""
     model = system(tiny(name, **changes)).eval()
     found = beam_search(model, features(), beam=3, length_penalty=0.0, max_words=4)
     assert [len(photo) for photo in found] == [3, 3, 3]
@@ -409,11 +409,11 @@ def test_a_beam_finds_what_it_says_it_found(tiny: Tiny, name: str, changes: dict
             assert hypothesis.log_prob == pytest.approx(expected, abs=1e-4)
 
 
-def test_standardise_brings_channels_to_mean_0_and_deviation_1() -> None:
+def test_standardise_gives_mean_0_and_deviation_1() -> None:
     grid_NRC = torch.randn(50, 4, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([5.0, 0.1, 0.0]) + 7
     standardise = Standardise(3)
     standardise.fit(iter(grid_NRC.half().split(7)))
     values_XC = standardise(grid_NRC.half()).flatten(0, 1)
     torch.testing.assert_close(values_XC.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(values_XC.std(0, correction=0)[:2], torch.ones(2), atol=1e-3, rtol=0)
-    assert values_XC.isfinite().all()  # a channel that never changes divides by no zero
+    assert values_XC.isfinite().all()  # a constant channel causes no division by zero

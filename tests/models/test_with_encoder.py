@@ -1,4 +1,4 @@
-"""A system with the last blocks of its encoder: what it computes, what it trains, and what stays as it is."""
+"""A system with the last blocks of its encoder: outputs, trained weights and frozen statistics."""
 
 from collections.abc import Callable
 
@@ -36,7 +36,7 @@ def tokens(photos: int = 3) -> torch.Tensor:
     return torch.tensor([[START, 5, 6, 7]] * photos)
 
 
-def test_it_computes_what_the_decoder_computes_on_what_the_blocks_return(model: WithEncoder) -> None:
+def test_outputs_equal_the_decoder_on_the_features_of_the_blocks(model: WithEncoder) -> None:
     model.eval()
     seen = model.encode(features())
     assert (seen.pooled_PD.shape, seen.grid_PRC is not None and seen.grid_PRC.shape) == ((3, 7), (3, 4, 7))
@@ -52,7 +52,7 @@ def test_forward_equals_step(model: WithEncoder) -> None:
         torch.testing.assert_close(log_probs_BV, logits_BTV[:, t].log_softmax(-1))
 
 
-def test_every_weight_learns_and_batch_normalisation_keeps_its_statistics(model: WithEncoder) -> None:
+def test_every_weight_is_trained_and_batch_norm_statistics_are_frozen(model: WithEncoder) -> None:
     model.train()
     before = {name: tensor.clone() for name, tensor in model.blocks.named_buffers()}
     model(features(), tokens()).square().mean().backward()
@@ -61,7 +61,7 @@ def test_every_weight_learns_and_batch_normalisation_keeps_its_statistics(model:
     assert len(model.encoder_parameters()) == 3
 
 
-def test_crops_are_for_training_alone(model: WithEncoder) -> None:
+def test_crops_are_only_for_training(model: WithEncoder) -> None:
     model.crop = 0.3
     assert torch.equal(model.eval().encode(features()).pooled_PD, model.eval().encode(features()).pooled_PD)
     trained = model.train().encode(features()).pooled_PD
@@ -75,7 +75,7 @@ def test_a_crop_is_a_part_of_the_map() -> None:
     cropped = random_crops(map_NRC, 0.25).view(200, 8, 8, 2)
     assert cropped.min() >= 0
     assert cropped.max() <= 7
-    steps = cropped[:, 4, 4] - cropped[:, 3, 3]  # of a row and a column: the crop's side as a share of the photo's
+    steps = cropped[:, 4, 4] - cropped[:, 3, 3]  # rows and columns: the crop's side as a share of the photo's
     torch.testing.assert_close(steps[:, 0], steps[:, 1])
     assert 0.49 < steps.min() < 0.6
     assert 0.9 < steps.max() <= 1.001

@@ -19,7 +19,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Run]:
 
 
 @pytest.mark.parametrize("draw", [figures.bleu, figures.curves])
-def test_figures_are_large_enough_to_read_and_carry_no_version(draw: figures.Draw, runs: Sequence[Run]) -> None:
+def test_figures_are_legible_and_have_no_version(draw: figures.Draw, runs: Sequence[Run]) -> None:
     image = figures.png(draw, runs)
     with Image.open(io.BytesIO(image)) as opened:
         assert opened.width >= 1200
@@ -27,7 +27,7 @@ def test_figures_are_large_enough_to_read_and_carry_no_version(draw: figures.Dra
     assert "var(--attention)" in figures.svg(draw, runs)
 
 
-def test_the_line_above_the_curves_fits_over_one_run(runs: Sequence[Run]) -> None:
+def test_the_title_of_the_curves_fits_a_single_run(runs: Sequence[Run]) -> None:
     (first, *_) = (run for run in runs if run.history)
     figure = figures.curves([first])
     figure.draw_without_rendering()

@@ -1,4 +1,4 @@
-"""The gallery of test photos: what it shows of captions and attention."""
+"""The gallery page: captions and attention overlays."""
 
 import base64
 import dataclasses

@@ -1,4 +1,4 @@
-"""The report's pages as a reader uses them: in headless Chromium, from disk, by mouse and by keyboard."""
+"""The report's pages in headless Chromium, from disk, by mouse and keyboard."""
 
 import io
 import json
@@ -46,7 +46,7 @@ def gallery(browser: Chrome, folder: Path) -> Iterator[Chrome]:
 
 
 def opened(chrome: Chrome, page: Path) -> Iterator[Chrome]:
-    """The page, 1200 pixels wide and in light; afterwards nothing was complained of and nothing left the disk."""
+    """The page, 1200 pixels wide in light mode; afterwards checks for console errors and network requests."""
     show_as(chrome, 1200)
     chrome.get_log("browser")
     chrome.get_log("performance")
@@ -67,7 +67,7 @@ def show_as(chrome: Chrome, width: int, scheme: str = "light") -> None:
 
 
 def shown_rows(chrome: Chrome, table: str = "section") -> list[list[str]]:
-    """The cells of the rows that a reader sees, as text."""
+    """The text of the cells of visible rows."""
     script = """return [...document.querySelectorAll(arguments[0] + " tbody tr")].filter(row => row.offsetParent)
                 .map(row => [...row.cells].map(cell => cell.innerText.trim()))"""
     rows: list[list[str]] = chrome.execute_script(script, table)
@@ -78,7 +78,7 @@ def press(chrome: Chrome, *keys: str) -> None:
     ActionChains(chrome).send_keys(*keys).perform()
 
 
-def test_sorting_by_keyboard(comparison: Chrome) -> None:
+def test_tables_are_sorted_by_keyboard(comparison: Chrome) -> None:
     names = ["attention.lite2", "baseline.lite2_wide", "baseline.lite0", "modified.lite2", "retrieval.lite2"]
     assert [row[0] for row in shown_rows(comparison)] == names
     comparison.find_element(By.ID, "all").send_keys("")
@@ -87,7 +87,7 @@ def test_sorting_by_keyboard(comparison: Chrome) -> None:
         if comparison.switch_to.active_element.text == "CIDEr, val":
             break
     head = comparison.switch_to.active_element.find_element(By.XPATH, "..")
-    assert head.get_attribute("aria-sort") == "descending"  # as the page comes
+    assert head.get_attribute("aria-sort") == "descending"  # the initial state
     press(comparison, Keys.ENTER)
     assert head.get_attribute("aria-sort") == "ascending"
     assert [row[0] for row in shown_rows(comparison)] == names[::-1]
@@ -100,7 +100,7 @@ def test_sorting_by_keyboard(comparison: Chrome) -> None:
     assert [th.text for th in comparison.find_elements(By.CSS_SELECTOR, "[aria-sort]")] == ["Configuration"]
 
 
-def test_every_decoding_on_demand(comparison: Chrome) -> None:
+def test_all_decodings_can_be_shown(comparison: Chrome) -> None:
     assert comparison.find_element(By.CSS_SELECTOR, "section .count").text == "5 of 15 rows"
     comparison.find_element(By.ID, "all").click()
     rows = shown_rows(comparison)
@@ -108,7 +108,7 @@ def test_every_decoding_on_demand(comparison: Chrome) -> None:
     assert [float(row[VAL_CIDER]) for row in rows] == sorted((float(row[VAL_CIDER]) for row in rows), reverse=True)
 
 
-def test_filters_by_system_source_and_text(comparison: Chrome) -> None:
+def test_rows_are_filtered_by_system_source_and_text(comparison: Chrome) -> None:
     box = comparison.find_element(By.CSS_SELECTOR, "[value=attention]")
     box.send_keys(Keys.SPACE)
     assert [row[0] for row in shown_rows(comparison)] == [
@@ -135,7 +135,7 @@ def test_filters_by_system_source_and_text(comparison: Chrome) -> None:
     assert not [row for row in rows if row in stated]
 
 
-def test_without_scripts_the_page_is_whole(browser: Chrome, folder: Path) -> None:
+def test_the_page_is_complete_without_javascript(browser: Chrome, folder: Path) -> None:
     page, scripts = re.subn(r"<script>.*?</script>", "", (folder / "comparison.html").read_text("utf-8"), flags=re.S)
     assert scripts == 1
     (folder / "plain.html").write_text(page, "utf-8")
@@ -145,7 +145,7 @@ def test_without_scripts_the_page_is_whole(browser: Chrome, folder: Path) -> Non
         assert not browser.find_elements(By.TAG_NAME, "button")
 
 
-def test_the_head_stays_in_sight(comparison: Chrome) -> None:
+def test_the_table_header_is_sticky(comparison: Chrome) -> None:
     comparison.find_element(By.ID, "all").click()
     box = comparison.find_element(By.CSS_SELECTOR, "section .box")
     comparison.execute_script("arguments[0].style.maxHeight = '150px'; arguments[0].scrollTop = 100", box)
@@ -154,7 +154,7 @@ def test_the_head_stays_in_sight(comparison: Chrome) -> None:
     assert abs(head.rect["y"] - box.rect["y"]) < 3
 
 
-def test_a_phone_shows_a_score_before_any_scrolling(comparison: Chrome) -> None:
+def test_a_phone_shows_a_score_without_scrolling(comparison: Chrome) -> None:
     for scheme in ("light", "dark"):
         show_as(comparison, 360, scheme)
         comparison.refresh()
@@ -170,7 +170,7 @@ def test_a_phone_shows_a_score_before_any_scrolling(comparison: Chrome) -> None:
 
 
 def pixels(chrome: Chrome) -> NDArray[np.int64]:
-    """(H, W) brightness of what the window shows."""
+    """(H, W) brightness of a screenshot."""
     with Image.open(io.BytesIO(chrome.get_screenshot_as_png())) as shot:
         return np.asarray(shot.convert("L")).astype(np.int64)
 
@@ -197,7 +197,7 @@ def test_row_lines_continue_from_the_sticky_first_column(comparison: Chrome, wid
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_shade_shows_that_there_are_more_columns(comparison: Chrome, scheme: str) -> None:
+def test_a_shadow_indicates_more_columns(comparison: Chrome, scheme: str) -> None:
     show_as(comparison, 1280, scheme)
     comparison.refresh()
     box = comparison.find_element(By.CSS_SELECTOR, "section .box")
@@ -206,7 +206,7 @@ def test_a_shade_shows_that_there_are_more_columns(comparison: Chrome, scheme: s
     right = round(box.rect["x"] + box.rect["width"]) - 3
 
     def contrast() -> int:
-        """Between the right edge of the box and its paper, in the padding of a row."""
+        """The contrast between the box's right edge and its background, in the padding of a row."""
         shown = pixels(comparison)
         return abs(int(shown[round(row["y"]) + 3, right] - shown[round(row["y"]) + 3, round(box.rect["x"]) + 3]))
 
@@ -216,7 +216,7 @@ def test_a_shade_shows_that_there_are_more_columns(comparison: Chrome, scheme: s
 
 
 @pytest.mark.parametrize("page", ["comparison", "gallery"])
-def test_a_phones_width_and_the_dark(page: str, request: pytest.FixtureRequest) -> None:
+def test_the_pages_fit_a_phone_and_have_a_dark_mode(page: str, request: pytest.FixtureRequest) -> None:
     chrome: Chrome = request.getfixturevalue(page)
     body = chrome.find_element(By.TAG_NAME, "body")
     light = body.value_of_css_property("background-color"), body.value_of_css_property("color")
@@ -237,7 +237,7 @@ def visible_overlays(chrome: Chrome) -> list[WebElement]:
 
 
 @pytest.mark.parametrize("width", [1200, 360])
-def test_pointing_at_a_word_lays_its_map_over_the_photo(gallery: Chrome, width: int) -> None:
+def test_hovering_over_a_word_shows_its_map(gallery: Chrome, width: int) -> None:
     show_as(gallery, width)
     assert visible_overlays(gallery) == []
     card = gallery.find_elements(By.CLASS_NAME, "card")[1]
@@ -268,7 +268,7 @@ def test_words_are_reached_by_keyboard(gallery: Chrome) -> None:
     assert overlay == second.find_element(By.TAG_NAME, "img")
     press(gallery, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
     assert gallery.switch_to.active_element == first
-    press(gallery, Keys.TAB)  # one stop a caption
+    press(gallery, Keys.TAB)  # one Tab stop per caption
     assert gallery.switch_to.active_element.get_attribute("class") != "word"
 
 

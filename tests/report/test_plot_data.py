@@ -1,4 +1,4 @@
-"""The tables of DVC's plots hold what the histories and the comparison hold."""
+"""The data of DVC's plots."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The report over a small artifacts tree with real photos, drawn here."""
+"""The report of a small artifacts tree with drawn photos."""
 
 import csv
 import dataclasses
@@ -51,7 +51,7 @@ def root(params: Params, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree with its report, to be read and not changed."""
+    """A tree with its report, for reading only."""
     root = tmp_path_factory.mktemp("published")
     write_results(root, toys())
     report(toys(), root)
@@ -63,7 +63,7 @@ def csv_rows(root: Path, name: str = "comparison.csv") -> list[dict[str, str]]:
 
 
 class Page(HTMLParser):
-    """The cells of every table's rows, the images, and every address the page would load or link."""
+    """The cells of every table, the images, and every URL that the page loads or links."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def test_csv_holds_every_decoding_and_protocol_then_the_reference_rows(published: Path) -> None:
+def test_the_csv_has_all_decodings_and_protocols_then_reference_rows(published: Path) -> None:
     rows = csv_rows(published)
     assert set(rows[0]) == COLUMNS
     ours = [row for row in rows if row["source"] == "measured"]
@@ -110,7 +110,7 @@ def test_csv_holds_every_decoding_and_protocol_then_the_reference_rows(published
     assert all(row["source"] not in ("", "measured") for row in own)
 
 
-def test_reference_rows_state_what_the_sources_state() -> None:
+def test_reference_rows_equal_their_sources() -> None:
     rows = results.reference_rows()
     assert {name: len(own) for name, own in rows.items()} == {"report_a": 10, "report_b": 2, "literature": 7}
     grid = [(r.encoder, r.input, r.hidden, r.layers, r.bleu_4) for r in rows["report_a"] if r.configuration == "grid"]
@@ -128,7 +128,7 @@ def test_reference_rows_state_what_the_sources_state() -> None:
         assert all(0 < score < 1 for score in stated if score is not None)
 
 
-def test_the_main_table_ranks_the_decodings_that_validation_chose_by_their_cider_on_validation(published: Path) -> None:
+def test_the_main_table_is_ranked_by_cider_on_validation(published: Path) -> None:
     markdown = (published / "reports/toys/comparison.md").read_text("utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line[:1] == "|"]
     assert [row[0] for row in rows[2:]] == [
@@ -136,7 +136,7 @@ def test_the_main_table_ranks_the_decodings_that_validation_chose_by_their_cider
     ]  # fmt: skip
     assert [row[1] for row in rows[2:]] == ["beam 3"] * 4 + ["3 neighbours"]
     assert [row[2] for row in rows[2:]] == ["**0.600**", "0.510", "0.480", "0.420", "0.300"]
-    assert [row[8] for row in rows[2:]] == ["0.600", "0.510", "0.480", "**0.660**", "0.300"]  # on test modified leads
+    assert [row[8] for row in rows[2:]] == ["0.600", "0.510", "0.480", "**0.660**", "0.300"]  # modified is best on test
     assert {row[9] for row in rows[2:]} == {"n/a (needs Java)"}
     equal_rouge_l = False
     assert ["**" in cell for cell in rows[5][2:12]] == [False, *[True] * 4, equal_rouge_l, True, *[False] * 3]
@@ -150,7 +150,7 @@ def test_the_closing_line_names_the_best_on_validation(params: Params, root: Pat
     )
 
 
-def test_the_pages_table_holds_every_decoding_best_on_validation_first(published: Path) -> None:
+def test_the_html_table_has_every_decoding_best_on_validation_first(published: Path) -> None:
     rows = Page((published / "reports/toys/comparison.html").read_text("utf-8")).rows[1:16]
     shown = [(row[0].strip(), row[1], float(row[2])) for row in rows]
     assert len(set(shown)) == 15
@@ -158,12 +158,12 @@ def test_the_pages_table_holds_every_decoding_best_on_validation_first(published
     assert [cider for _, _, cider in shown] == sorted((cider for _, _, cider in shown), reverse=True)
     html = (published / "reports/toys/comparison.html").read_text("utf-8")
     assert html.count('class="other"') == 15 - 5
-    # modified has the best scores on test with beam 5, but validation chose beam 3 for it, which alone competes
+    # modified has the best scores on test with beam 5, but only its chosen beam 3 can be the best
     assert 'class="number best">0.660<' in html
     assert 'class="number">0.690<' in html
 
 
-def test_more_than_twenty_configurations_fill_a_table_of_their_own(params: Params, root: Path) -> None:
+def test_more_than_twenty_configurations_have_a_separate_table(params: Params, root: Path) -> None:
     lite0 = params.baseline["lite0"]
     sizes = {f"lite{i}": dataclasses.replace(lite0, hidden=8 + i) for i in range(23)}
     many = dataclasses.replace(params, baseline=sizes)
@@ -184,7 +184,7 @@ def test_more_than_twenty_configurations_fill_a_table_of_their_own(params: Param
         assert curves.height < 3500
 
 
-def test_only_the_gallery_holds_references_and_photos(params: Params, published: Path) -> None:
+def test_only_the_gallery_has_references_and_photos(params: Params, published: Path) -> None:
     folder = published / "reports/toys"
     assert {path.name for path in folder.iterdir()} == {*PUBLISHED, "gallery"}
     for name in PUBLISHED:
@@ -199,7 +199,7 @@ def test_only_the_gallery_holds_references_and_photos(params: Params, published:
     assert shown.count('class="word"') == shown.count("data:image/png") > params.report.gallery
 
 
-def test_captions_csv_holds_one_caption_a_photo_and_configuration(published: Path) -> None:
+def test_captions_csv_has_one_caption_per_photo_and_configuration(published: Path) -> None:
     rows = csv_rows(published, "captions.csv")
     assert len(rows) == 12 * 4
     assert rows[0] == {
@@ -210,7 +210,7 @@ def test_captions_csv_holds_one_caption_a_photo_and_configuration(published: Pat
     }
 
 
-def test_training_captions_are_published_of_the_projects_own_scenes_only(params: Params, root: Path) -> None:
+def test_training_captions_are_published_only_for_drawn_scenes(params: Params, root: Path) -> None:
     report(params, root)
     for name in PUBLISHED:
         assert QUOTED.encode() not in (root / "reports/toys" / name).read_bytes(), name
@@ -232,10 +232,10 @@ def test_best_decodings_have_intervals(published: Path) -> None:
     markdown = (published / "reports/toys/comparison-all.md").read_text("utf-8")
     for title in ("Confidence intervals", "Significance of differences", "Language bias", "Caption statistics"):
         assert f"## {title}" in markdown
-    assert "Attribute accuracy" not in markdown  # which only drawn scenes know
+    assert "Attribute accuracy" not in markdown  # only for drawn scenes
 
 
-def test_agreement_with_people_is_shown_where_the_dataset_has_judgments(params: Params, root: Path) -> None:
+def test_agreement_with_people_is_shown_if_the_dataset_has_judgments(params: Params, root: Path) -> None:
     title = "How far the scores agree with people"
     report(params, root)
     folder = root / "reports/toys"
@@ -259,7 +259,7 @@ def test_scores_above_people_are_marked_in_every_table_and_format(params: Params
     scores = read_evaluation(root)
     expected = {
         each.key for each in scores.configurations if each.best.test["strict"].bleu_4 > 0.18
-    }  # as people have with as many references
+    }  # equal to the score of people with equally many references
     assert expected == {"modified.lite2", "attention.lite2"}
     rows = csv_rows(root)
     marked = [row for row in rows if "bleu_4" in row["above_people"].split()]
@@ -280,7 +280,7 @@ def test_scores_above_people_are_marked_in_every_table_and_format(params: Params
     assert "People&#39;s captions against the others of their photo" in page
 
 
-def test_a_guest_is_a_row_like_any_other_and_marked_as_a_guest(params: Params, root: Path) -> None:
+def test_a_guest_is_a_marked_row(params: Params, root: Path) -> None:
     params = dataclasses.replace(params, guests={"friend": GuestParams(captions="friend.json")})
     write_results(root, params)
     (closing, _) = report(params, root)
@@ -315,7 +315,7 @@ def test_the_same_artifacts_give_the_same_bytes(params: Params, root: Path) -> N
     assert [path.read_bytes() for path in paths] == first
 
 
-def test_a_dropped_configuration_vanishes_though_its_files_stay(params: Params, root: Path) -> None:
+def test_a_removed_configuration_is_ignored(params: Params, root: Path) -> None:
     report(params, root)
     report(dataclasses.replace(params, modified={}), root)
     assert not [row for row in csv_rows(root) if row["system"] == "modified"]
@@ -338,14 +338,14 @@ def test_a_broken_history_is_named(params: Params, root: Path, broken: str) -> N
 
 
 def set_params(root: Path, **params: dict[str, object]) -> None:
-    """Have these baselines say that this alone was set for their trainings."""
+    """Set only this in the training parameters of these baselines."""
     for name, own in params.items():
         folder = root / MODELS / "baseline" / name
         training = read_training(folder)
         write_training(folder, dataclasses.replace(training, summary=dataclasses.replace(training.summary, params=own)))
 
 
-def test_the_places_of_the_image_have_a_table_of_their_own(params: Params, root: Path) -> None:
+def test_image_positions_have_a_separate_table(params: Params, root: Path) -> None:
     report(params, root)
     page = root / "reports/toys/comparison-all.md"
     assert "Where the image enters" not in page.read_text("utf-8")
@@ -392,7 +392,7 @@ def test_names_are_text_and_not_markup(params: Params, root: Path) -> None:
     assert r"# \<i\>toys\</i\> \| \_x\_" in comparison_markdown(results.load(params, root))
 
 
-def test_names_and_captions_of_others_stay_text(params: Params, root: Path) -> None:
+def test_names_and_captions_are_escaped(params: Params, root: Path) -> None:
     """Quotes, marks, line ends, and U+202E, which reverses what follows it."""
     hostile = '"><script>alert(1)</script>\u202egpj.exe\n| *x* |'
     photo = '"onload="x<b>\u202e.jpg'

@@ -1,4 +1,4 @@
-"""The tables for readers."""
+"""The tables of the report."""
 
 import dataclasses
 
@@ -16,13 +16,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
     return results.load(toys(), root)
 
 
-def test_a_further_table_is_a_title_columns_and_rows() -> None:
+def test_a_table_is_made_from_title_columns_and_rows() -> None:
     columns: dict[str, table.Kind] = {"Configuration": "text", "Right photo": "score", "Words": "count"}
     made = table.table("Bias", columns, [("attention.lite2", 0.5, 7), ("baseline.lite0", None, 9)], ["Of the test."])
     shown = [[c.text(value) for c, value in zip(made.columns, line.values, strict=True)] for line in made.lines]
     assert shown == [["attention.lite2", "0.500", "7"], ["baseline.lite0", made.columns[0].missing, "9"]]
     assert [line.system for line in made.lines] == ["attention", "baseline"]
-    assert not made.is_best(made.lines[0], made.columns[1])  # it has no rival
+    assert not made.is_best(made.lines[0], made.columns[1])  # the only row of its kind
 
 
 @pytest.mark.parametrize(("p", "printed"), [
@@ -48,7 +48,7 @@ def test_every_table_prints_p_values_by_the_same_rule(found: results.Results) ->
     assert printed == {None, "98% / 0.050"}
 
 
-def test_the_reports_are_introduced_where_they_are_first_named(found: results.Results) -> None:
+def test_the_reports_are_introduced_at_their_first_mention(found: results.Results) -> None:
     introduced: set[str] = set()
     for each in [tables.main_table(found), *diagnostics.tables(found), *tables.further_tables(found)]:
         for note in each.notes:

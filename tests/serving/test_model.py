@@ -1,4 +1,4 @@
-"""The registered model as MLflow serves it: the server's own process, photos over HTTP. No mocks."""
+"""The registered model, served by MLflow in its own process and requested over HTTP."""
 
 import base64
 import io
@@ -28,7 +28,7 @@ from registered import CHOSEN, candidate, register
 
 pytestmark = pytest.mark.slow
 
-PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # MLflow calls uvicorn by its name
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # MLflow runs uvicorn by name
 PAGE = Path(__file__).parents[2] / "docs/serving.md"
 TWO = {"beam": 4, "top": 2}
 
@@ -52,7 +52,7 @@ def environment(root: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def server(root: Path, environment: dict[str, str]) -> Iterator[str]:
-    """Where the served model takes requests."""
+    """The URL of the served model."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
@@ -105,7 +105,7 @@ RECORDS = [{"image": coded(data)} for data in PHOTOS]
 
 @pytest.fixture(scope="module")
 def expected(released: Path) -> list[dict[str, Any]]:
-    """The two best captions of each photo at beam 4, as the server should answer."""
+    """The two best captions of each photo at beam 4, as in the response."""
 
     def shown(sentence: Sentence) -> dict[str, Any]:
         return {"caption": sentence.caption, "log_prob": pytest.approx(sentence.log_prob, abs=1e-3)}
@@ -132,7 +132,7 @@ def test_photos_are_captioned_in_every_format_of_mlflow(
     assert ask(server, body | {"params": TWO}) == (200, {"predictions": expected})
 
 
-def test_the_decoding_is_the_one_that_validation_chose_unless_told_otherwise(server: str, released: Path) -> None:
+def test_the_default_decoding_is_the_one_chosen_on_validation(server: str, released: Path) -> None:
     status, answer = ask(server, {"dataframe_records": RECORDS})
     assert status == 200
     said = Captioner.load(released, decoding=CHOSEN).caption(PHOTOS)
@@ -142,7 +142,7 @@ def test_the_decoding_is_the_one_that_validation_chose_unless_told_otherwise(ser
     ] == [[sentence.caption for sentence in sentences] for sentences in said]
 
 
-def test_the_request_of_the_page_works(server: str, tmp_path: Path) -> None:
+def test_the_request_in_the_documentation_works(server: str, tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(PHOTOS[0])
     (shown,) = re.findall(r"^(echo .*\n +curl .*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     shown = shown.replace("http://127.0.0.1:5001/invocations", server)
@@ -161,7 +161,7 @@ def test_the_request_of_the_page_works(server: str, tmp_path: Path) -> None:
         ("", "photo 1: cannot read the photo"),
     ],
 )
-def test_what_is_no_photo_is_refused_and_the_server_goes_on(
+def test_an_invalid_photo_is_refused_and_the_server_continues(
     server: str, expected: list[dict[str, Any]], image: object, sentence: str
 ) -> None:
     status, refusal = ask(server, {"dataframe_records": [RECORDS[0], {"image": image}]})

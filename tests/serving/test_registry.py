@@ -1,4 +1,4 @@
-"""The model registry for real: versions, aliases, and back to a checkpoint. No mocks."""
+"""MLflow's model registry: versions, aliases, and loading a registered model."""
 
 import dataclasses
 import shutil
@@ -31,7 +31,7 @@ def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")  # MLflow likes to make its default database where it is called
+    monkeypatch.chdir(tmp_path / "elsewhere")  # MLflow may create its default database in the current folder
     return tmp_path
 
 
@@ -40,13 +40,13 @@ def client(root: Path) -> MlflowClient:
 
 
 def changed(released: Path, folder: Path, name: str) -> Path:
-    """Another checkpoint, by its name alone."""
+    """A checkpoint that differs only in its name."""
     made = load_checkpoint(released)
     save_checkpoint(folder / name, dataclasses.replace(made, identity=dataclasses.replace(made.identity, name=name)))
     return folder / name
 
 
-def test_a_model_is_registered_once_and_holds_no_pickle(root: Path, released: Path) -> None:
+def test_a_model_is_registered_once_without_pickle(root: Path, released: Path) -> None:
     first = register(root, candidate(released))
     assert (first.outcome, first.version, first.best) == ("created", 1, 1)
     again = register(root, candidate(released))
@@ -68,7 +68,7 @@ def test_a_model_is_registered_once_and_holds_no_pickle(root: Path, released: Pa
     assert not path.exists()
 
 
-def test_a_version_says_what_it_was_scored_with(root: Path, released: Path) -> None:
+def test_a_version_describes_its_scores(root: Path, released: Path) -> None:
     scores = Scores(bleu_1=0.6, bleu_2=0.4, bleu_3=0.3, bleu_4=0.21, rouge_l=0.5, cider=0.75, meteor=None)
     register(root, candidate(released, scores=scores))
     version = client(root).get_model_version("captionlab", "1")
@@ -87,13 +87,13 @@ def test_a_version_says_what_it_was_scored_with(root: Path, released: Path) -> N
     assert "test CIDEr 0.8000" in (version.description or "")
 
 
-def test_what_is_worse_than_retrieval_is_not_the_best(root: Path, released: Path) -> None:
+def test_a_model_worse_than_retrieval_is_not_the_best(root: Path, released: Path) -> None:
     assert register(root, candidate(released), floor=0.51).best is None
     assert client(root).get_registered_model("captionlab").aliases == {}
     assert register(root, candidate(released), floor=0.5).best == 1
 
 
-def test_the_alias_stands_for_the_best_of_the_dataset(root: Path, released: Path, tmp_path: Path) -> None:
+def test_the_alias_is_the_best_model_of_the_dataset(root: Path, released: Path, tmp_path: Path) -> None:
     def best(name: str, **changes: Any) -> int:
         path = changed(released, tmp_path, name)
         found = register(root, candidate(path, **changes))
@@ -112,7 +112,7 @@ def test_the_alias_stands_for_the_best_of_the_dataset(root: Path, released: Path
     assert best("worse", score=0.7) == 2  # evaluated in another way
 
 
-# A process that is killed at the very step named first.
+# A process that is killed at the step given as its first argument.
 DOOMED = f"""
 import os, signal, sys
 from pathlib import Path
@@ -130,7 +130,7 @@ registry.register(Path(sys.argv[2]), {EXPERIMENT!r}, candidate, 0.0)
 
 
 @pytest.mark.slow
-def test_a_kill_before_the_version_leaves_nothing_double(root: Path, released: Path) -> None:
+def test_a_kill_before_the_version_leaves_no_duplicates(root: Path, released: Path) -> None:
     for method in ("log_model_artifacts", "create_model_version"):
         killed = subprocess.run([sys.executable, "-c", DOOMED, method, str(root), str(released)], check=False)
         assert killed.returncode == -signal.SIGKILL
@@ -145,12 +145,12 @@ def test_a_kill_before_the_version_leaves_nothing_double(root: Path, released: P
 @pytest.mark.parametrize(
     "uri", ["models:/captionlab@best-scenes", "models:/captionlab/7", "models:/", "runs:/abc/model"]
 )
-def test_a_model_that_is_not_there_is_an_error_of_one_line(root: Path, uri: str) -> None:
+def test_a_missing_model_is_one_error_line(root: Path, uri: str) -> None:
     with pytest.raises(CaptionlabError, match="not found"), registry.local_checkpoint(root, uri):
         pass
 
 
-def test_photos_are_described_by_a_registered_model_as_validation_chose(
+def test_a_registered_model_uses_the_decoding_chosen_on_validation(
     root: Path, released: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(root, candidate(released))
@@ -165,7 +165,7 @@ def test_photos_are_described_by_a_registered_model_as_validation_chose(
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_looking_for_a_model_makes_no_database(tmp_path: Path) -> None:
+def test_looking_up_a_model_creates_no_database(tmp_path: Path) -> None:
     with (
         pytest.raises(CaptionlabError, match="dvc repro"),
         registry.local_checkpoint(tmp_path, registry.best_model("scenes")),

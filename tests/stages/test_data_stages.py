@@ -1,4 +1,4 @@
-"""From source data to vocabulary: the three stages on photos drawn here, run for real."""
+"""The stages download, clean_captions and build_vocab on drawn photos."""
 
 import dataclasses
 import hashlib
@@ -35,7 +35,7 @@ def with_dataset(**changes: Any) -> Params:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A project whose dataset is twenty photos in a folder, one of them corrupt, one captions row too many."""
+    """A project with a folder of twenty photos, one of them corrupt, and a caption without a photo."""
     photos = tmp_path / "data/mine/Images"
     photos.mkdir(parents=True)
     rows = ["image,caption"]
@@ -120,7 +120,7 @@ _COCO = {
         ("folder", "train.json", None, [15, 2, 2], "drawn at random with seed 0"),
     ],
 )  # fmt: skip
-def test_the_manifest_says_which_split_it_is(
+def test_the_manifest_names_the_source_of_the_split(
     root: Path, form: str, name: str, content: Any, splits: list[int], split_source: str
 ) -> None:
     (root / "data/mine" / name).write_text(json.dumps(content))
@@ -130,7 +130,7 @@ def test_the_manifest_says_which_split_it_is(
     assert manifest.split_source == split_source
 
 
-def test_flickr30k_must_be_the_published_one(root: Path) -> None:
+def test_flickr30k_must_have_the_published_counts(root: Path) -> None:
     (root / "data/mine/results.csv").write_text("image_name| comment_number| comment\n00.png| 0| A dog\n")
     with pytest.raises(CaptionlabError, match="20 photos, 1 captions instead of 31,783 photos, 158,915 captions"):
         download(with_dataset(format="flickr30k"), root)
@@ -146,7 +146,7 @@ def test_the_same_input_gives_the_same_bytes_anywhere(root: Path, tmp_path_facto
     assert contents(root / "artifacts") == contents(elsewhere / "artifacts")
 
 
-def test_words_of_validation_and_test_are_not_learned(root: Path) -> None:
+def test_words_of_validation_and_test_are_not_in_the_vocabulary(root: Path) -> None:
     params = dataclasses.replace(
         with_dataset(), build_vocab=dataclasses.replace(with_dataset().build_vocab, min_count=1)
     )
@@ -165,7 +165,7 @@ def with_captions(root: Path, *captions: str) -> None:
     (root / "data/mine/captions.txt").write_text("\n".join(["image,caption", *rows]), encoding="utf-8")
 
 
-def test_both_forms_of_an_accent_are_one_word_of_the_vocabulary(root: Path) -> None:
+def test_both_unicode_forms_are_one_word_of_the_vocabulary(root: Path) -> None:
     forms = [unicodedata.normalize("NFC", "Un été ."), unicodedata.normalize("NFD", "Un été .")]
     with_captions(root, *forms * 3)
     params = with_dataset(max_bad_share=0.9)
@@ -175,8 +175,8 @@ def test_both_forms_of_an_accent_are_one_word_of_the_vocabulary(root: Path) -> N
     assert read_json(root / "artifacts/vocab/vocab.json")["words"][4:] == ["un", "été"]
 
 
-def test_what_a_cleaning_leaves_without_words_is_named(root: Path) -> None:
-    """Report A's keeps ASCII alone."""
+def test_captions_without_words_after_cleaning_are_named(root: Path) -> None:
+    """Report A's cleaning keeps only ASCII."""
     with_captions(root, *["A dog ."] * 4, "Собака", "Кошка")
     params = with_dataset(max_bad_share=0.9)
     download(params, root)
@@ -188,7 +188,7 @@ def test_what_a_cleaning_leaves_without_words_is_named(root: Path) -> None:
     ]
 
 
-def test_captions_of_one_word_are_told_and_may_be_split_by_characters(root: Path) -> None:
+def test_captions_of_one_word_give_a_warning(root: Path) -> None:
     with_captions(root, *["一只狗在跑"] * 6)
     params = with_dataset(max_bad_share=0.9)
     download(params, root)
@@ -206,12 +206,12 @@ def test_captions_of_one_word_are_told_and_may_be_split_by_characters(root: Path
     assert scored.bleu_4 == pytest.approx(1)
 
 
-def test_what_the_reader_noted_is_said_at_the_end(root: Path) -> None:
+def test_notes_of_the_reader_are_printed_at_the_end(root: Path) -> None:
     (root / "data/mine/Images/raw.nef").write_bytes(b"raw")
     assert download(with_dataset(), root)[-1] == "download: skipped 1 file of formats that are not read (.nef: 1)"
 
 
-def test_a_photo_that_cannot_be_read_is_not_taken_for_a_full_disk(root: Path) -> None:
+def test_an_unreadable_photo_is_not_reported_as_a_full_disk(root: Path) -> None:
     (root / "data/mine/Images/z.png").symlink_to("/proc/self/mem")
     with pytest.raises(CaptionlabError, match=r"^cannot read .*data/mine/Images/z\.png: Input/output error$"):
         download(with_dataset(), root)
@@ -237,7 +237,7 @@ def test_a_failing_download_keeps_the_earlier_dataset(root: Path) -> None:
         ({"format": "auto"}, "is not a format"),
     ],
 )
-def test_a_wrong_source_is_refused_and_nothing_written(root: Path, changes: dict[str, Any], fault: str) -> None:
+def test_a_wrong_source_is_refused_without_output(root: Path, changes: dict[str, Any], fault: str) -> None:
     with pytest.raises(CaptionlabError, match=fault):
         download(with_dataset(**changes), root)
     assert contents(root / "artifacts") == {}
@@ -257,7 +257,7 @@ def test_flickr8k_zips_that_are_damaged_or_unsafe_are_refused(root: Path) -> Non
     assert contents(root / "artifacts") == {}
 
 
-def test_a_stage_before_its_input_says_what_to_run(tmp_path: Path) -> None:
+def test_a_stage_without_input_names_the_stage_to_run(tmp_path: Path) -> None:
     for stage in (clean_captions, build_vocab):
         with pytest.raises(CaptionlabError, match="dvc repro"):
             stage(with_dataset(), tmp_path)

@@ -1,4 +1,4 @@
-"""Stage evaluate on three tiny systems: what it writes, and that validation decides."""
+"""The stage evaluate on three tiny systems: outputs, and selection on validation."""
 
 import dataclasses
 import shutil
@@ -32,13 +32,13 @@ NAMES = ("baseline", "modified", "attention")
 
 @pytest.fixture(autouse=True)
 def _without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """METEOR, which tests/metrics tests, takes seconds to start."""
+    """METEOR takes seconds to start; tests/metrics tests it."""
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
 
 
 @pytest.fixture
 def copy(evaluated: Path, tmp_path: Path) -> Path:
-    """A copy of the tree, to be changed."""
+    """A copy of the tree for changes."""
     return Path(shutil.copytree(evaluated, tmp_path / "copy"))
 
 
@@ -85,7 +85,7 @@ REFERENCES: dict[Split, dict[str, Sequence[str]]] = {
 
 
 def captioned(name: str, right: Mapping[Split, int | None]) -> Captioned:
-    """A system whose captions are the references under the decoding in this place of each split, else wrong."""
+    """A system whose captions are the references under one decoding of each split, and otherwise wrong."""
     wrong = Sentence(caption="a horse", log_prob=-1.0, score=-0.5, tokens=())
     return Captioned(
         system="baseline", name=name, loss=1.0, accuracy=0.5,
@@ -103,14 +103,14 @@ def captioned(name: str, right: Mapping[Split, int | None]) -> Captioned:
     )  # fmt: skip
 
 
-def test_the_test_split_has_no_say_in_the_decoding() -> None:
+def test_the_test_split_does_not_affect_the_decoding() -> None:
     (scored,) = _score([captioned("tiny", {"val": 1, "test": 0})], REFERENCES)
     assert scored.best.decoding == Decoding(beam=3)
-    assert scored.best.test["strict"].cider == 0.0  # what it then gets on test, not the best there
+    assert scored.best.test["strict"].cider == 0.0  # its score on test, which is not the best there
 
 
-def test_the_test_split_has_no_say_in_what_is_best() -> None:
-    """Nor in the gallery: the photos are ranked by the captions of the configuration that leads on validation."""
+def test_the_test_split_does_not_affect_the_ranking() -> None:
+    """Nor the gallery, whose photos are ranked by the configuration that is best on validation."""
     rivals = [captioned("leads_on_test", {"val": None, "test": 0}), captioned("leads_on_val", {"val": 1, "test": None})]
     scored = _score(rivals, REFERENCES)
     evaluation = Evaluation(dataset="tiny", dataset_digest="abc", idf="", configurations=scored)
@@ -133,7 +133,7 @@ def test_the_closing_line_and_the_gallery_name_the_best_on_validation(copy: Path
     assert (shown.selected_by, shown.decoding, shown.ranked) == (best.key, best.best.decoding.label, 3)
 
 
-def test_the_gallery_holds_photos_of_each_third_by_the_best_configurations_score(evaluated: Path) -> None:
+def test_the_gallery_has_photos_from_each_third_of_the_ranking(evaluated: Path) -> None:
     shown = read_gallery(evaluated)
     assert [photo.tercile for photo in shown.photos] == ["best", "middle"]  # two photos for three thirds
     assert [photo.rank for photo in shown.photos] == [1, 2]
@@ -145,7 +145,7 @@ def test_the_gallery_holds_photos_of_each_third_by_the_best_configurations_score
     assert sum(scores.values()) / 3 == pytest.approx(metrics[shown.selected_by]["cider"], abs=1e-6)
 
 
-def test_attention_maps_fit_their_captions(evaluated: Path) -> None:
+def test_every_word_has_an_attention_map(evaluated: Path) -> None:
     assert [path.name for path in (evaluated / EVALUATION / "attention").iterdir()] == ["attention.tiny.json"]
     maps = read_attention(evaluated, "attention.tiny")
     assert [entry.image for entry in maps] == [photo.image for photo in read_gallery(evaluated).photos]
@@ -157,7 +157,7 @@ def test_attention_maps_fit_their_captions(evaluated: Path) -> None:
         assert [sum(shares) for shares in entry.maps] == pytest.approx([1] * len(entry.maps), abs=1e-4)
 
 
-def test_the_retrieval_row_borrows_training_captions(evaluated: Path, world: "World") -> None:
+def test_the_retrieval_row_has_training_captions(evaluated: Path, world: "World") -> None:
     scored = read_evaluation(evaluated)["retrieval.tiny"]
     assert (scored.loss, scored.accuracy) == (None, None)
     assert [each.decoding for each in scored.decodings] == [Neighbours(neighbours=1), Neighbours(neighbours=3)]
@@ -191,17 +191,17 @@ def test_diagnostics_are_of_the_chosen_decoding(evaluated: Path, system: str) ->
     for score_name, value in metrics.items():
         low, high = found.intervals[key][score_name]
         assert low <= value <= high
-    assert own.attributes is None  # which only drawn scenes know
+    assert own.attributes is None  # only for drawn scenes
     assert set(found.pairs[key]) == {f"{name}.tiny" for name in (*NAMES, "retrieval")} - {key}
 
 
-def test_scores_say_what_they_were_computed_against(evaluated: Path) -> None:
+def test_scores_record_their_inputs(evaluated: Path) -> None:
     found = read_evaluation(evaluated)
     assert (found.dataset, found.dataset_digest) == ("tiny", "abc")
     assert found.idf == "references of the scored split"
 
 
-def test_evaluated_twice_gives_the_same_bytes_and_decodes_once(
+def test_a_second_evaluation_gives_the_same_bytes_without_decoding(
     copy: Path, tiny_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = digests(copy / EVALUATION)
@@ -231,7 +231,7 @@ def test_another_vocabulary_is_refused(copy: Path, tiny_params: Params, world: "
         evaluate(tiny_params, copy)
 
 
-def test_a_missing_checkpoint_is_refused_and_old_scores_stay(copy: Path, tiny_params: Params) -> None:
+def test_a_missing_checkpoint_is_refused_and_old_scores_are_kept(copy: Path, tiny_params: Params) -> None:
     before = digests(copy / EVALUATION)
     (copy / MODELS / "attention/tiny/checkpoint.safetensors").unlink()
     with pytest.raises(CaptionlabError, match="does not exist; train the system first"):
@@ -239,7 +239,7 @@ def test_a_missing_checkpoint_is_refused_and_old_scores_stay(copy: Path, tiny_pa
     assert digests(copy / EVALUATION) == before
 
 
-def test_scores_of_a_former_version_are_replaced(copy: Path, tiny_params: Params) -> None:
+def test_scores_of_an_earlier_version_are_replaced(copy: Path, tiny_params: Params) -> None:
     before = digests(copy / EVALUATION)
     write_json(copy / EVALUATION / "scores.json", {"signature": {}, "systems": []})
     shutil.rmtree(copy / ".resume")
@@ -260,7 +260,7 @@ def test_no_output_names_this_machine(evaluated: Path) -> None:
 
 
 def test_scores_are_compared_with_the_judgments_of_a_dataset(copy: Path, tiny_params: Params, world: "World") -> None:
-    """Photo fit, which needs the features, is one of them; a dataset without judgments has no agreement."""
+    """Including photo fit, which needs features; without judgments there is no agreement."""
     assert read_agreements(copy) == {}
     captions = [caption for caption in world.captions if caption.split == "test"]
     judged = [

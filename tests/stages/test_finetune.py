@@ -1,4 +1,4 @@
-"""Stage finetune, and what the later stages make of fine-tuned systems and ensembles."""
+"""The stage finetune, and later stages on fine-tuned systems and ensembles."""
 
 import dataclasses
 import shutil
@@ -41,7 +41,7 @@ def params(tiny_params: Params) -> Params:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, trained: Path, params: Params, empty_database: Path) -> Path:
-    """A tree with both fine-tunings, evaluated together with the ensembles; its runs are in its mlflow.db."""
+    """A tree with both fine-tunings, evaluated with the ensembles; its runs are in mlflow.db."""
     root = Path(shutil.copytree(trained, tmp_path_factory.mktemp("finetuned") / "tree"))
     shutil.copy(empty_database, root / "mlflow.db")
     for name in params.finetune:
@@ -59,7 +59,7 @@ def evaluation(root: Path) -> Evaluation:
 
 
 @pytest.mark.parametrize("name", ["rewarded", "distilled"])
-def test_what_a_finetuning_leaves(root: Path, trained: Path, name: str) -> None:
+def test_finetuning_writes_its_outputs(root: Path, trained: Path, name: str) -> None:
     folder = root / MODELS / "finetune" / name
     assert {path.name for path in folder.iterdir()} == {"checkpoint.safetensors", "history.csv", "summary.json"}
     history = read_training(folder).history
@@ -70,7 +70,7 @@ def test_what_a_finetuning_leaves(root: Path, trained: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rewarded", "distilled"])
-def test_finetuned_twice_gives_the_same_bytes(root: Path, params: Params, name: str) -> None:
+def test_finetuning_is_deterministic(root: Path, params: Params, name: str) -> None:
     first = digests(root / MODELS / "finetune" / name)
     finetune(params, root, name)
     assert digests(root / MODELS / "finetune" / name) == first
@@ -93,13 +93,13 @@ def test_a_single_candidate_is_not_ranked_again(evaluation: Evaluation) -> None:
     assert reranked == alone
 
 
-def test_an_ensembles_parameters_are_those_of_its_members(root: Path, params: Params) -> None:
+def test_an_ensemble_counts_the_parameters_of_its_members(root: Path, params: Params) -> None:
     runs = {run.name: run for run in results.load(params, root).runs}
     members = [runs[name].row().parameters or 0 for name in ("attention.tiny", "finetune.rewarded", "baseline.tiny")]
     assert runs["ensemble.three"].row().parameters == sum(members)
 
 
-def test_all_of_them_are_runs_in_mlflow(root: Path, params: Params) -> None:
+def test_finetuned_systems_and_ensembles_are_runs_in_mlflow(root: Path, params: Params) -> None:
     assert "9 runs in MLflow's experiment captionlab/tiny" in track(params, root)[0]
     assert "9 already there" in track(params, root)[0]
 

@@ -1,4 +1,4 @@
-"""Stage guests: captions of another captioner, from their file to a row that is scored like any other."""
+"""The stage guests: captions of other captioners as rows of the comparison."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ VAL = ("val0.jpg", "val1.jpg", "val2.jpg")
 
 @pytest.fixture
 def root(evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of an evaluated tree, to be changed, on a machine without Java."""
+    """A copy of an evaluated tree for changes, without Java."""
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     return Path(shutil.copytree(evaluated, tmp_path / "copy"))
 
@@ -57,7 +57,7 @@ def test_a_guest_with_a_systems_captions_has_its_scores_and_diagnostics(root: Pa
     own, system = (found.configurations[key] for key in ("guests.friend", "attention.tiny"))
     assert own.caption_statistics == system.caption_statistics
     assert own.language_bias.wrong == system.language_bias.wrong
-    assert own.language_bias.without == {"bleu_4": None, "cider": None}  # nobody knows what it says without a photo
+    assert own.language_bias.without == {"bleu_4": None, "cider": None}  # there is no caption without a photo
     assert found.intervals["guests.friend"] == found.intervals["attention.tiny"]
     assert found.pairs["guests.friend"]["attention.tiny"]["cider"].p == 1.0
     with pytest.raises(CaptionlabError, match=r"guests\.friend is known by its captions alone and cannot caption"):
@@ -67,7 +67,7 @@ def test_a_guest_with_a_systems_captions_has_its_scores_and_diagnostics(root: Pa
     ]
 
 
-def test_captions_of_validation_are_scored_too(root: Path, tiny_params: Params) -> None:
+def test_captions_of_the_validation_split_are_scored_too(root: Path, tiny_params: Params) -> None:
     references = {}
     for line in (root / DATASET / "dataset.jsonl").read_text("utf-8").splitlines():
         record = json.loads(line)
@@ -78,7 +78,7 @@ def test_captions_of_validation_are_scored_too(root: Path, tiny_params: Params) 
     assert read_guest(root, "friend").captions["val"] == {image: references[image] for image in VAL}
     evaluate(params, root)
     evaluation = read_evaluation(root)
-    assert evaluation.best.key == "guests.friend"  # it quotes the references
+    assert evaluation.best.key == "guests.friend"  # its captions are references
     assert evaluation.best.best.val is not None
     assert evaluation.best.best.val.bleu_1 == pytest.approx(1)
 
@@ -95,14 +95,16 @@ def test_captions_of_validation_are_scored_too(root: Path, tiny_params: Params) 
         (["a dog"], "holds no captions with image ids"),
     ],
 )
-def test_captions_that_do_not_fit_are_named(root: Path, tiny_params: Params, captions: Any, fault: str) -> None:
+def test_captions_that_do_not_match_the_photos_are_named(
+    root: Path, tiny_params: Params, captions: Any, fault: str
+) -> None:
     write(root, captions)
     with pytest.raises(CaptionlabError, match=fault) as caught:
         guests(with_guest(tiny_params), root, "friend")
     assert str(root / "guest.json") in str(caught.value)
 
 
-def test_an_unknown_guest_and_a_missing_file_are_one_line(root: Path, tiny_params: Params) -> None:
+def test_an_unknown_guest_and_a_missing_file_are_one_error_line(root: Path, tiny_params: Params) -> None:
     with pytest.raises(CaptionlabError, match=r"guests has no entry 'stranger'; params\.yaml has friend"):
         guests(with_guest(tiny_params), root, "stranger")
     with pytest.raises(CaptionlabError, match=r"cannot read .*lost\.json: No such file"):

@@ -1,4 +1,4 @@
-"""Stage track, into a real MLflow database: what it publishes, and that it does so once."""
+"""The stage track with a real MLflow database."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def test_a_guest_gets_a_run_and_is_never_registered(pipeline: Path) -> None:
     assert "0 created, 0 completed" in track(params, pipeline)[0]
 
 
-def test_a_pipeline_without_live_tracking_is_published_from_its_files(pipeline: Path) -> None:
+def test_runs_without_live_tracking_are_published_from_files(pipeline: Path) -> None:
     lines = track(PARAMS, pipeline)
     assert "2 created, 0 completed, 0 already there" in lines[0]
     found = runs(pipeline)
@@ -95,7 +95,7 @@ def test_a_pipeline_without_live_tracking_is_published_from_its_files(pipeline: 
     assert timings == "stage,item,seconds,peak_megabytes\ntrain_baseline,lite1,1.5,900\n"
 
 
-def test_an_experiment_names_the_runs_that_it_changes(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_experiment_names_its_runs(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     track(PARAMS, pipeline)
     for name in ("dandy-hues", "sly-newt"):
         monkeypatch.setenv("DVC_EXP_NAME", name)
@@ -155,8 +155,8 @@ def test_every_run_has_the_dataset(pipeline: Path) -> None:
         assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "training"}
 
 
-def test_the_pages_open_on_what_matters(pipeline: Path) -> None:
-    """The view's own format is MLflow's; tests/tracking/test_pages.py looks at the page."""
+def test_the_experiment_page_shows_the_main_columns(pipeline: Path) -> None:
+    """As stored in MLflow's format; tests/tracking/test_pages.py checks the page."""
     (pipeline / "reports/scenes/comparison.html").write_text("<p>The comparison")
     track(PARAMS, pipeline)
     client = MlflowClient(f"sqlite:///{pipeline / 'mlflow.db'}")
@@ -180,7 +180,7 @@ def test_publishing_again_changes_nothing(pipeline: Path) -> None:
     assert {name: [run.to_dictionary() for run in group] for name, group in runs(pipeline).items()} == before
 
 
-def test_retrieval_is_a_run_and_what_it_beats_is_not_the_best_model(
+def test_retrieval_is_a_run_and_worse_systems_are_never_the_best_model(
     pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{pipeline / 'mlflow.db'}")
@@ -201,7 +201,7 @@ def test_retrieval_is_a_run_and_what_it_beats_is_not_the_best_model(
     assert track(with_retrieval, pipeline)[1].endswith(f"{registry.best_model('scenes')} is version 1")
 
 
-def test_the_captioner_that_ships_has_a_version_and_an_alias_of_its_own(
+def test_the_released_captioner_has_its_own_version_and_alias(
     pipeline: Path, released: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("captionlab.stages.track.RELEASED", released)
@@ -225,7 +225,7 @@ def test_a_new_evaluation_of_the_same_training_is_a_second_run(pipeline: Path) -
     assert "0 created, 0 completed, 2 already there" in track(PARAMS, pipeline)[0]
 
 
-def test_a_queued_experiment_lands_in_the_database_it_was_cloned_from(
+def test_a_queued_experiment_logs_to_the_original_database(
     pipeline: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clone = tmp_path_factory.mktemp("clone")
@@ -250,7 +250,7 @@ def test_a_moved_repository_keeps_its_runs(pipeline: Path, tmp_path: Path) -> No
     assert "0 created, 0 completed, 2 already there" in track(PARAMS, moved)[0]
 
 
-def test_a_deleted_experiment_is_taken_from_the_trash(pipeline: Path) -> None:
+def test_a_deleted_experiment_is_restored(pipeline: Path) -> None:
     track(PARAMS, pipeline)
     client = MlflowClient(f"sqlite:///{pipeline / 'mlflow.db'}")
     client.delete_experiment(experiment_id(client))

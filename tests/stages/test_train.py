@@ -1,4 +1,4 @@
-"""The training stages on a tiny tree: what they leave, and that they leave it again."""
+"""The training stages on a tiny tree."""
 
 import dataclasses
 import shutil
@@ -32,7 +32,7 @@ def root(tmp_path: Path, world: "World", empty_database: Path) -> Path:
 
 
 @pytest.mark.parametrize("system", NAMES)
-def test_what_a_training_leaves(trained: Path, system: str) -> None:
+def test_training_writes_its_outputs(trained: Path, system: str) -> None:
     folder = trained / MODELS / system / "tiny"
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.safetensors", "history.csv", "summary.json"]
     assert not list((trained / ".resume").rglob("*.pt"))
@@ -48,7 +48,7 @@ def test_what_a_training_leaves(trained: Path, system: str) -> None:
 
 
 @pytest.mark.parametrize("system", NAMES)
-def test_a_reloaded_checkpoint_measures_what_training_reported(trained: Path, world: "World", system: str) -> None:
+def test_a_reloaded_checkpoint_has_the_reported_loss(trained: Path, world: "World", system: str) -> None:
     folder = trained / MODELS / system / "tiny"
     training = read_training(folder)
     best = training.history[training.summary.best_epoch - 1]
@@ -59,12 +59,12 @@ def test_a_reloaded_checkpoint_measures_what_training_reported(trained: Path, wo
 
 
 @pytest.mark.parametrize("system", NAMES)
-def test_trained_twice_gives_the_same_bytes(trained: Path, root: Path, tiny_params: Params, system: str) -> None:
+def test_training_is_deterministic(trained: Path, root: Path, tiny_params: Params, system: str) -> None:
     train_system(tiny_params, root, system, "tiny")
     assert digests(root / MODELS / system) == digests(trained / MODELS / system)
 
 
-def test_a_killed_stage_goes_on_to_the_same_bytes(
+def test_a_killed_stage_resumes_to_the_same_bytes(
     trained: Path, root: Path, tiny_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save, saved = loop.ResumeFile.save, []
@@ -85,7 +85,7 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
     assert digests(root / MODELS / "baseline") == digests(trained / MODELS / "baseline")
 
 
-def test_the_key_changes_with_what_decides_the_training(root: Path, tiny_params: Params, tiny: Any) -> None:
+def test_the_key_depends_on_everything_that_affects_training(root: Path, tiny_params: Params, tiny: Any) -> None:
     def key(changed: Params = tiny_params) -> str:
         return fit.training_key(changed, root, "baseline", "tiny")
 
@@ -102,19 +102,19 @@ def test_the_key_changes_with_what_decides_the_training(root: Path, tiny_params:
 def test_a_system_that_is_too_large_is_refused(
     root: Path, tiny_params: Params, tiny: Any, hidden: int, takes: str
 ) -> None:
-    """Before memory is taken: the larger one's weights would need 16 terabytes."""
+    """Before memory is allocated: the larger system would need 16 terabytes."""
     large = dataclasses.replace(tiny_params, baseline={"large": tiny("baseline", hidden=hidden)})
     with pytest.raises(CaptionlabError, match=rf"baseline\.large has .* takes {takes} MB.*max_megabytes \(1\)"):
         train_system(large, root, "baseline", "large")
     assert not (root / MODELS).exists()
 
 
-def test_the_tree_is_read_back(root: Path, world: "World") -> None:
+def test_outputs_are_read_back(root: Path, world: "World") -> None:
     assert read_captions(root) == world.captions
     assert open_store(root / FEATURES / "tiny").images == world.store.images
 
 
-def test_the_runs_are_where_mlflow_is_told_to_keep_them(trained: Path) -> None:
+def test_runs_are_stored_at_the_tracking_uri(trained: Path) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{trained / 'runs.db'}")

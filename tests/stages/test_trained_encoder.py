@@ -1,4 +1,4 @@
-"""The last block of an encoder trained with a system, from photos to a caption, through the pipeline's own stages."""
+"""The last block of an encoder trained with a system, through all stages of the pipeline."""
 
 import dataclasses
 import json
@@ -96,7 +96,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> list
     return [name for name in ours if torch.equal(ours[name], theirs[name])]
 
 
-def test_blocks_are_the_published_ones_until_they_have_a_learning_rate(root: Path) -> None:
+def test_blocks_are_frozen_without_a_learning_rate(root: Path) -> None:
     published = load_encoder(ENCODER, grid=2).network.last.state_dict()
     for system, name in (("baseline", "tiny"), ("attention", "tiny"), ("finetune", "frozen")):
         assert same(blocks_of(root, system, name), published) == list(published)
@@ -104,7 +104,7 @@ def test_blocks_are_the_published_ones_until_they_have_a_learning_rate(root: Pat
     assert changed == {name for name in published if name.endswith(("weight", "bias"))}  # no statistics
 
 
-def test_what_is_trained_counts_and_what_is_stored_has_its_size(root: Path) -> None:
+def test_trained_parameters_and_stored_size_are_reported(root: Path) -> None:
     trained, frozen = (read_training(root / MODELS / "finetune" / name).summary for name in ("trained", "frozen"))
     assert trained.parameters - frozen.parameters == sum(
         parameter.numel() for parameter in load_encoder(ENCODER).network.last.parameters()
@@ -113,7 +113,7 @@ def test_what_is_trained_counts_and_what_is_stored_has_its_size(root: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["trained", "frozen"])
-def test_finetuned_twice_gives_the_same_bytes(root: Path, params: Params, name: str) -> None:
+def test_finetuning_is_deterministic(root: Path, params: Params, name: str) -> None:
     first = digests(root / MODELS / "finetune" / name)
     finetune(params, root, name)
     assert digests(root / MODELS / "finetune" / name) == first
@@ -138,7 +138,7 @@ ROWS = ["finetune.trained", "ensemble.both", "ensemble.reranked", "retrieval.tin
 
 
 @pytest.mark.parametrize("key", ROWS)
-def test_a_row_says_of_photos_what_it_said_when_it_was_evaluated(root: Path, key: str) -> None:
+def test_a_row_gives_the_captions_of_its_evaluation(root: Path, key: str) -> None:
     row = RowCaptioner.load(root, key)
     assert row.label.startswith(f"{key}@")
     label = row.decoding.label

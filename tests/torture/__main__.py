@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torture.rendering import render
-from torture.tally import Tally, keep, kept
+from torture.tally import Tally, load_tallies, save_tallies
 
 ROOT = Path(__file__).parents[2]
-KEPT = ROOT / ".torture"
+RESULTS = ROOT / ".torture"
 SEED = 1
 
 
@@ -26,8 +26,8 @@ def _fuzz(folder: Path, options: argparse.Namespace) -> list[Tally]:
     from torture.parsers import parsers
 
     chosen = [p for p in parsers() if not options.parser or p.name in options.parser]
-    most = 400 if options.short else None
-    return fuzz(chosen, KEPT / "found", seconds=60 * options.minutes, most=most, seed=SEED)
+    limit = 400 if options.short else None
+    return fuzz(chosen, RESULTS / "found", seconds=60 * options.minutes, limit=limit, seed=SEED)
 
 
 def _hostile(folder: Path, options: argparse.Namespace) -> list[Tally]:
@@ -72,9 +72,9 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], list[Tally]]] = {
 
 
 def main() -> int:
-    """Exit code 1 if a fault was not handled."""
+    """Inject the faults; returns exit code 1 if any was not handled."""
     options = _options()
-    lost = 0
+    failures = 0
     for part in options.parts or PARTS:
         began = time.perf_counter()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -83,24 +83,24 @@ def main() -> int:
             print(f"{tally.fault}: {tally.tried:,} injected, {len(tally.lost):,} failed; {tally.note}", flush=True)
             for line in tally.lost[:8]:
                 print(f"    {line}", flush=True)
-            lost += len(tally.lost)
+            failures += len(tally.lost)
         print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
         if options.keep:
-            keep(KEPT / f"{part}.json", tallies)
+            save_tallies(RESULTS / f"{part}.json", tallies)
     if options.keep:
         (ROOT / "reports/reliability.md").write_text(
-            render([tally for part in PARTS for tally in kept(KEPT / f"{part}.json")]), encoding="utf-8"
+            render([tally for part in PARTS for tally in load_tallies(RESULTS / f"{part}.json")]), encoding="utf-8"
         )
-    return int(lost > 0)
+    return int(failures > 0)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="torture", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
-    parser.add_argument("--short", action="store_true", help="a few of each, without the report")
-    parser.add_argument("--minutes", type=float, default=15.0, help="time for bad data")
+    parser.add_argument("--short", action="store_true", help="inject a few faults of each kind; writes no report")
+    parser.add_argument("--minutes", type=float, default=15.0, help="time limit of fuzz; default: 15")
     parser.add_argument("--points", type=int, help="kills per stage; default: 20, with --short 2")
-    parser.add_argument("--parser", action="append", help="a parser for bad data; default: all")
+    parser.add_argument("--parser", action="append", help="a parser to fuzz, can be repeated; default: all")
     parser.add_argument("--keep", action="store_true", help="write the report with --short too")
     options = parser.parse_args()
     options.keep |= not options.short

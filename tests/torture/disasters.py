@@ -1,4 +1,4 @@
-"""Faults of the machine: a full disk, a read-only folder, a clock that jumps."""
+"""Faults of the machine: a full disk, a read-only disk, clock jumps, damage to DVC's cache."""
 
 import os
 import shutil
@@ -9,50 +9,50 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from torture.caches import caches
-from torture.project import Project, Stage, warm
+from torture.project import Project, Stage, import_stages
 from torture.tally import Tally
 
 PART = "Full disks, clocks, caches"
-_ROOM = 64 << 20  # what a stage of the small project may write and more
+_FREE_BYTES = 64 << 20  # more than a stage of the small project writes
 SHORT = ("clean_captions", "extract_features", "train_baseline")
 _JUMPS = (10 * 365 * 86_400.0, -10 * 365 * 86_400.0)
 
 
 def disasters(folder: Path, points: int, *, short: bool) -> list[Tally]:
-    """Each stage on a disk that fills up at several points and on one that is read-only, and with a jumping clock."""
-    warm()
+    """Run each stage on a disk that fills up at several points, on a read-only disk, and with a clock that jumps."""
+    import_stages()
     disk = folder / "disk"
     disk.mkdir()
     with _small_disk(disk) as mounted:
         project = Project(disk / "project")
         stages = project.upto(SHORT[-1]) if short else project.stages
         for stage in stages:
-            project.whole(stage)
-        kept = Tally(part=PART, fault="clock jumps ten years during a stage")
+            project.run_checked(stage)
+        jumped = Tally(part=PART, fault="clock jumps ten years during a stage")
         full = Tally(part=PART, fault="disk full during a stage")
-        sealed = Tally(part=PART, fault="read-only disk")
+        read_only = Tally(part=PART, fault="read-only disk")
         for stage in stages:
             if short and stage[0] not in SHORT:
                 continue
-            whole = project.outs(stage)
+            expected = project.outs(stage)
             for jump in _JUMPS[: 1 if short else 2]:
                 project.clear(stage)
                 ended = project.run(stage, prepare=lambda jump=jump: _jump(jump))  # type: ignore[misc]
-                kept.check(
-                    ended.code == 0 and project.outs(stage) == whole, f"{stage} {jump:+g} s: {ended.said[-300:]}"
+                jumped.check(
+                    ended.code == 0 and project.outs(stage) == expected, f"{stage} {jump:+g} s: {ended.output[-300:]}"
                 )
-            if mounted and stage != ("track",):  # its database is MLflow's, and its failure is a line, not an error
-                _fill(project, stage, whole, disk, points, full)
-                _seal(project, stage, whole, disk, sealed)
-    for tally in (full, sealed):
+            if mounted and stage != ("track",):  # track only warns when MLflow's database cannot be written
+                _run_on_full_disk(project, stage, expected, disk, points, full)
+                _run_read_only(project, stage, expected, disk, read_only)
+    for tally in (full, read_only):
         if not tally.tried:
             tally.note = "not tried: mounting a small disk needs root"
-    return [full, sealed, kept, *caches(folder, PART, short=short)]
+    return [full, read_only, jumped, *caches(folder, PART, short=short)]
 
 
 @contextmanager
 def _small_disk(disk: Path) -> Iterator[bool]:
-    """A file system of its own, or a plain folder if none can be mounted."""
+    """Mount a small file system on ``disk`` if possible; yields whether it is mounted."""
     command = ["mount", "-t", "tmpfs", "-o", "size=512m", "tmpfs", str(disk)]
     mounted = not os.geteuid() and not subprocess.run(command, capture_output=True).returncode
     try:
@@ -66,40 +66,45 @@ def _remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
 
 
-def _fill(project: Project, stage: Stage, whole: dict[str, str], disk: Path, points: int, tally: Tally) -> None:
-    """Fill the disk after parts of what the stage writes; it must fail cleanly, and succeed when there is space."""
-    size = sum((project.folder / name).stat().st_size for name in whole)
+def _run_on_full_disk(
+    project: Project, stage: Stage, expected: dict[str, str], disk: Path, points: int, tally: Tally
+) -> None:
+    """Limit the free space to part of the stage's output: it must fail cleanly, and succeed with enough space."""
+    size = sum((project.folder / name).stat().st_size for name in expected)
     for point in range(points):
         project.clear(stage)
         used = shutil.disk_usage(disk).used
         _remount(disk, f"size={used + int(size * (point + 0.5) / points) // 4096 * 4096}")
         ended = project.run(stage)
-        torn = [name for name, digest in project.outs(stage).items() if whole.get(name) != digest]
-        _remount(disk, f"size={used + size + _ROOM}")
+        incomplete = [name for name, digest in project.outs(stage).items() if expected.get(name) != digest]
+        _remount(disk, f"size={used + size + _FREE_BYTES}")
         again = project.run(stage)
-        right = again.code == 0 and project.outs(stage) == whole
-        held = ended.refused and not torn and right
-        tally.check(held, f"{stage}, point {point}: {ended.said[-300:]!r}, torn {torn}, then {again.said[-100:]!r}")
+        recovered = again.code == 0 and project.outs(stage) == expected
+        ok = ended.refused and not incomplete and recovered
+        tally.check(
+            ok,
+            f"{stage}, point {point}: {ended.output[-300:]!r}, incomplete {incomplete}, then {again.output[-100:]!r}",
+        )
 
 
-def _seal(project: Project, stage: Stage, whole: dict[str, str], disk: Path, tally: Tally) -> None:
+def _run_read_only(project: Project, stage: Stage, expected: dict[str, str], disk: Path, tally: Tally) -> None:
     _remount(disk, "ro")
     ended = project.run(stage)
     _remount(disk, "rw")
     again = project.run(stage)
-    held = ended.refused and again.code == 0 and project.outs(stage) == whole
-    tally.check(held, f"{stage}: {ended.said[-300:]!r}, then {again.said[-100:]!r}")
+    ok = ended.refused and again.code == 0 and project.outs(stage) == expected
+    tally.check(ok, f"{stage}: {ended.output[-300:]!r}, then {again.output[-100:]!r}")
 
 
 def _jump(seconds: float) -> None:
-    """In this process the clock jumps at its tenth reading and continues from there; monotonic clocks do not."""
+    """Make the wall clock of this process jump after its tenth reading; monotonic clocks do not jump."""
     real, real_ns = time.time, time.time_ns
-    looks = 0
+    readings = 0
 
-    def off() -> float:
-        nonlocal looks
-        looks += 1
-        return seconds if looks > 10 else 0.0
+    def offset() -> float:
+        nonlocal readings
+        readings += 1
+        return seconds if readings > 10 else 0.0
 
-    time.time = lambda: real() + off()
-    time.time_ns = lambda: real_ns() + int(1e9 * off())
+    time.time = lambda: real() + offset()
+    time.time_ns = lambda: real_ns() + int(1e9 * offset())

@@ -1,9 +1,8 @@
-"""Fuzzing of every parser: mutated valid files and a list of special cases, each in a child process.
+"""Coverage-guided fuzzing of every parser with mutated valid files and special cases, in child processes.
 
-A parser may accept what it gets or raise CaptionlabError with one line; anything else is a finding, and so is taking
-longer than ``SECONDS`` or more memory than ``BYTES`` beyond what the process had. The mutations know the formats' own
-words and numbers, and are guided by coverage: an input that reaches a line of captionlab that none before it reached is
-mutated in its turn if it is small.
+A parser may accept its input or raise CaptionlabError with one line. Anything else is a finding, and so is taking more
+than ``SECONDS`` or allocating more than ``BYTES``. A small input that reaches new lines of captionlab is added to the
+inputs that are mutated.
 """
 
 import copy
@@ -30,14 +29,14 @@ from captionlab.errors import CaptionlabError
 from torture.tally import Tally
 
 PART = "Bad data"
-SECONDS = 5.0  # of processor time, so that a busy machine reports no false hangs
+SECONDS = 5.0  # of CPU time, so that a busy machine causes no false findings
 BYTES = 2 << 30
-TRACED = 16  # every how many inputs one is traced line by line, which is slow
-SMALL = 4096  # bytes of an input that may be mutated in its turn; large ones are slow to read
+TRACED = 16  # one of this many inputs is traced line by line, which is slow
+SMALL = 4096  # bytes; larger inputs are not added to those that are mutated, because they are slow to read
 _OURS = str(Path(captionlab.__file__).parent)
-_HEAD = 40
-_ROOM = 1 << 24  # bytes of an input that are kept for when the process dies of it
-_WORDS = [
+_HEADER_BYTES = 40
+_INPUT_BYTES = 1 << 24  # of an input that are stored, in case the process dies
+_TOKENS = [
     *(b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xe2\x80\xae", b"\xe2\x80\xa8", b"\xf0\x9f\x90\x95"),
     *(b"\r", b"\n", b"\r\n", b"\t", b'"', b'""', b"'", b",", b"#", b"..", b"/", b"\\", b"../../x", b"C:\\x", b"%s"),
     *(b"-1", b"0", b"1e999", b"NaN", b"9" * 30, b"9" * 5000, b"[" * 200, b"{", b"}", b"]", b"null", b"\\ud800"),
@@ -55,25 +54,25 @@ Mutate = Callable[[Random, Sequence[bytes]], bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Parser:
-    """A part of captionlab that reads files from users. ``read`` gets an empty folder to work in."""
+    """A function of captionlab that reads files from users; ``read`` gets the data and a folder to work in."""
 
     name: str
-    corpus: Sequence[bytes]  # valid ones first
+    corpus: Sequence[bytes]  # inputs to mutate, most of them valid
     read: Callable[[bytes, Path], object]
     mutate: Mutate
-    share: float = 1.0  # of the time
-    nasty: Sequence[bytes] = ()  # tried as they are
+    share: float = 1.0  # weight when the time is divided among the parsers
+    special: Sequence[bytes] = ()  # tried unchanged
 
 
 class TooLongError(BaseException):
-    """Not an Exception, so that the tested code cannot catch it."""
+    """Raised after the time limit. Not an Exception, so that the tested code does not catch it."""
 
 
 # ---- mutations
 
 
 def mutate_bytes(rng: Random, corpus: Sequence[bytes]) -> bytes:
-    """One to five changes of a valid file: bits, numbers, words, pieces moved, doubled, dropped, or of another file."""
+    """Change a file one to five times: flip a bit, or set, insert, delete, duplicate or splice bytes."""
     data = bytearray(rng.choice(corpus))
     for _ in range(rng.choice((1, 1, 2, 3, 5))):
         size = len(data)
@@ -85,9 +84,9 @@ def mutate_bytes(rng: Random, corpus: Sequence[bytes]) -> bytes:
             case 1 if at < size:
                 data[at] = rng.randrange(256)
             case 2:
-                data[at:at] = rng.choice(_WORDS)
+                data[at:at] = rng.choice(_TOKENS)
             case 3:
-                data[at:stop] = rng.choice(_WORDS)
+                data[at:stop] = rng.choice(_TOKENS)
             case 4:
                 del data[at:stop]
             case 5:
@@ -105,11 +104,11 @@ def mutate_bytes(rng: Random, corpus: Sequence[bytes]) -> bytes:
 
 
 def mutate_json(rng: Random, corpus: Sequence[bytes]) -> bytes:
-    """One to three values of a JSON file replaced, dropped, renamed or doubled; now and then its bytes are mutated."""
+    """Replace, remove, rename or duplicate one to three values of a JSON file, or mutate its bytes."""
     data = rng.choice(corpus)
     try:
         value = json.loads(data)
-    except (ValueError, RecursionError):  # of what has grown
+    except (ValueError, RecursionError):  # an earlier mutation is not valid JSON
         return mutate_bytes(rng, corpus)
     if rng.random() < 0.25:
         return mutate_bytes(rng, corpus)
@@ -140,22 +139,23 @@ def _change(rng: Random, value: Any) -> Any:
 
 
 def _value(rng: Random) -> Any:
-    return copy.deepcopy(rng.choice(_VALUES))  # later changes may change it in turn
+    return copy.deepcopy(rng.choice(_VALUES))  # later mutations change it in place
 
 
-# ---- running them
+# ---- running the parsers
 
 
-def fuzz(parsers: Sequence[Parser], folder: Path, *, seconds: float, most: int | None, seed: int) -> list[Tally]:
-    """Run inputs on each parser for its share of the seconds, at most ``most`` of them."""
+def fuzz(parsers: Sequence[Parser], folder: Path, *, seconds: float, limit: int | None, seed: int) -> list[Tally]:
+    """Fuzz each parser for its share of the seconds, with at most ``limit`` inputs."""
     total = sum(parser.share for parser in parsers)
-    return [_fuzz(parser, folder, seconds * parser.share / total, most or sys.maxsize, seed) for parser in parsers]
+    return [_fuzz(parser, folder, seconds * parser.share / total, limit or sys.maxsize, seed) for parser in parsers]
 
 
-def _fuzz(parser: Parser, folder: Path, seconds: float, most: int, seed: int) -> Tally:
-    """Run one parser in a child process; if the child dies, the next one continues after that input."""
-    # Next input, refused, longest in microseconds, memory in KiB, bytes of the input at hand; then the input.
-    shared = mmap.mmap(-1, _HEAD + _ROOM)
+def _fuzz(parser: Parser, folder: Path, seconds: float, limit: int, seed: int) -> Tally:
+    """Fuzz one parser in a child process; if it dies, a new one continues with the next input."""
+    # Header: number of the next input, refused inputs, longest time in microseconds, memory in KiB, size of the
+    # current input. The current input follows.
+    shared = mmap.mmap(-1, _HEADER_BYTES + _INPUT_BYTES)
     found = folder / f"{parser.name.replace(' ', '-')}.jsonl"
     found.parent.mkdir(parents=True, exist_ok=True)
     found.write_text("")
@@ -163,14 +163,14 @@ def _fuzz(parser: Parser, folder: Path, seconds: float, most: int, seed: int) ->
     while True:
         pid = os.fork()
         if not pid:
-            _child(parser, folder, shared, found, deadline, most, seed)
+            _child(parser, folder, shared, found, deadline, limit, seed)
         status = _watch(pid, shared)
         number = struct.unpack_from("q", shared, 0)[0]
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
             break
         ended = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
-        size = struct.unpack_from("q", shared, _HEAD - 8)[0]
-        _tell(found, number, f"the process ended by {ended}", shared[_HEAD : _HEAD + size])
+        size = struct.unpack_from("q", shared, _HEADER_BYTES - 8)[0]
+        _record(found, number, f"the process ended by {ended}", shared[_HEADER_BYTES : _HEADER_BYTES + size])
         struct.pack_into("q", shared, 0, number + 1)
     tried, refused, longest, kib = struct.unpack_from("qqqq", shared, 0)
     rows = [json.loads(line) for line in found.read_text(encoding="utf-8").splitlines()]
@@ -179,16 +179,16 @@ def _fuzz(parser: Parser, folder: Path, seconds: float, most: int, seed: int) ->
     return Tally(part=PART, fault=parser.name, tried=tried, lost=lost, note=note)
 
 
-def input_of(parser: Parser, number: int, seed: int, grown: Sequence[bytes]) -> bytes:
-    """The input of this number: special cases, valid files, then mutations of these and of the grown corpus."""
-    given = [*parser.nasty, *parser.corpus]
+def input_of(parser: Parser, number: int, seed: int, added: Sequence[bytes]) -> bytes:
+    """The input of this number: special cases first, then the corpus, then mutations of it and of added inputs."""
+    given = [*parser.special, *parser.corpus]
     if number < len(given):
         return given[number]
-    return parser.mutate(Random(f"{seed} {parser.name} {number}"), [*parser.corpus, *grown])
+    return parser.mutate(Random(f"{seed} {parser.name} {number}"), [*parser.corpus, *added])
 
 
 def _watch(pid: int, shared: mmap.mmap) -> int:
-    """Wait for the child; kill it if its own time limit does not interrupt an input."""
+    """Wait for the child; kill it if it does not enforce the time limit itself."""
     last, since = -1, time.monotonic()
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -203,46 +203,46 @@ def _watch(pid: int, shared: mmap.mmap) -> int:
 
 
 def _child(
-    parser: Parser, folder: Path, shared: mmap.mmap, found: Path, deadline: float, most: int, seed: int
+    parser: Parser, folder: Path, shared: mmap.mmap, found: Path, deadline: float, limit: int, seed: int
 ) -> None:  # fmt: skip
-    """Run inputs until the time is over. Never returns."""
+    """Run inputs until the deadline, then exit the process."""
     code = 99
     try:
         work = folder / f"work-{parser.name.replace(' ', '-')}"
         work.mkdir(exist_ok=True)
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, 1)
+        os.dup2(devnull, 2)
         warnings.simplefilter("ignore")
-        os.environ["PATH"] = ""  # no Java: METEOR would take seconds to start for each input
+        os.environ["PATH"] = ""  # hides Java: METEOR would take seconds for each input
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(signal.SIGPROF, _too_long)
-        _feed(parser, work, shared, found, deadline, most, seed)
+        _run_inputs(parser, work, shared, found, deadline, limit, seed)
         code = 0
     except BaseException:
-        _tell(found, -1, f"the fuzzer: {traceback.format_exc()[-600:]}", b"")
+        _record(found, -1, f"the fuzzer: {traceback.format_exc()[-600:]}", b"")
     finally:
         os._exit(code)
 
 
-def _feed(
-    parser: Parser, work: Path, shared: mmap.mmap, found: Path, deadline: float, most: int, seed: int
+def _run_inputs(
+    parser: Parser, work: Path, shared: mmap.mmap, found: Path, deadline: float, limit: int, seed: int
 ) -> None:  # fmt: skip
     number, refused, longest, kib = struct.unpack_from("qqqq", shared, 0)
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     reached: set[tuple[CodeType, int]] = set()
-    grown: list[bytes] = []
-    while number < most and (time.monotonic() < deadline or number < len(parser.nasty)):
-        data = input_of(parser, number, seed, grown)
+    added: list[bytes] = []
+    while number < limit and (time.monotonic() < deadline or number < len(parser.special)):
+        data = input_of(parser, number, seed, added)
         struct.pack_into("q", shared, 0, number)
-        kept = data[:_ROOM]
-        struct.pack_into("q", shared, _HEAD - 8, len(kept))
-        shared[_HEAD : _HEAD + len(kept)] = kept
+        stored = data[:_INPUT_BYTES]
+        struct.pack_into("q", shared, _HEADER_BYTES - 8, len(stored))
+        shared[_HEADER_BYTES : _HEADER_BYTES + len(stored)] = stored
         before = len(reached)
         if number % TRACED == 0:
-            sys.settrace(_follow(reached))
+            sys.settrace(_tracer(reached))
         began = time.process_time()
         try:
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
@@ -254,21 +254,21 @@ def _feed(
         except CaptionlabError as error:
             refused += 1
             if "\n" in str(error) or len(str(error)) > 2000:
-                _tell(found, number, f"an error of {len(str(error))} characters or several lines", data)
+                _record(found, number, f"an error of {len(str(error))} characters or several lines", data)
         except TooLongError:
-            _tell(found, number, f"takes more than {SECONDS:g} s of processor time", data)
+            _record(found, number, f"takes more than {SECONDS:g} s of processor time", data)
         except BaseException as error:
-            _tell(found, number, f"{type(error).__name__}: {str(error)[:120]} {_place(error)}", data)
+            _record(found, number, f"{type(error).__name__}: {str(error)[:120]} {_place(error)}", data)
         longest = max(longest, int(1e6 * (time.process_time() - began)))
         kib = max(kib, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start)
         if len(reached) > before and len(data) <= SMALL:
-            grown.append(data)
+            added.append(data)
         number += 1
         struct.pack_into("qqqq", shared, 0, number, refused, longest, kib)
 
 
-def _follow(reached: set[tuple[CodeType, int]]) -> Callable[[FrameType, str, Any], Any]:
-    """A tracer that adds every line of captionlab's own that is run."""
+def _tracer(reached: set[tuple[CodeType, int]]) -> Callable[[FrameType, str, Any], Any]:
+    """A trace function that adds every executed line of captionlab to ``reached``."""
 
     def line(frame: FrameType, event: str, argument: Any) -> Any:
         reached.add((frame.f_code, frame.f_lineno))
@@ -281,13 +281,13 @@ def _follow(reached: set[tuple[CodeType, int]]) -> Callable[[FrameType, str, Any
 
 
 def _place(error: BaseException) -> str:
-    """The last line of captionlab's own that it went through."""
+    """The last line of captionlab in the traceback."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/captionlab/" in f.filename]
     return f"({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
-def _tell(found: Path, number: int, what: str, data: bytes) -> None:
-    """Store a finding with its input; one per place in the code."""
+def _record(found: Path, number: int, what: str, data: bytes) -> None:
+    """Record a finding; its input is stored once for each message."""
     digest = hashlib.sha256(what.encode("utf-8", "replace")).hexdigest()[:8]
     sample = found.with_suffix(f".{digest}")
     if not sample.exists():

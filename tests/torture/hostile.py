@@ -1,4 +1,4 @@
-"""Malicious files that try to run code: pickles instead of weights and arrays, a program instead of a photo."""
+"""Malicious files that try to run code: pickles as weights and arrays, a PostScript program as a photo."""
 
 import io
 import os
@@ -28,51 +28,52 @@ from torture.tally import Tally
 PART = "Hostile files"
 
 
-class Trap:
+class Exploit:
     """Creates a file when it is unpickled."""
 
-    def __init__(self, sprung: Path) -> None:
-        self._sprung = sprung
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return os.system, (f"touch '{self._sprung}'",)
+        return os.system, (f"touch '{self._marker}'",)
 
 
 def hostile(folder: Path) -> list[Tally]:
-    """Put each trap where captionlab reads; it must not run, and the file must be refused."""
-    sprung = folder / "sprung"
+    """Give each malicious file to each reader: its code must not run, and the file must be refused."""
+    marker = folder / "marker"
     tally = Tally(part=PART, fault="code in a file of weights or features, or in a photo")
-    pickle.loads(pickle.dumps(Trap(sprung)))
-    tally.check(sprung.exists(), "the trap itself does not work")
-    for name, bait in _baits(sprung).items():
-        for place, read in _places(folder, sprung).items():
-            sprung.unlink(missing_ok=True)
-            said = ""
+    pickle.loads(pickle.dumps(Exploit(marker)))
+    tally.check(marker.exists(), "the exploit does not work outside captionlab")
+    for name, payload in _payloads(marker).items():
+        for reader, read in _readers(folder, marker).items():
+            marker.unlink(missing_ok=True)
+            error_text = ""
             try:
-                read(bait)
+                read(payload)
             except CaptionlabError as error:
-                said = str(error)
+                error_text = str(error)
             except Exception as error:
-                said = f"{type(error).__name__}: {error}"
-                tally.lost.append(f"{name} as {place}: {said[:200]}")
-            ignored = place == "resume file"  # its training begins anew
+                error_text = f"{type(error).__name__}: {error}"
+                tally.lost.append(f"{name} as {reader}: {error_text[:200]}")
+            ignored = reader == "resume file"  # an invalid one is ignored, and the training starts from the beginning
             tally.check(
-                not sprung.exists() and (bool(said) or ignored), f"{name} as {place} ran or was taken: {said[:200]}"
+                not marker.exists() and (bool(error_text) or ignored),
+                f"{name} as {reader} ran or was accepted: {error_text[:200]}",
             )
     return [tally]
 
 
-def _baits(sprung: Path) -> dict[str, bytes]:
-    trap = Trap(sprung)
+def _payloads(marker: Path) -> dict[str, bytes]:
+    exploit = Exploit(marker)
     saved, array, archive = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    torch.save({"model": trap, "key": trap}, saved)
-    np.save(array, np.array([trap, trap], dtype=object), allow_pickle=True)
+    torch.save({"model": exploit, "key": exploit}, saved)
+    np.save(array, np.array([exploit, exploit], dtype=object), allow_pickle=True)
     with zipfile.ZipFile(archive, "w") as out:
-        out.writestr("archive/data.pkl", pickle.dumps(trap))
+        out.writestr("archive/data.pkl", pickle.dumps(exploit))
         out.writestr("archive/version", "3")
-    script = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(%pipe%touch {sprung}) (w) file\n%%EOF\n"
+    script = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(%pipe%touch {marker}) (w) file\n%%EOF\n"
     return {
-        "a pickle": pickle.dumps(trap),
+        "a pickle": pickle.dumps(exploit),
         "torch.save": saved.getvalue(),
         "numpy.save": array.getvalue(),
         "a zip of a pickle": archive.getvalue(),
@@ -80,7 +81,7 @@ def _baits(sprung: Path) -> dict[str, bytes]:
     }
 
 
-def _places(folder: Path, sprung: Path) -> dict[str, Callable[[bytes], object]]:
+def _readers(folder: Path, marker: Path) -> dict[str, Callable[[bytes], object]]:
     work = folder / "work"
 
     def at(name: str, data: bytes) -> Path:
@@ -101,7 +102,7 @@ def _places(folder: Path, sprung: Path) -> dict[str, Callable[[bytes], object]]:
             return load.load_encoder("efficientnet_lite0")
 
     def torch_cache(data: bytes) -> object:
-        """With the right digest in its name."""
+        """The file's name contains its digest, as torchvision expects."""
         from hashlib import sha256
 
         path = at(f"resnet18-{sha256(data).hexdigest()[:8]}.pth", data)
@@ -116,19 +117,19 @@ def _places(folder: Path, sprung: Path) -> dict[str, Callable[[bytes], object]]:
             return load.load_encoder("resnet18")
 
     def dataset_photo(data: bytes) -> object:
-        """With Ghostscript installed, which Pillow would call to render the program."""
+        """Put a fake Ghostscript on PATH, which Pillow would call to render the program."""
         at("a.jpg", data)
         for name in ("b.jpg", "c.jpg"):
             (work / name).write_bytes(jpeg())
-        tool = folder / "bin/gs"
-        tool.parent.mkdir(exist_ok=True)
-        tool.write_text(f"#!/bin/sh\ntouch '{sprung}'\n")
-        tool.chmod(0o755)
+        ghostscript = folder / "bin/gs"
+        ghostscript.parent.mkdir(exist_ok=True)
+        ghostscript.write_text(f"#!/bin/sh\ntouch '{marker}'\n")
+        ghostscript.chmod(0o755)
         found = Found(
             captions=[(f"{name}.jpg", "x") for name in "abc"],
             splits={"train": ["a.jpg"], "val": ["b.jpg"], "test": ["c.jpg"]},
         )
-        with patch.dict(os.environ, PATH=f"{tool.parent}{os.pathsep}{os.environ['PATH']}"):
+        with patch.dict(os.environ, PATH=f"{ghostscript.parent}{os.pathsep}{os.environ['PATH']}"):
             return check(found, work, max_bad_share=0.5)
 
     return {

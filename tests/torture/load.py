@@ -1,6 +1,6 @@
-"""Many clients at once, some of them slow: on the page of ``captionlab demo`` and on the model as MLflow serves it.
+"""Load tests of ``captionlab demo`` and ``mlflow models serve``: many clients at once, some of them slow.
 
-Clients and server share the machine. The server's memory is read from /proc, so on Linux only.
+Clients and server share the machine. The server's memory is read from /proc, so this needs Linux.
 """
 
 import base64
@@ -28,11 +28,11 @@ from captionlab.serving import registry
 from torture.tally import Tally
 
 PART = "Load"
-CLIENTS, SLOW = 8, 4  # at once; the slow ones send a byte a second
-CROWD = 64  # more than the demo lets wait, and than MLflow's server may have connections
+CLIENTS, SLOW = 8, 4  # slow clients send one byte per second
+MANY_CLIENTS = 64  # more than the demo queues and MLflow's server accepts
 CONNECTIONS = 32
-LONGEST = 30.0  # seconds that a caption may take while CLIENTS ask
-GROWTH = 1.1  # of the memory from the second quarter of the time to the last
+MAX_SECONDS = 30.0  # per caption, with CLIENTS clients
+GROWTH = 1.1  # limit of the ratio of memory in the last quarter of the time to that in the second
 RELEASED_MODEL = f"models:/{registry.MODEL}@{registry.RELEASED_ALIAS}"
 OK, REFUSED = "200", "HTTP Error 503: Service Unavailable"
 
@@ -44,25 +44,25 @@ class Service:
     name: str
     command: tuple[str, ...]
     path: str
-    alive: str
-    body: Callable[[bytes], bytes]  # of a photo
+    health: str  # path that answers when the server is ready
+    body: Callable[[bytes], bytes]  # from a photo's bytes
 
 
 @dataclass
-class Seen:
-    """The answers to the clients, and the server's memory over time."""
+class Observed:
+    """The responses to the clients, and the server's memory over time."""
 
-    answers: list[tuple[str, float]] = field(default_factory=list)  # and the seconds it took
-    dawdled: list[str] = field(default_factory=list)  # how the slow requests ended
-    megabytes: list[float] = field(default_factory=list)  # a sample a second
+    answers: list[tuple[str, float]] = field(default_factory=list)  # each with its seconds
+    slow_answers: list[str] = field(default_factory=list)  # how the slow requests ended
+    megabytes: list[float] = field(default_factory=list)  # one sample per second
 
     @property
     def waits(self) -> list[float]:
-        """Seconds for each caption, the shortest first."""
+        """Seconds of each caption, sorted."""
         return sorted(seconds for answer, seconds in self.answers if answer == OK)
 
     def count(self, answer: str) -> int:
-        """How many requests had this answer."""
+        """Number of requests with this answer."""
         return sum(own == answer for own, _ in self.answers)
 
 
@@ -70,14 +70,14 @@ DEMO = Service(
     name="captionlab demo",
     command=("captionlab.cli", "demo", "--no-open"),
     path="/caption?beam=5&length_penalty=0.7",
-    alive="/systems",
+    health="/systems",
     body=lambda photo: photo,
 )
 MLFLOW = Service(
     name="mlflow models serve",
     command=("mlflow", "models", "serve", "--env-manager", "local", "--model-uri", RELEASED_MODEL),
     path="/invocations",
-    alive="/ping",
+    health="/ping",
     body=lambda photo: json.dumps({
         "dataframe_records": [{"image": base64.b64encode(photo).decode()}], "params": {"beam": 5}
     }).encode(),
@@ -85,7 +85,7 @@ MLFLOW = Service(
 
 
 def load(folder: Path, seconds: float, *, short: bool) -> list[Tally]:
-    """Both servers, with the captioner that ships: some clients for a while, then many clients."""
+    """Test both servers with the released captioner, first with some clients for a while, then with many."""
     photos = [_photo(folder / f"{number}.jpg") for number in range(16)]
     if not short:
         candidate = registry.Candidate(
@@ -93,46 +93,46 @@ def load(folder: Path, seconds: float, *, short: bool) -> list[Tally]:
         )
         registry.register_released(folder, "load", candidate)
     services = (DEMO,) if short else (DEMO, MLFLOW)
-    return [tally for service in services for tally in _try(service, folder, photos, seconds)]
+    return [tally for service in services for tally in _test(service, folder, photos, seconds)]
 
 
-def _try(service: Service, folder: Path, photos: list[bytes], seconds: float) -> list[Tally]:
+def _test(service: Service, folder: Path, photos: list[bytes], seconds: float) -> list[Tally]:
     bodies = [service.body(photo) for photo in photos]
     with _serving(service, folder) as (server, port):
         for body in bodies[:8]:
             _ask(port, service, body)
-        seen = _crowd(server, port, service, bodies, CLIENTS, SLOW, seconds)
-        many = _crowd(server, port, service, bodies, CROWD, 0, min(seconds, 30.0))
+        seen = _run_clients(server, port, service, bodies, CLIENTS, SLOW, seconds)
+        many = _run_clients(server, port, service, bodies, MANY_CLIENTS, 0, min(seconds, 30.0))
         after = _ask(port, service, bodies[0])
 
-    waits, dawdled = seen.waits, Counter(seen.dawdled)
+    waits, slow_answers = seen.waits, Counter(seen.slow_answers)
     answered = Tally(part=PART, fault=f"{service.name}: {CLIENTS} clients for {seconds:.0f} s")
     for answer, waited in seen.answers:
-        answered.check(answer == OK and waited < LONGEST, f"{answer} after {waited:.1f} s")
+        answered.check(answer == OK and waited < MAX_SECONDS, f"{answer} after {waited:.1f} s")
     answered.note = (
         f"{len(waits) / seconds:.1f} captions per second; median {statistics.median(waits):.2f} s, longest "
-        f"{waits[-1]:.2f} s, with {SLOW} more clients that send one byte per second ({_told(dawdled)})"
+        f"{waits[-1]:.2f} s, with {SLOW} more clients that send one byte per second ({_counts(slow_answers)})"
     )
 
     quarter = len(seen.megabytes) // 4
     parts = [statistics.median(seen.megabytes[i * quarter : (i + 1) * quarter or 1]) for i in range(4)]
-    flat = Tally(part=PART, fault=f"{service.name}: memory during that time")
-    flat.note = f"by quarter: {', '.join(f'{part:.0f}' for part in parts)} MB"
-    flat.check(parts[3] <= GROWTH * parts[1], flat.note)
+    memory = Tally(part=PART, fault=f"{service.name}: memory during that time")
+    memory.note = f"by quarter: {', '.join(f'{part:.0f}' for part in parts)} MB"
+    memory.check(parts[3] <= GROWTH * parts[1], memory.note)
 
-    overload = Tally(part=PART, fault=f"{service.name}: {CROWD} clients")
+    overload = Tally(part=PART, fault=f"{service.name}: {MANY_CLIENTS} clients")
     for answer, _ in many.answers:
         overload.check(answer in (OK, REFUSED), answer)
-    overload.check(after == OK, f"after the crowd: {after}")
+    overload.check(after == OK, f"after the overload: {after}")
     overload.note = f"{many.count(OK)} captions, {many.count(REFUSED)} refused with 503; normal operation afterwards"
-    return [answered, flat, overload]
+    return [answered, memory, overload]
 
 
-def _crowd(
+def _run_clients(
     server: int, port: int, service: Service, bodies: list[bytes], clients: int, slow: int, seconds: float
-) -> Seen:
-    """Every client sends one photo after another; a refused one retries after a second."""
-    seen, ends = Seen(), time.perf_counter() + seconds
+) -> Observed:
+    """Let every client send one photo after another; it waits a second after a refusal."""
+    seen, ends = Observed(), time.perf_counter() + seconds
 
     def client(number: int) -> None:
         for body in cycle(bodies[number % len(bodies) :] + bodies[: number % len(bodies)]):
@@ -145,7 +145,10 @@ def _crowd(
                 time.sleep(1)
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    threads += [threading.Thread(target=lambda: seen.dawdled.append(_dawdle(port, service, ends))) for _ in range(slow)]
+    threads += [
+        threading.Thread(target=lambda: seen.slow_answers.append(_send_slowly(port, service, ends)))
+        for _ in range(slow)
+    ]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
@@ -155,7 +158,7 @@ def _crowd(
 
 
 def _ask(port: int, service: Service, body: bytes) -> str:
-    """Send one request; OK, or what went wrong."""
+    """Send one request; returns OK or the error."""
     url = f"http://127.0.0.1:{port}{service.path}"
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
@@ -166,8 +169,8 @@ def _ask(port: int, service: Service, body: bytes) -> str:
         return str(error)
 
 
-def _dawdle(port: int, service: Service, ends: float) -> str:
-    """Send a request at one byte per second; returns the server's answer, or how it ended."""
+def _send_slowly(port: int, service: Service, ends: float) -> str:
+    """Send a request at one byte per second; returns the server's answer or how it ended."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as slow:
             slow.sendall(f"POST {service.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999\r\n\r\n".encode())
@@ -184,13 +187,13 @@ def _dawdle(port: int, service: Service, ends: float) -> str:
 
 @contextmanager
 def _serving(service: Service, folder: Path) -> Iterator[tuple[int, int]]:
-    """The server's process group and port, once it answers."""
+    """Start the server; yields its process group and port once it answers."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
     environment = os.environ | {
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "UVICORN_LIMIT_CONCURRENCY": str(CONNECTIONS),  # of MLflow's server; it has no option for it
+        "UVICORN_LIMIT_CONCURRENCY": str(CONNECTIONS),  # MLflow's command has no option for it
     }
     server = subprocess.Popen(
         [sys.executable, "-m", *service.command, "--port", str(port)],
@@ -209,21 +212,21 @@ def _serving(service: Service, folder: Path) -> Iterator[tuple[int, int]]:
 
 def _answers(port: int, service: Service) -> bool:
     try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}{service.alive}", timeout=1).close()
+        urllib.request.urlopen(f"http://127.0.0.1:{port}{service.health}", timeout=1).close()
     except OSError:
         return False
     return True
 
 
 def _resident_megabytes(group: int) -> float:
-    """What the processes of a process group hold in memory."""
+    """Resident memory of all processes of a group."""
     total = 0.0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if os.getpgid(int(folder.name)) == group:
                 pages = int((folder / "statm").read_text().split()[1])
                 total += pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-        except (OSError, ValueError):  # it has ended
+        except (OSError, ValueError):  # the process has ended
             continue
     return total
 
@@ -233,5 +236,5 @@ def _photo(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _told(counted: Counter[str]) -> str:
+def _counts(counted: Counter[str]) -> str:
     return ", ".join(f"{count} {what}" for what, count in counted.items())

@@ -1,4 +1,4 @@
-"""Reproducible numbers: a second run, another number of threads, and comparison with pycocoevalcap."""
+"""Reproducibility: a second run, another number of threads, and comparison with pycocoevalcap."""
 
 import csv
 import random
@@ -9,33 +9,33 @@ import pytest
 
 from captionlab.metrics.scorer import score
 from coco import coco_scores
-from torture.project import Project, warm
+from torture.project import Project, import_stages
 from torture.tally import Tally
 
 PART = "The same numbers"
-TOLERANCE = 0.01  # relative, of a loss: threads add up in another order
+TOLERANCE = 0.01  # relative, of losses: threads sum in another order
 _WORDS = "a the dog dogs two man in red on grass runs with ball sits near water . , b".split()
 
 
 def numbers(folder: Path, sets: int, *, short: bool) -> list[Tally]:
-    """Train once more, train with two threads, and score random captions."""
+    """Run the stages twice, train with two threads, and score random captions."""
     scorer = Tally(part=PART, fault="strict scorer against pycocoevalcap, random caption sets")
     for seed in range(sets):
-        ours, theirs = _both(random.Random(seed))
+        ours, theirs = _score_with_both(random.Random(seed))
         scorer.check(ours == pytest.approx(theirs, abs=1e-9), f"set {seed}: {ours}, not {theirs}")
     if short:
         return [scorer]
-    warm()
+    import_stages()
     project = Project(folder / "twice")
     again = Tally(part=PART, fault="second run: the same bytes")
     threads = Tally(part=PART, fault=f"two threads: losses within {TOLERANCE:.0%}")
     for stage in project.stages:
-        project.whole(stage)
-        whole = project.outs(stage)
+        project.run_checked(stage)
+        expected = project.outs(stage)
         if stage != ("track",):
             project.clear(stage)
-            project.whole(stage)
-            again.check(project.outs(stage) == whole, f"{stage} gives other bytes")
+            project.run_checked(stage)
+            again.check(project.outs(stage) == expected, f"{stage} gives other bytes")
         if stage[0].startswith("train_"):
             history = project.folder / "artifacts/models" / stage[0].removeprefix("train_") / stage[1] / "history.csv"
             one = _losses(history)
@@ -44,7 +44,7 @@ def numbers(folder: Path, sets: int, *, short: bool) -> list[Tally]:
             two = _losses(history)
             threads.check(ended.code == 0 and two == pytest.approx(one, rel=TOLERANCE), f"{stage}: {one} and {two}")
             project.clear(stage)
-            project.whole(stage)
+            project.run_checked(stage)
     return [again, threads, scorer]
 
 
@@ -59,16 +59,17 @@ def _two_threads() -> None:
     torch.set_num_threads(2)
 
 
-def _both(rng: random.Random) -> tuple[list[float], list[float]]:
+def _score_with_both(rng: random.Random) -> tuple[list[float], list[float]]:
     words = _WORDS[: rng.randint(3, len(_WORDS))]
 
-    def caption(least: int) -> str:
-        return " ".join(word for word in rng.choices(words, k=rng.randint(least, 14)) if word.isalpha()) or "a"
+    def caption(min_words: int) -> str:
+        return " ".join(word for word in rng.choices(words, k=rng.randint(min_words, 14)) if word.isalpha()) or "a"
 
     images = [f"{number}.jpg" for number in range(rng.randint(1, 12))]
     references = {image: [caption(1) for _ in range(rng.randint(1, 6))] for image in images}
     hypotheses = {image: caption(1) for image in images}
-    references["match"] = ["the dog runs near water with two dogs"]  # without a match COCO's BLEU is no plain zero
+    # So that n-grams of every order match: without a match, pycocoevalcap's BLEU is not exactly zero.
+    references["match"] = ["the dog runs near water with two dogs"]
     hypotheses["match"] = references["match"][0]
     bleus, rouge_l, cider = coco_scores(references, hypotheses)
     ours = astuple(score(references, hypotheses, meteor=False))[:6]

@@ -1,7 +1,7 @@
 """A small copy of this project whose stages run in separate processes, for fault injection.
 
-A stage runs as ``captionlab <stage>`` does, forked from an interpreter that has imported everything: so a fault hits
-the stage's work and not Python's imports, and a thousand runs take minutes.
+Each stage runs as ``captionlab <stage>`` does, but in a fork of a process that has imported everything. So faults hit
+the stage's work instead of Python's imports, and a thousand runs take minutes.
 """
 
 import hashlib
@@ -24,25 +24,25 @@ from repository import Repository
 
 Stage = tuple[str, ...]  # a command and its item
 
-UNCOUNTED = {".git", ".dvc", "__pycache__", "mlartifacts", "timings", "timings.csv"}
-SECONDS = 300.0  # a stage of the small project takes a few
+IGNORED = {".git", ".dvc", "__pycache__", "mlartifacts", "timings", "timings.csv"}
+SECONDS = 300.0  # time limit of a stage, which takes a few seconds
 _SIZES: dict[str, Any] = {"train": 12, "val": 4, "test": 4}
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run of a stage ended: its exit code, None if a signal killed it, and its output."""
+    """The exit code of a run (None if a signal killed it), its output and its time."""
 
     code: int | None
-    said: str
+    output: str
     seconds: float
 
     @property
     def refused(self) -> bool:
         """Whether it ended with a one-line error."""
-        lines = self.said.strip().splitlines()
-        told = bool(lines) and lines[-1].startswith("captionlab: ")
-        return self.code == 1 and told and "unexpected error (" not in lines[-1] and "Traceback" not in self.said
+        lines = self.output.strip().splitlines()
+        one_line = bool(lines) and lines[-1].startswith("captionlab: ")
+        return self.code == 1 and one_line and "unexpected error (" not in lines[-1] and "Traceback" not in self.output
 
 
 class Project:
@@ -85,12 +85,12 @@ class Project:
                 self._outs[found] = [folder / name for name in names]
 
     def upto(self, last: str) -> list[Stage]:
-        """The stages up to the one of this name."""
+        """The stages up to the one with this name."""
         names = [name for name, *_ in self.stages]
         return self.stages[: names.index(last) + 1]
 
     def outs(self, stage: Stage) -> dict[str, str]:
-        """The digest of every finished file a stage has left."""
+        """The digest of every finished output file of a stage."""
         found: dict[str, str] = {}
         for out in self._outs[stage]:
             for path in sorted(out.rglob("*")) if out.is_dir() else [out]:
@@ -99,25 +99,25 @@ class Project:
         return found
 
     def clear(self, stage: Stage) -> None:
-        """Remove a stage's outputs, as DVC does before it runs one."""
+        """Remove a stage's outputs, as DVC does before a run."""
         for out in self._outs[stage]:
             subprocess.run(["rm", "-rf", out], check=True)
 
     def files(self) -> set[str]:
-        """Every file but git's, DVC's, MLflow's and the timings."""
+        """Every file except those of git, DVC and MLflow, and the timings."""
         paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
-        return {str(p) for p in paths if not UNCOUNTED & set(p.parts) and not p.name.startswith("mlflow.db")}
+        return {str(p) for p in paths if not IGNORED & set(p.parts) and not p.name.startswith("mlflow.db")}
 
     def run(self, stage: Stage, prepare: Callable[[], None] = lambda: None, kill_after: float | None = None) -> Ended:
-        """Run a stage in its own process: ``prepare`` is called there; after ``kill_after`` seconds it is killed."""
-        with tempfile.TemporaryFile() as told:  # elsewhere: the project's own disk may be full
-            return self._run(stage, told, prepare, kill_after)
+        """Run a stage in a child process, after ``prepare`` there; kill it after ``kill_after`` seconds."""
+        with tempfile.TemporaryFile() as output:  # not in the project, whose disk may be full
+            return self._run(stage, output, prepare, kill_after)
 
-    def _run(self, stage: Stage, told: IO[bytes], prepare: Callable[[], None], kill_after: float | None) -> Ended:
+    def _run(self, stage: Stage, output: IO[bytes], prepare: Callable[[], None], kill_after: float | None) -> Ended:
         began = time.perf_counter()
         pid = os.fork()
         if not pid:
-            _become(stage, self.folder, told.fileno(), prepare)
+            _exec_stage(stage, self.folder, output.fileno(), prepare)
         status, deadline = None, began + (SECONDS if kill_after is None else kill_after)
         while status is None:
             ended, code = os.waitpid(pid, os.WNOHANG)
@@ -130,14 +130,14 @@ class Project:
                 time.sleep(min(0.002, max(0.0, deadline - time.perf_counter())))
         seconds = time.perf_counter() - began
         code_or_none = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-        told.seek(0)
-        return Ended(code_or_none, told.read().decode("utf-8", "replace"), seconds)
+        output.seek(0)
+        return Ended(code_or_none, output.read().decode("utf-8", "replace"), seconds)
 
-    def whole(self, stage: Stage) -> Ended:
-        """Run a stage that has to succeed."""
+    def run_checked(self, stage: Stage) -> Ended:
+        """Run a stage; raises RuntimeError unless it succeeds."""
         ended = self.run(stage)
         if ended.code != 0:
-            raise RuntimeError(f"{' '.join(stage)} ended with {ended.code}: {ended.said}")
+            raise RuntimeError(f"{' '.join(stage)} ended with {ended.code}: {ended.output}")
         return ended
 
 
@@ -145,13 +145,13 @@ def _is_unfinished(path: Path) -> bool:
     return any(part.endswith(".partial") for part in path.parts)
 
 
-def _become(stage: Stage, folder: Path, told: int, prepare: Callable[[], None]) -> None:
-    """Turn this process into ``captionlab <stage>`` run in ``folder``. Never returns."""
+def _exec_stage(stage: Stage, folder: Path, output: int, prepare: Callable[[], None]) -> None:
+    """Run ``captionlab <stage>`` in ``folder`` and exit this process with its code."""
     code = 99
     try:
         os.chdir(folder)
-        os.dup2(told, 1)
-        os.dup2(told, 2)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         os.environ.pop("DVC_ROOT", None)
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         sys.argv = ["captionlab", *stage]
@@ -167,14 +167,14 @@ def _become(stage: Stage, folder: Path, told: int, prepare: Callable[[], None]) 
         os._exit(code)
 
 
-def warm() -> None:
-    """Import what the stages import, once for all runs."""
+def import_stages() -> None:
+    """Import the stages and their libraries, once for all runs."""
     import importlib
 
     for name in ("mlflow", "onnxruntime", "matplotlib.figure", "sklearn.model_selection", "torchvision"):
         try:
             importlib.import_module(name)
         except RuntimeError:
-            continue  # torchvision beside another torch: encoders knows what to do
+            continue  # torchvision built for another torch, which encoders handles
     for path in sorted((Path(cli.__file__).parents[1] / "stages").glob("*.py")):
         importlib.import_module(f"captionlab.stages.{path.stem}")

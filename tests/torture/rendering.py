@@ -1,4 +1,4 @@
-"""Renders reports/reliability.md from the results of the parts."""
+"""Rendering of reports/reliability.md from the results of all parts."""
 
 import os
 import platform
@@ -16,23 +16,28 @@ a temporary file remains, an error is not one line, code from a file was execute
 
 
 def render(tallies: Sequence[Tally]) -> str:
-    """The page: a table for each part, then the failures."""
-    tried, lost = sum(tally.tried for tally in tallies), sum(len(tally.lost) for tally in tallies)
-    text = [_HEAD, f"In total: {tried:,} faults injected, {tried - lost:,} passed, {lost:,} failed.", "", machine()]
+    """The page in Markdown: a table for each part, then the failures."""
+    injected, failed = sum(tally.tried for tally in tallies), sum(len(tally.lost) for tally in tallies)
+    text = [
+        _HEAD,
+        f"In total: {injected:,} faults injected, {injected - failed:,} passed, {failed:,} failed.",
+        "",
+        machine(),
+    ]
     for part in dict.fromkeys(tally.part for tally in tallies):
         text += ["", f"## {part}", "", "| fault | injected | passed | failed | notes |", "|---|---:|---:|---:|---|"]
         text += [
-            f"| {tally.fault} | {tally.tried:,} | {tally.survived:,} | {len(tally.lost):,} | {tally.note} |"
+            f"| {tally.fault} | {tally.tried:,} | {tally.passed:,} | {len(tally.lost):,} | {tally.note} |"
             for tally in tallies
             if tally.part == part
         ]
-    complaints = [f"- {tally.fault}: {_plain(line)}" for tally in tallies for line in tally.lost[:5]]
-    text += ["", "## Failures", "", *complaints] if complaints else []
+    failures = [f"- {tally.fault}: {_plain(line)}" for tally in tallies for line in tally.lost[:5]]
+    text += ["", "## Failures", "", *failures] if failures else []
     return "\n".join(text) + "\n"
 
 
 def machine() -> str:
-    """The machine, without names and dates."""
+    """A line about the machine, without host names and dates."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

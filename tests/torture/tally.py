@@ -1,4 +1,4 @@
-"""Results of the injected faults: one row per kind of fault, stored as JSON until the page is rendered."""
+"""Results of the injected faults: one row for each kind of fault, stored as JSON."""
 
 import dataclasses
 import json
@@ -15,26 +15,26 @@ class Tally:
     fault: str
     tried: int = 0
     lost: list[str] = field(default_factory=list)
-    note: str = ""  # what was seen besides
+    note: str = ""  # further measurements, for the report
 
     @property
-    def survived(self) -> int:
-        """The faults that were handled correctly."""
+    def passed(self) -> int:
+        """Number of faults that were handled correctly."""
         return self.tried - len(self.lost)
 
-    def check(self, held: bool, complaint: str) -> None:
-        """Count one fault, and record the message if a condition does not hold."""
+    def check(self, ok: bool, failure: str) -> None:
+        """Count one fault, and record the message unless ``ok``."""
         self.tried += 1
-        if not held:
-            self.lost.append(complaint)
+        if not ok:
+            self.lost.append(failure)
 
 
-def keep(path: Path, tallies: Sequence[Tally]) -> None:
+def save_tallies(path: Path, tallies: Sequence[Tally]) -> None:
     """Write the results of one part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([dataclasses.asdict(tally) for tally in tallies], indent=1), encoding="utf-8")
 
 
-def kept(path: Path) -> list[Tally]:
-    """What ``keep`` wrote, if anything."""
+def load_tallies(path: Path) -> list[Tally]:
+    """The results that ``save_tallies`` wrote; empty if there are none."""
     return [Tally(**row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []

@@ -1,4 +1,4 @@
-"""Addresses in messages: no part of a password, whichever characters it has."""
+"""Addresses in messages never show any part of a password."""
 
 from urllib.parse import quote
 
@@ -23,13 +23,13 @@ from captionlab.tracking.address import reason, shown
     ("file:///home/me@work/mlruns", "file:///home/me@work/mlruns"),
     ("databricks", "databricks"),
 ])  # fmt: skip
-def test_an_address_is_shown_without_credentials_and_query(uri: str, expected: str) -> None:
+def test_addresses_are_shown_without_credentials_and_query(uri: str, expected: str) -> None:
     assert shown(uri) == expected
 
 
 @pytest.mark.parametrize("password", ["secret", "p@ss", "pa/ss", "Pa:Ss", "50%", "päss wort"])
 @pytest.mark.parametrize("form", ["{}", "{encoded}", "cannot find the host '{}@127.0.0.1'", "port '{lower}' is none"])
-def test_an_error_that_quotes_the_password_is_left_out(password: str, form: str) -> None:
+def test_errors_with_the_password_are_left_out(password: str, form: str) -> None:
     encoded = quote(password, safe="")
     said = form.format(password, encoded=encoded, lower=password.lower())
     for written in (password, encoded):
@@ -40,8 +40,8 @@ def test_an_error_that_quotes_the_password_is_left_out(password: str, form: str)
     "http://me:secret@127.0.0.1:9", "http://token@127.0.0.1:9", "http://127.0.0.1:9", "sqlite:////home/x/mlflow.db",
     "mysql://db/runs?password=secret",
 ])  # fmt: skip
-def test_other_errors_are_one_short_line(uri: str) -> None:
-    """The user's name alone is no secret: databases name it when they refuse a password."""
+def test_other_errors_are_shortened_to_one_line(uri: str) -> None:
+    """The user's name is not secret: databases name it when they refuse a password."""
     assert reason(OSError("refused\n for me at 127.0.0.1:9"), uri) == "refused for me at 127.0.0.1:9"
     assert len(reason(OSError("x" * 1000), uri) or "") == 200
 

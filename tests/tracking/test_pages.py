@@ -1,4 +1,4 @@
-"""MLflow's own page in Chromium: what it opens on."""
+"""MLflow's experiment page in Chromium."""
 
 import socket
 from contextlib import closing, suppress
@@ -33,11 +33,11 @@ def test_the_page_opens_on_bleu_4_cider_and_validation_loss(
         found = shown(browser, page, "bleu_4", "cider", "val_loss", "encoder", "hidden")
         assert "bleu_1" not in found
         charts = f"{page}&compareRunsMode=CHART"
-        shown(browser, charts, "bleu_4", "cider", "val_loss", "bleu_1")  # charts, as they are laid out
+        shown(browser, charts, "bleu_4", "cider", "val_loss", "bleu_1")  # charts, in order
 
 
 def shown(browser: Chrome, page: str, *names: str) -> list[str]:
-    """A page's lines, as soon as they have the names in this order. A page that does not finish is loaded again."""
+    """Wait until a page's lines have the names in this order; a page that does not finish loading is reloaded."""
 
     def lines(browser: Chrome) -> list[str]:
         text = browser.execute_script("return document.body.innerText").splitlines()

@@ -1,4 +1,4 @@
-"""Runs in MLflow while systems train: killed, repeated, several at once, and without MLflow. No mocks."""
+"""MLflow runs during training: killed, repeated and concurrent trainings, and MLflow unavailable."""
 
 import os
 import socket
@@ -22,8 +22,8 @@ from tracked import CONFIGS, CURVES, EXPERIMENT, PARAMS, epoch_metrics, expected
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A locked database is given up after a fifth of a second."""
+def short_lock_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the timeout of a locked database to 0.2 seconds."""
     for module in (tracking, store):
         monkeypatch.setattr(module, "LIVE_SECONDS", 0.2)
 
@@ -75,7 +75,7 @@ def test_a_training_logs_the_load_of_the_machine_unless_that_is_switched_off(
 
 
 def train_slowly(root: Path, dies: bool = False) -> None:
-    """Train until the load has been sampled some times."""
+    """Train until the system metrics have several samples."""
     with tracking.open_tracker(root, EXPERIMENT, start()) as tracker:
         tracker.log_epoch(1, epoch_metrics("lite0", 1))
         time.sleep(1.5)
@@ -84,7 +84,7 @@ def train_slowly(root: Path, dies: bool = False) -> None:
 
 
 def system_metrics(root: Path) -> dict[str, list[int]]:
-    """The steps at which the load was logged, by metric."""
+    """The steps of the logged system metrics, by metric."""
     (run,) = runs(root)["baseline.lite0"]
     names = [key for key in run.data.metrics if key.startswith("system/")]
     return {name: [step for step, _ in points(root, run, name)] for name in names}
@@ -97,17 +97,17 @@ def test_epochs_that_could_not_be_logged_live_are_filled_in(pipeline: Path) -> N
     assert points(pipeline, run, "val_loss") == expected("lite0", "val_loss")
 
 
-def test_a_repeated_training_with_the_same_result_leaves_one_run(pipeline: Path) -> None:
+def test_repeated_trainings_with_equal_results_leave_one_run(pipeline: Path) -> None:
     track(PARAMS, pipeline)
     (published,) = runs(pipeline)["baseline.lite0"]
     train(pipeline)
-    assert len(runs(pipeline)["baseline.lite0"]) == 2  # its curves are there to be watched
+    assert len(runs(pipeline)["baseline.lite0"]) == 2  # its curves are visible during training
     assert "0 created, 0 completed, 2 already there" in track(PARAMS, pipeline)[0]
     assert [run.info.run_id for run in runs(pipeline)["baseline.lite0"]] == [published.info.run_id]
 
 
 @pytest.mark.parametrize("repeated", [False, True])
-def test_a_training_that_another_process_publishes_meanwhile_goes_on_in_silence(
+def test_a_training_published_by_another_process_continues(
     pipeline: Path, capsys: pytest.CaptureFixture[str], repeated: bool
 ) -> None:
     if repeated:
@@ -124,7 +124,7 @@ def test_a_training_that_another_process_publishes_meanwhile_goes_on_in_silence(
     assert points(pipeline, run, "val_loss") == expected("lite0", "val_loss")
 
 
-def test_curves_of_another_try_are_not_mixed_in(pipeline: Path) -> None:
+def test_curves_of_other_attempts_are_not_mixed(pipeline: Path) -> None:
     with tracking.open_tracker(pipeline, EXPERIMENT, start()) as tracker:
         tracker.log_epoch(1, {"train_loss": 9.0, "val_loss": 9.0})
     track(PARAMS, pipeline)
@@ -133,7 +133,7 @@ def test_curves_of_another_try_are_not_mixed_in(pipeline: Path) -> None:
 
 
 @pytest.mark.slow
-def test_three_processes_on_a_cold_database_make_one_run_a_result(pipeline: Path) -> None:
+def test_three_processes_on_a_new_database_make_one_run_per_result(pipeline: Path) -> None:
     (pipeline / "mlflow.db").unlink()
     workers = [
         subprocess.Popen(worker(pipeline), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
@@ -153,7 +153,7 @@ def test_three_processes_on_a_cold_database_make_one_run_a_result(pipeline: Path
 
 
 @pytest.mark.slow
-def test_a_kill_while_the_tables_are_made_spoils_nothing(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kill_during_the_database_setup_is_harmless(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pipeline / "mlflow.db").unlink()
     scratch = pipeline / "scratch"
     scratch.mkdir()
@@ -168,8 +168,8 @@ def test_a_kill_while_the_tables_are_made_spoils_nothing(pipeline: Path, capsys:
     assert points(pipeline, run, "val_loss") == expected("lite0", "val_loss")
 
 
-def test_a_locked_database_costs_a_training_one_line(
-    pipeline: Path, capsys: pytest.CaptureFixture[str], impatient: None
+def test_a_locked_database_is_one_warning(
+    pipeline: Path, capsys: pytest.CaptureFixture[str], short_lock_timeout: None
 ) -> None:
     with (
         closing(sqlite3.connect(pipeline / "mlflow.db")) as other,
@@ -179,7 +179,7 @@ def test_a_locked_database_costs_a_training_one_line(
         other.execute("BEGIN EXCLUSIVE")
         tracker.log_epoch(2, epoch_metrics("lite0", 2))
         tracker.log_epoch(3, epoch_metrics("lite0", 3))
-        train(pipeline, "lite1")  # starts when it is locked already
+        train(pipeline, "lite1")  # starts with a locked database
         lines = track(PARAMS, pipeline)
     assert "not everything is published" in lines[0]
     warnings = capsys.readouterr().err.splitlines()
@@ -189,7 +189,7 @@ def test_a_locked_database_costs_a_training_one_line(
     assert points(pipeline, run, "val_loss") == expected("lite0", "val_loss")
 
 
-# Holds the database as a backup or a stuck program does, until its input ends.
+# Locks the database until its standard input ends.
 LOCKER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1])
@@ -199,8 +199,8 @@ sys.stdin.read()
 """
 
 
-def test_a_database_locked_by_another_program_in_mid_training_is_published_once_it_is_free(
-    pipeline: Path, capsys: pytest.CaptureFixture[str], impatient: None
+def test_a_database_locked_during_training_is_published_later(
+    pipeline: Path, capsys: pytest.CaptureFixture[str], short_lock_timeout: None
 ) -> None:
     command = [sys.executable, "-c", LOCKER, str(pipeline / "mlflow.db")]
     with tracking.open_tracker(pipeline, EXPERIMENT, start()) as tracker:
@@ -223,7 +223,7 @@ def test_a_database_locked_by_another_program_in_mid_training_is_published_once_
 
 
 @pytest.mark.parametrize("answer", ["nobody", "silence", "another program"])
-def test_a_server_that_is_down_or_no_mlflow_costs_a_training_one_line(
+def test_an_unavailable_server_or_mlflow_is_one_warning(
     answer: str, pipeline: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -257,7 +257,7 @@ def test_a_server_that_is_down_or_no_mlflow_costs_a_training_one_line(
 
 
 @pytest.mark.parametrize("missing", ["mlflow", "psycopg", "pymysql"])
-def test_a_package_that_is_missing_costs_a_training_one_line(
+def test_a_missing_package_is_one_warning(
     missing: str, pipeline: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schemes = {"psycopg": "postgresql+psycopg", "pymysql": "mysql+pymysql"}

@@ -1,4 +1,4 @@
-"""Runs on a real MLflow server, which is killed, slow, or loses an answer."""
+"""Runs on a real MLflow server that is killed, slow, or loses a response."""
 
 import json
 import socket
@@ -44,7 +44,7 @@ def server(pipeline: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 @pytest.mark.slow
-def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
+def test_a_server_stores_runs_and_may_be_killed_during_training(
     server: tuple[str, subprocess.Popen[bytes]],
     pipeline: Path,
     capsys: pytest.CaptureFixture[str],
@@ -97,7 +97,7 @@ def test_a_real_server_takes_runs_and_files_and_may_die_in_mid_training(
 
 
 @pytest.mark.slow
-def test_two_clones_a_slow_line_and_a_lost_answer_leave_one_run_a_result(
+def test_two_clones_and_a_lost_response_leave_one_run_per_result(
     server: tuple[str, subprocess.Popen[bytes]],
     pipeline: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -107,14 +107,14 @@ def test_two_clones_a_slow_line_and_a_lost_answer_leave_one_run_a_result(
     uri, _ = server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    clones = [pipeline, tmp_path_factory.mktemp("clone")]  # on two machines: no lock of files between them
+    clones = [pipeline, tmp_path_factory.mktemp("clone")]  # as on two machines, without a shared file lock
     write_pipeline(clones[1])
     workers = [
         subprocess.Popen(worker(clone), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for clone in clones
     ]
     for process in workers:
         out, err = process.communicate(timeout=300)
-        assert (process.returncode, "2 runs" in out) == (0, True), out + err  # each may be the one that goes on
+        assert (process.returncode, "2 runs" in out) == (0, True), out + err  # either may continue
     assert {name: len(group) for name, group in runs(pipeline, uri).items()} == {
         "baseline.lite0": 1,
         "baseline.lite1": 1,
@@ -131,7 +131,9 @@ def test_two_clones_a_slow_line_and_a_lost_answer_leave_one_run_a_result(
                     tracker.log_epoch(epoch, epoch_metrics(name, epoch))
         assert capsys.readouterr().err.count("the training continues") == warnings
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # so it asks again, and the server makes a second run
+    monkeypatch.setenv(
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"
+    )  # so the client retries, and the server creates a second run
     with before(uri, loses="runs/create") as losing:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", losing)
         with tracking.open_tracker(pipeline, EXPERIMENT, start("lite1", "slow")) as tracker:

@@ -1,4 +1,4 @@
-"""MLflow's store for real: copied and moved projects, and passwords in addresses."""
+"""MLflow's store: copied and moved projects, and passwords in addresses."""
 
 import dataclasses
 import os
@@ -46,7 +46,7 @@ def project(tmp_path: Path, empty_database: Path) -> Path:
 
 
 def captions(root: Path) -> dict[str, str]:
-    """The text of the file of every run, by the run's tag."""
+    """The text of each run's file, by the run's tag."""
     uri = f"sqlite:///{root / 'mlflow.db'}"
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -60,19 +60,19 @@ def captions(root: Path) -> dict[str, str]:
 
 
 def stored_text(database: Path) -> str:
-    """Everything in the database."""
+    """The text of all values in the database."""
     with closing(sqlite3.connect(database)) as connection:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return "\n".join(str(row) for table in tables for row in connection.execute(f"SELECT * FROM {table}"))
 
 
-def test_a_copied_project_keeps_its_files_to_itself(project: Path, tmp_path: Path, released: Path) -> None:
+def test_a_copied_project_uses_its_own_files(project: Path, tmp_path: Path, released: Path) -> None:
     tags = {"system": "attention", "configuration": "tiny"}
     candidate = registry.Candidate(
         name="released", checkpoint=released, decoding=Decoding(), dataset="scenes", tags=tags
     )
     registry.register_released(project, EXPERIMENT, candidate)
-    copy = tmp_path / "project é 2"  # its address begins as that of the original does
+    copy = tmp_path / "project é 2"  # its path begins with that of the original
     shutil.copytree(project, copy)
     before = {path: path.read_bytes() for path in (project / "mlartifacts").rglob("*") if path.is_file()}
     second = dataclasses.replace(RESULT, result_key="second", texts={"captions.csv": "a.jpg,two dogs"})
@@ -96,7 +96,7 @@ def test_a_model_can_be_loaded_first_in_a_moved_project(project: Path, tmp_path:
         assert path.exists()
 
 
-def test_a_project_moved_without_its_files_is_told_so(project: Path, tmp_path: Path) -> None:
+def test_a_project_moved_without_its_files_is_an_error(project: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moved.mkdir()
     (project / "mlflow.db").rename(moved / "mlflow.db")
@@ -158,7 +158,7 @@ def test_no_file_keeps_a_password(
 ) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
-    with serving(project, port):  # it asks for no password, and does not mind one
+    with serving(project, port):  # this server needs no password and ignores one
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:se%40cret@127.0.0.1:{port}")
         with open_tracker(project, EXPERIMENT, dataclasses.replace(RESULT, training_key="other")) as tracker:
             tracker.log_epoch(1, {"val_loss": 1.0})

@@ -1,4 +1,4 @@
-"""captionlab ui: the address is printed when the pages answer, and nothing is left behind."""
+"""captionlab ui: the printed address, and the end of the server."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def interruptible() -> None:
-    """What a shell starts in the background ignores Ctrl-C, and so do its children."""
+    """Restore Ctrl-C, which background processes of a shell and their children ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -39,7 +39,7 @@ def is_free(port: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere SIGKILL leaves MLflow's server behind")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_address_is_printed_when_the_pages_answer_and_no_server_stays(
+def test_the_address_is_printed_and_no_server_is_left(
     number: signal.Signals, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DVC_ROOT", raising=False)

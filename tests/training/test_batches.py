@@ -1,4 +1,4 @@
-"""Batches: every caption once, beside its own photo."""
+"""Batches: order, shapes and contents."""
 
 import dataclasses
 from collections import Counter
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def captions_of(world: "World", batches: list[Batch]) -> Counter[tuple[str, str]]:
-    """(image, caption) of every row, the image told by its features alone."""
+    """(image, caption) of every row; the image is identified by its features."""
     found: Counter[tuple[str, str]] = Counter()
     for batch in batches:
         for tokens, photo in zip(batch.tokens_BT.tolist(), batch.photo_B.tolist(), strict=True):
@@ -31,7 +31,7 @@ def captions_of(world: "World", batches: list[Batch]) -> Counter[tuple[str, str]
 
 @pytest.mark.parametrize("shuffle", [None, 7])
 @pytest.mark.parametrize("photos", [1, 4, 100])
-def test_every_caption_stands_once_beside_its_photo(world: "World", photos: int, shuffle: int | None) -> None:
+def test_every_caption_occurs_once_with_its_photo(world: "World", photos: int, shuffle: int | None) -> None:
     batches = list(world.split("train").batches(photos, shuffle))
     assert len(batches) == -(-6 // photos)
     expected = Counter((c.image, " ".join(c.words)) for c in world.captions if c.split == "train")
@@ -58,7 +58,7 @@ def test_the_grid_is_read_only_where_it_is_used(world: "World") -> None:
     assert without.grid_PRC is None
 
 
-def test_training_sees_a_photo_or_its_mirror_image_by_chance(world: "World") -> None:
+def test_training_uses_mirror_images_at_random(world: "World") -> None:
     assert world.store.grid is not None
     mirror = dataclasses.replace(world.store, pooled=world.store.pooled + 100, grid=world.store.grid + 100)
     data = dataclasses.replace(world.split("train", True), store=dataclasses.replace(world.store, mirrored=mirror))
@@ -86,7 +86,7 @@ def test_training_sees_a_photo_or_its_mirror_image_by_chance(world: "World") -> 
     assert not any(turned(None))
 
 
-def test_blocks_hold_every_photo_once(world: "World") -> None:
+def test_feature_blocks_have_every_photo_once(world: "World") -> None:
     for grid in (False, True):
         data = world.split("train", grid)
         whole = data.features(range(6))
@@ -94,7 +94,7 @@ def test_blocks_hold_every_photo_once(world: "World") -> None:
         assert torch.equal(blocks, whole.pooled_PD if whole.grid_PRC is None else whole.grid_PRC)
 
 
-def test_caption_tokens_are_given_back_as_they_came() -> None:
+def test_caption_tokens_round_trip() -> None:
     photos = [[[1, 70_000, 2], [1, 2]], [], [[1]]]
     tokens = CaptionTokens(iter(photos))
     assert list(tokens) == photos
@@ -103,8 +103,8 @@ def test_caption_tokens_are_given_back_as_they_came() -> None:
         tokens[3]
 
 
-def test_a_photos_captions_keep_their_order_wherever_they_stand(world: "World") -> None:
-    """Each photo's are apart in the file, and photos are in another order than their features."""
+def test_captions_of_a_photo_keep_their_order(world: "World") -> None:
+    """The captions of a photo are not adjacent, and photos are in another order than their features."""
     own = [caption for caption in world.captions if caption.split == "train"]
     mixed = [*own[1::2], *own[::2]][::-1]
     data = CaptionedFeatures.of(world.store, False, mixed, "train", world.vocab)
@@ -131,7 +131,7 @@ def test_a_photo_without_features_is_refused(world: "World") -> None:
         CaptionedFeatures.of(world.store, False, [*world.captions, stranger], "val", world.vocab)
 
 
-def test_batches_of_fixed_shape_have_few_shapes_and_the_same_captions(world: "World") -> None:
+def test_fixed_shape_batches_have_few_shapes_and_the_same_captions(world: "World") -> None:
     data = world.split("train", True)
     batches = list(data.batches(4, 7))
     filled = [with_fixed_shape(batch, photos=4) for batch in batches]
@@ -158,7 +158,7 @@ def test_batches_prepared_ahead_are_the_same_in_the_same_order(world: "World") -
         assert ahead == [batch.positions for batch in data.batches(1, 5)]
 
 
-def test_what_goes_wrong_in_preparing_is_raised_where_the_batch_is_used(world: "World") -> None:
+def test_errors_of_the_preparing_thread_reach_the_consumer(world: "World") -> None:
     def broken() -> Iterator[Batch]:
         yield from world.split("train").batches(3)
         raise CaptionlabError("no more")

@@ -1,4 +1,4 @@
-"""Checkpoints: one safe file that says the same captions again, and one line for every file that is none."""
+"""Checkpoints: round trips, stored properties, and errors for invalid files."""
 
 import dataclasses
 import json
@@ -50,21 +50,21 @@ def save(path: Path, world: "World", config: SystemParams, system: str) -> Decod
 
 
 def change(path: Path, **about: Any) -> None:
-    """Write the file again with some of its description changed."""
+    """Rewrite the file with a changed description."""
     with safe_open(path, framework="pt") as file:
         now = json.loads(file.metadata()["captionlab"])
     save_file(load_file(path), path, metadata={"captionlab": json.dumps(now | about)})
 
 
 def resize(path: Path, **sizes: int) -> None:
-    """Have it claim other sizes than its weights have."""
+    """Change the described sizes, but not the weights."""
     with safe_open(path, framework="pt") as file:
         config = json.loads(file.metadata()["captionlab"])["config"]
     change(path, config=config | sizes)
 
 
 @pytest.mark.parametrize(("system", "key"), [("baseline", "image"), ("modified", "kind"), ("attention", "kind")])
-def test_a_checkpoint_from_before_there_were_kinds_is_report_as(
+def test_a_checkpoint_without_a_kind_is_that_of_report_a(
     world: "World", tiny: Tiny, path: Path, system: str, key: str
 ) -> None:
     model = save(path, world, tiny(system), system)
@@ -75,7 +75,7 @@ def test_a_checkpoint_from_before_there_were_kinds_is_report_as(
 
 
 @pytest.mark.parametrize(("system", "changes"), VARIANTS)
-def test_a_reloaded_system_says_the_same(
+def test_a_reloaded_system_gives_the_same_captions(
     world: "World", tiny: Tiny, path: Path, system: str, changes: dict[str, Any]
 ) -> None:
     model = save(path, world, tiny(system, **changes), system)
@@ -86,7 +86,7 @@ def test_a_reloaded_system_says_the_same(
     features = world.split("test", isinstance(model, Attention)).features(range(3))
     said = [beam_search(each, features, beam=3, length_penalty=0.7, max_words=6) for each in (model, loaded.model)]
     assert said[0] == said[1]
-    assert len({photo[0].log_prob for photo in said[0]}) == 3  # it looks at the photos
+    assert len({photo[0].log_prob for photo in said[0]}) == 3  # the captions depend on the photos
     assert not loaded.model.training
 
 
@@ -102,7 +102,7 @@ def test_the_same_system_gives_the_same_bytes(
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_tied_words_are_stored_once(world: "World", tiny: Tiny, path: Path) -> None:
+def test_tied_embeddings_are_stored_once(world: "World", tiny: Tiny, path: Path) -> None:
     save(path, world, tiny("attention", tied=True), "attention")
     tensors = load_file(path)
     assert "out.weight" not in tensors
@@ -137,13 +137,13 @@ def spoil_other_sizes(path: Path) -> None:
 
 
 def as_format_1(path: Path) -> None:
-    """Describe it as checkpoints were described before they named their dataset and their decoding."""
+    """Convert the description to format 1, without dataset and decoding."""
     drop(path, "dataset")
     change(path, format=1)
 
 
-class Trap:
-    """Unpickled, it would leave a file."""
+class Exploit:
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -158,7 +158,7 @@ class Trap:
         (lambda path: path.unlink(), "does not exist; train the system first"),
         (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is not a checkpoint of captionlab"),
         (lambda path: path.write_bytes(b""), "is not a checkpoint of captionlab"),
-        (lambda path: path.write_bytes(pickle.dumps(Trap(path.parent / "sprung"))), "is not a checkpoint"),
+        (lambda path: path.write_bytes(pickle.dumps(Exploit(path.parent / "sprung"))), "is not a checkpoint"),
         (lambda path: save_file(load_file(path), path), "is not a checkpoint of captionlab"),
         (lambda path: change(path, format=99), "another version of captionlab; train it again"),
         (lambda path: as_format_1(path), "another version of captionlab; train it again"),
@@ -189,7 +189,7 @@ class Trap:
         (lambda path: path.unlink() or path.mkdir(), "is not a checkpoint of captionlab"),
     ],
 )  # fmt: skip
-def test_what_is_no_checkpoint_is_refused_in_one_line(
+def test_other_files_are_refused_in_one_line(
     world: "World", tiny: Tiny, path: Path, spoil: Callable[[Path], object], words: str
 ) -> None:
     save(path, world, tiny("baseline"), "baseline")
@@ -200,8 +200,8 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(
     assert not (path.parent / "sprung").exists()
 
 
-def test_the_chosen_decoding_travels_with_the_weights(world: "World", tiny: Tiny, path: Path) -> None:
-    """As the registered model has it: the same checkpoint with the decoding that was chosen for it."""
+def test_the_chosen_decoding_is_stored_with_the_weights(world: "World", tiny: Tiny, path: Path) -> None:
+    """As in the registered model: the same checkpoint with the chosen decoding."""
     save(path, world, tiny("attention"), "attention")
     chosen = Decoding(beam=3, length_penalty=0.2, max_words=9)
     copy = path.with_name("copy.safetensors")
@@ -215,7 +215,7 @@ def test_the_chosen_decoding_travels_with_the_weights(world: "World", tiny: Tiny
         add_decoding(path.with_name("none.safetensors"), chosen, copy)
 
 
-def test_layers_that_the_configuration_lacks_are_refused(world: "World", tiny: Tiny, path: Path) -> None:
+def test_unexpected_layers_are_refused(world: "World", tiny: Tiny, path: Path) -> None:
     save(path, world, tiny("baseline", layers=2), "baseline")
     change(path, config=dataclasses.asdict(tiny("baseline")))
     with pytest.raises(CaptionlabError, match="holds other layers"):
@@ -239,7 +239,7 @@ def test_attention_is_shown_for_every_word(world: "World", tiny: Tiny, path: Pat
     assert captioner.attention(features, ()) == []  # a caption may be empty
 
 
-def test_a_system_without_attention_has_none_to_show(world: "World", tiny: Tiny, path: Path) -> None:
+def test_a_system_without_attention_has_no_maps(world: "World", tiny: Tiny, path: Path) -> None:
     save(path, world, tiny("baseline"), "baseline")
     with pytest.raises(CaptionlabError, match="baseline has no attention"):
         Captioner.load(path).attention(world.split("test").features([0]), (4,))

@@ -1,4 +1,4 @@
-"""Recorded steps: their inputs, gradients and results are held in place. CUDA itself is tried in tests/cuda."""
+"""CUDA graphs of training steps, simulated on the CPU; tests/cuda runs them on a GPU."""
 
 import warnings
 from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Replayed:
-    """In place of a CUDA graph: runs the step again on what it was recorded with, and writes over its results."""
+    """Simulates a CUDA graph: reruns the step on its recorded inputs and overwrites its results."""
 
     def __init__(self, run: Callable[[], tuple[Tensor, ...]], held: list[Tensor]) -> None:
         self._run, self._held = run, held
@@ -95,7 +95,7 @@ def test_each_batch_gives_its_own_loss_and_gradients(
     assert sum(replayed.count for replayed in recording) == len(batches)
 
 
-def test_the_mode_that_finds_waiting_steps_ends_and_warns_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_debug_mode_is_reset_without_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[str] = []
 
     def waits() -> None:

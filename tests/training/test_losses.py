@@ -1,4 +1,4 @@
-"""The training loss against PyTorch's own."""
+"""The training loss, compared with PyTorch's."""
 
 import pytest
 import torch
@@ -7,9 +7,9 @@ from captionlab.training.losses import SmoothedCrossEntropy
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_and_gradient_are_those_of_pytorch(smoothing: float) -> None:
+def test_loss_and_gradients_equal_pytorch(smoothing: float) -> None:
     torch.manual_seed(0)
-    ours_NV = (torch.randn(50, 30) * 20).requires_grad_()  # wide enough that many probabilities vanish
+    ours_NV = (torch.randn(50, 30) * 20).requires_grad_()  # so wide that many probabilities underflow
     theirs_NV = ours_NV.detach().clone().requires_grad_()
     target_N = torch.randint(0, 30, (50,))
     loss, nats_N, words_N = SmoothedCrossEntropy.apply(ours_NV, target_N, smoothing)  # type: ignore[no-untyped-call]

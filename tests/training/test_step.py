@@ -1,4 +1,4 @@
-"""One step's loss: what a GPU computes equals what a CPU computes, and it never waits for the device."""
+"""The loss of a step: padded and unpadded batches agree, and no operation synchronises with the device."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,7 @@ def gradients(model: Decoder, loss: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("system", "changes"), SYSTEMS)
-def test_the_loss_with_padding_is_the_loss_without(
+def test_padding_does_not_change_the_loss(
     world: "World", build: Any, settings: Callable[..., TrainingParams], monkeypatch: pytest.MonkeyPatch, system: str,
     changes: dict[str, Any],
 ) -> None:  # fmt: skip
@@ -80,7 +80,7 @@ def test_the_loss_with_padding_is_the_loss_without(
 
 
 class Recorder(TorchDispatchMode):
-    """Notes the operations that run, those of the gradient too."""
+    """Records the executed operations, including those of the backward pass."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -93,12 +93,12 @@ class Recorder(TorchDispatchMode):
 
 @pytest.mark.parametrize("sampling", [False, True])
 @pytest.mark.parametrize(("system", "changes"), SYSTEMS)
-def test_a_step_with_fixed_shapes_waits_for_nothing(
+def test_a_step_with_fixed_shapes_does_not_synchronise(
     world: "World", build: Any, settings: Callable[..., TrainingParams], fixed_shapes: None,
     monkeypatch: pytest.MonkeyPatch, system: str, changes: dict[str, Any], sampling: bool,
 ) -> None:  # fmt: skip
-    """Every operation of it and of its gradient can be recorded as a CUDA graph, with deterministic algorithms."""
-    for module in ("regions", "states"):  # the operation that a GPU takes there
+    """All operations, including the backward pass, can be captured in a CUDA graph with deterministic algorithms."""
+    for module in ("regions", "states"):  # the operation for GPUs
         monkeypatch.setattr(f"captionlab.models.attention.{module}.of_captions", on_gpu)
     for name in ("baseline", "modified.bilstm", "modified.merge"):
         monkeypatch.setattr(f"captionlab.models.{name}.of_captions", on_gpu)
@@ -112,7 +112,7 @@ def test_a_step_with_fixed_shapes_waits_for_nothing(
     assert "mm.default" in recorder.names
     found = sorted(name for name in recorder.names if name.startswith((*WAITING, *UNORDERED)))
     assert not found
-    with Recorder() as recorder:  # as a CPU does it, which shows that the list would notice
+    with Recorder() as recorder:  # as on a CPU, which shows that the list detects it
         packed_loss(model, batch_of(world), params)[0].backward()
     assert {name.split(".")[0] for name in recorder.names} & {"index", "index_put", "nonzero"}
 
@@ -123,10 +123,10 @@ def on_gpu(rows_PX: Tensor, photo_B: Tensor, dim: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("probability", [1.0, 0.5])
-def test_scheduled_sampling_with_fixed_shapes_follows_the_systems_probabilities(
+def test_scheduled_sampling_with_fixed_shapes_samples_from_the_system(
     world: "World", build: Any, fixed_shapes: None, monkeypatch: pytest.MonkeyPatch, probability: float
 ) -> None:
-    """Against shares known from the logits: of many equal captions, the second word read is sampled."""
+    """Compared with the probabilities: in many equal captions, the second input word is sampled."""
     model, words = build("baseline").eval(), len(world.vocab)
     logits_V = torch.linspace(-1, 1, words)
     monkeypatch.setattr(model, "words", lambda hidden_XH: logits_V.expand(*hidden_XH.shape[:-1], -1).clone())
@@ -154,9 +154,7 @@ def test_scheduled_sampling_with_fixed_shapes_follows_the_systems_probabilities(
         torch.testing.assert_close(shares, expected, atol=0.03, rtol=0)  # about four standard errors
 
 
-def test_a_validation_with_fixed_shapes_is_the_one_without(
-    world: "World", build: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fixed_shapes_do_not_change_validation(world: "World", build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("attention")
     expected = measure(model, world.split("val", grid=True), 2, "cpu")
     monkeypatch.setattr(Decoder, "uses_fixed_shapes", lambda self, tokens_BT: True)
@@ -165,7 +163,7 @@ def test_a_validation_with_fixed_shapes_is_the_one_without(
     assert (found.right, found.words) == (expected.right, expected.words)
 
 
-def test_a_meter_reads_each_step_once() -> None:
+def test_a_meter_counts_each_step_once() -> None:
     metrics = RunningMetrics()
     for loss in (1.0, 2.0, 3.0):
         metrics.add(torch.tensor(loss), torch.tensor([10 * loss, loss, 4.0]))

@@ -1,4 +1,4 @@
-"""A training that begins with another checkpoint's weights: what is copied, and what is not."""
+"""Warm starts from another checkpoint: which weights are copied."""
 
 import dataclasses
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def checkpoint_of(config: SystemParams, vocab: Vocabulary, *, trained_blocks: bo
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("trained_blocks", [False, True])
-def test_known_words_keep_their_rows_and_new_ones_begin_as_the_mean(
+def test_known_words_keep_their_embeddings_and_new_words_get_the_mean(
     trained_blocks: bool, tied: bool, world: "World", tiny: Config
 ) -> None:
     config = tiny("attention", tied=tied)
@@ -68,8 +68,8 @@ def test_known_words_keep_their_rows_and_new_ones_begin_as_the_mean(
         assert torch.equal(own[name], theirs[name])
 
 
-def test_the_same_words_in_another_order_give_the_same_captions(world: "World", tiny: Config) -> None:
-    """Each word's probability moves with the word."""
+def test_reordered_words_give_the_same_captions(world: "World", tiny: Config) -> None:
+    """Each word keeps its probability."""
     config = tiny("baseline")
     start = checkpoint_of(config, world.vocab)
     reordered = (*world.vocab.words[:4], *reversed(world.vocab.words[4:]))

@@ -1,4 +1,4 @@
-"""captionlab tune on a tiny tree: real studies in SQLite, real runs in MLflow, real kills."""
+"""captionlab tune on a tiny tree, with a SQLite study, MLflow runs and killed processes."""
 
 import itertools
 import json
@@ -96,7 +96,7 @@ def wait_until(true: Callable[[], object]) -> None:
 
 
 @pytest.mark.slow
-def test_a_grid_is_every_point_once_and_the_best_is_a_command(root: Path, find: Find) -> None:
+def test_a_grid_tries_every_point_and_prints_the_best_command(root: Path, find: Find) -> None:
     found = find("grid", HIDDEN, OPTIMIZER)
     assert values(found) == list(itertools.product((4, 8, 12), ("adam", "rmsprop")))
     assert {trial["state"] for trial in found["trials"]} == {"complete"}
@@ -116,7 +116,7 @@ def test_a_grid_is_every_point_once_and_the_best_is_a_command(root: Path, find: 
         assert run.data.params["hidden"] == str(trial["values"]["hidden"])
 
 
-def test_the_overrides_give_dvc_those_parameters(root: Path) -> None:
+def test_overrides_give_dvc_the_same_parameters(root: Path) -> None:
     from dvc.utils.hydra import apply_overrides
 
     point = {"embedding,hidden": 12, "training.learning_rate": 1e-05, "training.optimizer": "rmsprop", "image": "merge"}
@@ -129,7 +129,7 @@ def test_the_overrides_give_dvc_those_parameters(root: Path) -> None:
     assert params.training.optimizer == "adamw", "other systems train as before"
 
 
-def test_hyperband_prunes_and_mlflow_shows_it(root: Path, find: Find) -> None:
+def test_hyperband_prunes_and_logs_to_mlflow(root: Path, find: Find) -> None:
     found = find("hyperband", RATE, trials=8)
     states = Counter(trial["state"] for trial in found["trials"])
     assert states.keys() == {"complete", "pruned"}
@@ -148,7 +148,7 @@ def test_a_higher_total_continues_and_a_lower_one_does_nothing(find: Find) -> No
     assert figures(find("random", RATE, trials=3)) == figures(three)
 
 
-def test_drawn_points_never_come_twice() -> None:
+def test_sampled_points_are_distinct() -> None:
     space = read_ranges(["hidden=1,2", "layers=1..3"], "baseline.tiny")
     points = [tuple(point.values()) for point in draw(space, 1, 50)]
     assert sorted(points) == sorted(itertools.product((1, 2), (1, 2, 3)))
@@ -183,7 +183,7 @@ def test_a_search_killed_in_a_trial_resumes_to_the_same_result(
 
 
 @pytest.mark.slow
-def test_workers_share_the_trials_and_one_may_die(root: Path, find: Find) -> None:
+def test_workers_share_the_trials_even_if_one_is_killed(root: Path, find: Find) -> None:
     with begin(root, "--sampler", "grid", "--workers", "2", "--range", HIDDEN, "--range", OPTIMIZER) as process:
         wait_until(lambda: "trial 1 " in said(root))
         one, _ = children(process.pid)
@@ -200,13 +200,13 @@ def test_workers_share_the_trials_and_one_may_die(root: Path, find: Find) -> Non
 
 
 def children(parent: int) -> list[int]:
-    """The spawned workers, which multiprocessing names so."""
+    """The spawned worker processes, found by the name that multiprocessing gives them."""
     listed = subprocess.run(["ps", "-wweo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = (line.split(None, 2) for line in listed.splitlines())
     return [int(pid) for pid, ppid, command in rows if int(ppid) == parent and "spawn_main" in command]
 
 
-def test_a_server_that_is_down_is_a_warning_and_later_has_all(
+def test_an_unavailable_server_is_a_warning_and_gets_the_trials_later(
     root: Path, find: Find, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
@@ -218,7 +218,7 @@ def test_a_server_that_is_down_is_a_warning_and_later_has_all(
     assert [run.info.status for run in runs(root)] == ["FINISHED", "FINISHED"]
 
 
-def test_a_trial_that_fails_leaves_the_others(root: Path, find: Find) -> None:
+def test_a_failed_trial_does_not_stop_the_others(root: Path, find: Find) -> None:
     found = find("grid", "hidden=8,4000")
     assert [trial["state"] for trial in found["trials"]] == ["complete", "fail"]
     assert "more than training.max_megabytes" in found["trials"][1]["error"]
@@ -243,10 +243,10 @@ def test_a_trial_that_fails_leaves_the_others(root: Path, find: Find) -> None:
     ("baseline.tiny", "random", ["hidden=4,[8"], "'\\[8' is not a valid value in params.yaml"),
     ("baseline.tiny", "random", ["hidden=4,4"], "has a value twice"),
     ("baseline.tiny", "random", ["hidden=4,8", "embedding,hidden=4,8"], "hidden has two ranges"),
-    ("baseline.tiny", "grid", ["dropout=0.1..0.2"], "a grid needs values instead of ends"),
+    ("baseline.tiny", "grid", ["dropout=0.1..0.2"], "a grid needs values instead of bounds"),
     ("baseline.tiny", "random", ["encoder=tiny,vgg16"], "'vgg16' is not in extract_features.encoders"),
 ])  # fmt: skip
-def test_an_invalid_search_is_one_line(
+def test_an_invalid_search_is_one_error_line(
     root: Path, find: Find, row: str, sampler: Sampler, ranges: Sequence[str], message: str
 ) -> None:
     with pytest.raises(CaptionlabError, match=message) as caught:
@@ -255,13 +255,13 @@ def test_an_invalid_search_is_one_line(
     assert not (root / "tune.db").exists()
 
 
-def test_a_damaged_database_is_one_line(root: Path, find: Find) -> None:
+def test_a_damaged_database_is_one_error_line(root: Path, find: Find) -> None:
     (root / "tune.db").write_text("no database at all, but long enough to look at" * 100)
     with pytest.raises(CaptionlabError, match=r"tune\.db cannot be used \(.*\); move it away"):
         find("random", RATE, trials=1)
 
 
-def test_without_optuna_it_says_what_to_install(root: Path) -> None:
+def test_missing_optuna_is_reported_with_the_package_to_install(root: Path) -> None:
     script = (
         "import sys; sys.modules['optuna'] = None; from captionlab.cli import main\n"
         "sys.argv = ['captionlab', 'tune', 'baseline.tiny']; main()"

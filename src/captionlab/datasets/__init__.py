@@ -1,8 +1,7 @@
-"""The readers of datasets, one module a format, and what they return to the checks they share.
+"""Dataset readers, one module for each format, and what they return.
 
-A reader knows its format alone: it writes the photos' files unchanged, flat, into the folder it is given and returns
-the captions and splits it read. ``checks`` finds what is wrong with them, for every format. ``sources`` names the
-readers.
+A reader knows its format only: it writes the photo files unchanged into one folder and returns the captions and splits.
+``checks`` validates the result of every reader. ``sources`` lists the readers.
 """
 
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from captionlab.core.records import SPLITS, CaptionedImage, Split
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Problem:
-    """Something wrong with a dataset that does not stop the run by itself."""
+    """A defect of a dataset that does not stop the run by itself."""
 
     kind: str
     item: str  # the photo, the caption's id or the file
@@ -24,20 +23,20 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a reader found, unchecked. Photos are known by their file names in the images folder."""
+    """What a reader returns, unchecked. Photos are identified by their file names in the images folder."""
 
-    captions: list[tuple[str, str]]  # photo and caption as written, in the source's order
-    splits: dict[Split, list[str]]  # photos; the splits that the source does not give are missing
-    split_source: str = ""  # where the splits come from; empty where the source gives none
-    problems: list[Problem] = field(default_factory=list)  # that only the reader could see
-    notes: list[str] = field(default_factory=list)  # sentences that the user should read
-    judged: list[JudgedCaption] = field(default_factory=list)  # captions that people judged beside a photo
-    truth: list[dict[str, Any]] = field(default_factory=list)  # of drawn scenes: what each photo shows
-    words: dict[str, Any] = field(default_factory=dict)  # of drawn scenes: what the captions' words mean
+    captions: list[tuple[str, str]]  # (photo, caption as written), in the source's order
+    splits: dict[Split, list[str]]  # photos of each split; splits that the source lacks are missing
+    split_source: str = ""  # where the splits come from; empty if the source has none
+    problems: list[Problem] = field(default_factory=list)  # problems that only the reader can find
+    notes: list[str] = field(default_factory=list)  # messages for the user
+    judged: list[JudgedCaption] = field(default_factory=list)  # captions with human judgments
+    truth: list[dict[str, Any]] = field(default_factory=list)  # of drawn scenes only: what each photo shows
+    words: dict[str, Any] = field(default_factory=dict)  # of drawn scenes only: what the captions' words mean
 
     @classmethod
     def of(cls, records: Iterable[CaptionedImage]) -> "Found":
-        """What a reader that makes whole records has found."""
+        """Convert complete records, from a reader that makes them."""
         captions: list[tuple[str, str]] = []
         splits: dict[Split, list[str]] = {split: [] for split in SPLITS}
         for record in records:

@@ -1,4 +1,4 @@
-"""Untrusted zip files: checked as a whole before anything is written, then extracted block by block.
+"""Safe extraction of untrusted zip files: all members are checked before anything is written.
 
 Knows nothing of what the archives contain.
 """
@@ -14,18 +14,18 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from captionlab.errors import CaptionlabError
 
 MAX_MEMBER_BYTES = 64 << 20
-MAX_NAME_BYTES = 255  # what file systems take
-MAX_RATIO = 100  # of unpacked to packed size; photos hardly shrink, text shrinks to a third
+MAX_NAME_BYTES = 255  # limit of common file systems
+MAX_RATIO = 100  # of unpacked to packed size; that of photos is about 1, of text about 3
 _BLOCK_BYTES = 1 << 20
 
-# What zipfile raises on damaged input, found by fuzzing: most of it is not BadZipFile.
+# Exceptions that zipfile raises for damaged input, found by fuzzing.
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
     struct.error,
     EOFError,
-    MemoryError,  # an LZMA header may ask for a dictionary of gigabytes
+    MemoryError,  # an LZMA header may request gigabytes
     OSError,
     OverflowError,
     RuntimeError,  # an encrypted member, or (as NotImplementedError) an unknown compression
@@ -34,11 +34,11 @@ _DAMAGED = (
 
 
 def extract(archive: Path, folder: Path, choose: Callable[[PurePosixPath], str | None]) -> list[str]:
-    """Write into ``folder`` the members for which ``choose`` gives a file name, and return those names.
+    """Write the members for which ``choose`` returns a file name into ``folder``; returns these names.
 
-    A name that occurs twice is returned twice, and its first member is written. Raises CaptionlabError, before anything
-    is written, when the archive cannot be read or is damaged, a member points outside the folder or is a link, or the
-    contents are implausibly large; later, when a member turns out to be damaged.
+    If a name occurs twice it is returned twice, and the first member is written. Raises CaptionlabError before anything
+    is written if the archive cannot be read, or a member points outside the folder, is a link or is too large; and
+    during extraction if a member is damaged.
     """
     names: list[str] = []
     written: set[str] = set()
@@ -68,10 +68,10 @@ def _opened(archive: Path) -> zipfile.ZipFile:
 
 
 def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Refuse members that would be written outside the folder, and sizes that no collection of photos has."""
+    """Raise CaptionlabError for members outside the folder, links, and implausible names or sizes."""
     for member in members:
-        # The name as POSIX and as Windows read it, so that all systems refuse the same zips. zipfile has cut
-        # ``filename`` at a NUL; ``orig_filename`` is as in the archive.
+        # Checked as a POSIX and as a Windows path, so that all systems refuse the same zips. zipfile cuts ``filename``
+        # at a NUL; ``orig_filename`` is as in the archive.
         name = member.orig_filename
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         if posix.is_absolute() or windows.anchor or ".." in posix.parts or ".." in windows.parts or "\0" in name:
@@ -98,12 +98,12 @@ def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
 
 
 def _blocks(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
-    """The member's bytes. zipfile stops at the size that was checked and compares the CRC at the end."""
+    """The member's bytes. zipfile stops at the size that was checked and verifies the CRC at the end."""
     try:
         with opened.open(member) as source:
             while block := source.read(_BLOCK_BYTES):
                 yield block
-    except _DAMAGED as error:  # of reading only: errors of the consumer, who writes, are not raised here
+    except _DAMAGED as error:  # only errors of reading; those of the writing consumer are not raised here
         raise _damaged(f"{archive}: the member {member.filename!r}", error) from error
 
 

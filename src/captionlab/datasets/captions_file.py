@@ -1,6 +1,6 @@
-"""Captions in a table of text, as people and programs write it: CSV in its dialects, and Flickr's token files.
+"""Captions files: CSV in its dialects, and the token files of Flickr8k and Flickr30k.
 
-Knows columns, quotes and separators, not photos.
+Knows columns, quotes and separators; nothing of photos.
 """
 
 import csv
@@ -16,10 +16,10 @@ from captionlab.errors import CaptionlabError
 
 CAPTION_FILES = (
     "captions.txt", "captions.csv", "captions.tsv",
-    "results.csv", "Flickr8k.token.txt", "results_20130124.token",  # as Flickr30k and Flickr8k are published
+    "results.csv", "Flickr8k.token.txt", "results_20130124.token",  # of Flickr30k and Flickr8k
 )  # fmt: skip
 _SEPARATORS = ("\t", ";", "|", ",")
-# Names of columns in small letters and without blanks, hyphens and underscores; the first that a header has is read.
+# Column names in lowercase without blanks, hyphens and underscores; the first one in the header is used.
 _IMAGE = ("image", "imagename", "filename", "file", "imagepath", "imagefile", "photo", "img", "path", "name", "imageid")
 _CAPTION = ("caption", "comment", "text", "sentence", "description")
 _SPLIT = ("split",)
@@ -28,7 +28,7 @@ _NUMBER_FIRST = re.compile(r"\s*(\d+)\s+(.*)", re.DOTALL)
 
 
 class Row(NamedTuple):
-    """One line of a captions file, as written; ``split`` is empty where there is no such column."""
+    """One line of a captions file, as written; ``split`` is empty if there is no such column."""
 
     image: str
     caption: str
@@ -36,11 +36,11 @@ class Row(NamedTuple):
 
 
 def read_captions(path: Path) -> tuple[list[Row], list[Problem]]:
-    """The rows of a captions file, a repeated one once; the repeats as problems.
+    """The distinct rows of a captions file, and repeated rows as problems.
 
     A header names the columns, in any order; other columns are ignored. The separator is a comma, a semicolon, a tab
-    or ``|``; a field may be in quotes. A caption may hold the separator without quotes: surplus fields belong to it.
-    Raises CaptionlabError when the file cannot be read, has no such header or no rows.
+    or ``|``; fields may be in quotes. A caption may contain the separator without quotes: surplus fields belong to it.
+    Raises CaptionlabError if the file cannot be read or has no such header or no rows.
     """
     text = read_text(path)
     if _TOKEN_LINE.match(text):
@@ -72,9 +72,9 @@ def read_captions(path: Path) -> tuple[list[Row], list[Problem]]:
 
 
 def token_captions(text: str, name: str) -> tuple[list[tuple[str, str]], list[Problem]]:
-    """Photo and caption of each line ``photo#number<TAB>caption``; a repeated id is a problem.
+    """(photo, caption) of each line ``photo#number<TAB>caption``, and repeated ids as problems.
 
-    Raises CaptionlabError, with ``name`` and the line, for any other line, and when there are none.
+    Raises CaptionlabError with ``name`` and the line number for any other line, and if there are no captions.
     """
     captions: dict[str, tuple[str, str]] = {}
     problems = []
@@ -94,7 +94,7 @@ def token_captions(text: str, name: str) -> tuple[list[tuple[str, str]], list[Pr
 
 @dataclass(frozen=True, kw_only=True)
 class _Table:
-    """What a header says: the separator, how many columns there are, and the numbers of those that are read."""
+    """The separator, the number of columns and the indices of the columns that are used."""
 
     separator: str
     columns: int
@@ -108,13 +108,13 @@ class _Table:
         return Row(fields[self.image].strip(), fields[self.caption].strip(), split)
 
     def _aligned(self, line: str) -> Sequence[str]:
-        """The line's fields, one a column."""
+        """The line's fields, one for each column."""
         fields = _fields(line, self.separator, self.columns)
         surplus = len(fields) - self.columns
         if surplus > 0:
             stop = self.caption + surplus + 1
             return [*fields[: self.caption], self.separator.join(fields[self.caption : stop]), *fields[stop:]]
-        # In one line of Flickr30k's results.csv the separator between a caption's number and the caption is missing.
+        # One line of Flickr30k's results.csv lacks the separator between the caption's number and the caption.
         if surplus == -1 and self.separator == "|" and (parts := _NUMBER_FIRST.fullmatch(fields[-1])):
             return [*fields[:-1], *parts.groups()]
         return [*fields, *[""] * -surplus]
@@ -134,13 +134,13 @@ def _first(names: Sequence[str], known: Sequence[str]) -> int | None:
 
 
 def _fields(line: str, separator: str, columns: int = 0) -> list[str]:
-    """The fields of a line as CSV; where its quotes are not CSV's they are text like any other.
+    """The fields of a line as CSV; quotes that are not valid CSV are kept as text.
 
-    Each line is parsed alone, so that a quote left open cannot swallow the lines below it.
+    Each line is parsed separately, so that an unclosed quote does not extend over the following lines.
     """
     try:
         fields = next(csv.reader([line], delimiter=separator, strict=True, skipinitialspace=True), [])
-        if columns and len(fields) != columns:  # surplus fields will be joined again, with the blanks between them
+        if columns and len(fields) != columns:  # keeps the blanks, because surplus fields are joined again
             fields = next(csv.reader([line], delimiter=separator, strict=True), [])
     except csv.Error:
         return line.split(separator)

@@ -1,6 +1,6 @@
-"""The checks of every dataset: from what a reader found to records that later stages can rely on.
+"""The checks of every dataset: what a reader returned becomes valid records and a list of problems.
 
-Knows photos, captions and splits, not where they came from.
+Knows photos, captions and splits; nothing of formats.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from captionlab.datasets.splits import mismatch
 from captionlab.errors import CaptionlabError, some_of
 
 CORRUPT = "corrupt photo"
-TWIN = "duplicate photo"
+DUPLICATE = "duplicate photo"
 UNCAPTIONED = "photo without captions"
 UNKNOWN = "split names unknown photo"
 REPEATED = "split names photo twice"
@@ -36,23 +36,23 @@ OVERLONG = "overlong caption"
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A dataset in which every photo can be read, is in one split and has a caption with words."""
+    """A valid dataset: every photo can be read, is in one split and has a caption with words."""
 
     records: list[CaptionedImage]  # by split, then by name
     problems: list[Problem]  # sorted
     digest: str  # of photos, captions and splits: the same on every machine
-    set_aside: int  # photos with captions that are in no split
+    set_aside: int  # number of photos with captions that are in no split
 
 
 def check(found: Found, images: Path, *, max_bad_share: float) -> Checked:
-    """Read every photo, match photos, captions and splits, and list what does not match.
+    """Read every photo, match photos, captions and splits, and list the problems.
 
-    Raises CaptionlabError when two splits share a photo, when more than ``max_bad_share`` of the photos or of the
-    captions cannot be used, or when a split is left without photos.
+    Raises CaptionlabError if two splits share a photo, if more than ``max_bad_share`` of the photos or of the captions
+    cannot be used, or if a split has no usable photo.
     """
     _refuse_overlap(found.splits)
     photos = _read_all(images)
-    sound = {name: photo.sha256 for name, photo in photos.items() if photo.fault is None}
+    readable = {name: photo.sha256 for name, photo in photos.items() if photo.fault is None}
     split_of = {name: split for split in SPLITS for name in found.splits[split]}
 
     bad_photos = [_problem(CORRUPT, name, photo.fault) for name, photo in photos.items() if photo.fault is not None]
@@ -60,11 +60,11 @@ def check(found: Found, images: Path, *, max_bad_share: float) -> Checked:
         _problem(UNKNOWN, name, f"in the {split} split") for name, split in split_of.items() if name not in photos
     ]
     captions, bad_captions, unusable_captions = _match(found.captions, photos)
-    bad_photos += [_problem(UNCAPTIONED, name, "") for name in sound if name not in captions]
-    notes = [*found.problems, *_repeated(found.splits), *_twins(sound, split_of)]
+    bad_photos += [_problem(UNCAPTIONED, name, "") for name in readable if name not in captions]
+    notes = [*found.problems, *_repeated(found.splits), *_duplicates(readable, split_of)]
 
     hints = "".join([mismatch(found, photos), *(f"; {note}" for note in found.notes)])
-    total = len(found.captions)  # first, since photos lack captions where their captions cannot be used
+    total = len(found.captions)  # checked first, because unusable captions also leave photos without captions
     if unusable_captions > max_bad_share * total:
         raise _too_many(f"{unusable_captions:,} of {total:,} captions", bad_captions, hints, max_bad_share)
     total = len(photos.keys() | split_of.keys())
@@ -75,7 +75,7 @@ def check(found: Found, images: Path, *, max_bad_share: float) -> Checked:
         CaptionedImage(image=name, split=split, captions=tuple(captions[name]))
         for split in SPLITS
         for name in sorted(set(found.splits[split]))
-        if name in sound and name in captions
+        if name in readable and name in captions
     ]
     for split in SPLITS:
         if not any(record.split == split for record in records):
@@ -83,8 +83,8 @@ def check(found: Found, images: Path, *, max_bad_share: float) -> Checked:
     return Checked(
         records=records,
         problems=sorted([*bad_photos, *bad_captions, *notes]),
-        digest=digest_of([[r.image, r.split, r.captions, sound[r.image]] for r in records]),
-        set_aside=sum(name in captions and name not in split_of for name in sound),
+        digest=digest_of([[r.image, r.split, r.captions, readable[r.image]] for r in records]),
+        set_aside=sum(name in captions and name not in split_of for name in readable),
     )
 
 
@@ -95,25 +95,25 @@ class _Photo:
 
 
 def _read_all(images: Path) -> dict[str, _Photo]:
-    """Hash and fully decode every photo, in threads: Pillow and hashlib release the interpreter's lock."""
+    """Hash and decode every photo in threads; Pillow and hashlib release the GIL."""
     files = sorted(images.iterdir())
 
     def read(path: Path) -> _Photo:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         fault = fault_of(path)
-        # Pillow names the file with its whole path, which differs from machine to machine.
+        # Pillow's messages have the full path, which differs between machines.
         return _Photo(sha256, fault and fault.replace(str(path), path.name))
 
     with warnings.catch_warnings(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        warnings.filterwarnings("ignore", module="PIL")  # a photo that can be read may have odd metadata
+        warnings.filterwarnings("ignore", module="PIL")  # such as unusual metadata in a readable photo
         read_photos = tqdm(pool.map(read, files), "checking photos", len(files), leave=False, disable=None)
-        # Some file systems give names in NFD, whatever they were written in.
+        # Some file systems return names in NFD.
         return {nfc(path.name): photo for path, photo in zip(files, read_photos, strict=True)}
 
 
 def _match(captions: list[tuple[str, str]], photos: Collection[str]) -> tuple[dict[str, list[str]], list[Problem], int]:
-    """The captions of each photo, the problems, and how many captions cannot be used."""
+    """The usable captions of each photo, the problems, and the number of unusable captions."""
     usable: dict[str, list[str]] = {}
     unusable: Counter[tuple[str, str]] = Counter()  # kind of problem and photo
     for name, caption in captions:
@@ -136,7 +136,7 @@ def _refuse_overlap(splits: dict[Split, list[str]]) -> None:
         if shared := sorted(set(splits[one]) & set(splits[other])):
             raise CaptionlabError(
                 f"the splits {one} and {other} share {_number(len(shared), 'photo')} ({some_of(shared)});"
-                " take them out of one of the two"
+                " remove them from one of the two"
             )
 
 
@@ -158,15 +158,17 @@ def _repeated(splits: dict[Split, list[str]]) -> list[Problem]:
     ]
 
 
-def _twins(sound: dict[str, str], split_of: dict[str, Split]) -> list[Problem]:
-    """Photos with the same bytes under two names. They stay: published splits hold some."""
+def _duplicates(readable: dict[str, str], split_of: dict[str, Split]) -> list[Problem]:
+    """Photos with the same bytes under two names. They are kept, because published splits contain some."""
     first: dict[str, str] = {}
     problems = []
-    for name, sha256 in sound.items():
-        twin = first.setdefault(sha256, name)
-        if twin != name:
-            where = [split_of.get(each, "no split") for each in (name, twin)]
-            problems.append(_problem(TWIN, name, f"the same bytes as {twin} (in {where[0]} and {where[1]}); kept"))
+    for name, sha256 in readable.items():
+        other = first.setdefault(sha256, name)
+        if other != name:
+            where = [split_of.get(each, "no split") for each in (name, other)]
+            problems.append(
+                _problem(DUPLICATE, name, f"the same bytes as {other} (in {where[0]} and {where[1]}); kept")
+            )
     return problems
 
 

@@ -1,6 +1,6 @@
-"""COCO's captions as published: ``captions_train2017.json`` and ``captions_val2017.json``, beside the photos.
+"""COCO's captions as published: ``captions_train2017.json``, ``captions_val2017.json`` and a folder of photos.
 
-Knows which files are read and what must be in them; ``data.caption_json`` knows their layout.
+Knows the file names and the published counts; ``data.caption_json`` knows the layout of the JSON.
 """
 
 import re
@@ -22,12 +22,12 @@ _NAME = re.compile(rf"captions_({'|'.join(SPLITS)})\d*\.json")
 
 
 def coco(source: Path, images: Path, published: dict[str, dict[str, int]] = PUBLISHED) -> Found:
-    """Copy the photos that ``captions_*.json`` name and read captions and splits.
+    """Copy the photos listed in ``captions_*.json`` into ``images`` and read captions and splits.
 
-    There is one file for each split, in the folder or its ``annotations``; a split without one, as COCO's test split,
-    whose captions are not published, is yet to be drawn. Photos are in ``Images/`` or beside the files, and in the
-    subfolders. Raises CaptionlabError when there are no files, one is damaged or has not the counts of ``published``,
-    or they name none of the photos.
+    There is one file for each split, in the folder or its subfolder ``annotations``. A split without a file, such as
+    COCO's test split, is drawn later. Photos are in ``Images/`` or in the folder itself, including subfolders. Raises
+    CaptionlabError if there is no file, one is damaged or differs from the counts of ``published``, or none of the
+    listed photos is found.
     """
     files = _files(source)
     entries = [entry for split, path in files.items() for entry in _entries(path, split, published)]
@@ -36,7 +36,7 @@ def coco(source: Path, images: Path, published: dict[str, dict[str, int]] = PUBL
 
 
 def _files(source: Path) -> dict[Split, Path]:
-    """The file of each split that has one."""
+    """The files by split; a split may have none."""
     paths = sorted([*source.glob("captions_*.json"), *source.glob("annotations/captions_*.json")])
     files: dict[Split, Path] = {}
     for split in SPLITS:

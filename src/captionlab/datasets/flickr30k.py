@@ -1,6 +1,6 @@
 """Flickr30k as published: ``results.csv``, or ``results_20130124.token``, and a folder of photos.
 
-Knows the numbers it must hold; ``folder`` reads it, and ``captions_file`` knows its one row without a separator.
+Knows the published counts; ``folder`` reads the files.
 """
 
 from pathlib import Path
@@ -16,9 +16,9 @@ _CAPTION_FILES = ("results.csv", "results_20130124.token")
 def flickr30k(source: Path, images: Path, published: dict[str, int] = PUBLISHED) -> Found:
     """Copy the photos into ``images`` and read captions and splits, as ``folder`` does.
 
-    ``source`` is the folder with the captions, or has it as its subfolder ``flickr30k_images``. There is no published
-    split; Karpathy's has a format of its own. Raises CaptionlabError when a file is missing or cannot be read, or the
-    counts are not the published ones.
+    ``source`` is the folder with the captions, or the folder that contains it as ``flickr30k_images``. There is no
+    published split; Karpathy's is the format ``karpathy``. Raises CaptionlabError if a file is missing or cannot be
+    read, or the counts differ from the published ones.
     """
     inner = source / "flickr30k_images"
     place = inner if any((inner / name).is_file() for name in _CAPTION_FILES) else source

@@ -1,6 +1,6 @@
 """Flickr8k as published: a zip of photos and a zip of texts, packed or unpacked.
 
-Knows the layout of the two and the numbers they must hold; ``checks`` finds what is wrong inside.
+Knows the layout and the published counts; ``checks`` checks the contents.
 """
 
 from collections import Counter
@@ -25,15 +25,14 @@ PHOTOS_ZIP = "Flickr8k_Dataset.zip"
 TEXT_ZIP = "Flickr8k_text.zip"
 _RELEASE = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
 _URLS = {name: (f"{_RELEASE}/{name}",) for name in (PHOTOS_ZIP, TEXT_ZIP)}
-_MD5 = {  # as the R package torchvision (mlverse/torchvision, R/dataset-flickr.R) checks them
+_MD5 = {  # from the R package torchvision (mlverse/torchvision, R/dataset-flickr.R)
     PHOTOS_ZIP: "f18a1e2920de5bd84dae7cf08ec78978",
     TEXT_ZIP: "bf6c1abcb8e4a833b7f922104de18627",
 }
 
-PHOTO_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset")  # spelled both ways; the first is the publisher's
+PHOTO_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset")  # both spellings; the first is the publisher's
 _TOKENS = "Flickr8k.token.txt"
-# Of copies in public repositories that agree with one another; the publisher gave none. So a different digest is listed
-# as a problem, and the counts decide.
+# Of copies in public repositories, which agree; the publisher gave none. So another digest is only listed as a problem.
 _SHA256 = {
     _TOKENS: "1e1f3a371ba1a1bf742e6930521c037e046b2bf3fcc2390ba8405e0301ed7689",
     FLICKR8K_FILES["train"]: "e330ddd5156a4c2d2e2b67bc587e70e588f2d132bd8a10dc54dcb71e58115d8e",
@@ -44,7 +43,7 @@ _SHA256 = {
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How many there are of each."""
+    """Number of photos, of captions, and of photos in each split."""
 
     photos: int
     captions: int
@@ -55,9 +54,9 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """What the zip or the folder of texts holds."""
+    """The contents of the zip or the folder of texts."""
 
-    captions: list[tuple[str, str]]  # photo and caption as written
+    captions: list[tuple[str, str]]  # (photo, caption as written)
     splits: dict[Split, list[str]]
     judged: list[JudgedCaption]
     problems: list[Problem]
@@ -68,15 +67,15 @@ class Texts:
         return _by_photo(self.captions)
 
 
-# The captions are five for each photo and five for one that does not exist (2258277193_586949ec62.jpg.1).
+# Five captions for each photo, and five for one that does not exist (2258277193_586949ec62.jpg.1).
 PUBLISHED = Counts(photos=8_091, captions=40_460, train=6_000, val=1_000, test=1_000)
 
 
 def flickr8k(source: Path, images: Path, published: Counts = PUBLISHED) -> Found:
     """Copy the photos into ``images`` and read captions and splits.
 
-    ``source`` is a folder with both zips, or with what is in them; when it has neither they are downloaded. Raises
-    CaptionlabError when a part is missing, a zip is damaged or unsafe, a file cannot be read, or the counts are not
+    ``source`` is a folder with both zips or their contents; if it has neither, they are downloaded. Raises
+    CaptionlabError if a part is missing, a zip is damaged or unsafe, a file cannot be read, or the counts differ from
     the published ones.
     """
     photos, texts = _photos_in(source), _texts_in(source)
@@ -85,11 +84,9 @@ def flickr8k(source: Path, images: Path, published: Counts = PUBLISHED) -> Found
         photos, texts = source / PHOTOS_ZIP, source / TEXT_ZIP
     if not photos or not texts:
         missing = f"photos ({PHOTOS_ZIP}, or {PHOTO_FOLDERS[0]})" if texts else f"captions ({TEXT_ZIP}, or {_TOKENS})"
-        raise CaptionlabError(
-            f"{source} has no {missing}; put them there, or take the rest away to download everything"
-        )
+        raise CaptionlabError(f"{source} has no {missing}; put them there, or remove the rest to download everything")
     read = _read_texts(texts)
-    names = _copied(photos, images)
+    names = _copy(photos, images)
     problems = read.problems + [
         Problem(kind="duplicate photo", item=photo, detail=f"twice in {photos.name}; the first is kept")
         for photo, count in sorted(Counter(names).items())
@@ -101,7 +98,7 @@ def flickr8k(source: Path, images: Path, published: Counts = PUBLISHED) -> Found
     )  # fmt: skip
     if counts != published:
         raise CaptionlabError(
-            f"{source} does not hold the published Flickr8k: {_said(counts)} instead of {_said(published)};"
+            f"{source} does not hold the published Flickr8k: {_described(counts)} instead of {_described(published)};"
             " get the zips again, or use dataset.format folder for photos of your own"
         )
     split_source = f"Flickr8k's own, from {', '.join(FLICKR8K_FILES.values())}"
@@ -111,9 +108,9 @@ def flickr8k(source: Path, images: Path, published: Counts = PUBLISHED) -> Found
 
 
 def read_texts(source: Path) -> Texts:
-    """The texts in a folder that holds their zip or what is in it.
+    """Read the texts from a folder with their zip or its contents.
 
-    Raises CaptionlabError when there are none, or they are damaged.
+    Raises CaptionlabError if there are none or they are damaged.
     """
     texts = _texts_in(source)
     if texts is None:
@@ -122,22 +119,22 @@ def read_texts(source: Path) -> Texts:
 
 
 def copy_photos(source: Path, images: Path) -> None:
-    """Write the photos of a folder that holds their zip or what is in it into ``images``."""
+    """Copy the photos from a folder with their zip or its contents into ``images``."""
     photos = _photos_in(source)
     if photos is None:
         raise CaptionlabError(f"{source} has no {PHOTOS_ZIP}, and no folder {PHOTO_FOLDERS[0]}")
-    _copied(photos, images)
+    _copy(photos, images)
 
 
 def _photos_in(source: Path) -> Path | None:
-    """The zip of photos, or the folder that holds them."""
+    """The zip or the folder of photos in ``source``, if any."""
     if (source / PHOTOS_ZIP).is_file():
         return source / PHOTOS_ZIP
     return next((source / name for name in PHOTO_FOLDERS if (source / name).is_dir()), None)
 
 
 def _texts_in(source: Path) -> Path | None:
-    """The zip of texts, or the folder that holds them."""
+    """The zip or the folder of texts in ``source``, if any."""
     if (source / TEXT_ZIP).is_file():
         return source / TEXT_ZIP
     return next((folder for folder in (source, source / "Flickr8k_text") if (folder / _TOKENS).is_file()), None)
@@ -150,8 +147,8 @@ def _downloaded() -> Path:
     return folder
 
 
-def _copied(photos: Path, images: Path) -> list[str]:
-    """Write the photos of the zip or the folder into ``images``; returns their names, one that comes twice twice."""
+def _copy(photos: Path, images: Path) -> list[str]:
+    """Copy the photos of the zip or the folder into ``images``; returns all names, including repeated ones."""
     if photos.is_file():
         return extract(photos, images, lambda member: member.name if _is_photo(member) else None)
     files = [path for path in files_under(photos) if _is_photo(path)]
@@ -162,12 +159,12 @@ def _copied(photos: Path, images: Path) -> list[str]:
 
 
 def _is_photo(path: PurePath) -> bool:
-    """Photos are in ``Flicker8k_Dataset/``, spelled so; ``__MACOSX/`` repeats each name for a file that is no photo."""
+    """Whether a file is a photo; ``__MACOSX/`` has a file of the same name for each photo."""
     return "__MACOSX" not in path.parts and not path.name.startswith(".") and path.suffix.lower() == ".jpg"
 
 
 def _read_texts(texts: Path) -> Texts:
-    """What the zip or the folder of texts holds."""
+    """Read the zip or the folder of texts."""
     if texts.is_dir():
         return _read_text_files(texts, texts)
     wanted = {*_SHA256, *JUDGMENTS.values()}
@@ -177,7 +174,7 @@ def _read_texts(texts: Path) -> Texts:
 
 
 def _read_text_files(folder: Path, origin: Path) -> Texts:
-    """As ``_read_texts``; errors name the files as if they were in ``origin``."""
+    """Read the texts in ``folder``; errors name the files as if they were in ``origin``."""
     for name in _SHA256:
         if not (folder / name).is_file():
             raise CaptionlabError(f"{origin} has no {name}; get Flickr8k's texts again")
@@ -203,7 +200,7 @@ def _by_photo(captions: list[tuple[str, str]]) -> dict[str, list[str]]:
     return found
 
 
-def _said(counts: Counts) -> str:
+def _described(counts: Counts) -> str:
     return (
         f"{counts.photos:,} photos, {counts.captions:,} captions,"
         f" splits of {counts.train:,} / {counts.val:,} / {counts.test:,}"

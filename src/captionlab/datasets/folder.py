@@ -1,6 +1,6 @@
 """A folder of photos with a captions file, such as the popular ``Images/`` and ``captions.txt`` copy of Flickr8k.
 
-Knows where the captions file and the split files lie.
+Knows the layout of the folder; ``captions_file`` and ``splits`` read the files.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from captionlab.errors import CaptionlabError
 
 
 def folder(source: Path, images: Path, caption_files: Sequence[str] = CAPTION_FILES) -> Found:
-    """Copy the photos into ``images`` and read the captions and the splits, where there are any.
+    """Copy the photos into ``images`` and read the captions and any splits.
 
-    The captions file is the first of ``caption_files`` that is there. Photos are in ``Images/`` or beside the captions
-    file, and in the subfolders. The splits are ``train.txt``, ``val.txt`` and ``test.txt`` beside the captions file,
-    one photo a line; or Flickr8k's own files; or a column ``split`` of the captions file. Raises CaptionlabError when a
-    file is missing or cannot be read.
+    The captions file is the first of ``caption_files`` that exists. Photos are in ``Images/`` or in the folder itself,
+    including subfolders. Splits are ``train.txt``, ``val.txt`` and ``test.txt`` with one photo per line, or Flickr8k's
+    split files, or a column ``split`` of the captions file. Raises CaptionlabError if a file is missing or cannot be
+    read.
     """
     captions_file = _captions_file(source, caption_files)
     rows, problems = read_captions(captions_file)
@@ -48,7 +48,7 @@ def _captions_file(source: Path, names: Sequence[str]) -> Path:
 
 
 def _splits(source: Path, rows: list[Row], names: PhotoNames, captions_file: str) -> tuple[dict[Split, list[str]], str]:
-    """The photos of each split that the source gives, and where they are written."""
+    """The photos of each split that the source defines, and where it defines them."""
     for files in (OWN_FILES, FLICKR8K_FILES):
         if splits := read_split_files(source, files):
             found = {split: [names.find(photo) for photo in photos] for split, photos in splits.items()}
@@ -58,7 +58,7 @@ def _splits(source: Path, rows: list[Row], names: PhotoNames, captions_file: str
 
 
 def _split_column(rows: list[Row], names: PhotoNames) -> dict[Split, list[str]]:
-    """The photos of each split that the captions file names; empty where it names none."""
+    """The photos of each split according to the column ``split``; empty without that column."""
     named = {(split_named(row.split), names.find(row.image)): None for row in rows if row.split}
     found = {split: [photo for own, photo in named if own == split] for split in SPLITS}
     return {split: photos for split, photos in found.items() if photos}

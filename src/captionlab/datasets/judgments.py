@@ -1,6 +1,6 @@
 """Flickr8k's human judgments: ExpertAnnotations.txt and CrowdFlowerAnnotations.txt (Hodosh et al. 2013).
 
-Knows their columns. Some copies are damaged in the middle, so a broken line is left out and counted.
+Knows their columns. Some copies are damaged, so invalid lines are skipped and counted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +17,10 @@ FILES: dict[Judges, str] = {"experts": "ExpertAnnotations.txt", "crowd": "CrowdF
 def read_judgments(
     folder: Path, captions: Mapping[str, str], references: Mapping[str, Sequence[str]]
 ) -> tuple[list[JudgedCaption], list[Problem]]:
-    """The judged captions of the two files, and how many lines of each are broken. Either file may be missing.
+    """The judged captions of both files, and the number of broken lines as problems. Either file may be missing.
 
-    ``captions`` has every caption by its id (``photo#number``), ``references`` each photo's captions. A line is broken
-    when it is not UTF-8 or has other columns, marks out of range, or a photo or caption that there is not.
+    ``captions`` maps ids (``photo#number``) to captions, ``references`` photos to their captions. A line is broken if
+    it is not UTF-8 or has other columns, marks out of range, or an unknown photo or caption.
     """
     judged: list[JudgedCaption] = []
     problems = []
@@ -48,14 +48,14 @@ def _lines(content: bytes) -> Iterator[bytes]:
 
 
 def _parsed(judges: Judges, line: str) -> tuple[str, str, tuple[float, ...]]:
-    """Photo, id of the caption and marks of a line. Raises ValueError for any other line."""
+    """Photo, caption id and marks of a line. Raises ValueError if the line is invalid."""
     image, caption, *numbers = line.split("\t")
     if judges == "experts":
         marks = [int(number) for number in numbers]
         if len(marks) != 3 or not all(1 <= mark <= 4 for mark in marks):
-            raise ValueError(f"three marks from 1 to 4 are wanted, not {numbers}")
+            raise ValueError(f"expected three marks from 1 to 4, got {numbers}")
         return image, caption, tuple(map(float, marks))
     _, yes, no = numbers  # the first is their share, rounded
     if int(yes) < 0 or int(no) < 0 or int(yes) + int(no) == 0:
-        raise ValueError(f"numbers of yes and no are wanted, not {numbers}")
+        raise ValueError(f"expected the numbers of yes and no, got {numbers}")
     return image, caption, (int(yes) / (int(yes) + int(no)),)

@@ -1,6 +1,6 @@
-"""Karpathy's splits of Flickr8k, Flickr30k and COCO: ``dataset_flickr8k.json`` and so on, beside the photos.
+"""Karpathy's splits of Flickr8k, Flickr30k and COCO: ``dataset_flickr8k.json`` etc. and a folder of photos.
 
-Knows which file is read and what must be in it; ``data.caption_json`` knows its layout.
+Knows the file names and the published counts; ``data.caption_json`` knows the layout of the JSON.
 """
 
 from collections import Counter
@@ -20,11 +20,11 @@ PUBLISHED = {  # restval counted as train
 
 
 def karpathy(source: Path, images: Path, published: dict[str, dict[str, int]] = PUBLISHED) -> Found:
-    """Copy the photos that the one ``dataset_*.json`` of the folder names and read its captions and splits.
+    """Copy the photos listed in ``dataset_*.json`` into ``images`` and read captions and splits.
 
-    Photos are in ``Images/`` or beside the file, and in the subfolders, such as COCO's ``val2014``. Raises
-    CaptionlabError when the file is missing or damaged, has not the counts of ``published``, or names none of the
-    photos.
+    Photos are in ``Images/`` or in the folder itself, including subfolders such as COCO's ``val2014``. Raises
+    CaptionlabError if the folder does not have exactly one such file, it is damaged or differs from the counts of
+    ``published``, or none of the listed photos is found.
     """
     path = _file(source)
     entries = _entries(path)

@@ -1,6 +1,6 @@
-"""Photos and captions that a JSON file lists: found in a folder, counted and copied, for ``karpathy`` and ``coco``.
+"""Photos and captions listed in a JSON file, for ``karpathy`` and ``coco``: checked, counted and copied.
 
-Knows names, splits and published counts, not the layout of the JSON.
+Knows names, splits and published counts; nothing of the layout of the JSON.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ _LONGEST_NAME = 500  # characters, folders included
 
 
 class Listed(NamedTuple):
-    """One photo as a JSON file lists it."""
+    """One photo of a JSON file."""
 
-    photo: str  # its file name, with a folder where the file gives one
+    photo: str  # its file name, with the folder if the JSON has one
     split: Split
     captions: Sequence[str]
 
@@ -32,7 +32,7 @@ def read_json_file(path: Path) -> Any:
 
 
 def listed(path: Path, photo: str, split: Split, captions: Sequence[Any]) -> Listed:
-    """An entry of the file ``path``; CaptionlabError where its name or a caption is not text that a file can hold."""
+    """An entry of the file ``path``; raises CaptionlabError if the name or a caption is not valid text."""
     if len(photo) > _LONGEST_NAME or not _is_text(photo):
         raise CaptionlabError(f"{path}: no photo can have the name {shown(photo)}; correct the file")
     if not all(map(_is_text, captions)):
@@ -41,17 +41,18 @@ def listed(path: Path, photo: str, split: Split, captions: Sequence[Any]) -> Lis
 
 
 def check_counts(path: Path, found: Mapping[str, int], published: Mapping[str, int] | None, advice: str) -> None:
-    """Raise CaptionlabError, with ``advice`` at its end, where counts are not the published ones, if there are any."""
+    """Raise CaptionlabError, ending with ``advice``, if there are published counts and ``found`` differs from them."""
     if published and found != published:
         raise CaptionlabError(
-            f"{path} is not what was published: {_said(found)} instead of {_said(published)}; get it again, or {advice}"
+            f"{path} is not what was published: {_described(found)} instead of {_described(published)};"
+            f" get it again, or {advice}"
         )
 
 
 def collect(source: Path, images: Path, entries: Sequence[Listed], files: str, split_source: str) -> Found:
     """Copy the listed photos into ``images``; other photos of the folder are left out.
 
-    ``files`` names the lists in messages. Raises CaptionlabError when none of the listed photos is in the folder.
+    ``files`` is the name of the JSON files for messages. Raises CaptionlabError if none of the listed photos is found.
     """
     names, skipped = find_photos(source)
     captions: list[tuple[str, str]] = []
@@ -82,7 +83,7 @@ def collect(source: Path, images: Path, entries: Sequence[Listed], files: str, s
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a JSON value is text in whole characters; JSON can write halves of surrogate pairs, UTF-8 cannot."""
+    """Whether a JSON value is text that UTF-8 can encode; JSON may contain unpaired surrogates."""
     if not isinstance(value, str):
         return False
     try:
@@ -92,5 +93,5 @@ def _is_text(value: Any) -> bool:
     return True
 
 
-def _said(counts: Mapping[str, int]) -> str:
+def _described(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items())

@@ -1,6 +1,6 @@
-"""Parquet files with photos and captions, as Hugging Face's datasets store them.
+"""Parquet files with photos and captions, as in Hugging Face's datasets.
 
-Knows the layout: photos as bytes in one column, captions in others, a split in each file's name or in a column.
+Knows the layout: photos as bytes in one column, captions in others, the split in the file's name or in a column.
 """
 
 import re
@@ -19,8 +19,8 @@ from captionlab.datasets.splits import split_named
 from captionlab.errors import CaptionlabError
 
 _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
-_NAME_BYTES = 255  # what file systems take
-_ROWS_A_BATCH = 32  # photos in memory at a time
+_NAME_BYTES = 255  # limit of common file systems
+_BATCH_ROWS = 32  # photos in memory at a time
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp"}
 _IMAGE = ("image", "img", "photo", "picture")
 _CAPTION = ("caption", "captions", "text", "texts", "sentence", "sentences")
@@ -28,7 +28,7 @@ _NUMBERED = re.compile(r"caption_[0-9]{1,6}")
 
 
 class _Row(NamedTuple):
-    """One photo: its file's bytes (empty where there are none), its path as written, its captions and its split."""
+    """One photo: its bytes (empty if missing), its path as written, its captions and its split."""
 
     content: bytes
     path: str
@@ -39,9 +39,9 @@ class _Row(NamedTuple):
 def parquet(source: Path, images: Path) -> Found:
     """Write the photos' bytes unchanged into ``images`` and read captions and splits.
 
-    A photo keeps the file name in its ``path`` if no other has it, else it is named by split and row. Files of one
-    split alone, or of none, are one set of photos whose splits are yet to be drawn. Raises CaptionlabError when there
-    are no files, a file is damaged or a column is missing.
+    A photo keeps the file name of its ``path`` if it is unique, or else is named by split and row. If the file names
+    define no split, or only one, splits are drawn later. Raises CaptionlabError if there are no files, a file is
+    damaged or a column is missing.
     """
     captions: list[tuple[str, str]] = []
     splits: dict[Split, list[str]] = {}
@@ -57,14 +57,14 @@ def parquet(source: Path, images: Path) -> Found:
                 splits.setdefault(split, []).append(name)
                 split_sources.add("the column split" if row.split else "the files' names")
             captions += [(name, text) for text in row.captions]
-            if row.content:  # without it, the name is left in the split and the captions, where the checks find it
+            if row.content:  # a photo without bytes is reported by the checks
                 (images / name).write_bytes(row.content)
     notes = [f"not read, since no split is in the name: {', '.join(path.name for path in unread)}"] if unread else []
     return Found(captions=captions, splits=splits, split_source=" and ".join(sorted(split_sources)), notes=notes)
 
 
 def _files(source: Path) -> tuple[dict[Split | None, list[Path]], list[Path]]:
-    """The files of each split, or all under None where no name says a split; and the files that are not read."""
+    """The files by split, all under None if no file name has a split; and the files that are not read."""
     files = [path for path in files_under(source) if path.suffix.lower() == ".parquet"]
     files = [path for place in (source, source / "data") for path in files if path.parent == place]
     if not files:
@@ -85,7 +85,7 @@ def _rows(files: list[Path]) -> Iterator[_Row]:
         try:
             with pq.ParquetFile(path) as opened:
                 image, captions, split = _columns(path, opened.schema_arrow)
-                for batch in opened.iter_batches(_ROWS_A_BATCH, columns=[image, *captions, *split]):
+                for batch in opened.iter_batches(_BATCH_ROWS, columns=[image, *captions, *split]):
                     for row in batch.to_pylist():
                         photo = row[image] if isinstance(row[image], dict) else {"bytes": row[image]}
                         texts = [text for column in captions for text in _texts(row[column])]
@@ -101,7 +101,7 @@ def _texts(value: str | list[str | None] | None) -> list[str]:
 
 
 def _columns(path: Path, schema: Any) -> tuple[str, list[str], list[str]]:
-    """The names of the image column, of the caption columns in their order, and of the split column, if any."""
+    """The names of the image column, of the caption columns in order, and of the split column, if any."""
     kinds: dict[str, Any] = {field.name: field.type for field in schema}
     image = next((name for name in _IMAGE if name in kinds and _is_photo(kinds[name])), None)
     if image is None:
@@ -125,7 +125,7 @@ def _is_photo(kind: Any) -> bool:
 
 
 def _is_bytes(kind: Any) -> bool:
-    """Whether an Arrow type is of bytes, however they are stored, or of no value at all."""
+    """Whether an Arrow type is null or any kind of binary."""
     types = pa.types
     return any(
         is_kind(kind) for is_kind in (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_null)
@@ -133,7 +133,7 @@ def _is_bytes(kind: Any) -> bool:
 
 
 def _is_text(kind: Any) -> bool:
-    """Whether an Arrow type is of text, however it is stored, or of no value at all."""
+    """Whether an Arrow type is null or any kind of string, including dictionary-encoded ones."""
     types = pa.types
     stored = kind.value_type if types.is_dictionary(kind) else kind
     return any(
@@ -148,6 +148,6 @@ def _is_text_list(kind: Any) -> bool:
 
 
 def _safe_name(path: str) -> str | None:
-    """The file name alone, whichever system wrote the path; None where it is not a name that a file can have."""
+    """The file name of a POSIX or Windows path; None if it is not a valid file name."""
     name = nfc(PurePosixPath(path.replace("\\", "/")).name)
     return name if name.strip(".") and "\0" not in name and len(name.encode()) <= _NAME_BYTES else None

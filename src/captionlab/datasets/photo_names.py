@@ -1,4 +1,4 @@
-"""Which photo a captions file means: names as people write them, matched with the photos of a folder."""
+"""Matching of the photo names in captions files with the photos of a folder."""
 
 import re
 from collections import Counter
@@ -12,22 +12,22 @@ from captionlab.datasets import Problem
 from captionlab.datasets.reading import files_under, photos_among
 from captionlab.errors import CaptionlabError
 
-_LONGEST = 4096  # characters of a path, on most systems; NFC of a megabyte of accents would take hours
-_NUMBER = re.compile(r"#\d+$")  # of a caption, after the photo's name: a.jpg#0
+_LONGEST = 4096  # characters of a path on most systems; normalising a megabyte of accents would take hours
+_NUMBER = re.compile(r"#\d+$")  # caption number after a photo's name: a.jpg#0
 
 
 class PhotoNames:
-    """The photos of a folder and its subfolders, each with a name of its own.
+    """The photos of a folder and its subfolders, each with a unique name.
 
-    A photo's name is its file's, in NFC. Where two subfolders hold files of the same name, theirs are the path below
-    the folder, with ``__`` for each slash.
+    A photo's name is its file name in NFC. If several subfolders have files of the same name, the name is the relative
+    path with ``__`` for each slash.
     """
 
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
         self.folder = folder
         self.files: dict[str, Path] = {}  # by name
-        self.problems: list[Problem] = []  # photos left out, since another has their name
-        self._names: dict[str, str] = {}  # by path below the folder
+        self.problems: list[Problem] = []  # photos that are left out because another has the same name
+        self._names: dict[str, str] = {}  # by relative path
         paths = [_as_text(path.relative_to(folder)) for path in files]
         owners = Counter(map(_last, paths))
         for path, file in zip(paths, files, strict=True):
@@ -39,10 +39,10 @@ class PhotoNames:
                 self._names[path] = name
 
     def find(self, written: str) -> str:
-        """The name of the one photo that is meant; ``written`` itself where that is none, or could be several.
+        """The name of the photo that ``written`` refers to; ``written`` itself if there is none or it is ambiguous.
 
-        Folders may be missing or be added, as in ``Images/a.jpg`` or ``C:\\\\Images\\\\a.jpg``; the suffix may be
-        missing or in capitals, as in ``a`` or ``a.JPG``; the number of a caption may follow, as in ``a.jpg#0``.
+        Folders may be missing or added, as in ``Images/a.jpg`` or ``C:\\\\Images\\\\a.jpg``; the suffix may be
+        missing or in capitals, as in ``a`` or ``a.JPG``; a caption number may follow, as in ``a.jpg#0``.
         """
         if len(written) > _LONGEST:
             return written
@@ -58,7 +58,7 @@ class PhotoNames:
 
     @cached_property
     def _forms(self) -> "tuple[_Form, ...]":
-        """From the strictest comparison of names to the loosest."""
+        """The comparisons of names, from strict to loose."""
         return (
             _Form(self._names, str, str),
             _Form(self._names, str.casefold, str.casefold),
@@ -67,10 +67,10 @@ class PhotoNames:
 
 
 def find_photos(source: Path) -> tuple[PhotoNames, str | None]:
-    """The photos in the ``Images/`` of a dataset's folder, else in the folder itself; subfolders are included.
+    """The photos in ``Images/`` of a dataset's folder, or else in the folder itself, including subfolders.
 
-    The text counts the photos in formats that are not read; None where there are none. Raises CaptionlabError when
-    there is no photo.
+    Also returns a message with the number of photos in unsupported formats, if any. Raises CaptionlabError if there is
+    no photo.
     """
     place = next((source / name for name in ("Images", "images") if (source / name).is_dir()), source)
     files = files_under(place)
@@ -83,7 +83,7 @@ def find_photos(source: Path) -> tuple[PhotoNames, str | None]:
 
 
 class _Form:
-    """One way to compare paths: in the form ``of_photo`` and ``of_written`` give them."""
+    """One comparison of paths, each normalised by ``of_photo`` or ``of_written``."""
 
     def __init__(
         self, names: Mapping[str, str], of_photo: Callable[[str], str], of_written: Callable[[str], str]
@@ -93,14 +93,14 @@ class _Form:
         self._of_written = of_written
 
     def find(self, path: str) -> str | None:
-        """The photo with this path, or whose path ends with it, or whose whole path it ends with."""
+        """The photo whose path equals ``path``, ends with it, or is the end of it."""
         sought = self._of_written(path)
         matches = (self._whole.get(sought), self._ends.get(sought), *map(self._whole.get, _ends(sought)))
         return next((name for name in matches if name), None)
 
 
 def _unambiguous(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The pairs as a dict, without keys that stand for several names."""
+    """The pairs as a dict, without keys that have several names."""
     names: dict[str, str | None] = {}
     for key, name in pairs:
         names[key] = name if names.get(key, name) == name else None
@@ -108,7 +108,7 @@ def _unambiguous(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _ends(path: str) -> list[str]:
-    """The path and what is left of it without its first folder, its first two, and so on."""
+    """The path, and the path without its first folder, without its first two folders, and so on."""
     parts = path.split("/")
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
@@ -123,5 +123,5 @@ def _without_suffix(path: str) -> str:
 
 
 def _as_text(path: Path) -> str:
-    """The path in NFC; bytes of its name that are not text are shown as escapes."""
+    """The path in NFC; bytes that are not valid text are escaped."""
     return nfc(path.as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace"))

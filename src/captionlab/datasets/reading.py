@@ -1,6 +1,6 @@
-"""Files and folders of a dataset, read with errors that name them.
+"""Reading of a dataset's files and folders, with errors that name them.
 
-The stage that calls the readers takes any other OSError for a failure to write its output.
+The calling stage treats any other OSError as a failure to write its output.
 """
 
 import os
@@ -20,7 +20,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_readable(path: Path) -> None:
-    """Raise a CaptionlabError that names the file where it cannot be opened. For libraries that open it themselves."""
+    """Raise a CaptionlabError that names the file if it cannot be opened; for files that a library opens."""
     try:
         path.open("rb").close()
     except OSError as error:
@@ -28,7 +28,7 @@ def check_readable(path: Path) -> None:
 
 
 def read_text(path: Path, shown: Path | None = None) -> str:
-    """The file's UTF-8 text with line ends as "\\n", or a CaptionlabError that names it, as ``shown`` if given."""
+    """The file's UTF-8 text with line ends as "\\n", or a CaptionlabError that names it (as ``shown``, if given)."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -40,13 +40,13 @@ def read_text(path: Path, shown: Path | None = None) -> str:
 def files_under(folder: Path) -> list[Path]:
     """Every file in the folder and its subfolders, sorted; hidden ones and ``__MACOSX`` are left out.
 
-    macOS keeps a hidden ``._a.jpg`` beside ``a.jpg`` on other file systems, and in ``__MACOSX`` in archives.
+    macOS stores a hidden ``._a.jpg`` for each ``a.jpg`` on other file systems, and in ``__MACOSX`` of archives.
     """
     return sorted(_walk(folder))
 
 
 def photos_among(files: list[Path]) -> list[Path]:
-    """Those of the files whose suffix is that of a format that is read."""
+    """The files with the suffix of a supported format."""
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
@@ -55,7 +55,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         raise _cannot_read(Path(error.filename), error) from error
 
     for place, folders, names in os.walk(folder, onerror=refuse):
-        if not os.access(place, os.X_OK):  # its files can be listed, but not read
+        if not os.access(place, os.X_OK):  # the files can be listed but not read
             raise CaptionlabError(f"cannot read {place}: Permission denied")
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         for name in names:

@@ -1,7 +1,7 @@
 """The built-in dataset: drawn scenes, each with five captions and a record of what it shows (the truth).
 
-Knows the grammar in ``grammar.yaml``: what may appear together, how captions say it, and what only the test split
-shows. ``drawing`` draws the scenes.
+Knows ``grammar.yaml``: what may appear together, how captions describe it, and which pairs only the test split shows.
+``drawing`` draws the scenes.
 """
 
 import math
@@ -22,15 +22,15 @@ from captionlab.datasets.drawing.pen import Colour
 from captionlab.datasets.drawing.places import PLACES
 from captionlab.errors import CaptionlabError
 
-CAPTIONS = 5  # of each scene
+CAPTIONS = 5  # per scene
 _QUALITY = 92  # JPEG
-_MOST = 4  # figures in the foreground
-_WIDEST = 3.7  # their width side by side, in heights of an adult; wider ones would be drawn too small
+_MAX_FIGURES = 4  # in the foreground
+_MAX_WIDTH = 3.7  # of these figures side by side, in heights of an adult; wider rows would be drawn too small
 _TRIES = 10_000
 _COUNTS = {1: 60, 2: 25, 3: 15}  # weights
 _ACTORS = {1: 40, 2: 42, 3: 18}
 _NUMBERS = {2: "two", 3: "three"}
-_ALONE = frozenset("A a general acts acting is where here".split())  # what a template of each form may use
+_ALONE = frozenset("A a general acts acting is where here".split())  # placeholders of the templates of each form
 _SLOTS = {
     "alone": _ALONE,
     "beside": _ALONE | {"B", "b", "relation"},
@@ -41,10 +41,10 @@ _SECTIONS = ("colours", "places", "actions", "kinds", "relations", "templates", 
 
 
 def scenes(source: Path, params: ScenesParams, images: Path) -> tuple[list[CaptionedImage], list[dict[str, Any]]]:
-    """Draw every scene into ``images`` (224x224 JPEG) and return its captions and, in the same order, its truth.
+    """Draw every scene into ``images`` (224x224 JPEG); returns the captions and, in the same order, the truth.
 
-    Scene i of a split depends only on the seed, the split and i: a larger split begins with the smaller one.
-    ``source`` is the folder of grammar.yaml. Raises CaptionlabError if that is missing or invalid.
+    Scene i of a split depends only on the seed, the split and i, so a larger split begins with the smaller one.
+    ``source`` is the folder of grammar.yaml. Raises CaptionlabError if that file is missing or invalid.
     """
     grammar = _Grammar(source / "grammar.yaml")
     todo = [(split, number) for split in SPLITS for number in range(getattr(params, split))]
@@ -60,16 +60,16 @@ def scenes(source: Path, params: ScenesParams, images: Path) -> tuple[list[Capti
 
 
 def scene_words(source: Path) -> dict[str, Any]:
-    """What the words of the captions mean, in the terms of the truth, so that captions can be checked against it.
+    """The meaning of the captions' words in terms of the truth, for checking captions against it.
 
-    ``kinds``, ``places`` and ``counts`` map a word to its one meaning; ``general`` maps a general word to the kinds it
-    may mean, ``actions`` a word to actions; ``colours`` and ``garments`` are lists.
+    ``kinds``, ``places`` and ``counts`` map each word to one meaning; ``general`` maps a general word to kinds, and
+    ``actions`` a word to actions; ``colours`` and ``garments`` are lists.
     """
     return _Grammar(source / "grammar.yaml").words()
 
 
 def _is_due(number: int, share: float) -> bool:
-    """Whether this is one of the given share of all numbers, which are spread evenly."""
+    """Whether the number belongs to a share of all numbers that is spread evenly."""
     return math.floor((number + 1) * share) > math.floor(number * share)
 
 
@@ -127,13 +127,13 @@ class _Grammar:
         return [pair for pair in pairs if pair in self._held_out]
 
     def _any_scene(self, rng: Random) -> Scene | None:
-        """A random scene; None when its random parts do not fit together."""
+        """A random scene, or None if its randomly chosen parts do not fit together."""
         place = rng.choice(list(self._places))
         kinds = [kind for kind, entry in self._kinds.items() if place in entry["places"]]
         number = min(_weighted(rng, _ACTORS), len(kinds))
-        # Drawn without replacement; kinds that fit few places are drawn more often there, or boats would be rare.
-        lots = {kind: rng.random() ** math.sqrt(len(self._kinds[kind]["places"])) for kind in kinds}
-        chosen = sorted(kinds, key=lots.__getitem__, reverse=True)[:number]
+        # Weighted sampling without replacement: kinds with few places are more frequent there, or boats would be rare.
+        keys = {kind: rng.random() ** math.sqrt(len(self._kinds[kind]["places"])) for kind in kinds}
+        chosen = sorted(kinds, key=keys.__getitem__, reverse=True)[:number]
         relation = rng.choice(list(self._relations)) if number > 1 else None
         if relation is not None and "forms" in self._relations[relation]:
             roles = [rng.choice(list(self._relations[relation][role])) for role in ("subject", "object")]
@@ -157,7 +157,7 @@ class _Grammar:
             colour = rng.choice(self._kinds[kind]["colours"])
             actors.append(Actor(kind=kind, colour=colour, count=count, action=rng.choice(actions)))
         near = actors[:2]
-        if sum(actor.count for actor in near) > _MOST or sum(map(width_of, near)) > _WIDEST:
+        if sum(actor.count for actor in near) > _MAX_FIGURES or sum(map(width_of, near)) > _MAX_WIDTH:
             return None
         return Scene(place=place, actors=tuple(actors), relation=relation)
 
@@ -170,7 +170,7 @@ class _Grammar:
     # --- the captions
 
     def words(self) -> dict[str, Any]:
-        """See ``scene_words``."""
+        """The result of ``scene_words``."""
         kinds: dict[str, str] = {}
         general: dict[str, list[str]] = {}
         actions: dict[str, list[str]] = {}
@@ -188,12 +188,12 @@ class _Grammar:
             "colours": list(self.colours),
             "garments": sorted({word for entry in self._kinds.values() for word in entry.get("wears", [])}),
             "counts": {"a": 1, "an": 1, **{word: count for count, word in _NUMBERS.items()}},
-            "places": {phrase.split()[-1]: place for phrase, place in phrases},  # of "on a lawn" the last word
+            "places": {phrase.split()[-1]: place for phrase, place in phrases},  # the last word, as in "on a lawn"
             "actions": dict(sorted(actions.items())),
         }
 
     def captions(self, scene: Scene, rng: Random) -> tuple[str, ...]:
-        """Five different sentences, each from another template."""
+        """Five different sentences, each from a different template."""
         form = "alone"
         if scene.relation is not None:
             form = "deed" if "forms" in self._relations[scene.relation] else "beside"
@@ -265,7 +265,7 @@ def _load(path: Path) -> dict[str, Any]:
     except CaptionlabError as error:
         raise CaptionlabError(f"{path}: {error}") from None
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise CaptionlabError(f"{path} is not laid out as assets/scenes/grammar.yaml: {error!r}") from error
+        raise CaptionlabError(f"{path} does not have the structure of assets/scenes/grammar.yaml: {error!r}") from error
     return dict(raw)
 
 
@@ -286,7 +286,7 @@ def _check(raw: Any) -> None:
         _words(f"kinds.{kind}.plural", [entry["plural"]])
     for action, entry in actions.items():
         _known(
-            f"a way of some place (actions.{action})", {way for ways in places.values() for way in ways}, [entry["way"]]
+            f"a way of any place (actions.{action})", {way for ways in places.values() for way in ways}, [entry["way"]]
         )
         for forms in entry["forms"]:
             _words(f"actions.{action}.forms", forms)

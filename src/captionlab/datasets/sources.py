@@ -1,7 +1,7 @@
-"""Every dataset format and its reader.
+"""The reader of each dataset format.
 
-A new one is a module with such a function, a case here and a name in ``core.dataset_formats``. The imports wait until
-a format is asked for: pyarrow alone takes a second.
+A new format is a module with a reader, a case here and a name in ``core.dataset_formats``. Readers are imported on
+demand, because pyarrow alone takes a second.
 """
 
 import dataclasses
@@ -12,9 +12,9 @@ from captionlab.datasets import Found
 
 
 def read(params: DatasetParams, source: Path, images: Path) -> Found:
-    """Write the photos of the dataset in ``source`` into ``images`` and return what else it holds.
+    """Write the photos of the dataset in ``source`` into ``images``; returns captions and splits.
 
-    Raises CaptionlabError when the dataset cannot be read.
+    Raises CaptionlabError if the dataset cannot be read.
     """
     match params.resolved_format:
         case "flickr8k":

@@ -1,6 +1,6 @@
-"""Training, validation and test photos: as the dataset gives them, else drawn at random.
+"""Training, validation and test photos, as the dataset defines them or drawn at random.
 
-Knows names of photos, not where their captions come from.
+Knows names of photos; nothing of formats.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _NAMES: dict[str, Split] = {
 
 
 def split_named(name: str) -> Split:
-    """The split that a column's value means; CaptionlabError where it means none."""
+    """The split with this name; raises CaptionlabError if it is unknown."""
     split = _NAMES.get(name.strip().lower())
     if split is None:
         raise CaptionlabError(f"the split {name[:60]!r} of a photo is unknown; use train, val and test")
@@ -35,7 +35,10 @@ def split_named(name: str) -> Split:
 
 
 def read_split_files(folder: Path, files: dict[Split, str]) -> dict[Split, list[str]] | None:
-    """The photos that each file names, one a line; None where there are no such files, CaptionlabError where some."""
+    """The photos of each split file, one per line; None if there are no split files.
+
+    Raises CaptionlabError if only some of the files exist.
+    """
     missing = [name for name in files.values() if not (folder / name).is_file()]
     if len(missing) == len(files):
         return None
@@ -78,15 +81,15 @@ def completed(found: Found, photos: Collection[str], params: DatasetParams) -> F
 
 
 def draw(shares: Mapping[Split, float], photos: set[str], seed: int) -> dict[Split, list[str]]:
-    """Split the photos at random into train and the splits of ``shares``, each of one photo at least.
+    """Split the photos at random into train and the splits of ``shares``, each with at least one photo.
 
-    The same for the same photos, shares and seed. Raises CaptionlabError for shares that leave nothing to train on.
+    The result depends only on photos, shares and seed. Raises CaptionlabError if no photo is left for training.
     """
-    from sklearn.model_selection import train_test_split  # takes seconds to import, and most sources bring their splits
+    from sklearn.model_selection import train_test_split  # slow to import, and most sources have splits
 
     if not all(0 < share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
-        said = " and ".join(f"dataset.{split}_share {share:g}" for split, share in shares.items())
-        raise CaptionlabError(f"{said} must be above 0 and add up to less than 1")
+        given = " and ".join(f"dataset.{split}_share {share:g}" for split, share in shares.items())
+        raise CaptionlabError(f"{given} must be above 0 and add up to less than 1")
     sizes = {split: max(1, round(len(photos) * share)) for split, share in shares.items()}
     if sum(sizes.values()) >= len(photos):
         raise CaptionlabError(f"of {len(photos)} photos with captions none is left for training; add photos")
@@ -97,7 +100,7 @@ def draw(shares: Mapping[Split, float], photos: set[str], seed: int) -> dict[Spl
 
 
 def mismatch(found: Found, photos: Collection[str]) -> str:
-    """One name from the captions and one of a photo, as the end of a message; empty where every caption has a photo."""
+    """An example of a caption's photo name and a photo's name, to end a message; empty if every caption has a photo."""
     named = next((name for name, _ in found.captions if name not in photos), None)
     if named is None:
         return ""

@@ -1,1 +1,1 @@
-"""Scores and figures to Markdown, CSV, HTML and PNG. Knows files and numbers, no model, no torch, no tracking."""
+"""The report: scores and figures as Markdown, CSV, HTML and PNG. Knows results; nothing of models or tracking."""

@@ -1,5 +1,6 @@
-"""The tables beside the scores: confidence intervals, significance, language bias, caption statistics and, on drawn
-scenes, attribute accuracy. In each, the configuration with the best CIDEr on validation is first.
+"""The diagnostic tables: confidence intervals, significance, language bias, caption statistics, attribute accuracy.
+
+In each, the configuration with the best CIDEr on validation is first.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ _ATTRIBUTES = ("kind", "colour", "count", "place", "action")
 
 
 def tables(results: Results) -> list[Table]:
-    """All of these tables; attribute accuracy is known for drawn scenes only."""
+    """All diagnostic tables; attribute accuracy only for drawn scenes."""
     runs = ranked(results.runs)
     found = [_intervals(results, runs), _differences(results, runs), _language_bias(results, runs)]
     found.append(_caption_statistics(results, runs))

@@ -1,6 +1,6 @@
-"""Curves and bars with matplotlib: the same results give the same bytes. Knows no files.
+"""Learning curves and bar charts with matplotlib; the same results give the same bytes. Knows no files.
 
-PNG for Markdown, on white; SVG for the page, whose colours are the page's own in light and dark.
+PNG on white for Markdown; SVG for the HTML page, with the page's colours in light and dark mode.
 """
 
 import io
@@ -20,13 +20,13 @@ from captionlab.config import SECTIONS
 from captionlab.report.results import Row, Run
 from captionlab.report.tables import headline
 
-# The palette of Okabe and Ito, which colour-blind readers can tell apart; further systems share the last colour
+# The colour-blind safe palette of Okabe and Ito; further systems share the last colour
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 COLOURS = {system: _PALETTE[min(i, len(_PALETTE) - 1)] for i, system in enumerate(SECTIONS)}
 _INK, _FAINT = "#1f2430", "#c9cdd6"
 _CSS = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 _STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so the bytes do not depend on the machine's fonts
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so the output does not depend on installed fonts
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -47,7 +47,7 @@ Draw = Callable[[Sequence[Run]], Figure]
 
 
 def png(draw: Draw, runs: Sequence[Run]) -> bytes:
-    """The figure as a PNG on white, without a date or a version in it."""
+    """The figure as a PNG on white, without date and version."""
     out = io.BytesIO()
     with _style():
         FigureCanvasAgg(figure := draw(runs))
@@ -69,19 +69,19 @@ def svg(draw: Draw, runs: Sequence[Run]) -> str:
 
 @contextmanager
 def _style(salt: str = "captionlab") -> Iterator[None]:
-    # the salt makes the ids of the figures in one page distinct
+    # the salt makes the ids of several figures in one page distinct
     with mpl.rc_context():
-        mpl.rcdefaults()  # the user's own matplotlibrc must not change the bytes
+        mpl.rcdefaults()  # a user's matplotlibrc must not change the output
         mpl.rcParams.update(_STYLE)
         mpl.rcParams["svg.hashsalt"] = salt
         yield
 
 
 def bleu(runs: Sequence[Run]) -> Figure:
-    """BLEU-1 to 4 of the best configurations' best decodings: one row each, bars from zero, one scale."""
-    rows = [run.row() for run in reversed(headline(runs))]  # the first on top
+    """Bar chart of BLEU-1 to 4: one row for each of the best configurations, in its best decoding, all on one scale."""
+    rows = [run.row() for run in reversed(headline(runs))]  # the first row is on top
     values = [[float(getattr(row, f"bleu_{n}") or 0.0) for row in rows] for n in (1, 2, 3, 4)]
-    room = 0.3 * max(max(values[0]), 0.1)  # right of the longest bar, for its number
+    room = 0.3 * max(max(values[0]), 0.1)  # space for the number of the longest bar
     spans = [max(column) + room for column in values]
     figure = Figure(figsize=(10, 1.1 + 0.36 * len(rows)), layout="constrained")
     panels = figure.subplots(1, 4, sharey=True, squeeze=False, gridspec_kw={"width_ratios": spans})[0]
@@ -103,10 +103,10 @@ def bleu(runs: Sequence[Run]) -> Figure:
 
 
 def curves(runs: Sequence[Run]) -> Figure:
-    """Loss and token accuracy over epochs: two panels per configuration, the others in grey behind, best first."""
+    """Loss and token accuracy over epochs: two panels per configuration, best first, with the others in grey."""
     runs = headline([run for run in runs if run.history])  # without retrieval and ensembles, which are not trained
     bands = math.ceil(len(runs) / _CURVE_COLUMNS)
-    # The width does not depend on the number of runs: the line on top needs it, and the page shows one scale.
+    # A constant width, so that the title fits and the page shows all figures at one scale.
     figure = Figure(figsize=(2.4 * _CURVE_COLUMNS + 0.6, 3.7 * bands + 0.5), layout="constrained")
     grid = figure.subplots(2 * bands, _CURVE_COLUMNS, squeeze=False)
     for axes in grid.flat[:]:
@@ -122,7 +122,7 @@ def curves(runs: Sequence[Run]) -> Figure:
             else:
                 axes.tick_params(labelleft=False)
             if offset == 0:
-                axes.set_title(textwrap.fill(run.name, 26), loc="left", fontweight="bold")  # no wider than its panel
+                axes.set_title(textwrap.fill(run.name, 26), loc="left", fontweight="bold")  # fits the panel's width
                 axes.tick_params(labelbottom=False)
             else:
                 axes.set_xlabel("epoch")
@@ -143,7 +143,7 @@ def _panel(axes: Axes, quantity: str, run: Run, runs: Sequence[Run]) -> None:
     assert run.best_epoch is not None
     best = epochs.index(run.best_epoch)
     axes.plot(run.best_epoch, validation[best], "o", color=colour, markersize=5)
-    above = quantity == "loss"  # the side of the curve that is free
+    above = quantity == "loss"  # on the free side of the curve
     axes.annotate(
         f"{validation[best]:.3f}",
         (run.best_epoch, validation[best]),

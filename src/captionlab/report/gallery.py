@@ -1,6 +1,6 @@
-"""A page of test photos with every system's captions and attention overlays.
+"""The gallery: a page of test photos with every system's captions and attention overlays.
 
-It holds photos and references, so it is never published with the tables. ``evaluate`` chose the photos by score.
+It contains photos and references, so it is never published with the tables. ``evaluate`` selects the photos by score.
 """
 
 import base64
@@ -19,8 +19,8 @@ from captionlab.report.render import page
 from captionlab.report.results import Results, Run
 from captionlab.report.tables import ranked
 
-_PIXELS = 224  # the longer side of a photo in the page
-_UNFOLDED = 6  # systems whose captions are visible at once; the others are in a fold
+_PIXELS = 224  # longer side of a photo on the page
+_UNFOLDED = 6  # systems whose captions are visible at first; the others are in a collapsed section
 _TERCILES = {
     "best": "From the best third",
     "middle": "From the middle third",
@@ -28,14 +28,15 @@ _TERCILES = {
 }
 
 Captions = Sequence[tuple[Run, Sequence[PhotoCaptions]]]
-Overlays = Mapping[tuple[str, str], tuple[str, ...]]  # by configuration and photo: a data URI for each word
+Overlays = Mapping[tuple[str, str], tuple[str, ...]]  # by (configuration, photo): a data URI for each word
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunCaptions:
-    """One configuration's captions of a photo: the chosen decoding's words, and the others as (decoding, caption).
+    """One configuration's captions of a photo.
 
-    ``words`` are (word, overlay), where the overlay is the attention overlay as a data URI, or None.
+    ``words`` are those of the chosen decoding as (word, attention overlay as a data URI or None); ``others`` are the
+    captions of the other decodings as (decoding, caption).
     """
 
     system: str
@@ -47,7 +48,7 @@ class RunCaptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A photo of the page, with the CIDEr-D of the selecting configuration's caption and its rank by it."""
+    """A photo of the page; CIDEr-D and rank are those of the configuration that the photos are ranked by."""
 
     image: str
     photo: str  # data URI
@@ -60,7 +61,7 @@ class Card:
 
 
 def gallery_html(results: Results, captions: Captions, root: Path) -> str:
-    """The gallery as one page that needs no other file and no network."""
+    """The gallery as a self-contained HTML page."""
     gallery = read_gallery(root)
     by_run = {run.name: {entry.image: entry for entry in own} for run, own in captions}
     runs = ranked(results.runs)
@@ -110,12 +111,12 @@ def _run_captions(run: Run, image: str, captions: Mapping[str, SaidCaption], ove
 
 
 def _overlays(root: Path, run: Run) -> Overlays:
-    """The attention overlays that evaluate kept of one configuration; empty for one without attention."""
+    """The attention overlays of one configuration; empty without attention."""
     return {(run.name, entry.image): tuple(map(_overlay, entry.maps)) for entry in read_attention(root, run.name)}
 
 
 def _photo(root: Path, image: str) -> Image.Image:
-    """The photo, upright and small."""
+    """The photo, upright and scaled down."""
     with Image.open(root / records.DATASET / "images" / image) as source:
         photo = ImageOps.exif_transpose(source).convert("RGB")
     photo.thumbnail((_PIXELS, _PIXELS))
@@ -129,7 +130,7 @@ def _jpeg(photo: Image.Image) -> str:
 
 
 def _overlay(weights: Sequence[float]) -> str:
-    """The attention overlay as a black PNG with one pixel for each region; the browser enlarges it smoothly."""
+    """The attention overlay as a black PNG with one pixel per region, which the browser scales up."""
     opacity = overlay_opacity(weights)
     pixels = np.stack([np.zeros_like(opacity), opacity], axis=-1)  # grey and opacity
     out = io.BytesIO()

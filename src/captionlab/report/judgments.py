@@ -1,4 +1,4 @@
-"""The table of how far each score agrees with what people think of captions. Knows the records, computes nothing."""
+"""The table of each score's agreement with human judgments. Formats stored results; computes nothing."""
 
 from captionlab.core.judgments import Judges, Tau
 from captionlab.report.results import Results

@@ -1,4 +1,4 @@
-"""The data of DVC's plots: a table of learning curves and one of scores. Results in, CSV out."""
+"""The data of DVC's plots as CSV: learning curves and scores."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ SCORES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "meteor")
 
 
 def curves_csv(results: Results) -> str:
-    """A row for each epoch of each trained configuration; fine-tunings have the CIDEr-D of validation captions."""
+    """A row for each epoch of each trained configuration, with the validation CIDEr-D in fine-tuning."""
     rows = (
         [run.name, *(run.history[key][place] for key in ("epoch", *CURVES)), run.val_cider[place]]
         for run in results.runs

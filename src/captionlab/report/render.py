@@ -1,7 +1,7 @@
-"""The comparison as CSV, Markdown and HTML. Results in, text out; holds no photo and no reference caption.
+"""The comparison as CSV, Markdown and HTML, without photos and reference captions.
 
-Names and captions come from users: they are escaped in HTML and in Markdown, and characters that change the direction
-of the text or control a terminal are replaced in both.
+Names and captions come from users, so they are escaped in HTML and Markdown, and characters that change the direction
+of text or control a terminal are replaced.
 """
 
 import csv
@@ -31,15 +31,15 @@ from captionlab.report.tables import (
     ranked,
 )
 
-ALL = "comparison-all.md"  # beside comparison.md
+ALL = "comparison-all.md"  # in the folder of comparison.md
 
-_MARKS = re.compile(r"[\\`*|<>\[\]]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is plain text
-# controls and line ends; directional marks, embeddings, overrides and isolates (UAX #9); the joiners stay
+_MARKS = re.compile(r"[\\`*|<>\[\]]|(?<![^\W_])_|_(?![^\W_])")  # underscores inside words need no escape
+# control characters and line ends; marks, embeddings, overrides and isolates of UAX #9; joiners are kept
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
 def visible(value: Any) -> Any:
-    """Text with U+FFFD in place of each invisible character; Markup and other values are returned as they are."""
+    """Text with each invisible character replaced by U+FFFD; Markup and other values unchanged."""
     return _INVISIBLE.sub("\ufffd", value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -54,7 +54,7 @@ _HTML = Environment(
 
 
 def breakable(name: str) -> Markup:
-    """A name that a browser may break after each dot and underscore."""
+    """A name with possible line breaks after dots and underscores."""
     return Markup("<wbr>").join(re.split(r"(?<=[._])", visible(name)))
 
 
@@ -62,7 +62,7 @@ _HTML.filters["breakable"] = breakable
 
 
 def page(template: str, **values: Any) -> str:
-    """A template of this package as a page; every value is escaped unless it is Markup."""
+    """Render a template of this package; values are escaped unless they are Markup."""
     return _HTML.get_template(template).render(system_names=SYSTEM_NAMES, colours=figures.COLOURS, **values) + "\n"
 
 
@@ -76,9 +76,9 @@ def comparison_csv(results: Results) -> str:
 
 
 def captions_csv(results: Results, captions: Sequence[tuple[Run, Sequence[PhotoCaptions]]]) -> str:
-    """The captions of each test photo under every configuration's best decoding; no references.
+    """The caption of each test photo by every configuration in its best decoding, without references.
 
-    Retrieved captions, which are quoted from the training split, are included for the built-in dataset only.
+    Retrieved captions are quoted from the training split, so they are included for the built-in dataset only.
     """
     own = results.manifest.format == "scenes"
     return _csv(
@@ -93,7 +93,7 @@ def captions_csv(results: Results, captions: Sequence[tuple[Run, Sequence[PhotoC
 
 
 def comparison_markdown(results: Results) -> str:
-    """The comparison for a reader of the repository: the best configurations, the figures and links to the rest."""
+    """The main page in Markdown: the best configurations, the figures and links to the other tables."""
     linked = [f"- [{table.title}]({ALL}#{_anchor(table.title)})" for table in _linked(results)]
     parts = [
         f"# {_escaped(results.manifest.name)}: comparison of the systems",
@@ -111,14 +111,14 @@ def comparison_markdown(results: Results) -> str:
 
 
 def further_markdown(results: Results) -> str:
-    """The tables that the comparison links to."""
+    """The second page in Markdown: the tables that the main page links to."""
     title = f"# {_escaped(results.manifest.name)}: all tables"
     parts = [title, _facts(results), "The best configurations: [comparison.md](comparison.md)."]
     return "\n\n".join([*parts, *(part for table in _linked(results) for part in _markdown_table(table))]) + "\n"
 
 
 def comparison_html(results: Results) -> str:
-    """The comparison as one page that needs no other file and no network."""
+    """The comparison as a self-contained HTML page."""
     return page(
         "comparison.html.j2",
         name=results.manifest.name,
@@ -133,7 +133,7 @@ def comparison_html(results: Results) -> str:
 
 
 def _linked(results: Results) -> list[Table]:
-    """The tables beside the main one, first that of all configurations if the main one shows only some."""
+    """All tables except the main one; the first has all configurations, if the main one shows only some."""
     some = len(headline(results.runs)) < len(results.runs)
     return [*([every_table(results)] if some else []), decodings_table(results), *_further(results)]
 
@@ -159,7 +159,7 @@ def _markdown_table(table: Table) -> list[str]:
 
 
 def _anchor(title: str) -> str:
-    """The fragment that Markdown renderers derive from a heading."""
+    """The URL fragment that Markdown renderers derive from a heading."""
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 

@@ -1,6 +1,6 @@
-"""What the report shows, read from the stages' records. Knows their shapes, not how anything is displayed.
+"""The results that the report shows, read from the outputs of the stages. Knows nothing of the display.
 
-The parameters say which configurations there are; files of a configuration that was dropped are never looked for.
+params.yaml defines the configurations; files of removed configurations are ignored.
 """
 
 from collections.abc import Mapping
@@ -37,9 +37,9 @@ _CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of the comparison; the fields are the CSV's columns in its order. None is an empty cell.
+    """One row of the comparison; the fields are the CSV's columns in order, and None is an empty cell.
 
-    Scores and accuracy run from 0 to 1, CIDEr from 0 to 10; loss is in nats a word.
+    Scores and accuracy are from 0 to 1, CIDEr from 0 to 10; loss is in nats per word.
     """
 
     system: str
@@ -48,7 +48,7 @@ class Row:
     input: int | None = None  # size of the word embedding, as report A names it
     hidden: int | None = None
     layers: int | None = None
-    image: str | None = None  # where it enters a baseline
+    image: str | None = None  # position where the image enters a baseline
     parameters: int | None = None
     megabytes: float | None = None
     epochs: int | None = None
@@ -64,12 +64,12 @@ class Row:
     loss: float | None = None
     accuracy: float | None = None
     source: str
-    val_cider: float | None = None  # CIDEr-D on the validation split, which chooses decodings and ranks configurations
-    bleu_4_low: float | None = None  # the 95 % interval, of best decodings under the strict protocol
+    val_cider: float | None = None  # CIDEr-D on validation, which selects decodings and ranks configurations
+    bleu_4_low: float | None = None  # 95 % interval; only of best decodings under the strict protocol
     bleu_4_high: float | None = None
     cider_low: float | None = None
     cider_high: float | None = None
-    above_people: str = ""  # scores that are above people's with equally many references, with blanks between them
+    above_people: str = ""  # scores above those of people with equally many references, separated by spaces
 
     @property
     def bleu_4_interval(self) -> str | None:
@@ -83,7 +83,7 @@ class Row:
 
     @property
     def measured(self) -> bool:
-        """Whether this pipeline measured the row; the others are reference rows."""
+        """Whether this pipeline measured the row; otherwise it is a reference row."""
         return self.source == "measured"
 
 
@@ -103,11 +103,11 @@ class Run:
     recipe: str  # equal for configurations that differ only in their seed
     rows: tuple[Row, ...]  # test split, every decoding and protocol
     history: Mapping[str, tuple[float, ...]]  # epoch and the curves, one value per epoch; empty if not trained
-    val_cider: tuple[float | None, ...] = ()  # of each epoch's validation captions; None but in fine-tuning
+    val_cider: tuple[float | None, ...] = ()  # of each epoch; None except in fine-tuning
 
     @property
     def name(self) -> str:
-        """The configuration as params.yaml and the commands spell it."""
+        """The configuration's name in params.yaml and on the command line."""
         return f"{self.system}.{self.config}"
 
     @property
@@ -117,7 +117,7 @@ class Run:
 
     @property
     def quotes(self) -> bool:
-        """Whether its captions are quoted from the dataset, which only the built-in dataset allows to publish."""
+        """Whether its captions are quoted from the dataset; only those of the built-in dataset may be published."""
         return self.system == "retrieval"
 
     def row(self, protocol: Protocol | Literal["fewer_references"] = "strict") -> Row:
@@ -127,21 +127,21 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What the tables and figures show: everything but photos and captions."""
+    """Everything that tables and figures show, without photos and captions."""
 
     manifest: Manifest
     idf: str
-    decoding: Decoding  # for the length penalty and the maximum length, which all beams share
+    decoding: Decoding  # length penalty and maximum length, which are the same for all beams
     diagnostics: Diagnostics
-    agreements: Agreements  # of each score with people; empty where the dataset has no judgments
+    agreements: Agreements  # of each score with human judgments; empty if the dataset has none
     runs: tuple[Run, ...]  # in the order of params.yaml
-    people: Row | None  # people's captions, each against the others of its photo; None where photos have only one
-    ways: int  # of leaving one reference out
+    people: Row | None  # reference captions scored against the others of their photo; None if photos have only one
+    ways: int  # number of choices of the reference that is left out
     references: dict[Stated, tuple[Row, ...]]
 
 
 def load(params: Params, root: Path) -> Results:
-    """Read what the report needs. Raises CaptionlabError when a file is missing or a configuration has no scores."""
+    """Read all results. Raises CaptionlabError if a file is missing or a configuration has no scores."""
     if not params.configurations():
         raise CaptionlabError("params.yaml names no configuration of any system; add one, for example under baseline")
     evaluation, diagnostics = read_evaluation(root), read_diagnostics(root)
@@ -162,7 +162,7 @@ def load(params: Params, root: Path) -> Results:
 
 
 def reference_rows() -> dict[Stated, tuple[Row, ...]]:
-    """The numbers of the two reports and of the literature, each with its source."""
+    """The published numbers of the two reports and of the literature."""
     return {stated: tuple(Row(**fields) for fields in rows) for stated, rows in read_json(_REFERENCES).items()}
 
 
@@ -200,7 +200,7 @@ def _rows(
     scores: ConfigurationScores, shape: Mapping[str, Any], intervals: Mapping[str, tuple[float, float]],
     fewer: FewerReferences | None,
 ) -> tuple[Row, ...]:  # fmt: skip
-    """Every protocol and decoding on the test split; intervals and what is above people are of the chosen decoding."""
+    """All protocols and decodings on the test split; only the chosen decoding has intervals and ``above_people``."""
     ends = {
         f"{score}_{end}": value
         for score in ("bleu_4", "cider")

@@ -1,11 +1,11 @@
-"""A table for readers: typed columns, how values are written, and which of them is the best. Knows no file format."""
+"""A table of the report: typed columns, formatting of values, the best value of each column. Knows no file format."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-ABOVE_PEOPLE = "\u25b2"  # behind a score that is above that of people
+ABOVE_PEOPLE = "\u25b2"  # marks a score above that of people
 
 Value = str | int | float | None
 Kind = Literal["text", "count", "share", "millions", "megabytes", "score", "loss"]
@@ -13,7 +13,7 @@ Kind = Literal["text", "count", "share", "millions", "megabytes", "score", "loss
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column of a table. The best ``score`` is the greatest, the best ``loss`` the least; others have no best."""
+    """One column. The best ``score`` is the highest, the best ``loss`` the lowest; other kinds have no best value."""
 
     label: str
     kind: Kind = "text"
@@ -21,11 +21,11 @@ class Column:
 
     @property
     def numeric(self) -> bool:
-        """Whether the values are numbers, to be aligned and sorted as such."""
+        """Whether the values are numbers, for alignment and sorting."""
         return self.kind != "text"
 
     def text(self, value: Value) -> str:
-        """The value as a reader sees it."""
+        """The formatted value."""
         if value is None:
             return self.missing
         match self.kind:
@@ -40,12 +40,12 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One row of a table: a value for each column, and what a reader may filter by."""
+    """One row of a table: a value for each column, and properties for filtering."""
 
     values: tuple[Value, ...]
-    system: str | None = None  # None for a row that others state
-    competes: bool = True  # for the best value of each column
-    above_people: frozenset[str] = frozenset()  # labels of the columns whose value is above that of people
+    system: str | None = None  # None for a reference row
+    competes: bool = True  # whether its values can be the best of their columns
+    above_people: frozenset[str] = frozenset()  # labels of the columns with a value above that of people
 
     @property
     def measured(self) -> bool:
@@ -55,13 +55,13 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Lines under columns, with notes that explain them."""
+    """Columns, lines and explanatory notes."""
 
     title: str
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
-    sorted_by: str | None = None  # label of the column that the lines are sorted by, greatest first
+    sorted_by: str | None = None  # label of the column that the lines are sorted by, in descending order
     _best: dict[str, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -71,17 +71,17 @@ class Table:
                 continue
             values = (line.values[place] for line in self.lines if line.competes)
             different = {float(value) for value in values if value is not None}
-            if len(different) > 1:  # equal values have no best
+            if len(different) > 1:  # no best value among equal ones
                 best[column.label] = max(different) if column.kind == "score" else min(different)
         object.__setattr__(self, "_best", best)
 
     def text(self, line: Line, column: Column) -> str:
-        """A value as a reader sees it, with its mark."""
+        """The formatted value with its mark."""
         shown = column.text(line.values[self.columns.index(column)])
         return f"{shown} {ABOVE_PEOPLE}" if column.label in line.above_people else shown
 
     def is_best(self, line: Line, column: Column) -> bool:
-        """Whether this value is the best of its column among the lines that compete."""
+        """Whether this value is the best of its column among the competing lines."""
         return line.competes and line.values[self.columns.index(column)] == self._best.get(column.label, math.nan)
 
 

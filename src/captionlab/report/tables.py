@@ -1,6 +1,6 @@
-"""The tables for readers: which rows they hold, in what order, and how values are written. Knows no file format.
+"""The tables of the report: their rows, order and notes. Knows no file format.
 
-To add a table, add one ``table(title, columns, rows)`` to ``further_tables``: Markdown and HTML both show it.
+To add a table, add a ``table(title, columns, rows)`` to ``further_tables``; Markdown and HTML both show it.
 """
 
 import dataclasses
@@ -115,17 +115,17 @@ def head(results: Results) -> list[tuple[str, str]]:
 
 
 def ranked(runs: Sequence[Run]) -> list[Run]:
-    """Best first: by CIDEr-D on the validation split, never on the test split."""
+    """The runs, best first, ranked by CIDEr-D on the validation split."""
     return sorted(runs, key=lambda run: -run.scores.val_cider)
 
 
 def headline(runs: Sequence[Run]) -> list[Run]:
-    """The best configurations, best on validation first; of those that differ only in their seed, the first one."""
+    """The best configurations, best first; of those that differ only in their seed, only the first one."""
     return ranked([seeds[0] for seeds in _by_recipe(runs).values()])[:MAIN_ROWS]
 
 
 def main_table(results: Results) -> Table:
-    """The best decoding of the best configurations, with mean and deviation where there are several seeds."""
+    """The best decoding of the best configurations, with mean and deviation over several seeds."""
     runs = headline(results.runs)
     left_out = len(results.runs) - len(runs)
     title = f"{len(runs)} of {len(results.runs)} configurations, best on validation first" if left_out else _EVERY
@@ -138,7 +138,7 @@ def main_table(results: Results) -> Table:
 
 
 def every_table(results: Results) -> Table:
-    """The best decoding of every configuration, every seed included."""
+    """The best decoding of every configuration, including all seeds."""
     return _with_significance(results, _EVERY, ranked(results.runs))
 
 
@@ -154,7 +154,7 @@ def _with_significance(results: Results, title: str, runs: Sequence[Run]) -> Tab
 def _inserted(
     made: Table, columns: Sequence[Column], values: Sequence[Sequence[Value]], notes: tuple[str, ...] = ()
 ) -> Table:
-    """The table with further columns behind the intervals, and notes on them."""
+    """The table with further columns after the intervals, and further notes."""
     place = made.columns.index(_COLUMNS["cider_interval"]) + 1
     lines = [
         dataclasses.replace(line, values=(*line.values[:place], *own, *line.values[place:]))
@@ -169,7 +169,7 @@ def _inserted(
 
 
 def p_value(p: float) -> str:
-    """A p-value with three digits; the star follows the digits that are printed.
+    """A p-value rounded to three digits, with a star if the rounded value is significant.
 
     >>> [p_value(p) for p in (0.0499, 0.0494, 0.0002)]
     ['0.050', '0.049 *', '< 0.001 *']
@@ -180,7 +180,7 @@ def p_value(p: float) -> str:
 
 
 def decodings_table(results: Results) -> Table:
-    """Every decoding of every configuration, best on validation first; only the chosen ones compete."""
+    """Every decoding of every configuration, best on validation first; best values are among the chosen ones."""
     rows = [row for run in results.runs for row in run.rows if row.protocol == "strict"]
     rows.sort(key=lambda row: -_number(row.val_cider))
     chosen = [run.row() for run in results.runs]
@@ -189,7 +189,7 @@ def decodings_table(results: Results) -> Table:
 
 
 def further_tables(results: Results) -> list[Table]:
-    """People, means over seeds, image positions, each report's protocol beside its own numbers, published results."""
+    """The tables on people, seeds, image positions, both reports' protocols and published results."""
     stated = ("name", "decoding", *_BLEU, "loss", "accuracy", *_SHAPE, "epochs", "protocol", "source")
     return [
         *_people(results),
@@ -232,7 +232,7 @@ def further_tables(results: Results) -> list[Table]:
 
 
 def _people(results: Results) -> list[Table]:
-    """People's captions beside those of the systems, all against equally many references, if photos have several."""
+    """People and systems scored against equally many references; empty if photos have only one."""
     if results.people is None:
         return []
     rows = [results.people, *(run.row("fewer_references") for run in ranked(results.runs))]
@@ -248,7 +248,7 @@ def _people(results: Results) -> list[Table]:
 
 
 def _seeds(results: Results) -> list[Table]:
-    """Mean and deviation of configurations that differ only in their training seed, if there are any."""
+    """Mean and deviation of configurations that differ only in their training seed; empty if there are none."""
     groups = [runs for runs in _by_recipe(ranked(results.runs)).values() if len(runs) > 1]
     rows = [(", ".join(sorted(run.name for run in runs)), *_means(runs, _SCORES)) for runs in groups]
     columns: dict[str, Kind] = {"Configurations": "text", **{_COLUMNS[score].label: "text" for score in _SCORES}}
@@ -260,7 +260,7 @@ def _seeds(results: Results) -> list[Table]:
 
 
 def _by_recipe(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Configurations grouped by recipe, in their order: those of a group differ only in their training seed."""
+    """Configurations grouped by recipe: those of a group differ only in their training seed."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.recipe, []).append(run)
@@ -277,7 +277,7 @@ def _means(runs: Sequence[Run], scores: Sequence[str]) -> list[str | None]:
 
 
 def _image_positions(results: Results) -> list[Table]:
-    """The baselines by the position where the image enters, if they differ in it."""
+    """The baselines grouped by image position; empty if all have the same."""
     rows = [run.row() for run in results.runs if run.system == "baseline"]
     positions = ("init-inject", "pre-inject", "par-inject", "merge")
     by_position = [row for position in positions for row in rows if row.image == position]
@@ -296,7 +296,7 @@ def _image_positions(results: Results) -> list[Table]:
 def _of_rows(
     title: str, fields: Sequence[str], rows: Sequence[Row], notes: tuple[str, ...], competing: Sequence[Row] = ()
 ) -> Table:
-    """A table of these fields of Row. The measured rows compete, or only those of ``competing``."""
+    """A table of these fields of Row; the best values are among the measured rows, or only those in ``competing``."""
     columns = {key: _COLUMNS[key] for key in fields}
     if all(row.measured for row in rows) and "meteor" in columns:
         columns["meteor"] = dataclasses.replace(columns["meteor"], missing="n/a (needs Java)")
@@ -329,7 +329,7 @@ def _with_stated(results: Results, protocol: Literal["report_a", "report_b"]) ->
 
 
 def _noted(rows: Sequence[Row], protocol: str) -> list[Row]:
-    """The rows with their protocol described."""
+    """The rows with a description of their protocol."""
     return [dataclasses.replace(row, protocol=_PROTOCOLS[protocol]) for row in rows]
 
 

@@ -1,1 +1,1 @@
-"""The hyperparameter search of captionlab tune."""
+"""Hyperparameter search, for captionlab tune."""

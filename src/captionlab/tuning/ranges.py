@@ -1,4 +1,4 @@
-"""Ranges of a configuration's parameters: reading them, drawing points, and writing a point for DVC's ``-S``.
+"""Search spaces: parsing ranges of parameters, sampling points, and points as overrides for DVC's ``-S``.
 
 Knows parameters and Optuna's distributions; nothing of trials.
 """
@@ -19,15 +19,18 @@ from ruamel.yaml.error import YAMLError
 from captionlab.config import Params, build_system, check_configuration
 from captionlab.errors import CaptionlabError
 
-REPORT_B = ("embedding,hidden=128,256,512", "training.optimizer=adam,rmsprop")  # one size for both
-TRIES = 20  # draws per point: a space may have fewer points than are wanted
+REPORT_B = (
+    "embedding,hidden=128,256,512",
+    "training.optimizer=adam,rmsprop",
+)  # embedding and hidden take the same value
+TRIES = 20  # draws per requested point, because a space may have fewer points
 
-Space = dict[str, BaseDistribution]  # by the keys that take the same value, joined by commas
+Space = dict[str, BaseDistribution]  # by keys; several keys with the same value are joined by commas
 Point = Mapping[str, Any]
 
 
 def read_ranges(ranges: Sequence[str], row: str) -> Space:
-    """Read KEY=VALUE,VALUE and KEY=LOW..HIGH[:log]; without ranges, those of report B's search.
+    """Parse ranges KEY=VALUE,VALUE and KEY=LOW..HIGH[:log]; the default is report B's search.
 
     A key may begin with the configuration's ``row``, as for ``-S``. Raises CaptionlabError for an invalid range.
     """
@@ -73,7 +76,7 @@ def _scalar(text: str, value: str) -> Any:
 
 
 def corners(distribution: BaseDistribution) -> Sequence[Any]:
-    """The values to check: every choice, or the two ends."""
+    """The values to validate: all choices, or both bounds."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     numbers = cast(FloatDistribution, distribution)
@@ -81,16 +84,16 @@ def corners(distribution: BaseDistribution) -> Sequence[Any]:
 
 
 def grid(space: Space) -> list[Point]:
-    """Every point of a space of values; a range LOW..HIGH is a CaptionlabError."""
+    """Every point of a discrete space; raises CaptionlabError for a range LOW..HIGH."""
     for keys, distribution in space.items():
         if not isinstance(distribution, CategoricalDistribution):
-            raise CaptionlabError(f"a grid needs values instead of ends: --range {keys}=VALUE,VALUE")
+            raise CaptionlabError(f"a grid needs values instead of bounds: --range {keys}=VALUE,VALUE")
     choices = (corners(distribution) for distribution in space.values())
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*choices)]
 
 
 def draw(space: Space, seed: int, count: int) -> list[Point]:
-    """``count`` different random points, fewer in a small space; a smaller count gives the first of a larger one."""
+    """``count`` distinct random points, or fewer in a small space; a smaller count gives a prefix of a larger one."""
     points: list[Point] = []
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
     for _ in range(TRIES * count):
@@ -103,14 +106,14 @@ def draw(space: Space, seed: int, count: int) -> list[Point]:
 
 
 def _short(distribution: BaseDistribution, value: Any) -> Any:
-    """A drawn number rounded to four digits, which is easier to read and to write."""
+    """Round a sampled float to four significant digits, for readability."""
     if not isinstance(distribution, FloatDistribution):
         return value
     return min(max(float(f"{value:.4g}"), distribution.low), distribution.high)
 
 
 def changed(params: Params, system: str, config: str, point: Point) -> Params:
-    """The parameters with a point's values in one configuration, checked as params.yaml is."""
+    """The parameters with a point's values in one configuration, validated like params.yaml."""
     values = dataclasses.asdict(params.system(system, config))
     for keys, value in point.items():
         for key in keys.split(","):
@@ -125,7 +128,7 @@ def changed(params: Params, system: str, config: str, point: Point) -> Params:
 
 
 def overrides(path: Path, row: str, point: Point) -> list[str]:
-    """A point as arguments of DVC's ``-S``: a key that the file does not have begins with a plus."""
+    """A point as arguments of DVC's ``-S``; keys that are not in the file begin with a plus."""
     system, _, config = row.partition(".")
     there = YAML(typ="safe").load(path)[system][config]
     written = []

@@ -1,11 +1,11 @@
-"""The command ``tune``: train one configuration with other parameters; print the best as overrides for DVC.
+"""Hyperparameter search over one configuration; reports the best parameters as overrides for DVC.
 
-Optuna stores the study in ``tune.db`` and prunes. Trials train by the pipeline's own loop on its features; their state
-is in ``.resume/tune`` until they end. Nothing that the pipeline reads or writes is changed.
+Optuna stores the study in ``tune.db`` and prunes trials. Trials use the pipeline's training loop and features; their
+state is in ``.resume/tune`` until they end. The pipeline's inputs and outputs are not changed.
 
-All points of a study are drawn in advance from a seed and wait in Optuna's queue, so workers never repeat each other,
-and a killed search resumes to the same result. A trial belongs to the worker that holds its file lock;
-the system releases the lock when the process ends for any reason. See docs/decisions/0009-tuning.md.
+All points of a study are sampled in advance from a seed and enqueued in Optuna, so workers never run the same point,
+and a killed search resumes to the same result. A trial belongs to the worker that holds its file lock, which the
+operating system releases when the process ends. See docs/decisions/0009-tuning.md.
 """
 
 import dataclasses
@@ -34,17 +34,17 @@ from captionlab.training.fit import Material, fresh_model, logged_dataset, setti
 from captionlab.training.loop import ResumeFile, Splits, train
 from captionlab.tuning.ranges import Space, changed, corners, draw, grid, overrides, read_ranges
 
-TRIALS = 10  # report B's, of its random search
-FACTOR = 5  # report B's, of its Hyperband
+TRIALS = 10  # default, as in report B's random search
+FACTOR = 5  # reduction factor, as in report B's Hyperband
 DATABASE = "tune.db"
-LOCK_SECONDS = 60  # limit of waiting for the database's lock
+LOCK_SECONDS = 60  # timeout of the database's lock
 
 Sampler = Literal["grid", "random", "hyperband"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Search:
-    """The search that a worker takes part in."""
+    """The settings of a search, shared by its workers."""
 
     root: Path
     params: Params
@@ -52,11 +52,11 @@ class Search:
     config: str
     sampler: Sampler
     space: Space
-    trials: int  # at most, with those of earlier calls
+    trials: int  # maximum, including those of earlier calls
 
     @property
     def row(self) -> str:
-        """The configuration's name in tables."""
+        """The configuration's name in the report."""
         return f"{self.system}.{self.config}"
 
     @property
@@ -65,27 +65,27 @@ class Search:
         return f"captionlab/{self.params.dataset.name}/tune"
 
     def study_name(self) -> str:
-        """A name with a digest of everything that the results depend on, including the ranges."""
+        """The study's name, with a digest of everything that the results depend on."""
         first = {keys: corners(distribution)[0] for keys, distribution in self.space.items()}
         base = training_key(changed(self.params, self.system, self.config, first), self.root, self.system, self.config)
         ranges = {keys: optuna.distributions.distribution_to_json(one) for keys, one in self.space.items()}
         return f"{self.row} {self.sampler} {digest_of([base, ranges])}"
 
     def unfinished(self, study: optuna.Study, number: int, kind: str) -> Path:
-        """The file of a running trial's lock, or of its state after each epoch."""
+        """The path of a running trial's lock or of its saved state."""
         return self.root / ".resume/tune" / f"{study.study_name.replace(' ', '.')}.{number}.{kind}"
 
     def lock(self) -> FileLock:
-        """The lock of the study's database: one process at a time."""
+        """The lock of the study's database."""
         return FileLock(self.root / f"{DATABASE}.lock", timeout=LOCK_SECONDS)
 
 
 def tune(
     root: Path, row: str, sampler: Sampler, ranges: Sequence[str], trials: int | None, workers: int
 ) -> dict[str, Any]:
-    """Run the trials that a search does not have yet; returns its study's name, all trials, the best and its overrides.
+    """Run the missing trials of a search; returns the study's name, all trials, the best one and its overrides.
 
-    Raises CaptionlabError for an unknown system or parameter, an invalid range, missing features, and when no trial
+    Raises CaptionlabError for an unknown system or parameter, an invalid range or missing features, and if no trial
     completes.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -171,7 +171,7 @@ def _trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _start_workers(search: Search, workers: int) -> None:
-    """Run the trials in several processes that share the cores; if one is killed, the others take over its trial."""
+    """Run the trials in several processes that share the cores; the others take over the trial of a killed one."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // workers)
     processes = [context.Process(target=_worker, args=(search, threads), daemon=True) for _ in range(workers)]
@@ -204,7 +204,7 @@ def _work(search: Search, study: optuna.Study) -> None:
 
 
 def _claim(search: Search, study: optuna.Study) -> tuple[optuna.Trial, FileLock] | None:
-    """The first trial that no process holds, and its lock; interrupted trials come before new ones."""
+    """Claim the first trial that no process has locked; interrupted trials come before new ones."""
     with search.lock():
         for trial in _trials(search, study):
             if trial.state == TrialState.RUNNING and _is_free(search.unfinished(study, trial.number, "lock")):
@@ -215,7 +215,7 @@ def _claim(search: Search, study: optuna.Study) -> tuple[optuna.Trial, FileLock]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 lock = FileLock(path)
                 lock.acquire()
-                return study.ask(search.space), lock  # the first of the waiting ones
+                return study.ask(search.space), lock  # ask() returns the first waiting trial
         return None
 
 
@@ -228,7 +228,7 @@ def _is_free(path: Path) -> bool:
 
 
 def _requeue(search: Search, study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue the trial again under its number, from which Hyperband derives its bracket."""
+    """Enqueue the trial again under its number, which determines its Hyperband bracket."""
     storage = _storage(search)
     number = storage.get_trial_id_from_study_id_trial_number(
         storage.get_study_id_from_name(study.study_name), trial.number
@@ -237,19 +237,19 @@ def _requeue(search: Search, study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def _run(search: Search, study: optuna.Study, trial: optuna.Trial) -> None:
-    """Train one trial and report its end to the study. A full disk ends the worker, not the trial."""
+    """Train one trial and report the result to the study. An OSError such as a full disk ends the worker instead."""
     params = changed(search.params, search.system, search.config, trial.params)
     config = params.system(search.system, search.config)
     training = params.training_of(config)
     values = ", ".join(f"{keys}={value}" for keys, value in trial.params.items())
-    reported = _trials(search, study)[trial.number].last_step or 0  # before it was killed
+    reported = _trials(search, study)[trial.number].last_step or 0  # epochs reported before the trial was killed
     history: list[dict[str, float]] = []
     resume = search.unfinished(study, trial.number, "pt")
 
     def on_epoch(epoch: Epoch) -> None:
         parent = multiprocessing.parent_process()
         if parent and not parent.is_alive():
-            raise KeyboardInterrupt  # no process waits for this worker any more
+            raise KeyboardInterrupt  # the parent process has ended
         history.append(epoch.rounded())
         tracker.log_epoch(epoch.epoch, {**_figures(history[-1]), "best_val_loss": _best_loss(history)})
         print(
@@ -299,7 +299,7 @@ def _best_loss(history: Sequence[Mapping[str, float]]) -> float:
 
 
 def _key(study: optuna.Study, number: int) -> str:
-    """The key of a trial in MLflow and in its state file."""
+    """The key of a trial in MLflow and in its saved state."""
     return digest_of([study.study_name, number])
 
 
@@ -312,7 +312,7 @@ def _tags(search: Search, study: optuna.Study, number: int, encoder: str) -> dic
 
 
 def _publish(search: Search, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-    """Publish the trials that MLflow does not have completely; a server that is down is a warning."""
+    """Publish the finished trials that are missing or incomplete in MLflow; only warns if MLflow is unavailable."""
     results = []
     for trial in trials:
         history = trial.user_attrs.get("history")
@@ -361,7 +361,7 @@ def _found(search: Search, study: optuna.Study, trials: Sequence[FrozenTrial]) -
     left = sum(row["state"] == "waiting" for row in rows)
     if left:
         raise CaptionlabError(
-            f"{left} of {len(rows)} trials have not run, as their workers ended; run the command again"
+            f"{left} of {len(rows)} trials have not run, because their workers ended; run the command again"
         )
     complete = [row for row in rows if row["state"] == "complete"]
     if not complete:

@@ -26,13 +26,13 @@ from captionlab.datasets.parquet import parquet
 from captionlab.datasets.splits import completed
 from torture.fuzz import Parser, mutate_bytes, mutate_json
 from torture.parsers.inputs import (
+    BAD_JSON,
+    BAD_TEXTS,
     BIDI,
     MEGABYTE,
-    NASTY_JSON,
     PHOTOS,
     ROOT,
     TOKENS,
-    UGLY_TEXTS,
     fresh,
     jpeg,
     zipped,
@@ -69,7 +69,7 @@ def _read_folder(source: Path, work: Path) -> None:
 
 
 def _check(found: Found, images: Path) -> None:
-    """The checks that the stage runs after a reader."""
+    """Run the checks that follow every reader in the stage."""
     names = [path.name for path in images.iterdir()]
     check(completed(found, names, _PARAMS.dataset), images, max_bad_share=0.99)
 
@@ -94,7 +94,7 @@ def _texts(tokens: bytes) -> bytes:
 
 
 def _judgments(data: bytes, work: Path) -> None:
-    """The same bytes as both files; whatever is kept can be compared."""
+    """Use the same bytes for both files; all marks that are read must be in range."""
     work.mkdir(exist_ok=True)
     for name in _JUDGMENTS:
         (work / name).write_bytes(data)
@@ -107,7 +107,7 @@ _PHOTO_ZIP = zipped({f"Flicker8k_Dataset/{name}": jpeg() for name in PHOTOS})
 
 
 def _flickr8k(data: bytes, work: Path) -> None:
-    """The zip of texts as it is given; as the published numbers, whatever is in it."""
+    """Read the data as the zip of texts, with counts that match the unmutated zip."""
     source = work / "source"
     if not source.exists():
         source.mkdir()
@@ -127,7 +127,7 @@ def _zip(data: bytes, work: Path) -> None:
         raise AssertionError(f"{stray} left the folder")
 
 
-def _slips() -> list[bytes]:
+def _unsafe_zips() -> list[bytes]:
     names = (
         "../stray.jpg",
         "/tmp/stray.jpg",
@@ -156,7 +156,7 @@ def _parquet_file(**columns: Any) -> bytes:
 
 def _parquets() -> tuple[list[bytes], list[bytes]]:
     image = {"bytes": jpeg(), "path": "a.jpg"}
-    sound = [
+    valid = [
         _parquet_file(
             image=[image, {"bytes": jpeg("blue"), "path": None}], caption_0=["A dog", None], caption_1=["x", "y"]
         ),
@@ -168,7 +168,7 @@ def _parquets() -> tuple[list[bytes], list[bytes]]:
     broken = pa.Array.from_buffers(
         pa.string(), 1, [None, pa.py_buffer(struct.pack("<ii", 0, 2)), pa.py_buffer(b"\xff\xfe")]
     )
-    odd = [
+    malformed = [
         _parquet_file(image=[image], caption_0=[1]),
         _parquet_file(image=[image], caption_0=[["a", "b"]]),
         _parquet_file(image=[image], caption_0=[b"\xff"]),
@@ -181,16 +181,18 @@ def _parquets() -> tuple[list[bytes], list[bytes]]:
         _parquet_file(image=[{"bytes": jpeg(), "path": ".."}], **{f"caption_{'9' * 5000}": ["a"]}),
         *(b"", b"PAR1", b"PAR1PAR1"),
     ]
-    return sound, odd
+    return valid, malformed
 
 
 def _parquet(data: bytes, work: Path) -> None:
-    source = fresh(work / "source", train__parquet=data, val__parquet=_GOOD_PARQUET[0], test__parquet=_GOOD_PARQUET[1])
+    source = fresh(
+        work / "source", train__parquet=data, val__parquet=_VALID_PARQUET[0], test__parquet=_VALID_PARQUET[1]
+    )
     images = fresh(work / "images")
     _check(parquet(source, images), images)
 
 
-_GOOD_PARQUET = [
+_VALID_PARQUET = [
     _parquet_file(image=[{"bytes": jpeg(colour), "path": f"{colour}.jpg"}], caption_0=["A dog"])
     for colour in ("green", "blue")
 ]
@@ -212,11 +214,11 @@ _COCO = json.dumps({
         {"image_id": number, "id": 9, "caption": text} for number in range(3) for text in ("A dog .", BIDI, "Café")
     ],
 }).encode()  # fmt: skip
-_ODD_JSON = (*NASTY_JSON, b'{"images": [{}]}', b'{"annotations": [{}]}', b'{"images": [], "annotations": []}')
+_BAD_JSON = (*BAD_JSON, b'{"images": [{}]}', b'{"annotations": [{}]}', b'{"images": [], "annotations": []}')
 
 
-def _photos_beside(work: Path, name: str, data: bytes) -> Path:
-    """A source whose one file is ``name``, with the three photos."""
+def _source_with(work: Path, name: str, data: bytes) -> Path:
+    """A source folder with the three photos and the file ``name``."""
     source = work / "source"
     if not source.exists():
         (source / "Images").mkdir(parents=True)
@@ -228,18 +230,18 @@ def _photos_beside(work: Path, name: str, data: bytes) -> Path:
 
 def _karpathy(data: bytes, work: Path) -> None:
     images = fresh(work / "images")
-    _check(karpathy(_photos_beside(work, "dataset_mine.json", data), images), images)
+    _check(karpathy(_source_with(work, "dataset_mine.json", data), images), images)
 
 
 def _coco(data: bytes, work: Path) -> None:
     images = fresh(work / "images")
-    _check(coco(_photos_beside(work, "captions_train.json", data), images), images)
+    _check(coco(_source_with(work, "captions_train.json", data), images), images)
 
 
 def _flickr30k(data: bytes, work: Path) -> None:
-    """As the published numbers, whatever is in it."""
+    """Read the data as ``results.csv``, without the published counts."""
     images = fresh(work / "images")
-    _check(flickr30k(_photos_beside(work, "results.csv", data), images, {}), images)
+    _check(flickr30k(_source_with(work, "results.csv", data), images, {}), images)
 
 
 def _mutate_texts(rng: Random, corpus: Sequence[bytes]) -> bytes:
@@ -248,23 +250,27 @@ def _mutate_texts(rng: Random, corpus: Sequence[bytes]) -> bytes:
 
 def parsers() -> list[Parser]:
     """Every reader of datasets."""
-    sound, odd = _parquets()
+    valid, malformed = _parquets()
     zips = [_texts(TOKENS), _PHOTO_ZIP, *(zipped({"a.jpg": jpeg(), "b.txt": b"x" * 99}, m) for m in (8, 12, 14))]
     return [
-        Parser(name="captions file", corpus=_CAPTIONS, read=_captions, mutate=mutate_bytes, nasty=UGLY_TEXTS, share=3),
-        Parser(name="split files", corpus=_SPLIT, read=_splits, mutate=mutate_bytes, nasty=UGLY_TEXTS, share=2),
+        Parser(
+            name="captions file", corpus=_CAPTIONS, read=_captions, mutate=mutate_bytes, special=BAD_TEXTS, share=3
+        ),
+        Parser(name="split files", corpus=_SPLIT, read=_splits, mutate=mutate_bytes, special=BAD_TEXTS, share=2),
         Parser(
             name="Flickr8k judgments", corpus=list(_JUDGMENTS.values()), read=_judgments, mutate=mutate_bytes,
         ),
         Parser(
             name="Flickr8k texts", corpus=[_texts(TOKENS)], read=_flickr8k, mutate=_mutate_texts, share=2,
-            nasty=[*map(_texts, UGLY_TEXTS), *_slips()],
+            special=[*map(_texts, BAD_TEXTS), *_unsafe_zips()],
         ),
-        Parser(name="zips", corpus=zips, read=_zip, mutate=mutate_bytes, nasty=_slips(), share=3),
-        Parser(name="parquet", corpus=sound, read=_parquet, mutate=mutate_bytes, nasty=odd, share=3),
-        Parser(name="Karpathy JSON", corpus=[_KARPATHY], read=_karpathy, mutate=mutate_json, nasty=_ODD_JSON, share=3),
-        Parser(name="COCO JSON", corpus=[_COCO], read=_coco, mutate=mutate_json, nasty=_ODD_JSON, share=3),
+        Parser(name="zips", corpus=zips, read=_zip, mutate=mutate_bytes, special=_unsafe_zips(), share=3),
+        Parser(name="parquet", corpus=valid, read=_parquet, mutate=mutate_bytes, special=malformed, share=3),
         Parser(
-            name="Flickr30k", corpus=_CAPTIONS[3:4], read=_flickr30k, mutate=mutate_bytes, nasty=UGLY_TEXTS, share=2
+            name="Karpathy JSON", corpus=[_KARPATHY], read=_karpathy, mutate=mutate_json, special=_BAD_JSON, share=3
+        ),
+        Parser(name="COCO JSON", corpus=[_COCO], read=_coco, mutate=mutate_json, special=_BAD_JSON, share=3),
+        Parser(
+            name="Flickr30k", corpus=_CAPTIONS[3:4], read=_flickr30k, mutate=mutate_bytes, special=BAD_TEXTS, share=2
         ),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Inputs that several parsers share: file names, small photos, zips and texts that often break parsers."""
+"""Inputs shared by several parsers: file names, small photos, zips and malformed texts."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def jpeg(colour: str = "red", size: tuple[int, int] = (8, 6)) -> bytes:
 
 
 def fresh(folder: Path, **content: bytes) -> Path:
-    """The folder with these files only."""
+    """Empty the folder and write these files; ``__`` in a name stands for a dot."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, data in content.items():
@@ -33,7 +33,7 @@ def fresh(folder: Path, **content: bytes) -> Path:
     return folder
 
 
-UGLY_TEXTS = (
+BAD_TEXTS = (
     *(b"", b"\n", b"\0", b"\xff\xfea\0", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"image,caption", b"image,caption\n"),
     b"image,caption\na.jpg," + b"a " * MEGABYTE,
     b"image,caption\na.jpg," + b"a" * MEGABYTE,
@@ -51,7 +51,7 @@ UGLY_TEXTS = (
 
 
 def zipped(members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
-    """A zip of these members."""
+    """A zip with these members."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", method) as archive:
         for name, data in members.items():
@@ -66,11 +66,11 @@ def npy(array: Any) -> bytes:
 
 
 def pair(references: Any, hypotheses: Any) -> bytes:
-    """References and captions, as ``captionlab score`` reads them, in one JSON."""
+    """References and captions in one JSON object, which ``texts`` splits into the two files of ``captionlab score``."""
     return json.dumps({"references": references, "hypotheses": hypotheses}).encode()
 
 
-NASTY_JSON = (
+BAD_JSON = (
     *(
         b"",
         b"[" * 100_000,

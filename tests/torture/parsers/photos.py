@@ -20,7 +20,7 @@ from torture.parsers.inputs import (
 )
 
 _ODD_TAGS = (
-    (tag(0x10E, 5, 1, b""),),  # text as a fraction
+    (tag(0x10E, 5, 1, b""),),  # text stored as a fraction
     (tag(0x11A, 10, 1, b""), tag(0x128, 3, 1, b"\3\0")),
     (tag(0x11A, 2, 1, b"x"), tag(0x128, 1, 1, b"\2")),
     (tag(0x102, 1, 3, b"\x08\x08\x08"), tag(0x2BC, 4, 1, b"\0\0\0\0")),
@@ -48,14 +48,14 @@ def _photos() -> list[bytes]:
             except (OSError, ValueError, KeyError):
                 continue
             photos.append(out.getvalue())
-    moving = io.BytesIO()
+    animated = io.BytesIO()
     frames = [Image.new("P", (9, 9), i) for i in range(3)]
-    frames[0].save(moving, "GIF", save_all=True, append_images=frames[1:])
-    return [*photos, moving.getvalue()]
+    frames[0].save(animated, "GIF", save_all=True, append_images=frames[1:])
+    return [*photos, animated.getvalue()]
 
 
 def png(width: int, height: int, colour: int = 2, depth: int = 8, rows: bytes = b"") -> bytes:
-    """A PNG whose header has this size, whatever its data."""
+    """A PNG with this size in its header, whatever its data."""
     chunks = [
         (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)),
         (b"IDAT", zlib.compress(rows, 9)),
@@ -66,7 +66,7 @@ def png(width: int, height: int, colour: int = 2, depth: int = 8, rows: bytes = 
 
 
 def _mutate_photo(rng: Random, corpus: Sequence[bytes]) -> bytes:
-    """Mutate; half of the PNGs get correct checksums again, so that their later chunks are read too."""
+    """Mutate the bytes; the checksums of half of the PNGs are corrected, so that later chunks are read too."""
     data = mutate_bytes(rng, corpus)
     if data[:4] != b"\x89PNG" or rng.random() < 0.5:
         return data
@@ -84,7 +84,7 @@ def _photo(data: bytes, work: Path) -> None:
 
 
 def _checked_photo(data: bytes, work: Path) -> None:
-    """As a photo of a dataset: every later stage can read what the checks accept."""
+    """Check the data as a dataset's photo; if it passes, every size must be readable."""
     images = work / "images"
     if not images.exists():
         images.mkdir()
@@ -100,7 +100,7 @@ def _checked_photo(data: bytes, work: Path) -> None:
             read_photo(images / "a.jpg", pixels)
 
 
-_HUGE = (
+_SPECIAL_CASES = (
     png(2**31 - 1, 2**31 - 1),
     png(60_000, 60_000),
     png(20_000, 6_000, rows=bytes(1000)),
@@ -124,8 +124,13 @@ def parsers() -> list[Parser]:
     """Every reader of photos."""
     photos = _photos()
     return [
-        Parser(name="photos", corpus=photos, read=_photo, mutate=_mutate_photo, nasty=_HUGE, share=5),
+        Parser(name="photos", corpus=photos, read=_photo, mutate=_mutate_photo, special=_SPECIAL_CASES, share=5),
         Parser(
-            name="photos of a dataset", corpus=photos, read=_checked_photo, mutate=_mutate_photo, nasty=_HUGE, share=3
+            name="photos of a dataset",
+            corpus=photos,
+            read=_checked_photo,
+            mutate=_mutate_photo,
+            special=_SPECIAL_CASES,
+            share=3,
         ),
     ]

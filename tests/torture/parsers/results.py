@@ -10,11 +10,11 @@ from captionlab.core.photo_results import read_attention, read_captions, read_ga
 from captionlab.core.results import read_diagnostics, read_evaluation, read_manifest, read_summary, read_training
 from results_tree import toys, write_results
 from torture.fuzz import Parser, mutate_bytes, mutate_json
-from torture.parsers.inputs import NASTY_JSON
+from torture.parsers.inputs import BAD_JSON
 
 _MODEL, _EVALUATION = "artifacts/models/baseline/lite0", "artifacts/evaluation"
 _KEY = "attention.lite2"
-# What reads each file, from the project's root; the files of JSON first.
+# The reader of each file, given the project's root.
 _READERS: dict[str, Callable[[Path], object]] = {
     "artifacts/dataset/manifest.json": read_manifest,
     f"{_MODEL}/summary.json": lambda root: read_summary(root / _MODEL),
@@ -39,12 +39,12 @@ def parsers() -> list[Parser]:
     """Every reader of results."""
     with tempfile.TemporaryDirectory() as folder:
         write_results(Path(folder), toys())
-        sound = {name: (Path(folder) / name).read_bytes() for name in _READERS}
-    summary = sound[f"{_MODEL}/summary.json"]
+        valid = {name: (Path(folder) / name).read_bytes() for name in _READERS}
+    summary = valid[f"{_MODEL}/summary.json"]
     return [
         Parser(
             name=f"results, {Path(name).name}", corpus=[content], read=partial(_read, name, summary),
-            mutate=mutate_json if name.endswith(".json") else mutate_bytes, nasty=NASTY_JSON,
+            mutate=mutate_json if name.endswith(".json") else mutate_bytes, special=BAD_JSON,
         )
-        for name, content in sound.items()
+        for name, content in valid.items()
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Readers of parameters, JSON and text: params.yaml, presets, the scenes' grammar, scores, vocabularies, captions."""
+"""Readers of params.yaml, presets, the scenes' grammar, score's files, JSON, vocabularies and captions."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from captionlab.data.vocab import Vocabulary
 from captionlab.datasets.scenes import scene_words
 from captionlab.errors import CaptionlabError
 from torture.fuzz import Parser, mutate_bytes, mutate_json
-from torture.parsers.inputs import BIDI, MEGABYTE, NASTY_JSON, ROOT, TOKENS, UGLY_TEXTS, pair
+from torture.parsers.inputs import BAD_JSON, BAD_TEXTS, BIDI, MEGABYTE, ROOT, TOKENS, pair
 
 
 def _small_params() -> dict[str, Any]:
@@ -56,12 +56,12 @@ def _json(data: bytes) -> Any:
         raise CaptionlabError("not JSON") from error
 
 
-_LAUGHS = ("device: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+_BILLION_LAUGHS = ("device: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"k{i}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9)
 )).encode()  # fmt: skip
-_LAUGHING = b"device: [" + _LAUGHS.replace(b"device: ", b"", 1).replace(b"\n", b", ").replace(b": &", b": &") + b"]"
-_NASTY_YAML = (
-    *(_LAUGHS, b"a: &a [&b [&c [*a]]]", b"device: 0x" + b"f" * 5000, b"device: &a {<<: *a}", b"\xff", b"", b"\0"),
+_BAD_YAML = (
+    *(_BILLION_LAUGHS, b"a: &a [&b [&c [*a]]]", b"device: 0x" + b"f" * 5000, b"device: &a {<<: *a}", b"\xff"),
+    b"", b"\0",
     b"a: " + b"[" * 5000, b"{" * 5000, b"device: " + b"9" * 6000, b"? " * 5000, b"- " * 5000, b"device: !!binary x",
     b"device: " + b"a" * MEGABYTE, b"device: [&a [x,x,x,x,x,x,x,x,x], " + b", ".join(
         b"&%c [%s]" % (98 + i, b", ".join([b"*%c" % (97 + i)] * 9)) for i in range(8)) + b"]",
@@ -69,7 +69,7 @@ _NASTY_YAML = (
 
 
 def _score(data: bytes, work: Path) -> None:
-    """One JSON of references and hypotheses together, or bytes that stand for both files."""
+    """Split a JSON object into references and hypotheses; use other bytes for both files."""
     references, hypotheses = work / "refs.json", work / "hyps.json"
     try:
         both = json.loads(data)
@@ -97,7 +97,7 @@ def _lines(data: bytes, work: Path) -> None:
     read_jsonl(path)
 
 
-def _whole(data: bytes, work: Path) -> None:
+def _json_file(data: bytes, work: Path) -> None:
     path = work / "value.json"
     path.write_bytes(data)
     read_json(path)
@@ -107,7 +107,7 @@ def _vocabulary(data: bytes, work: Path) -> None:
     path = work / "vocab.json"
     path.write_bytes(data)
     vocabulary = Vocabulary.from_json(read_json(path), str(path))
-    vocabulary.decode(vocabulary.encode(["dog", "unheard"]))
+    vocabulary.decode(vocabulary.encode(["dog", "unknown"]))
     assert vocabulary.digest
 
 
@@ -115,7 +115,7 @@ _TEXTS = ("Ein Hund läuft, 3 Bälle!", "Một chú chó ❤️", "一只狗在�
 
 
 def _cleaning(data: bytes, work: Path) -> None:
-    """Any text of a caption's length is valid; words have no blanks, and are in Unicode's composed form."""
+    """Clean any text: words must not be empty or contain blanks, and both Unicode forms must give the same words."""
     text = data.decode("utf-8", "surrogateescape" if len(data) % 2 else "replace")[:LONGEST_CAPTION]
     for cleaning in CLEANINGS:
         words = clean(text, cleaning)  # type: ignore[arg-type]
@@ -139,21 +139,21 @@ def parsers() -> list[Parser]:
         ),
         Parser(
             name="params.yaml", corpus=[(ROOT / "params.yaml").read_bytes()], read=_params_yaml, mutate=mutate_bytes,
-            nasty=_NASTY_YAML, share=2,
+            special=_BAD_YAML, share=2,
         ),
-        Parser(name="presets", corpus=presets, read=_preset, mutate=mutate_bytes, nasty=_NASTY_YAML, share=1),
-        Parser(name="scenes grammar", corpus=[grammar], read=_grammar, mutate=mutate_bytes, nasty=_NASTY_YAML, share=1),
-        Parser(name="score JSON", corpus=_SCORES, read=_score, mutate=mutate_json, nasty=NASTY_JSON, share=3),
+        Parser(name="presets", corpus=presets, read=_preset, mutate=mutate_bytes, special=_BAD_YAML, share=1),
+        Parser(name="scenes grammar", corpus=[grammar], read=_grammar, mutate=mutate_bytes, special=_BAD_YAML, share=1),
+        Parser(name="score JSON", corpus=_SCORES, read=_score, mutate=mutate_json, special=BAD_JSON, share=3),
         Parser(
-            name="JSON", corpus=[VOCABULARY, _ROWS.split(b"\n")[0]], read=_whole, mutate=mutate_json, nasty=NASTY_JSON,
-            share=4,
+            name="JSON", corpus=[VOCABULARY, _ROWS.split(b"\n")[0]], read=_json_file, mutate=mutate_json,
+            special=BAD_JSON, share=4,
         ),
-        Parser(name="JSON lines", corpus=[_ROWS], read=_lines, mutate=mutate_bytes, nasty=NASTY_JSON, share=4),
+        Parser(name="JSON lines", corpus=[_ROWS], read=_lines, mutate=mutate_bytes, special=BAD_JSON, share=4),
         Parser(
-            name="vocabulary", corpus=[VOCABULARY], read=_vocabulary, mutate=mutate_json, nasty=NASTY_JSON, share=3
+            name="vocabulary", corpus=[VOCABULARY], read=_vocabulary, mutate=mutate_json, special=BAD_JSON, share=3
         ),
         Parser(
             name="caption cleaning", corpus=[TOKENS, BIDI.encode(), *texts], read=_cleaning, mutate=mutate_bytes,
-            nasty=UGLY_TEXTS, share=4,
+            special=BAD_TEXTS, share=4,
         ),
     ]  # fmt: skip

@@ -25,27 +25,27 @@ from torture.parsers.texts import VOCABULARY
 def _checkpoints() -> tuple[list[bytes], list[bytes]]:
     import tempfile
 
-    sound = []
+    valid = []
     vocab = Vocabulary.from_json(json.loads(VOCABULARY), "")
     configs = {
         "baseline": {},
         "attention": {"attention": 4, "memory": 0, "teacher_forcing": True, "tied": True},
     }
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         for system, own in configs.items():
             values = {"encoder": "e", "embedding": 4, "hidden": 4, "layers": 1, "dropout": 0.0, **own}
             config = build_system(system, values)
             model = build_model(config, vocab=len(vocab), pooled=3, channels=5)
             about = identity(system, config, encoder="e", pooled=3, channels=5)
             made = Checkpoint(model=model, vocab=vocab, identity=about, decoding=Decoding())
-            save_checkpoint(Path(place) / "x", made)
-            sound.append((Path(place) / "x").read_bytes())
-    nasty = [b"", b"\x80\x04.", struct.pack("<Q", 1 << 62), struct.pack("<Q", 2) + b"{}", save({"a": torch.zeros(1)})]
-    return sound, nasty
+            save_checkpoint(Path(folder) / "x", made)
+            valid.append((Path(folder) / "x").read_bytes())
+    broken = [b"", b"\x80\x04.", struct.pack("<Q", 1 << 62), struct.pack("<Q", 2) + b"{}", save({"a": torch.zeros(1)})]
+    return valid, broken
 
 
 def _mutate_checkpoint(rng: Random, corpus: Sequence[bytes]) -> bytes:
-    """Mutate the JSON header of the file, or its bytes."""
+    """Mutate the JSON header or the bytes of a file."""
     if rng.random() < 0.3:
         return mutate_bytes(rng, corpus)
     data = rng.choice(corpus)
@@ -53,7 +53,7 @@ def _mutate_checkpoint(rng: Random, corpus: Sequence[bytes]) -> bytes:
         (size,) = struct.unpack_from("<Q", data)
         header = json.loads(data[8 : 8 + size])
         about = header["__metadata__"]["captionlab"].encode()
-    except (struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # of what has grown
+    except (struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no valid header
         return mutate_bytes(rng, corpus)
     if rng.random() < 0.7:
         header["__metadata__"]["captionlab"] = mutate_json(rng, [about]).decode("utf-8", "replace")
@@ -90,11 +90,11 @@ def parsers() -> list[Parser]:
     arrays = [npy(np.zeros(3)), npy(np.zeros((2, 0))), npy(np.zeros((2, 3), "M8[s]")), zipped({"a.npy": pooled}), b""]
     return [
         Parser(
-            name="checkpoints", corpus=checkpoints, read=_checkpoint, mutate=_mutate_checkpoint, nasty=broken, share=4
+            name="checkpoints", corpus=checkpoints, read=_checkpoint, mutate=_mutate_checkpoint, special=broken, share=4
         ),
         Parser(
             name="feature arrays", corpus=[pooled], read=lambda data, work: _store(data, _ABOUT, work),
-            mutate=mutate_bytes, nasty=arrays, share=2,
+            mutate=mutate_bytes, special=arrays, share=2,
         ),
         Parser(
             name="feature store", corpus=[_ABOUT], read=lambda data, work: _store(pooled, data, work),

@@ -1,4 +1,4 @@
-"""Draw a scene as a 224x224 picture: the place, then the actors, the farthest first.
+"""Draw a scene as a 224x224 picture: first the place, then the actors from back to front.
 
 Knows the positions of actors; nothing of captions, splits or files.
 """
@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageDraw
 
 from captionlab.datasets.drawing.creatures import Look
 from captionlab.datasets.drawing.figures import FIGURES
-from captionlab.datasets.drawing.pen import BIG, FINER, SIDE, Colour, Pen, shade, varied
+from captionlab.datasets.drawing.pen import BIG, SIDE, SUPERSAMPLING, Colour, Pen, shade, varied
 from captionlab.datasets.drawing.places import GROUND, PLACES
 
 _TALLEST = 0.5  # height of an adult, as a share of the picture's height
@@ -33,7 +33,7 @@ class Actor:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a picture shows. The relation is between the first two actors; a third is in the background."""
+    """The content of a picture. The relation is between the first two actors; a third is in the background."""
 
     place: str
     actors: tuple[Actor, ...]
@@ -47,11 +47,11 @@ def draw_scene(scene: Scene, colours: Mapping[str, Colour], rng: Random) -> Imag
     PLACES[scene.place](image, canvas, rng)
     for spot in _arrange(scene, rng):
         _draw_actor(image, canvas, spot, varied(colours[spot.actor.colour], rng), rng)
-    return _grained(image.reduce(FINER), rng)
+    return _grained(image.reduce(SUPERSAMPLING), rng)
 
 
 def _grained(image: Image.Image, rng: Random) -> Image.Image:
-    """The picture with light noise, so that two pictures of the same scene differ."""
+    """The picture with light noise, so that pictures of the same scene differ."""
     cells = SIDE // 4
     grain = Image.frombytes("L", (cells, cells), rng.randbytes(cells * cells)).point(lambda v: 244 + v * 11 // 255)
     return ImageChops.multiply(image, Image.merge("RGB", [grain.resize((SIDE, SIDE), Image.Resampling.BILINEAR)] * 3))
@@ -82,7 +82,7 @@ class _Strip(NamedTuple):
 
 
 def _arrange(scene: Scene, rng: Random) -> list[_Spot]:
-    """Spots for all figures, the farthest first."""
+    """The positions of all figures, from back to front."""
     facing = rng.choice((-1, 1))
     first = scene.actors[0]
     near = scene.actors[:2]
@@ -134,18 +134,18 @@ def _breadth(actor: Actor) -> float:
 
 def _row(actors: list[Actor], rng: Random, strip: _Strip, facing: int) -> list[_Spot]:
     """Figures side by side within a strip; those of the same kind overlap a little."""
-    left, room, base, most = strip
+    left, room, base, size = strip
     total = sum(width_of(actor) for actor in actors) + 0.08 * (len(actors) - 1)
     tallest = max(FIGURES[actor.kind].height for actor in actors)
-    unit = min(room / total, _TALLEST * most * 1.3 / max(tallest, 0.75)) * rng.uniform(0.9, 1.0)
-    unit = min(unit, _TALLEST * most * 1.35)
+    unit = min(room / total, _TALLEST * size * 1.3 / max(tallest, 0.75)) * rng.uniform(0.9, 1.0)
+    unit = min(unit, _TALLEST * size * 1.35)
     x = left + (room - total * unit) * rng.uniform(0.25, 0.75)
     spots = []
     for actor in actors:
         figure = FIGURES[actor.kind]
         for number in range(actor.count):
             drop = 0.0 if actor.count == 1 else (0.035 if number % 2 else -0.015)
-            ground = base + drop * most
+            ground = base + drop * size
             y = ground
             if actor.action in _ALOFT:
                 y = (

@@ -1,4 +1,4 @@
-"""Drawing people and animals in the poses of their actions.
+"""Draw people and animals in the poses of their actions.
 
 Each figure has its own coordinates: x points forwards, y points up, the feet are at (0, 0) and 1 is about the height of
 an adult. Knows nothing of places, layout or captions.
@@ -24,7 +24,7 @@ class Look:
 
     skin: int
     hair: int
-    swing: float  # from -1 to 1: how far the limbs are in their movement
+    swing: float  # phase of the limbs' movement, from -1 to 1
 
 
 class _Pose(NamedTuple):
@@ -105,7 +105,7 @@ def _head(pen: Pen, look: Look, at: Point, r: float, *, child: bool, dress: bool
     x, y = at
     if dress and not child:  # long hair
         pen.oval(hair, x - 0.02, y - 0.05, r * 1.22, r * 1.55)
-    if dress and child:  # two bunches
+    if dress and child:  # two pigtails
         for side in (-1, 1):
             pen.oval(hair, x + side * r * 1.25, y - 0.03, r * 0.42, r * 0.75, 25 * side)
     pen.oval(hair, x - 0.012, y + 0.02, r * 1.05, r * 1.05)

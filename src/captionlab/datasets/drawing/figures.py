@@ -1,4 +1,4 @@
-"""Objects, and the table of every kind that can be drawn. The coordinates are those of ``creatures``."""
+"""Draw objects; and the table of every kind that can be drawn. Coordinates are as in ``creatures``."""
 
 from collections.abc import Callable
 from functools import partial
@@ -115,12 +115,12 @@ def _kite(pen: Pen, colour: Colour, action: str, look: Look) -> None:
 
 
 class Figure(NamedTuple):
-    """How to draw a kind, and how much room it takes, in heights of an adult."""
+    """How to draw a kind, and its size in heights of an adult."""
 
     draw: Callable[[Pen, Colour, str, Look], None]
     width: float
     height: float
-    scale: float = 1.0  # from the figure's own coordinates
+    scale: float = 1.0  # from the coordinates of ``draw`` to heights of an adult
 
 
 FIGURES: dict[str, Figure] = {

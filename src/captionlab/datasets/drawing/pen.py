@@ -13,8 +13,8 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
 SIDE = 224  # of a finished picture, in pixels
-FINER = 3  # drawn this many times larger, then averaged, for smooth edges
-BIG = SIDE * FINER
+SUPERSAMPLING = 3  # drawn this many times larger, then averaged, for smooth edges
+BIG = SIDE * SUPERSAMPLING
 CIRCLE = [(math.cos(i * math.pi / 14), math.sin(i * math.pi / 14)) for i in range(28)]
 
 
@@ -28,14 +28,14 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 def varied(colour: Colour, rng: Random) -> Colour:
-    """The colour, a little lighter or darker and of a slightly different hue."""
+    """The colour with a small random change of brightness and hue."""
     light = rng.uniform(-10, 10)
     red, green, blue = (min(255, max(0, round(c + light + rng.uniform(-6, 6)))) for c in colour)
     return red, green, blue
 
 
 class Pen:
-    """Draws shapes in a figure's coordinates; with ``outline``, each a little larger and in that colour."""
+    """Draws shapes in a figure's coordinates. With ``outline``, shapes are larger and in that colour."""
 
     def __init__(
         self, draw: ImageDraw.ImageDraw, x: float, y: float, unit: float, *, facing: int = 1, line: float = 0.0
@@ -88,7 +88,7 @@ class Pen:
             self._draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), ink)
 
     def ring(self, colour: Colour, x: float, y: float, radius: float, width: float) -> None:
-        """A circle's edge."""
+        """An unfilled circle."""
         self.limb(colour, width, *[(x + radius * u, y + radius * v) for u, v in [*CIRCLE, CIRCLE[0]]])
 
     def mark(self, colour: Colour, width: float, *points: Point) -> None:

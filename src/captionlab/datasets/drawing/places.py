@@ -1,4 +1,4 @@
-"""Drawing the background of each place, from the sky to the ground. Knows nothing of actors."""
+"""Draw the background of each place, from the sky to the ground. Knows nothing of actors."""
 
 from collections.abc import Callable
 from random import Random
