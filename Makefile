@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 PRESETS := flickr8k hour trained_blocks clip image_places report_a report_a_lite report_b report_b_lite
 
-.PHONY: repro differences $(PRESETS) test torture check format ui bench bench-keras gpu clean
+.PHONY: repro differences $(PRESETS) test pytest torture check format ui bench bench-keras gpu clean
 
 repro: .venv/.installed
 	dvc repro
@@ -33,9 +33,12 @@ $(PRESETS): .venv/.installed
 	@echo
 	@echo "The comparison: $(REPORT)/comparison.html; photos and captions: $(REPORT)/gallery/index.html"
 
-# make test [PROCESSES=2 that share the tests]: those of a file stay in one of them and in their order.
+# make test [PROCESSES=2]: the checks beside the tests. Those of a file stay in one process and in their order.
 PROCESSES ?= 2
-test: .venv/.installed check
+test: .venv/.installed
+	@$(MAKE) --no-print-directory --jobs 2 check pytest
+
+pytest:
 	pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # make torture [MINUTES=15 of bad data]: kills, bad and hostile files, full disks, no MLflow, crowds of clients; renders

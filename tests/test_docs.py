@@ -1,4 +1,4 @@
-"""The how-to pages under docs/: each is followed step by step in a copy of this project.
+"""The how-to pages under docs/ and the notebook: each is followed step by step in a copy of this project.
 
 The fenced blocks of a page are executed in order. ``python FILE`` creates a file, ``diff FILE`` changes the lines that
 it shows, ``sh`` is run in a shell; ``text`` is not executed. The copy is made small first (one configuration, few
@@ -13,8 +13,11 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from ruamel.yaml import YAML
 
 from captionlab.config import SECTIONS, ScenesParams
@@ -219,9 +222,21 @@ def test_own_photos(reader: Reader, tmp_path: Path) -> None:
     assert reader.run("git", "status", "--porcelain", "data") == ""
 
 
+@pytest.fixture(scope="module")
+def experimenter(
+    tmp_path_factory: pytest.TempPathFactory, path_without_java: str, empty_database: Path
+) -> tuple[Reader, list[str]]:
+    """The project of a reader who followed experiments-by-hand, and the output of each ``sh`` block."""
+    reader = Reader(tmp_path_factory.mktemp("experiments") / "captionlab")
+    shutil.copy(empty_database, reader.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", path_without_java)
+        return reader, reader.follow("experiments-by-hand")
+
+
 @pytest.mark.slow
-def test_experiments_by_hand(reader: Reader) -> None:
-    said = reader.follow("experiments-by-hand")
+def test_experiments_by_hand(experimenter: tuple[Reader, list[str]]) -> None:
+    reader, said = experimenter
     first, run, shown, diffs, restored, applied, removed, again, cache = said
     assert reader.ran(first) >= {"download", "train_baseline@lite0", "track"}
     assert reader.ran(run) == {"check_params", "train_baseline@lite0", "evaluate", "report", "track"}
@@ -238,7 +253,31 @@ def test_experiments_by_hand(reader: Reader) -> None:
     assert re.search(r"^ok    cache .* files, .* GB, all intact$", cache, re.MULTILINE), cache
     runs = reader.mlflow_runs()["baseline.lite0"]
     assert sorted(tags.get("dvc_experiment", "") for tags in runs) == ["", "wider"]
+    assert {tags["name"] for tags in runs} == {"baseline.lite0", "baseline.lite0 (wider)"}
     assert reader.run("git", "status", "--porcelain") == ""
+
+
+def output(notebook: Any, source: str) -> str:
+    """The text output of the cell that contains ``source``."""
+    (cell,) = (cell for cell in notebook.cells if cell.cell_type == "code" and source in cell.source)
+    return "".join(found.get("text") or found.data["text/plain"] for found in cell.outputs)
+
+
+@pytest.mark.slow
+def test_the_quickstart_notebook(experimenter: tuple[Reader, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a project with two runs of baseline.lite0 in MLflow, one of them an experiment."""
+    folder = experimenter[0].folder
+    monkeypatch.setenv("PYTHONPATH", str(folder / "src"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    notebook = nbformat.reads((folder / "notebooks/quickstart.ipynb").read_text(encoding="utf-8"), 4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder / "notebooks"}}).execute()
+    assert "a group of people are standing in front of a building" in output(notebook, "captioner.caption(photo)")
+    assert "baseline" in output(notebook, "comparison.csv")
+    compared = dict(line.split(maxsplit=1) for line in output(notebook, "mlflow.search_runs").splitlines()[1:])
+    assert compared["params.hidden"].split() == ["16", "512"]
+    assert {"metrics.bleu_4", "metrics.cider"} <= compared.keys()
+    kinds = [kind for cell in notebook.cells for found in cell.get("outputs", []) for kind in found.get("data", {})]
+    assert (kinds.count("image/jpeg"), kinds.count("image/png")) == (2, 1)
 
 
 class Fork(Reader):

@@ -63,18 +63,6 @@ def test_the_same_parameters_give_the_same_bytes(repository: Repository) -> None
     assert repository.run("git", "status", "--porcelain") == ""
 
 
-def test_an_experiment_reruns_its_system_alone(repository: Repository, no_java: None) -> None:
-    said = repository.run("dvc", "exp", "run", "--name", "wider", "-S", "baseline.tiny.hidden=24")
-    assert repository.ran(said) == {"check_params", "train_baseline@tiny", "evaluate", "report", "track"}
-    runs = repository.mlflow_runs()
-    assert {tags["name"] for tags in runs["baseline.tiny"]} == {"baseline.tiny", "baseline.tiny (wider)"}
-    assert [tags["dvc_experiment"] for tags in runs["baseline.tiny"] if "dvc_experiment" in tags] == ["wider"]
-    shown = json.loads(repository.run("dvc", "exp", "show", "--json"))
-    assert "wider" in json.dumps(shown)
-    repository.run("git", "checkout", "-q", "--", ".")
-    repository.run("dvc", "checkout", "-q")
-
-
 def test_two_queued_workers_land_in_one_database(repository: Repository, no_java: None) -> None:
     for name, hidden in (("queued-a", 20), ("queued-b", 28)):
         repository.run("dvc", "exp", "run", "--queue", "--name", name, "-S", f"baseline.tiny.hidden={hidden}")

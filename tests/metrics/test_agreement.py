@@ -66,7 +66,7 @@ def judged(judges: str, image: str, caption: str, *marks: float, own: bool = Fal
     return JudgedCaption(judges=judges, image=image, caption=caption, marks=marks, is_reference=own)  # type: ignore[arg-type]
 
 
-def test_captions_are_not_scored_against_themselves() -> None:
+def test_captions_are_not_scored_against_themselves(no_java: None) -> None:
     references = {
         "a": ["a red dog runs", "a dog on grass"],
         "b": ["two cats sleep here", "cats on a bed"],
