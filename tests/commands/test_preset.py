@@ -57,6 +57,7 @@ WORDS = {
     "hour": 3_000,
     "own_photos": 3_000,
     "clip": 3_000,
+    "guests": 3_000,
     "trained_blocks": 3_000,
 }  # Flickr8k's vocabulary, including special tokens
 

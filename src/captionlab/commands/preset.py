@@ -19,7 +19,7 @@ PRESETS = Path("presets")
 def apply_preset(root: Path, name: str) -> list[str]:
     """Write the values of ``presets/<name>.yaml`` into params.yaml, whose comments stay; returns the closing lines.
 
-    The systems' configurations are replaced as a whole, any other section key by key. The layout is the one that
+    The systems' configurations and the guests are replaced as a whole, any other section key by key. The layout is the one that
     DVC's ``exp run -S`` writes, so that it later changes one line. Raises CaptionlabError for an unknown preset and for
     one whose result is not valid; params.yaml is then unchanged.
     """
@@ -37,10 +37,11 @@ def apply_preset(root: Path, name: str) -> list[str]:
         preset = yaml.load(source)
     except (YAMLError, ValueError, AttributeError) as error:  # AttributeError: an anchor that merges itself
         raise CaptionlabError(f"{PRESETS / name}.yaml is not valid YAML: {' '.join(str(error).split())}") from error
-    params["finetune"], params["ensemble"] = {}, {}  # they name configurations, which the preset replaces
+    for section in ("finetune", "ensemble", "guests", "guest_models"):  # of configurations or photos that are replaced
+        params[section] = {}
     for section, values in _sections(preset, name):
         _use_block_style(values)
-        if section in SECTIONS:
+        if section in (*SECTIONS, "guest_models"):
             params[section] = values
         else:
             params.setdefault(section, {}).update(values)
