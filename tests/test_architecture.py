@@ -44,7 +44,7 @@ ALLOWED = {
     "report": "config core errors",
     "serving": "core errors tracking training.checkpoint",
     "tuning": "config core data errors training tracking",
-    "demo": "core datasets.drawing errors inference models",
+    "demo": "core datasets.drawing errors evaluation inference models",
     "commands": "config core data datasets encoders errors evaluation exporting inference metrics models serving "
     "tracking training",
     "stages": "config core data datasets encoders errors evaluation finetuning inference metrics report serving "

@@ -14,6 +14,7 @@ from captionlab.demo.examples import example_photo
 from captionlab.demo.lineup import Lineup
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner, Sentence
+from captionlab.inference.photos import PhotoReader
 from captionlab.models.base import Features
 from demo_project import KNOWN
 
@@ -63,11 +64,19 @@ def test_about_names_the_training_data_of_each_system(demo_root: Path) -> None:
     assert [(one["name"], one["dataset"], one["drawn"]) for one in tiny] == [("tiny", "scenes", True)] * 2
 
 
-class Wordless(Captioner):
-    """A captioner that generates empty captions."""
+class BlankReader(PhotoReader):
+    """Encodes every photo as zeros."""
 
     def features(self, photos: Sequence[Any]) -> Features:
         return Features(torch.zeros(1, 1280), torch.zeros(1, 9, 1280))
+
+
+class Wordless(Captioner):
+    """A captioner that generates empty captions."""
+
+    @property
+    def reader(self) -> PhotoReader:
+        return BlankReader("blank", 3, "cpu", "")
 
     def describe(self, features: Features, decoding: Decoding | None = None) -> list[list[Sentence]]:
         return [[Sentence(caption="", log_prob=-1.0, score=-1.0, tokens=())]]
@@ -82,7 +91,9 @@ def test_a_caption_without_words_is_not_blank(demo_root: Path) -> None:
 
 
 def test_features_of_the_latest_photos_are_cached(tiny_lineup: Lineup) -> None:
-    systems = Lineup([tiny_lineup._captioners[1]])
+    baseline = tiny_lineup._members[1]
+    assert isinstance(baseline, Captioner)
+    systems = Lineup([baseline])
     photos = [(example_photo(KNOWN[0].name) or b"") + bytes([count]) for count in range(lineup._KEPT + 1)]
     first, second, *_ = digests = [systems.add(photo) for photo in photos[:-1]]
     systems.captions(first)  # now the latest

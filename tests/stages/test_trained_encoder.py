@@ -23,6 +23,7 @@ from captionlab.core.photo_results import read_captions
 from captionlab.core.records import DATASET, MODELS
 from captionlab.core.results import checkpoint_of, read_training
 from captionlab.data.store import open_store
+from captionlab.demo.lineup import Lineup
 from captionlab.encoders.load import load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.evaluation.rows import RowCaptioner
@@ -166,6 +167,22 @@ def test_the_command_names_a_row(root: Path, monkeypatch: pytest.MonkeyPatch, ru
     code, _, err = run("caption", photo, "--model", "ensemble.both", "--attention", "map.png")
     assert code == 1
     assert "ensemble.both has no attention to show" in err
+
+
+def test_the_demo_shows_rows_beside_the_systems(root: Path) -> None:
+    systems = Lineup.load(root, ROWS[1:])
+    assert [f"{one['system']}.{one['name']}" for one in systems.about()][-3:] == ROWS[1:]
+    image = read_captions(root, ROWS[1])[0].image
+    shown = systems.captions(systems.add((root / DATASET / "images" / image).read_bytes()))
+    for key, one in zip(ROWS[1:], shown[-3:], strict=True):
+        assert (one["dataset"], one["encoder"]) == ("tiny", ENCODER)
+        said = RowCaptioner.load(root, key)
+        (evaluated,) = (each for each in read_captions(root, key) if each.image == image)
+        assert " ".join(one["captions"][0]["words"]) == evaluated.captions[said.decoding.label].caption
+        scores = [caption["score"] for caption in one["captions"]]
+        assert (scores == sorted(scores, reverse=True)) if key == ROWS[1] else not any(scores)
+    with pytest.raises(CaptionlabError, match=r"ensemble\.none has not been evaluated"):
+        Lineup.load(root, ["ensemble.none"])
 
 
 def test_reranking_needs_the_training_captions(

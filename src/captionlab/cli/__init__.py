@@ -146,6 +146,9 @@ def demo(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 admits other machines.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 selects a free port.")] = 8000,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the browser.")] = True,
+    row: Annotated[
+        list[str] | None, typer.Option(help="A row of the comparison to show too: ensemble.NAME, retrieval.NAME.")
+    ] = None,
 ) -> None:
     """Open a page where every system captions your photos.
 
@@ -153,7 +156,7 @@ def demo(
     """
     from captionlab.demo.server import serve
 
-    for line in serve(Path.cwd(), host=host, port=port, open_browser=open_browser):
+    for line in serve(Path.cwd(), host=host, port=port, open_browser=open_browser, rows=row or []):
         print(line)
 
 

@@ -1,6 +1,7 @@
 """Every trained system over one photo: each encoder runs once per photo, the decoders run for every request.
 
-Knows captioners; nothing of the page or the network. Not thread-safe: the server runs one request at a time.
+Knows captioners and rows of the comparison; nothing of the page or the network. Not thread-safe: the server runs one
+request at a time.
 """
 
 import dataclasses
@@ -8,14 +9,18 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from captionlab.core.records import MODELS, NO_WORDS, RELEASED
+from captionlab.core.records import MODELS, NO_WORDS, RELEASED, Decoding, Neighbours
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner, Sentence
+from captionlab.inference.photos import PhotoReader
 from captionlab.models.base import Features
+
+if TYPE_CHECKING:  # retrieval takes a second to import
+    from captionlab.evaluation.rows import RowCaptioner
 
 DRAWN_SCENES = "scenes"  # name of the built-in dataset in params.yaml
 _KEPT = 32  # most recent photos whose features are kept; a fifth of a megabyte for each encoder
@@ -24,36 +29,35 @@ _KEPT = 32  # most recent photos whose features are kept; a fifth of a megabyte 
 class Lineup:
     """The systems side by side. Encoders are loaded by ``warm_up`` or with the first photo."""
 
-    def __init__(self, captioners: Sequence[Captioner]) -> None:
-        self._captioners = captioners
-        self._encoders = [self._shared_encoder(captioner) for captioner in captioners]
+    def __init__(self, captioners: Sequence[Captioner], rows: "Sequence[RowCaptioner]" = ()) -> None:
+        self._members: list[Captioner | RowCaptioner] = [*captioners, *rows]
+        wanted = [_readers(member) for member in self._members]
+        every = [reader for own in wanted for reader in own]
+        self._readers = [[_shared(reader, every) for reader in own] for own in wanted]
         self._features: OrderedDict[str, dict[int, Features | CaptionlabError]] = OrderedDict()
+        self._encoders = {place: every[place] for own in self._readers for place in own}
 
     @classmethod
-    def load(cls, root: Path) -> "Lineup":
-        """The released captioner and every checkpoint under the project's artifacts/models.
+    def load(cls, root: Path, rows: Sequence[str] = ()) -> "Lineup":
+        """The released captioner, every checkpoint under the project's artifacts/models, and rows of the comparison.
 
-        Raises CaptionlabError if there is none or one of them is damaged.
+        Raises CaptionlabError if there is none, or one of them is missing or damaged.
         """
         paths = sorted((root / MODELS).glob("*/*/checkpoint.safetensors"))
         if RELEASED.exists():
             paths.insert(0, RELEASED)
-        if not paths:
+        if not paths and not rows:
             raise CaptionlabError(f"no trained system in {root / MODELS}; train some first (dvc repro)")
-        return cls([Captioner.load(path) for path in paths])
+        captioners = [Captioner.load(path) for path in paths]
+        if not rows:
+            return cls(captioners)
+        from captionlab.evaluation.rows import RowCaptioner
+
+        return cls(captioners, [RowCaptioner.load(root, row) for row in rows])
 
     def about(self) -> list[dict[str, Any]]:
         """Each system: its configuration, encoder and training dataset, and whether that dataset is drawn scenes."""
-        return [
-            {
-                "system": one.identity.system,
-                "name": "released" if one.release else one.identity.name,
-                "encoder": one.identity.encoder,
-                "dataset": one.identity.dataset,
-                "drawn": one.identity.dataset == DRAWN_SCENES,
-            }
-            for one in self._captioners
-        ]
+        return [_about(member) for member in self._members]
 
     def warm_up(self) -> None:
         """Load every encoder, so that the first photo does not wait for it."""
@@ -88,47 +92,79 @@ class Lineup:
         given = {"beam": beam, "length_penalty": length_penalty}
         changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         answers: list[dict[str, Any]] = []
-        for about, captioner, encoder in zip(self.about(), self._captioners, self._encoders, strict=True):
-            encoded = features[encoder]
-            if isinstance(encoded, CaptionlabError):
-                answers.append({**about, "error": str(encoded)})
+        for member, readers in zip(self._members, self._readers, strict=True):
+            encoded = [features[reader] for reader in readers]
+            if failures := [each for each in encoded if isinstance(each, CaptionlabError)]:
+                answers.append({**_about(member), "error": str(failures[0])})
                 continue
-            own = encoded if captioner.uses_regions else Features(encoded.pooled_PD)
-            decoding = dataclasses.replace(captioner.decoding, **changes)
-            [sentences] = captioner.describe(own, decoding)
-            penalty = "" if decoding.beam == 1 else f", length penalty {decoding.length_penalty:g}"
-            captions = [_caption(captioner, own, sentence) for sentence in sentences]
-            answers.append({**about, "decoding": decoding.label + penalty, "captions": captions})
+            first, *others = (each for each in encoded if isinstance(each, Features))
+            decoding = member.decoding
+            if isinstance(decoding, Decoding):  # retrieval has no beam
+                decoding = dataclasses.replace(decoding, **changes)
+            captions = _captions(member, first._replace(others=tuple(others)), decoding)
+            answers.append({**_about(member), "decoding": _label(decoding), "captions": captions})
         return answers
-
-    def _shared_encoder(self, captioner: Captioner) -> int:
-        """The index of the first captioner whose features this one can use, so that each encoder runs once.
-
-        A system that uses the pooled vector can use the features of one with a grid: their pooled vectors are equal.
-        """
-
-        def key(one: Captioner) -> tuple[str, str]:
-            return one.identity.encoder, one.identity.encoder_weights
-
-        grid = captioner.identity.grid
-        alike = [i for i, one in enumerate(self._captioners) if key(one) == key(captioner)]
-        fitting = [i for i in alike if self._captioners[i].identity.grid == grid]
-        with_grid = [i for i in alike if self._captioners[i].identity.grid]
-        return min(fitting if grid else with_grid or fitting)
 
     def _encode(self, photo: bytes | Image.Image) -> dict[int, Features | CaptionlabError]:
         """The photo's features, or the error, from each encoder that is in use."""
         features: dict[int, Features | CaptionlabError] = {}
-        for encoder in sorted(set(self._encoders)):
+        for place, encoder in sorted(self._encoders.items()):
             try:
-                features[encoder] = self._captioners[encoder].features([photo])
+                features[place] = encoder.features([photo])
             except CaptionlabError as error:
-                features[encoder] = error
+                features[place] = error
         return features
 
 
+def _readers(member: "Captioner | RowCaptioner") -> Sequence[PhotoReader]:
+    return [member.reader] if isinstance(member, Captioner) else member.readers
+
+
+def _shared(wanted: PhotoReader, readers: Sequence[PhotoReader]) -> int:
+    """The index of the first reader whose features this one can use, so that each encoder runs once.
+
+    What uses the pooled vector can use the features of an encoder with a grid: their pooled vectors are equal.
+    """
+    alike = [i for i, one in enumerate(readers) if (one.name, one.weights) == (wanted.name, wanted.weights)]
+    fitting = [i for i in alike if readers[i].grid == wanted.grid]
+    with_grid = [i for i in alike if readers[i].grid]
+    return min(fitting if wanted.grid else with_grid or fitting)
+
+
+def _about(member: "Captioner | RowCaptioner") -> dict[str, Any]:
+    if isinstance(member, Captioner):
+        identity = member.identity
+        system, name = identity.system, "released" if member.release else identity.name
+        encoder, dataset = identity.encoder, identity.dataset
+    else:
+        system, _, name = member.key.partition(".")
+        encoder, dataset = ", ".join(reader.name for reader in member.readers), member.dataset
+    drawn = dataset == DRAWN_SCENES
+    return {"system": system, "name": name, "encoder": encoder, "dataset": dataset, "drawn": drawn}
+
+
+def _label(decoding: Decoding | Neighbours) -> str:
+    if isinstance(decoding, Neighbours) or decoding.beam == 1:
+        return decoding.label
+    return f"{decoding.label}, length penalty {decoding.length_penalty:g}"
+
+
+def _captions(member: "Captioner | RowCaptioner", features: Features, decoding: Any) -> list[dict[str, Any]]:
+    """Captions for the page: words, the score that ranks them and, from an attention system, a map for each word."""
+    if isinstance(member, Captioner):
+        [sentences] = member.describe(features, decoding)
+        return [_caption(member, features, sentence) for sentence in sentences]
+    [ranked] = member.describe(features, decoding)
+    return [
+        {
+            "words": each.caption.split() or [NO_WORDS],
+            "score": None if member.reranked or each.log_prob is None else each.score,
+        }
+        for each in ranked
+    ]
+
+
 def _caption(captioner: Captioner, features: Features, sentence: Sentence) -> dict[str, Any]:
-    """A caption for the page: its words, the score that ranks it and, from an attention system, a map for each word."""
     words = [captioner.vocab.words[token] for token in sentence.tokens]
     caption: dict[str, Any] = {"words": words or [NO_WORDS], "score": sentence.score}
     if captioner.uses_regions and words:

@@ -9,7 +9,7 @@ import ipaddress
 import socket
 import threading
 import webbrowser
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -50,10 +50,11 @@ _HEADERS = {
 _Result = TypeVar("_Result")
 
 
-def serve(root: Path, *, host: str, port: int, open_browser: bool) -> list[str]:
+def serve(root: Path, *, host: str, port: int, open_browser: bool, rows: Sequence[str] = ()) -> list[str]:
     """Serve the page on ``host`` until Ctrl-C; port 0 takes a free port. Returns the closing lines.
 
-    Raises CaptionlabError when no system is trained or the port is not available.
+    ``rows`` of the comparison are shown beside the trained systems. Raises CaptionlabError when no system is trained, a
+    row is missing or the port is not available.
     """
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -61,7 +62,7 @@ def serve(root: Path, *, host: str, port: int, open_browser: bool) -> list[str]:
         reason = error.strerror or str(error)
         raise CaptionlabError(f"cannot listen at {host}, port {port} ({reason}); choose another --port") from error
     with listener:
-        lineup = Lineup.load(root)
+        lineup = Lineup.load(root, rows)
         shown = "localhost" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}/"
         print(f"the demo is at {address} (Ctrl-C stops it)", flush=True)

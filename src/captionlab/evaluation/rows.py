@@ -31,14 +31,22 @@ Ranked = Sequence[Sentence | Retrieved]
 """A photo's captions, best first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RowCaptioner:
     """A row of the comparison, ready to caption photos as it was evaluated."""
 
-    label: str  # system.configuration, and which trainings it comes from
+    key: str  # system.configuration
+    version: str  # which trainings it comes from
+    dataset: str
+    reranked: bool  # the captions are in another order than that of their scores
     readers: Sequence[PhotoReader]  # one for each encoder
     decoding: Decoding | Neighbours
     describe: Callable[[Features, Any], Sequence[Ranked]]
+
+    @property
+    def label(self) -> str:
+        """Its name, and which trainings it comes from."""
+        return f"{self.key}@{self.version}"
 
     @classmethod
     def load(cls, root: Path, key: str, device: Device = "auto") -> "RowCaptioner":
@@ -46,23 +54,28 @@ class RowCaptioner:
 
         Raises CaptionlabError where there is no such row, or a part of it is missing.
         """
-        row = read_evaluation(root)[key]
+        evaluation = read_evaluation(root)
+        row = evaluation[key]
         decoding = row.best.decoding
         if isinstance(decoding, Given):
             raise CaptionlabError(f"{key} is known by its captions alone and cannot caption photos; choose another row")
         params = load_params(root / "params.yaml")
         if isinstance(decoding, Neighbours):
-            return _retrieval(params, root, row, decoding)
+            return _retrieval(params, root, evaluation.dataset, row, decoding)
         members = [checkpoint_of(root, *member) for member in params.members(row.system, row.name)]
         captioner = EnsembleCaptioner.load(members, device)
         describe: Callable[[Features, Decoding], Sequence[Ranked]] = captioner.describe
         ensemble = params.ensemble.get(row.name) if row.system == "ensemble" else None
-        if ensemble and ensemble.neighbours:
+        reranked = ensemble is not None and ensemble.neighbours > 0
+        if ensemble and reranked:
             encoder = captioner.members[0].identity.encoder
             similar = training_retriever(root, encoder, _captions(root, key), by_meaning=params.evaluate.similarity)
             describe = partial(_reranked, captioner, ranked_by_neighbours(similar, ensemble))
         keys = digest_of([member.identity.training_key for member in captioner.members])
-        return cls(f"{key}@{keys[:8]}", captioner.readers, decoding, describe)
+        return cls(
+            key=key, version=keys[:8], dataset=evaluation.dataset, reranked=reranked, readers=captioner.readers,
+            decoding=decoding, describe=describe,
+        )  # fmt: skip
 
     def stream(
         self, photos: Sequence[Photo], **changes: Any
@@ -91,7 +104,9 @@ def _reranked(
     return rerank(features.pooled_PD.numpy(), captioner.describe(features, decoding))
 
 
-def _retrieval(params: Params, root: Path, row: ConfigurationScores, decoding: Neighbours) -> RowCaptioner:
+def _retrieval(
+    params: Params, root: Path, dataset: str, row: ConfigurationScores, decoding: Neighbours
+) -> RowCaptioner:
     config = params.retrieval[row.name]
     retriever = training_retriever(root, config.encoder, _captions(root, row.key), config.consensus_k)
     grid = params.extract_features.encoders[config.encoder].grid
@@ -102,7 +117,10 @@ def _retrieval(params: Params, root: Path, row: ConfigurationScores, decoding: N
         found = retriever.captions(features.pooled_PD.numpy(), chosen.neighbours)
         return [[Retrieved(caption=" ".join(words))] for words in found]
 
-    return RowCaptioner(f"{row.key}@{weights[:8]}", [reader], decoding, describe)
+    return RowCaptioner(
+        key=row.key, version=weights[:8], dataset=dataset, reranked=False, readers=[reader], decoding=decoding,
+        describe=describe,
+    )  # fmt: skip
 
 
 def training_retriever(

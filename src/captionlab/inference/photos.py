@@ -29,15 +29,14 @@ class PhotoReader:
     """Computes an encoder's features of photos, as the feature store has them. The encoder is loaded when needed."""
 
     def __init__(self, name: str, grid: int, device: str, weights: str) -> None:
-        """``weights`` is the digest of the weights that are wanted."""
-        self.name, self.device = name, device
-        self._grid, self._weights = grid, weights
+        """``grid`` is that of the encoder, ``weights`` the digest of the weights that are wanted."""
+        self.name, self.grid, self.device, self.weights = name, grid, device, weights
 
     @cached_property
     def encoder(self) -> Encoder:
         """Raises CaptionlabError when its weights are not available, or not those that are wanted."""
-        encoder = load_encoder(self.name, self._grid)
-        if encoder.weights_digest != self._weights:
+        encoder = load_encoder(self.name, self.grid)
+        if encoder.weights_digest != self.weights:
             raise CaptionlabError(
                 f"the installed weights of {encoder.name} differ from those the system was trained with; train it again"
             )

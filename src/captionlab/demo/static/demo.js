@@ -213,6 +213,7 @@ function captionItem(caption) {
   } else {
     sentence.textContent = caption.words.join(" ");
   }
+  if (caption.score === null) return element("li", {}, sentence); // retrieved, or ranked by more than the score
   const score = element("span", { className: "score", textContent: caption.score.toFixed(2).replace("-", "−") });
   return element("li", {}, sentence, score);
 }
