@@ -19,7 +19,7 @@ from captionlab.models.ensemble import Ensemble
 from captionlab.models.params import SystemParams
 from captionlab.training.batches import Batch
 from captionlab.training.loop import ResumeFile, Splits, train
-from captionlab.training.step import teacher_forced_logits
+from captionlab.training.step import autocast, teacher_forced_logits
 
 if TYPE_CHECKING:
     from conftest import World
@@ -66,6 +66,16 @@ def test_the_loss_is_the_cross_entropy_with_the_teachers_probabilities(setup: Se
     torch.testing.assert_close(loss_of(setup.distillation(teacher), model, batch), expected, rtol=1e-3, atol=0)
     mixed = loss_of(setup.distillation(teacher, cross_entropy=0.25), model, batch)
     torch.testing.assert_close(mixed, 0.25 * 8 + 0.75 * expected, rtol=1e-3, atol=0)
+
+
+def test_the_loss_in_bf16_is_that_in_fp32(setup: Setup) -> None:
+    model, teacher = setup.model(1), Ensemble([setup.model(2), setup.model(3)], [0, 0])
+    (batch,) = setup.train_set.batches(100)
+    expected = loss_of(setup.distillation(teacher), model, batch)
+    with autocast(True):
+        found = loss_of(setup.distillation(teacher), model, batch)
+    assert found != expected
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=0)
 
 
 def test_only_the_teachers_most_probable_words_are_used(setup: Setup) -> None:

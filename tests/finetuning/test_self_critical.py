@@ -23,6 +23,7 @@ from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.training.batches import Batch
 from captionlab.training.loop import ResumeFile, Splits, Trained, train
+from captionlab.training.step import autocast, teacher_forced_logits
 
 if TYPE_CHECKING:
     from conftest import World
@@ -176,6 +177,19 @@ def test_the_loss_is_reinforce_with_the_other_samples_as_baseline(setup: Setup) 
         total = total - (own - others / 2) * log_prob(model, setup, row // 3, tokens)
         words += len(tokens) - 1
     torch.testing.assert_close(loss, total / words, rtol=1e-4, atol=1e-6)
+
+
+def test_it_learns_in_bf16_too(setup: Setup) -> None:
+    model = setup.model().train()
+    (batch,) = setup.train_set.batches(100)
+    with autocast(True):
+        _, logits_NV, target_N = teacher_forced_logits(model, batch)
+        cross_entropy = torch.nn.functional.cross_entropy(logits_NV.float(), target_N)
+        loss, _ = setup.selfcritical(cross_entropy=0.2).loss(model, batch, logits_NV, cross_entropy)
+    loss.backward()
+    assert loss.isfinite()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
 def test_the_rewarded_caption_becomes_more_probable(setup: Setup) -> None:

@@ -6,7 +6,7 @@ The texts are read by ``datasets``, Kendall's tau is computed by ``metrics``.
 import csv
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -17,10 +17,15 @@ from captionlab.datasets.flickr8k import copy_photos, read_texts
 from captionlab.datasets.judgments import FILES
 from captionlab.errors import CaptionlabError
 from captionlab.metrics.agreement import Further, agreements
+from captionlab.metrics.bootstrap import Floats
+from captionlab.metrics.spice import spice_scores
+
+Pairs = Sequence[tuple[str, str]]  # image ids and captions
 
 _RESAMPLES, _SEED = 1000, 1
 _NEEDS = {
     "meteor": "needs Java and the extra captionlab[meteor]",
+    "spice": "needs Java and Stanford CoreNLP",
     **dict.fromkeys(("clip_score", "ref_clip_score"), "needs CLIP's weights and the photos"),
 }
 
@@ -29,7 +34,7 @@ def judgments(source: Path, form: Literal["json", "csv", "table"], clip: str | N
     """The lines to print. Broken lines of the judgments are counted on standard error.
 
     ``clip`` is a folder or a name of CLIP in the Hugging Face cache. None is the published one; where it or a photo is
-    missing, CLIPScore and RefCLIPScore are None, and standard error says why.
+    missing, CLIPScore and RefCLIPScore are None, and standard error says why. So is SPICE without its parser.
 
     Raises CaptionlabError when the folder has no texts of Flickr8k, or these have no judgments.
     """
@@ -40,13 +45,26 @@ def judgments(source: Path, form: Literal["json", "csv", "table"], clip: str | N
         raise CaptionlabError(f"{source} has no judgments ({', '.join(FILES.values())}); get Flickr8k's texts again")
     with TemporaryDirectory() as photos:
         try:
-            further = _clip_scores(source, Path(photos), clip)
+            clip_scores = _clip_scores(source, Path(photos), clip)
         except CaptionlabError as error:
             if clip is not None:
                 raise
             print(f"captionlab: CLIPScore is left out: {error}", file=sys.stderr)
-            further = _no_clip_scores
+            clip_scores = _no_clip_scores
+
+        reasons: set[str] = set()
+
+        def further(pairs: Pairs, references: Mapping[str, Sequence[str]]) -> dict[str, Floats | None]:
+            spice = None
+            try:
+                spice = spice_scores(pairs, references)
+            except CaptionlabError as error:
+                reasons.add(str(error))
+            return {"spice": spice, **clip_scores(pairs, references)}
+
         found = agreements(texts.references, texts.judged, _RESAMPLES, _SEED, further)
+    for reason in reasons:
+        print(f"captionlab: SPICE is left out: {reason}", file=sys.stderr)
     match form:
         case "json":
             return [json_line(as_plain(found))]

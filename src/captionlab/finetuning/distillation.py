@@ -48,7 +48,8 @@ class Distillation:
             self._compute_targets(batch)
         words, shares = zip(*(self._targets[position] for position in batch.positions), strict=True)
         device = batch.tokens_BT.device
-        return torch.cat(words).to(device, torch.long), torch.cat(shares).to(device, torch.float32)
+        shares_NK = torch.cat([each.float() for each in shares])  # autocast to bf16 refuses to join fp16
+        return torch.cat(words).to(device, torch.long), shares_NK.to(device)
 
     @torch.no_grad()
     def _compute_targets(self, batch: Batch) -> None:

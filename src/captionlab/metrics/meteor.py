@@ -41,7 +41,7 @@ def meteor_scores(references: Sequence[Sequence[Words]], systems: Sequence[Seque
     None without Java or pycocoevalcap, and None with a RuntimeWarning if Java fails or hangs. pycocoevalcap's own
     wrapper is not used: after an error its destructor waits for a lock for ever.
     """
-    java, jar = shutil.which("java"), _jar()
+    java, jar = shutil.which("java"), java_program("meteor/meteor-1.5.jar")
     if java is None or jar is None:
         return None
     command = [java, *_JAVA_OPTIONS, "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
@@ -83,11 +83,11 @@ def _deadline(process: "subprocess.Popen[str]", seconds: float) -> Iterator[None
         watchdog.cancel()
 
 
-def _jar() -> Path | None:
-    """The Java program of the installed pycocoevalcap, found without importing it."""
+def java_program(path: str) -> Path | None:
+    """A Java program of the installed pycocoevalcap, found without importing it."""
     package = importlib.util.find_spec("pycocoevalcap")
     for folder in (package.submodule_search_locations or []) if package else []:
-        jar = Path(folder) / "meteor" / "meteor-1.5.jar"
+        jar = Path(folder, path)
         if jar.is_file():
             return jar
     return None

@@ -1,0 +1,60 @@
+"""SPICE through its Java program. Its parser is not installed, so a program of the same interface replaces Java."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from captionlab.errors import CaptionlabError
+from captionlab.metrics import spice
+from captionlab.metrics.spice import spice_scores
+
+REFERENCES = {"a.jpg": ["a dog runs", "the dog"], "b.jpg": ["two cats"]}
+PAIRS = [("a.jpg", "a dog"), ("b.jpg", "a dog"), ("a.jpg", "the dog runs")]
+# The share of a caption's words that are in a reference, as the score; the rows in another order.
+JAVA = f"""#!{sys.executable}
+import json, sys
+_, heap, _, jar, asked, _, out, _ = sys.argv
+rows = []
+for row in json.load(open(asked)):
+    known = {{word for text in row["refs"] for word in text.split()}}
+    words = row["test"].split()
+    scores = {{"All": {{"f": sum(word in known for word in words) / len(words)}}}}
+    rows.insert(0, {{"image_id": row["image_id"], "scores": scores}})
+json.dump(rows, open(out, "w"))
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with spice-1.0.jar and its parser; Java is the script above."""
+    java = tmp_path / "bin/java"
+    java.parent.mkdir()
+    java.write_text(JAVA, encoding="utf-8")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(java.parent))
+    (tmp_path / "lib").mkdir()
+    for name in spice._PARSER:
+        (tmp_path / "lib" / name).touch()
+    monkeypatch.setattr(spice, "java_program", lambda path: tmp_path / Path(path).name)
+    return tmp_path
+
+
+def test_scores_are_in_the_order_of_the_captions(program: Path) -> None:
+    assert spice_scores(PAIRS, REFERENCES).tolist() == [1.0, 0.0, 1.0]
+    assert spice_scores([*PAIRS, ("b.jpg", "two dogs")], REFERENCES).tolist() == [1.0, 0.0, 1.0, 0.5]
+
+
+def test_a_missing_part_is_named(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program / "lib" / spice._PARSER[1]).unlink()
+    with pytest.raises(CaptionlabError, match=r"stanford-corenlp-3\.6\.0-models\.jar is missing; to download it: "):
+        spice_scores(PAIRS, REFERENCES)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(CaptionlabError, match="it needs Java and the extra"):
+        spice_scores(PAIRS, REFERENCES)
+
+
+def test_a_java_that_fails_is_one_line(program: Path) -> None:
+    (program / "bin/java").write_text("#!/bin/sh\necho 'Exception in thread main:\n  no access' >&2\nexit 1\n")
+    with pytest.raises(CaptionlabError, match=r"Java gave no score \(Exception in thread main: no access\); SPICE"):
+        spice_scores(PAIRS, REFERENCES)
