@@ -1,6 +1,7 @@
 """The store of candidates: reused only if all inputs are the same."""
 
 import dataclasses
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,19 @@ def test_candidates_round_trip(root: Path, project_params: Params) -> None:
     store = CandidateStore(project_params, root)  # of a later evaluation
     assert store.load(BOTH) == FOUND
     assert store.load(ONE) is None
+
+
+def test_candidates_are_read_from_a_read_only_disk(
+    root: Path, project_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CandidateStore(project_params, root)
+    store.save(ONE, FOUND)
+
+    def refused(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "touch", refused)
+    assert store.load(ONE) == FOUND
 
 
 @pytest.mark.parametrize("change", ["checkpoint", "captions", "decodings", "device", "damaged", "missing"])

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from captionlab.report import figures, results
@@ -25,6 +26,17 @@ def test_figures_are_legible_and_have_no_version(draw: figures.Draw, runs: Seque
         assert opened.width >= 1200
         assert "Software" not in opened.info
     assert "var(--attention)" in figures.svg(draw, runs)
+
+
+@pytest.mark.parametrize("draw", [figures.bleu, figures.curves])
+def test_the_layout_is_rounded(draw: figures.Draw, runs: Sequence[Run]) -> None:
+    """Its last digits depend on the order of sets, and the ids of an SVG on all digits."""
+    drawn: list[Figure] = []
+    figures.svg(lambda runs: drawn.append(draw(runs)) or drawn[0], runs)  # type: ignore[func-returns-value]
+    for axes in drawn[0].axes:
+        bounds = axes.get_position().bounds
+        assert all(side == pytest.approx(round(side, 6), abs=1e-12) for side in bounds)
+        assert bounds[2] * bounds[3] > 0
 
 
 def test_the_title_of_the_curves_fits_a_single_run(runs: Sequence[Run]) -> None:

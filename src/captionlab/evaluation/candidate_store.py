@@ -6,6 +6,7 @@ captions, vocabulary, decodings and this package's code. Neither git nor DVC tra
 
 import dataclasses
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -53,7 +54,8 @@ class CandidateStore:
             found = typed(read_json(path), Candidates, str(path))
         except CaptionlabError:
             return None
-        path.touch()
+        with suppress(OSError):  # on a read-only disk
+            path.touch()
         return found
 
     def save(self, members: Members, candidates: Candidates) -> None:

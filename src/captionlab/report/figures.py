@@ -51,6 +51,7 @@ def png(draw: Draw, runs: Sequence[Run]) -> bytes:
     out = io.BytesIO()
     with _style():
         FigureCanvasAgg(figure := draw(runs))
+        _fix_layout(figure)
         figure.savefig(out, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     return out.getvalue()
 
@@ -60,11 +61,24 @@ def svg(draw: Draw, runs: Sequence[Run]) -> str:
     out = io.StringIO()
     with _style(draw.__name__):
         FigureCanvasSVG(figure := draw(runs))
+        _fix_layout(figure)
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     for colour, variable in _CSS.items():
         text = text.replace(colour, variable)
     return text[text.index("<svg") :]
+
+
+def _fix_layout(figure: Figure) -> None:
+    """Lay the figure out once, to a millionth of its size.
+
+    The solver's last digits depend on the order of sets, which Python changes from run to run, and the ids in an SVG
+    depend on all digits.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position([round(float(side), 6) for side in axes.get_position().bounds])
 
 
 @contextmanager
