@@ -78,7 +78,8 @@ def _fix_layout(figure: Figure) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:
-        axes.set_position([round(float(side), 6) for side in axes.get_position().bounds])
+        left, bottom, width, height = (round(float(side), 6) for side in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
 
 
 @contextmanager
