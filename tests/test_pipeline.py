@@ -67,7 +67,7 @@ def test_two_queued_workers_land_in_one_database(repository: Repository, no_java
     for name, hidden in (("queued-a", 20), ("queued-b", 28)):
         repository.run("dvc", "exp", "run", "--queue", "--name", name, "-S", f"baseline.tiny.hidden={hidden}")
     repository.run("dvc", "exp", "run", "--run-all", "--jobs", "2")
-    tags = [tags for runs in repository.mlflow_runs().values() for tags in runs]
+    tags = repository.mlflow_runs()["baseline.tiny"]
     for name in ("queued-a", "queued-b"):
         assert sum(tag.get("dvc_experiment") == name and "captionlab.result_key" in tag for tag in tags) == 1
     assert repository.run("git", "status", "--porcelain") == ""
