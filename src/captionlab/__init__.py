@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from captionlab.inference.captioner import Captioner, Sentence
 
 # By default OpenMP's threads spin while they wait for one another, which slows down whatever else runs on their cores.
-# GNU's and LLVM's OpenMP read this when torch is loaded, so it has to be set before; GOMP_SPINCOUNT and KMP_BLOCKTIME,
-# where they are set, still take precedence.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# With GNU's OpenMP, a spin a 300th as long keeps the speed of a quiet machine (bench/shared.py). It is read when torch
+# is loaded, so it has to be set before. LLVM's KMP_BLOCKTIME, where it is set, still takes precedence.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
 __all__ = ["Captioner", "CaptionlabError", "Decoding", "Sentence"]
