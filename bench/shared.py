@@ -1,4 +1,4 @@
-"""Speed of training on a shared machine, with OpenMP's threads spinning shortly while they wait, as captionlab sets
+"""Speed of training on a shared machine, with OpenMP's threads spinning briefly while they wait, as captionlab sets
 them, not at all, or as long as by default.
 
     python bench/shared.py [--rounds 3] [--photos 320] [--smoke]
