@@ -14,7 +14,7 @@ CHOSEN = Decoding(beam=2, length_penalty=0.4, max_words=5)  # on validation
 def candidate(checkpoint: Path, **changes: Any) -> registry.Candidate:
     """A candidate for the registry, with changes."""
     values: dict[str, Any] = {
-        "name": "attention.tiny", "checkpoint": checkpoint, "decoding": CHOSEN, "result_key": "key",
+        "name": "attention.tiny", "checkpoints": (checkpoint,), "decoding": CHOSEN, "result_key": "key",
         "dataset": "scenes", "score": 0.5, "tags": TAGS,
     }  # fmt: skip
     return registry.Candidate(**values | changes)

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from builders import identity, tiny_system, write_manifest
 from captionlab.config import SYSTEMS, Params, load_params
+from captionlab.core.further_scores import FurtherScores, write_further_scores
 from captionlab.core.guests import GuestCaptions, guest_folder, write_guest
 from captionlab.core.judgments import Agreement, Agreements, Tau, write_agreements
 from captionlab.core.photo_results import (
@@ -84,6 +85,7 @@ TAUS: dict[str, Tau | None] = {
     name: Tau(tau=place / 10, low=place / 10 - 0.05, high=place / 10 + 0.05)
     for place, name in enumerate(("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"), 1)
 }
+FURTHER = {"clip_score": 0.75, "ref_clip_score": 0.8, "spice": None}
 AGREEMENTS: Agreements = {
     "experts": Agreement(variant="c", pairs=5664, photos=1000, resamples=50, scores=TAUS | {"meteor": None}),
     "crowd": Agreement(variant="b", pairs=47_288, photos=991, resamples=50, scores=TAUS | {"meteor": None}),
@@ -101,7 +103,8 @@ def write_results(
 ) -> None:
     """Write the outputs of the stages up to ``evaluate`` for every configuration.
 
-    ``key`` is the prefix of the trainings' keys; with ``judged``, there are human judgments and scores of people.
+    ``key`` is the prefix of the trainings' keys; with ``judged``, there are human judgments, scores of people and
+    further scores.
     """
     out = root / EVALUATION
     write_manifest(
@@ -118,6 +121,9 @@ def write_results(
         write_checkpoint(root, system, name)
         scored.append(configuration_scores(system, name, *quality.get(f"{system}.{name}", OTHERS)))
         captions[f"{system}.{name}"] = photo_captions(scored[-1], rank)
+    for name in params.ensemble:
+        scored.append(configuration_scores("ensemble", name, *quality.get(f"ensemble.{name}", OTHERS)))
+        captions[f"ensemble.{name}"] = photo_captions(scored[-1])
     for name in params.retrieval:
         scored.append(configuration_scores("retrieval", name, *quality.get(f"retrieval.{name}", OTHERS)))
         captions[f"retrieval.{name}"] = photo_captions(scored[-1], said=QUOTED)
@@ -145,6 +151,9 @@ def write_results(
         out, Gallery(selected_by=best.key, decoding=best.best.decoding.label, ranked=len(IMAGES), photos=photos)
     )
     write_agreements(out, AGREEMENTS if judged else {})
+    keys = [own.key for own in scored]
+    further = FurtherScores(scores=tuple(FURTHER), configurations=dict.fromkeys(keys, FURTHER))
+    write_further_scores(out, further if judged else FurtherScores())
     generated, references = {}, {}
     for own in scored:
         rows, label = captions[own.key], own.best.decoding.label

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from captionlab.core.records import Decoding
     from captionlab.errors import CaptionlabError
-    from captionlab.inference.captioner import Captioner, Sentence
+    from captionlab.inference.captioner import Captioner, EnsembleCaptioner, Sentence
 
 # By default OpenMP's threads spin while they wait for one another, which slows down whatever else runs on their cores.
 # With GNU's OpenMP, a spin a 300th as long keeps the speed of a quiet machine (bench/shared.py). It is read when torch
@@ -17,12 +17,13 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
-__all__ = ["Captioner", "CaptionlabError", "Decoding", "Sentence"]
+__all__ = ["Captioner", "CaptionlabError", "Decoding", "EnsembleCaptioner", "Sentence"]
 
 _MODULES = {
     "Captioner": "inference.captioner",
     "CaptionlabError": "errors",
     "Decoding": "core.records",
+    "EnsembleCaptioner": "inference.captioner",
     "Sentence": "inference.captioner",
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import Field, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 from pydantic.dataclasses import dataclass
 
 from captionlab.core.dataset_formats import FORMATS, Format
@@ -186,6 +186,8 @@ class EvaluateParams(Checked):
     min_words: Annotated[tuple[Words, ...], Field(min_length=1), NoRepeats] = (1,)
     no_repeat_ngram: Annotated[tuple[Annotated[StrictInt, Field(ge=0)], ...], Field(min_length=1), NoRepeats] = (0,)
     similarity: SimilarityParams
+    clip: Annotated[StrictStr, Field(min_length=1)] | None = None  # for CLIPScore: a folder or a name in the HF cache
+    spice: StrictBool = False
     shuffles: Annotated[StrictInt, Field(ge=1, le=1000)]  # of the photos, for the scores with a wrong photo
     resamples: Annotated[StrictInt, Field(ge=1, le=100_000)]  # of the photos, for intervals and significance
     seed: Seed  # of shuffles and resamples

@@ -40,7 +40,7 @@ def test_text_json_and_csv_have_the_same_figures(
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))  # without Java
     code, out, err = run("judgments", "--source", str(source), "--json")
     assert code == 0
-    assert "CLIPScore is left out: openai/clip-vit-base-patch32 is neither" in err
+    assert "without clip_score, ref_clip_score: openai/clip-vit-base-patch32 is neither" in err
     assert "CrowdFlowerAnnotations.txt: broken judgments, 1 lines are left out" in err
     found = json.loads(out)
     assert (found["experts"]["pairs"], found["crowd"]["pairs"]) == (6, 9)
@@ -53,8 +53,9 @@ def test_text_json_and_csv_have_the_same_figures(
     assert lines[0].startswith("experts: tau-c of 6 pairs, 3 photos")
     assert f"  rouge_l        {100 * found['experts']['scores']['rouge_l']['tau']:.1f}" in lines[5]
     assert lines[7] == "  meteor         n/a (needs Java and the extra captionlab[meteor])"
-    assert lines[8] == "  spice          n/a (needs Java and Stanford CoreNLP)"
-    assert "SPICE is left out: it needs Java" in err
+    assert lines[8] == "  clip_score     n/a (needs CLIP's weights and the photos)"
+    assert lines[10] == "  spice          n/a (needs Java and Stanford CoreNLP)"
+    assert "without spice: it needs Java" in err
 
 
 def test_clip_scores_are_rows_too(source: Path, tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:

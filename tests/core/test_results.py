@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from captionlab.config import Params
+from captionlab.core.further_scores import read_further_scores
 from captionlab.core.judgments import read_agreements
 from captionlab.core.photo_results import AttentionMap, read_attention, read_captions, read_gallery, write_captions
 from captionlab.core.records import EVALUATION, MODELS, Decoding, Neighbours
@@ -52,6 +53,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "artifacts/evaluation/diagnostics.json": read_diagnostics,
     "artifacts/evaluation/gallery.json": read_gallery,
     "artifacts/evaluation/judgments.json": read_agreements,
+    "artifacts/evaluation/further_scores.json": read_further_scores,
     "artifacts/evaluation/captions/baseline.lite0.jsonl": lambda root: read_captions(root, "baseline.lite0"),
 }
 SPOILT: dict[str, Callable[[str], str]] = {

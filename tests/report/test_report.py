@@ -249,6 +249,18 @@ def test_agreement_with_people_is_shown_if_the_dataset_has_judgments(params: Par
     assert "| METEOR | n/a (needs Java) | – | n/a (needs Java) | – |" in lines  # noqa: RUF001
 
 
+def test_further_scores_are_shown_where_they_were_asked_for(params: Params, root: Path) -> None:
+    report(params, root)
+    folder = root / "reports/toys"
+    assert "CLIPScore" not in (folder / "comparison-all.md").read_text("utf-8")
+    write_results(root, params, judged=True)
+    report(params, root)
+    assert "RefCLIPScore" in (folder / "comparison.html").read_text("utf-8")
+    lines = (folder / "comparison-all.md").read_text("utf-8").splitlines()
+    row = "| attention.lite2 | beam 3 | 0.750 | 0.800 | n/a (needs Java and Stanford CoreNLP) |"
+    assert row in [line.replace("*", "") for line in lines]
+
+
 def test_scores_above_people_are_marked_in_every_table_and_format(params: Params, root: Path) -> None:
     report(params, root)
     folder = root / "reports/toys"

@@ -8,14 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlflow
+import pandas as pd
 import pytest
+import torch
 from mlflow import MlflowClient
 from PIL import Image
 
 from captionlab.commands.caption import Options, caption_photos
+from captionlab.commands.export import export
+from captionlab.commands.publish import publish
 from captionlab.core.records import Scores
 from captionlab.errors import CaptionlabError
-from captionlab.inference.captioner import Captioner
+from captionlab.inference.captioner import Captioner, EnsembleCaptioner
 from captionlab.serving import registry
 from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
 from registered import CHOSEN, EXPERIMENT, TAGS, candidate, register
@@ -122,7 +127,7 @@ registry.configure_mlflow()
 import mlflow
 setattr(mlflow.MlflowClient, sys.argv[1], lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
 candidate = registry.Candidate(
-    name="attention.tiny", checkpoint=Path(sys.argv[3]), decoding={CHOSEN!r}, result_key="key", dataset="scenes",
+    name="attention.tiny", checkpoints=(Path(sys.argv[3]),), decoding={CHOSEN!r}, result_key="key", dataset="scenes",
     score=0.5, tags={TAGS!r},
 )
 registry.register(Path(sys.argv[2]), {EXPERIMENT!r}, candidate, 0.0)
@@ -146,7 +151,10 @@ def test_a_kill_before_the_version_leaves_no_duplicates(root: Path, released: Pa
     "uri", ["models:/captionlab@best-scenes", "models:/captionlab/7", "models:/", "runs:/abc/model"]
 )
 def test_a_missing_model_is_one_error_line(root: Path, uri: str) -> None:
-    with pytest.raises(CaptionlabError, match="not found"), registry.local_checkpoint(root, uri):
+    with (
+        pytest.raises(CaptionlabError, match=r"not found|Not a proper models:/ URI"),
+        registry.local_checkpoint(root, uri),
+    ):
         pass
 
 
@@ -163,6 +171,33 @@ def test_a_registered_model_uses_the_decoding_chosen_on_validation(
     assert capsys.readouterr().out.splitlines() == [sentence.caption for sentence in said]
     assert caption_photos(["holiday.jpg"], Options(model=model, decoding={"beam": 1}, top=4))
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_an_ensemble_is_registered_with_its_members(
+    root: Path, released: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = load_checkpoint(released)
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    paths = (released, root / "other.safetensors")
+    save_checkpoint(paths[1], made)
+    assert register(root, candidate(released, checkpoints=paths, name="ensemble.both")).best == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+    Image.effect_noise((64, 48), 80).save("holiday.jpg")
+    model = registry.best_model("scenes")
+    (said,) = EnsembleCaptioner.load(paths, decoding=CHOSEN).stream(["holiday.jpg"])
+    assert not isinstance(said, CaptionlabError)
+    assert caption_photos(["holiday.jpg"], Options(model=model, top=4))
+    assert capsys.readouterr().out.splitlines() == [sentence.caption for sentence in said]
+    served: Any = mlflow.pyfunc.load_model(model)
+    assert "captionlab: ensemble of attention.tiny, attention.tiny, trained on tiny, beam 2" in capsys.readouterr().err
+    answer = served.predict(pd.DataFrame({"image": [Path("holiday.jpg").read_bytes()]}))
+    assert answer["caption"][0] == said[0].caption
+    with pytest.raises(CaptionlabError, match="is an ensemble; only a single system can be exported"):
+        export(Path("onnx"), model, int8=False, web_runtime=None)
+    with pytest.raises(CaptionlabError, match="is an ensemble; only a released system can be published"):
+        publish(Path("hub"), model, None)
 
 
 def test_looking_up_a_model_creates_no_database(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from builders import digests
 from captionlab.config import EnsembleParams, Params
 from captionlab.core.files import read_json, read_jsonl, write_json, write_jsonl
+from captionlab.core.further_scores import read_further_scores
 from captionlab.core.judgments import JudgedCaption, read_agreements, write_judged
 from captionlab.core.photo_results import read_attention, read_gallery
 from captionlab.core.photo_results import read_captions as read_photo_captions
@@ -276,3 +277,14 @@ def test_scores_are_compared_with_the_judgments_of_a_dataset(copy: Path, tiny_pa
     (found,) = read_agreements(copy).values()
     assert {"bleu_4", "cider", "photo_fit"} <= found.scores.keys()
     assert found.pairs == sum(not each.is_reference for each in judged)
+
+
+def test_a_clip_that_is_not_here_is_said_and_stops_nothing(copy: Path, tiny_params: Params) -> None:
+    assert read_further_scores(copy).scores == ()
+    asked = dataclasses.replace(tiny_params.evaluate, clip="no/such-model", spice=False)
+    lines = evaluate(dataclasses.replace(tiny_params, evaluate=asked), copy)
+    assert lines[0].startswith(
+        "evaluate: without clip_score, ref_clip_score: no/such-model is neither a folder with CLIP's weights nor"
+    )
+    found = read_further_scores(copy)
+    assert found.configurations["attention.tiny"] == {"clip_score": None, "ref_clip_score": None}

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from captionlab.config import load_params
+from captionlab.config import EnsembleParams, load_params
 from captionlab.core.guests import GuestParams
 from captionlab.core.photo_results import read_captions
 from captionlab.core.records import MODELS
@@ -20,7 +20,7 @@ from captionlab.metrics.scorer import Scorer
 from captionlab.serving import registry
 from captionlab.stages.track import track
 from captionlab.training.checkpoint import load_checkpoint
-from results_tree import QUOTED, SENTINEL, write_results
+from results_tree import FURTHER, QUOTED, SENTINEL, write_results
 from tracked import (
     CURVES,
     EXPERIMENT,
@@ -199,6 +199,27 @@ def test_retrieval_is_a_run_and_worse_systems_are_never_the_best_model(
 
     write_results(pipeline, with_retrieval, {"retrieval.lite2": (0.1, 0.1)}, epochs=3)
     assert track(with_retrieval, pipeline)[1].endswith(f"{registry.best_model('scenes')} is version 1")
+
+
+def test_an_ensemble_is_registered_unless_it_needs_training_captions(pipeline: Path) -> None:
+    members = ("baseline.lite0", "baseline.lite1")
+    reranked = EnsembleParams(members=members, neighbours=5, consensus_weight=0.5)
+    with_ensembles = dataclasses.replace(
+        PARAMS, ensemble={"both": EnsembleParams(members=members), "reranked": reranked}
+    )
+    quality = {"ensemble.both": (0.3, 0.3), "ensemble.reranked": (0.4, 0.4)}
+    write_results(pipeline, with_ensembles, quality, epochs=3)
+    lines = track(with_ensembles, pipeline)
+    assert lines[1].startswith("ensemble.both is version 1 of the model captionlab (created)")
+    with registry.local_checkpoint(pipeline, "models:/captionlab/1") as path:
+        assert len([load_checkpoint(member) for member in path.iterdir()]) == 2
+
+
+def test_further_scores_are_metrics(pipeline: Path) -> None:
+    write_results(pipeline, PARAMS, epochs=3, judged=True)
+    track(PARAMS, pipeline)
+    (run,) = runs(pipeline)["baseline.lite0"]
+    assert {key: run.data.metrics.get(key) for key in FURTHER} == FURTHER
 
 
 def test_the_released_captioner_has_its_own_version_and_alias(

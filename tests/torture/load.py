@@ -89,7 +89,7 @@ def load(folder: Path, seconds: float, *, short: bool) -> list[Tally]:
     photos = [_photo(folder / f"{number}.jpg") for number in range(16)]
     if not short:
         candidate = registry.Candidate(
-            name="released", checkpoint=RELEASED, decoding=Decoding(), dataset="load", tags={}
+            name="released", checkpoints=(RELEASED,), decoding=Decoding(), dataset="load", tags={}
         )
         registry.register_released(folder, "load", candidate)
     services = (DEMO,) if short else (DEMO, MLFLOW)

@@ -69,7 +69,7 @@ def stored_text(database: Path) -> str:
 def test_a_copied_project_uses_its_own_files(project: Path, tmp_path: Path, released: Path) -> None:
     tags = {"system": "attention", "configuration": "tiny"}
     candidate = registry.Candidate(
-        name="released", checkpoint=released, decoding=Decoding(), dataset="scenes", tags=tags
+        name="released", checkpoints=(released,), decoding=Decoding(), dataset="scenes", tags=tags
     )
     registry.register_released(project, EXPERIMENT, candidate)
     copy = tmp_path / "project é 2"  # its path begins with that of the original
@@ -89,7 +89,9 @@ def test_a_copied_project_uses_its_own_files(project: Path, tmp_path: Path, rele
 
 
 def test_a_model_can_be_loaded_first_in_a_moved_project(project: Path, tmp_path: Path, released: Path) -> None:
-    candidate = registry.Candidate(name="released", checkpoint=released, decoding=Decoding(), dataset="scenes", tags={})
+    candidate = registry.Candidate(
+        name="released", checkpoints=(released,), decoding=Decoding(), dataset="scenes", tags={}
+    )
     registry.register_released(project, EXPERIMENT, candidate)
     moved = project.rename(tmp_path / "moved")
     with registry.local_checkpoint(moved, "models:/captionlab@released") as path:

@@ -23,11 +23,13 @@ from captionlab.core.output import json_line
 from captionlab.core.records import Decoding, Neighbours
 from captionlab.data.photos import SUFFIXES, Photo, read_upright, skipped_formats
 from captionlab.errors import CaptionlabError, printable
-from captionlab.inference.captioner import Captioner, Sentence
+from captionlab.inference.captioner import Captioner, EnsembleCaptioner, Sentence
 
 if TYPE_CHECKING:
     from captionlab.evaluation.retrieval import Retrieved
     from captionlab.evaluation.rows import RowCaptioner
+
+    AnyCaptioner = Captioner | EnsembleCaptioner | RowCaptioner
 
 STDIN = "-"
 
@@ -90,7 +92,7 @@ def caption_photos(names: Sequence[str], options: Options) -> bool:
     return not any(distributed.all_reduce_sum(unread)) and not found.faults
 
 
-def _load(model: str | None) -> "Captioner | RowCaptioner":
+def _load(model: str | None) -> "AnyCaptioner":
     if model and model.partition(".")[0] in WITHOUT_CHECKPOINT:
         from captionlab.evaluation.rows import RowCaptioner
 
@@ -117,9 +119,7 @@ class _Printer:
                 _print(f"{printable(name)}\t{sentence.caption}" if self.named else sentence.caption)
 
 
-def _caption(
-    captioner: "Captioner | RowCaptioner", photos: Sequence[Named], options: Options, printer: _Printer
-) -> int:
+def _caption(captioner: "AnyCaptioner", photos: Sequence[Named], options: Options, printer: _Printer) -> int:
     """Caption the photos; returns how many could not be read."""
     warnings.filterwarnings("ignore", module="PIL")  # about photos that it reads all the same
     unread = 0
@@ -138,7 +138,7 @@ def _caption(
     return unread
 
 
-def _source(captioner: "Captioner | RowCaptioner", changes: Mapping[str, int]) -> dict[str, str]:
+def _source(captioner: "AnyCaptioner", changes: Mapping[str, int]) -> dict[str, str]:
     """Which model captions, and how it decodes, as a file of captions says it."""
     decoding = dataclasses.replace(captioner.decoding, **changes)  # type: ignore[arg-type]
     return {"model": captioner.label, "decoding": _in_words(decoding)}

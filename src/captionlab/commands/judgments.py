@@ -6,28 +6,22 @@ The texts are read by ``datasets``, Kendall's tau is computed by ``metrics``.
 import csv
 import io
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from captionlab.core.further_scores import NEEDS
 from captionlab.core.judgments import Agreements, Tau, as_plain
 from captionlab.core.output import json_line
 from captionlab.datasets.flickr8k import copy_photos, read_texts
 from captionlab.datasets.judgments import FILES
 from captionlab.errors import CaptionlabError
-from captionlab.metrics.agreement import Further, agreements
-from captionlab.metrics.bootstrap import Floats
-from captionlab.metrics.spice import spice_scores
-
-Pairs = Sequence[tuple[str, str]]  # image ids and captions
+from captionlab.evaluation.further_scores import CLIP, FurtherScorer
+from captionlab.metrics.agreement import agreements
 
 _RESAMPLES, _SEED = 1000, 1
-_NEEDS = {
-    "meteor": "needs Java and the extra captionlab[meteor]",
-    "spice": "needs Java and Stanford CoreNLP",
-    **dict.fromkeys(("clip_score", "ref_clip_score"), "needs CLIP's weights and the photos"),
-}
+_NEEDS = {"meteor": "needs Java and the extra captionlab[meteor]", **NEEDS}
 
 
 def judgments(source: Path, form: Literal["json", "csv", "table"], clip: str | None) -> list[str]:
@@ -43,28 +37,18 @@ def judgments(source: Path, form: Literal["json", "csv", "table"], clip: str | N
         print(f"captionlab: {problem.item}: {problem.kind}, {problem.detail}", file=sys.stderr)
     if not texts.judged:
         raise CaptionlabError(f"{source} has no judgments ({', '.join(FILES.values())}); get Flickr8k's texts again")
-    with TemporaryDirectory() as photos:
-        try:
-            clip_scores = _clip_scores(source, Path(photos), clip)
-        except CaptionlabError as error:
-            if clip is not None:
-                raise
-            print(f"captionlab: CLIPScore is left out: {error}", file=sys.stderr)
-            clip_scores = _no_clip_scores
+    with TemporaryDirectory() as folder:
 
-        reasons: set[str] = set()
+        def photos() -> dict[str, Path]:
+            copy_photos(source, Path(folder))
+            return {path.name: path for path in Path(folder).iterdir()}
 
-        def further(pairs: Pairs, references: Mapping[str, Sequence[str]]) -> dict[str, Floats | None]:
-            spice = None
-            try:
-                spice = spice_scores(pairs, references)
-            except CaptionlabError as error:
-                reasons.add(str(error))
-            return {"spice": spice, **clip_scores(pairs, references)}
-
-        found = agreements(texts.references, texts.judged, _RESAMPLES, _SEED, further)
-    for reason in reasons:
-        print(f"captionlab: SPICE is left out: {reason}", file=sys.stderr)
+        further = FurtherScorer(clip=clip or CLIP, spice=True, photos=photos)
+        found = agreements(texts.references, texts.judged, _RESAMPLES, _SEED, further.scores)
+    for names, reason in further.missing.items():
+        if clip and "clip_score" in names:
+            raise CaptionlabError(reason)
+        print(f"captionlab: without {names}: {reason}", file=sys.stderr)
     match form:
         case "json":
             return [json_line(as_plain(found))]
@@ -72,19 +56,6 @@ def judgments(source: Path, form: Literal["json", "csv", "table"], clip: str | N
             return _csv(found)
         case "table":
             return list(_table(found))
-
-
-def _clip_scores(source: Path, photos: Path, clip: str | None) -> Further:
-    from captionlab.inference.clip_score import MODEL, ClipScorer  # torch and transformers take seconds
-
-    scorer = ClipScorer(clip or MODEL)
-    copy_photos(source, photos)
-    paths = {path.name: path for path in photos.iterdir()}
-    return lambda pairs, references: scorer.scores(pairs, paths, references)
-
-
-def _no_clip_scores(*_: object) -> dict[str, None]:
-    return {"clip_score": None, "ref_clip_score": None}
 
 
 def _table(found: Agreements) -> Iterator[str]:

@@ -1,22 +1,24 @@
 """The captioner that a command's --model names."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 from captionlab.errors import CaptionlabError
-from captionlab.inference.captioner import Captioner, Device
+from captionlab.inference.captioner import Captioner, Device, EnsembleCaptioner
 from captionlab.serving.registry import local_checkpoint
 
 WITHOUT_CHECKPOINT = ("ensemble", "retrieval")  # sections of params.yaml whose rows have none of their own
 
 
-def load_captioner(model: str | None, device: Device = "auto") -> Captioner:
+def load_captioner(model: str | None, device: Device = "auto") -> Captioner | EnsembleCaptioner:
     """Load a trained system, a checkpoint or an MLflow model by name; None is the captioner that ships.
 
-    Raises CaptionlabError as ``local_checkpoint`` and ``Captioner.load`` do, and for systems without a checkpoint.
+    Raises CaptionlabError as ``local_checkpoint`` and the captioners' ``load`` do, and for systems without a
+    checkpoint.
     """
     system = (model or "").partition(".")[0]
     if system in WITHOUT_CHECKPOINT:
         raise CaptionlabError(f"{model} has no checkpoint: {system} is not a network of its own; name a trained system")
-    with local_checkpoint(Path.cwd(), model) if model else nullcontext() as path:
-        return Captioner.load(path, device)
+    if model is None:
+        return Captioner.load(device=device)
+    with local_checkpoint(Path.cwd(), model) as path:
+        return EnsembleCaptioner.load(sorted(path.iterdir()), device) if path.is_dir() else Captioner.load(path, device)

@@ -44,6 +44,8 @@ def publish(folder: Path, model: str | None, repository: str | None) -> list[str
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CaptionlabError(f"{folder} is not empty; name a new or empty folder")
     with local_checkpoint(Path.cwd(), model) if model else nullcontext(RELEASED) as path:
+        if path.is_dir():
+            raise CaptionlabError(f"{model} is an ensemble; only a released system can be published")
         captioner = Captioner.load(path, "cpu")
         if captioner.release is None:
             raise CaptionlabError(
@@ -56,7 +58,7 @@ def publish(folder: Path, model: str | None, repository: str | None) -> list[str
             page = f"---\n{_metadata(captioner)}\n---\n\n{text}{_USE.replace(_NAME, repository or _NAME)}"
             (temporary / "README.md").write_text(page, encoding="utf-8", newline="\n")
             write_json(temporary / "config.json", _config(captioner))
-    name = f"{captioner.identity.system}.{captioner.identity.name}"
+    name = captioner.name
     if repository is None:
         return [
             f"{name} is written to {folder} ({megabytes:.1f} MB); nothing was uploaded",

@@ -139,6 +139,8 @@ def _choose(root: Path, evaluation: Evaluation, name: str | None) -> Configurati
     }
     if not trained:
         raise CaptionlabError("there is no trained and scored system to release; run dvc repro")
+    if name is not None and name.startswith("ensemble."):
+        raise CaptionlabError(f"{name} has several checkpoints; name a single system to release")
     if name is not None and name not in trained:
         raise CaptionlabError(f"{name!r} is not trained and scored; there are {', '.join(sorted(trained))}")
     return trained[name] if name else max(trained.values(), key=lambda scores: scores.val_cider)

@@ -64,7 +64,7 @@ class Finder:
         if len(paths) == 1:
             captioner = Captioner.load(paths[0], device, Decoding())  # not the one that a former evaluation chose
         else:
-            captioner = EnsembleCaptioner.load(paths, device)
+            captioner = EnsembleCaptioner.load(paths, device, Decoding())
         if captioner.vocab.digest != self._vocab.digest:
             raise CaptionlabError(
                 f"{'.'.join(members[0])} was trained with a vocabulary of {len(captioner.vocab)} words, {VOCAB} holds "

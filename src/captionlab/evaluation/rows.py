@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from captionlab.config import Params, SimilarityParams, load_params
-from captionlab.core.files import digest_of
 from captionlab.core.records import CAPTIONS, FEATURES, Caption, Decoding, Given, Neighbours
 from captionlab.core.results import ConfigurationScores, checkpoint_of, read_evaluation
 from captionlab.data.photos import Photo
@@ -63,7 +62,7 @@ class RowCaptioner:
         if isinstance(decoding, Neighbours):
             return _retrieval(params, root, evaluation.dataset, row, decoding)
         members = [checkpoint_of(root, *member) for member in params.members(row.system, row.name)]
-        captioner = EnsembleCaptioner.load(members, device)
+        captioner = EnsembleCaptioner.load(members, device, decoding)
         describe: Callable[[Features, Decoding], Sequence[Ranked]] = captioner.describe
         ensemble = params.ensemble.get(row.name) if row.system == "ensemble" else None
         reranked = ensemble is not None and ensemble.neighbours > 0
@@ -71,9 +70,9 @@ class RowCaptioner:
             encoder = captioner.members[0].identity.encoder
             similar = training_retriever(root, encoder, _captions(root, key), by_meaning=params.evaluate.similarity)
             describe = partial(_reranked, captioner, ranked_by_neighbours(similar, ensemble))
-        keys = digest_of([member.identity.training_key for member in captioner.members])
+        version = captioner.label.rpartition("@")[2]
         return cls(
-            key=key, version=keys[:8], dataset=evaluation.dataset, reranked=reranked, readers=captioner.readers,
+            key=key, version=version, dataset=evaluation.dataset, reranked=reranked, readers=captioner.readers,
             decoding=decoding, describe=describe,
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast, overload
 import torch
 
 from captionlab.core.devices import choose_device
+from captionlab.core.files import digest_of
 from captionlab.core.records import CHECKPOINT, RELEASED, Decoding
 from captionlab.core.results import chosen_decoding
 from captionlab.core.tokens import START
@@ -81,9 +82,19 @@ class Captioner:
         return cls(model, checkpoint.vocab, identity, decoding, chosen, checkpoint.release)
 
     @property
+    def name(self) -> str:
+        """The system and its configuration."""
+        return f"{self.identity.system}.{self.identity.name}"
+
+    @property
     def label(self) -> str:
         """Its name, and which training it comes from."""
-        return f"{self.identity.system}.{self.identity.name}@{self.identity.training_key[:8]}"
+        return f"{self.name}@{self.identity.training_key[:8]}"
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data that it was trained on."""
+        return self.identity.dataset
 
     @property
     def uses_regions(self) -> bool:
@@ -171,12 +182,18 @@ class EnsembleCaptioner:
     model: Ensemble
     vocab: Vocabulary
     members: tuple[Captioner, ...]
+    decoding: Decoding
     device: str
 
     @classmethod
-    def load(cls, paths: Sequence[Path], device: Device = "auto") -> "EnsembleCaptioner":
-        """Load several checkpoints. Raises CaptionlabError as ``Captioner.load`` does, or if vocabularies differ."""
-        members = tuple(Captioner.load(path, device, Decoding()) for path in paths)  # each call gives its decoding
+    def load(
+        cls, paths: Sequence[Path], device: Device = "auto", decoding: Decoding | None = None
+    ) -> "EnsembleCaptioner":
+        """Load several checkpoints; without ``decoding`` the ensemble uses that of the first one.
+
+        Raises CaptionlabError as ``Captioner.load`` does, or if vocabularies differ.
+        """
+        members = tuple(Captioner.load(path, device, decoding) for path in paths)
         for path, member in zip(paths, members, strict=True):
             if member.vocab.digest != members[0].vocab.digest:
                 raise CaptionlabError(
@@ -184,7 +201,23 @@ class EnsembleCaptioner:
                 )
         encoders = list(dict.fromkeys(member.identity.encoder for member in members))
         model = Ensemble([m.model for m in members], [encoders.index(m.identity.encoder) for m in members])
-        return cls(model.eval(), members[0].vocab, members, members[0].device)
+        return cls(model.eval(), members[0].vocab, members, members[0].decoding, members[0].device)
+
+    @property
+    def name(self) -> str:
+        """The members' names."""
+        return f"ensemble of {', '.join(member.name for member in self.members)}"
+
+    @property
+    def label(self) -> str:
+        """Its name, and which trainings it comes from."""
+        keys = digest_of([member.identity.training_key for member in self.members])
+        return f"{self.name}@{keys[:8]}"
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data that the first member was trained on."""
+        return self.members[0].dataset
 
     @property
     def sources(self) -> dict[str, bool]:
@@ -202,13 +235,23 @@ class EnsembleCaptioner:
             for name in self.sources
         ]
 
-    def describe(self, features: Features, decoding: Decoding) -> list[list[Sentence]]:
+    def describe(self, features: Features, decoding: Decoding | None = None) -> list[list[Sentence]]:
         """The captions of each photo, best first, from features of the encoders in ``sources``."""
-        return self.describe_each(features, [decoding])[0]
+        return self.describe_each(features, [decoding or self.decoding])[0]
 
     def describe_each(self, features: Features, decodings: Sequence[Decoding]) -> list[list[list[Sentence]]]:
         """The same by decoding, in less time than one after another."""
         return _describe(self.model, self.vocab, features.to(self.device), decodings)
+
+    def stream(self, photos: Sequence[Photo], **changes: Any) -> Iterator[list[Sentence] | CaptionlabError]:
+        """As ``Captioner.stream``."""
+        decoding = dataclasses.replace(self.decoding, **changes)
+        return stream_photos(self.readers, photos, lambda features: self.describe(features, decoding))
+
+    def warm_up(self) -> None:
+        """As ``Captioner.warm_up``, for every encoder."""
+        for reader in self.readers:
+            reader.warm_up()
 
 
 @torch.inference_mode()

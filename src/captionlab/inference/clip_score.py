@@ -16,7 +16,6 @@ from captionlab.data.photos import read_upright
 from captionlab.errors import CaptionlabError
 from captionlab.inference.image_to_text import first_line, import_transformers
 
-MODEL = "openai/clip-vit-base-patch32"  # the published scores are this one's
 _PREFIX = "A photo depicts "
 _WEIGHT = 2.5
 _LONGEST = 1024  # pixels of a photo's longer side; CLIP reads 224
@@ -28,7 +27,7 @@ Floats = NDArray[np.float64]
 class ClipScorer:
     """A CLIP model with its preprocessing. Raises CaptionlabError when transformers or the weights are missing."""
 
-    def __init__(self, model: str = MODEL, device: str = "cpu") -> None:
+    def __init__(self, model: str, device: str = "cpu") -> None:
         transformers = import_transformers()
         try:
             self._processor = transformers.CLIPProcessor.from_pretrained(model, local_files_only=True)

@@ -1,6 +1,6 @@
 """SPICE 1.0 (Anderson et al. 2016) by the Java program in the package pycocoevalcap. Captions in, numbers out.
 
-The program needs Stanford CoreNLP 3.6.0 beside it, which is 350 MB and not downloaded here.
+The program needs Stanford CoreNLP 3.6.0 beside it, which is not downloaded here.
 """
 
 import json
@@ -40,6 +40,6 @@ def spice_scores(pairs: Sequence[tuple[str, str]], references: Mapping[str, Sequ
         command = [java, "-Xmx8G", "-jar", str(jar), str(given), "-out", str(found), "-silent"]
         done = subprocess.run(command, cwd=temporary, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode or not found.exists():
-            raise CaptionlabError(f"Java gave no score ({' '.join(done.stderr.split())[:200]}); SPICE 1.0 needs Java 8")
+            raise CaptionlabError(f"Java gave no score ({' '.join(done.stderr.split())[:200]})")
         scores = {row["image_id"]: row["scores"]["All"]["f"] for row in json.loads(found.read_text(encoding="utf-8"))}
     return np.array([float(scores[n]) for n in range(len(pairs))])

@@ -1,9 +1,10 @@
 """The table of each score's agreement with human judgments. Formats stored results; computes nothing."""
 
+from captionlab.core.further_scores import NEEDS
 from captionlab.core.judgments import Judges, Tau
 from captionlab.report.results import Results
 from captionlab.report.table import Column, Line, Table
-from captionlab.report.tables import SCORE_NAMES
+from captionlab.report.tables import FURTHER_NAMES, SCORE_NAMES
 
 _JUDGES: dict[Judges, str] = {"experts": "Experts", "crowd": "Crowd"}
 _NOTES: dict[Judges, str] = {
@@ -13,7 +14,8 @@ _NOTES: dict[Judges, str] = {
     "crowd": "Crowd: Kendall's tau-b between the score and the share of people who say that the caption describes the "
     "photo ({pairs:,} pairs, {photos:,} photos). Judged captions are not among the references.",
 }
-_NAMES = {**SCORE_NAMES, "photo_fit": "Photo fit"}
+_NAMES = {**SCORE_NAMES, **FURTHER_NAMES, "photo_fit": "Photo fit"}
+_NEEDS = {"meteor": "needs Java", **NEEDS}
 _NOTE = (
     "A tau of 0 is no agreement, 1 the same order. The 95 % intervals come from {resamples:,} resamples of the photos. "
     "BLEU counts over a whole corpus; that of a single caption is computed as pycocoevalcap does, so that an order of "
@@ -31,12 +33,12 @@ def tables(results: Results) -> list[Table]:
     columns = [Column(label="Score")]
     for judges, own in found.items():
         label = f"{_JUDGES[judges]}, tau-{own.variant}"
-        columns += [Column(label=label, kind="score", missing="n/a (needs Java)"), Column(label=f"{label}, 95 %")]
+        columns += [Column(label=label, kind="score"), Column(label=f"{label}, 95 %")]
     first = next(iter(found.values()))
     lines = []
     for score in first.scores:
         cells = [cell for own in found.values() for cell in _cells(own.scores[score])]
-        lines.append(Line(values=(_NAMES[score], *cells)))
+        lines.append(Line(values=(_NAMES[score], *cells), missing=f"n/a ({_NEEDS.get(score, 'all are equal')})"))
     notes = [_NOTES[judges].format(pairs=own.pairs, photos=own.photos) for judges, own in found.items()]
     notes.append(_NOTE.format(resamples=first.resamples))
     title = "How far the scores agree with people"

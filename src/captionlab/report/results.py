@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from captionlab.config import Params
 from captionlab.core.files import digest_of, read_json
+from captionlab.core.further_scores import FurtherScores, read_further_scores
 from captionlab.core.guests import read_guest
 from captionlab.core.judgments import Agreements, read_agreements
 from captionlab.core.records import MODELS, PROTOCOLS, Decoding, Protocol
@@ -134,6 +135,7 @@ class Results:
     decoding: Decoding  # length penalty and maximum length, which are the same for all beams
     diagnostics: Diagnostics
     agreements: Agreements  # of each score with human judgments; empty if the dataset has none
+    further: FurtherScores
     runs: tuple[Run, ...]  # in the order of params.yaml
     people: Row | None  # reference captions scored against the others of their photo; None if photos have only one
     ways: int  # number of choices of the reference that is left out
@@ -152,6 +154,7 @@ def load(params: Params, root: Path) -> Results:
         decoding=params.evaluate.decodings[0],
         diagnostics=diagnostics,
         agreements=read_agreements(root),
+        further=read_further_scores(root),
         runs=tuple(_run(params, root, evaluation, diagnostics, f"{system}.{name}") for system, name in params.rows()),
         people=Row(system="people", source="people", protocol="fewer_references", **asdict(fewer.people))
         if fewer

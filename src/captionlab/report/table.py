@@ -46,6 +46,7 @@ class Line:
     system: str | None = None  # None for a reference row
     competes: bool = True  # whether its values can be the best of their columns
     above_people: frozenset[str] = frozenset()  # labels of the columns with a value above that of people
+    missing: str = ""  # shown in numeric columns where there is no value; empty: what the column says
 
     @property
     def measured(self) -> bool:
@@ -77,7 +78,10 @@ class Table:
 
     def text(self, line: Line, column: Column) -> str:
         """The formatted value with its mark."""
-        shown = column.text(line.values[self.columns.index(column)])
+        value = line.values[self.columns.index(column)]
+        if value is None and column.numeric and line.missing:
+            return line.missing
+        shown = column.text(value)
         return f"{shown} {ABOVE_PEOPLE}" if column.label in line.above_people else shown
 
     def is_best(self, line: Line, column: Column) -> bool:

@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from captionlab.config import SECTIONS
+from captionlab.core.further_scores import NEEDS
 from captionlab.report.results import Results, Row, Run
 from captionlab.report.table import ABOVE_PEOPLE, Column, Kind, Line, Table, Value, table
 
@@ -43,6 +44,7 @@ _COLUMNS = {  # by field of Row; "name" is system and configuration together
 _BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
 _PER_PHOTO = (*_BLEU, "rouge_l", "cider")
 _SCORES = (*_PER_PHOTO, "meteor")
+FURTHER_NAMES = {"clip_score": "CLIPScore", "ref_clip_score": "RefCLIPScore", "spice": "SPICE"}
 SCORE_NAMES = {score: _COLUMNS[score].label for score in _SCORES}
 _SHAPE = ("encoder", "input", "hidden", "layers")
 _INTERVALS = ("bleu_4_interval", "cider_interval")
@@ -193,6 +195,7 @@ def further_tables(results: Results) -> list[Table]:
     stated = ("name", "decoding", *_BLEU, "loss", "accuracy", *_SHAPE, "epochs", "protocol", "source")
     return [
         *_people(results),
+        *_further_scores(results),
         *_seeds(results),
         *_image_positions(results),
         _of_rows(
@@ -245,6 +248,30 @@ def _people(results: Results) -> list[Table]:
     return [
         _of_rows("People's captions against the others of their photo", ("name", "decoding", *_PER_PHOTO), rows, notes)
     ]
+
+
+def _further_scores(results: Results) -> list[Table]:
+    """The scores by CLIP and SPICE; empty if none was asked for."""
+    found = results.further
+    if not found.scores:
+        return []
+    columns = [
+        Column(label=FURTHER_NAMES[score], kind="score", missing=f"n/a ({NEEDS[score]})") for score in found.scores
+    ]
+    lines = [
+        Line(
+            values=(run.name, run.best_decoding, *(found.configurations[run.name][score] for score in found.scores)),
+            system=run.system,
+        )
+        for run in ranked(results.runs)
+    ]
+    notes = (
+        "Means over the test photos, in the decoding that validation chose. CLIPScore sees the photo and no reference; "
+        "RefCLIPScore sees both; SPICE compares the objects, attributes and relations of a caption with those of the "
+        "references.",
+    )
+    columns = [_COLUMNS["name"], _COLUMNS["decoding"], *columns]
+    return [Table(title="CLIPScore and SPICE", columns=tuple(columns), lines=tuple(lines), notes=notes)]
 
 
 def _seeds(results: Results) -> list[Table]:

@@ -1,6 +1,6 @@
 """The captioner as an MLflow model: photos in base64 in, captions out.
 
-MLflow copies this file beside a checkpoint into every model it logs, and runs the copy to save, load and serve it;
+MLflow copies this file beside the checkpoints into every model it logs, and runs the copy to save, load and serve it;
 nothing is pickled. The captioner itself is that of the captionlab installed where the model runs. Knows MLflow's
 model contract and the captioner; nothing of runs or of the registry.
 """
@@ -54,16 +54,17 @@ def signature(decoding: Decoding) -> ModelSignature:
 
 
 class CaptionModel(PythonModel):
-    """One checkpoint behind MLflow's ``predict``."""
+    """A system or an ensemble behind MLflow's ``predict``."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the checkpoint and its encoder, so that no request waits for them."""
-        from captionlab import Captioner  # not above: saving a model needs no torch
+        from captionlab import Captioner, EnsembleCaptioner  # not above: saving a model needs no torch
 
-        self.captioner = Captioner.load(Path(context.artifacts["checkpoint"]))
+        path = Path(context.artifacts["checkpoint"])  # a file, or the folder of an ensemble's
+        self.captioner = EnsembleCaptioner.load(sorted(path.iterdir())) if path.is_dir() else Captioner.load(path)
         self.captioner.warm_up()
-        about, decoding = self.captioner.identity, self.captioner.decoding.label
-        print(f"captionlab: {about.system}.{about.name}, trained on {about.dataset}, {decoding}", file=sys.stderr)
+        name, dataset, decoding = self.captioner.name, self.captioner.dataset, self.captioner.decoding.label
+        print(f"captionlab: {name}, trained on {dataset}, {decoding}", file=sys.stderr)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

@@ -1,7 +1,7 @@
 """MLflow's model registry: trained systems as versions of one model, with an alias per dataset; loading them again.
 
 Knows checkpoint files, models, versions and aliases; of scores only that higher is better. Each version has the tag
-``captionlab.model_key``, a digest of its checkpoint and the code that serves it: each key has one version, even if a
+``captionlab.model_key``, a digest of its checkpoints and the code that serves it: each key has one version, even if a
 registration is repeated, killed or run twice at once.
 """
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MODEL = "captionlab"
 RELEASED_ALIAS = "released"  # the captioner that ships with the package
 MODEL_KEY = "captionlab.model_key"
+MEMBERS = "members"  # the folder of an ensemble's checkpoints
 SCORE = "validation_cider"
 LABELS = {"test_bleu_4": "test BLEU-4", "test_cider": "test CIDEr", SCORE: "validation CIDEr"}  # of tags
 CODE = Path(__file__).with_name("model.py")
@@ -44,10 +45,10 @@ REQUIREMENTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A trained system that may become a version of the model."""
+    """A trained system or an ensemble that may become a version of the model."""
 
     name: str
-    checkpoint: Path
+    checkpoints: tuple[Path, ...]  # several of an ensemble
     decoding: Decoding  # chosen on validation
     dataset: str  # name of the data that it was trained on
     tags: Mapping[str, str]
@@ -58,7 +59,7 @@ class Candidate:
     @property
     def key(self) -> str:
         """A digest of what the version holds: each key has one version."""
-        return digest_of([sha256_of(self.checkpoint), sha256_of(CODE), self.tags, asdict(self.decoding)])
+        return digest_of([*map(sha256_of, self.checkpoints), sha256_of(CODE), self.tags, asdict(self.decoding)])
 
     @property
     def all_tags(self) -> dict[str, str]:
@@ -174,7 +175,8 @@ def local_checkpoint(root: Path, name: str) -> Iterator[Path]:
     """The checkpoint that ``name`` refers to, as a file that exists until the end of the block.
 
     A name is a model in MLflow (``models:/captionlab@best``), a trained system of the project (``attention.lite2``),
-    or the path of a checkpoint or of its folder. Raises CaptionlabError when there is none.
+    or the path of a checkpoint or of its folder. Of an ensemble in MLflow it is the folder of the members' checkpoints.
+    Raises CaptionlabError when there is none.
     """
     if not name.startswith(("models:/", "runs:/")):
         yield _trained(root, name) or _file(Path(name))
@@ -189,8 +191,8 @@ def local_checkpoint(root: Path, name: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         with translated(where), _default_uri(where):
             adopt_files(where, home(root))
-            path = download_artifacts(f"{name}/artifacts/{CHECKPOINT}", dst_path=folder, tracking_uri=where)
-        yield Path(path)
+            stored = Path(download_artifacts(f"{name}/artifacts", dst_path=folder, tracking_uri=where))
+        yield next(stored.iterdir())  # a file or a folder, as ``_save`` wrote it
 
 
 def _trained(root: Path, name: str) -> Path | None:
@@ -217,14 +219,20 @@ def _version(client: "MlflowClient", key: str) -> "ModelVersion | None":
 
 
 def _save(candidate: Candidate, folder: Path) -> None:
-    """Write the model in MLflow's format; the decoding is stored in its checkpoint and is the default of requests."""
+    """Write the model in MLflow's format; the decoding is stored in its checkpoints and is the default of requests."""
     from mlflow.pyfunc import save_model
 
     from captionlab.serving.model import signature
     from captionlab.training.checkpoint import add_decoding
 
     checkpoint = folder.with_name(CHECKPOINT)
-    add_decoding(candidate.checkpoint, candidate.decoding, checkpoint)
+    copies = [checkpoint]
+    if len(candidate.checkpoints) > 1:
+        checkpoint = folder.with_name(MEMBERS)
+        checkpoint.mkdir()
+        copies = [checkpoint / f"{n:02}.safetensors" for n in range(len(candidate.checkpoints))]
+    for original, copy in zip(candidate.checkpoints, copies, strict=True):
+        add_decoding(original, candidate.decoding, copy)
     with warnings.catch_warnings():
         # MLflow would caption an example to check the signature
         warnings.filterwarnings("ignore", ".*input example", UserWarning)

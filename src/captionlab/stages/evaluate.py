@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from captionlab.config import Params, RetrievalParams
 from captionlab.core.files import atomic_folder, iter_jsonl, read_json, read_jsonl, write_json
+from captionlab.core.further_scores import write_further_scores
 from captionlab.core.guests import read_guest
 from captionlab.core.judgments import Agreements, read_judged, write_agreements
 from captionlab.core.photo_results import (
@@ -62,6 +63,7 @@ from captionlab.evaluation.candidate_store import CandidateStore
 from captionlab.evaluation.candidates import Candidates, Finder, Members
 from captionlab.evaluation.captioned import Captioned, of_guest
 from captionlab.evaluation.diagnostics import Generated, Settings, diagnose
+from captionlab.evaluation.further_scores import FurtherScorer
 from captionlab.evaluation.people import against_fewer
 from captionlab.evaluation.photo_fit import PhotoFit
 from captionlab.evaluation.reranking import Choose, as_ranked, by_neighbours
@@ -109,12 +111,17 @@ def evaluate(params: Params, root: Path) -> list[str]:
     chosen = [each.chosen for each in evaluation.configurations]
     said = {own.key: own.captions("test", place) for own, place in zip(captioned, chosen, strict=True)}
     evaluation = dataclasses.replace(evaluation, fewer_references=against_fewer(data.references["test"], said))
+    further = FurtherScorer(
+        clip=params.evaluate.clip, spice=params.evaluate.spice,
+        photos=lambda: {path.name: path for path in (root / DATASET / "images").iterdir()},
+    )  # fmt: skip
     with atomic_folder(root / EVALUATION) as out:
         write_evaluation(out, evaluation)
         write_diagnostics(out, _diagnose(params, root, captioned, evaluation, data))
         selected = _gallery(captioned, best, data.references["test"], params.report.gallery)
         write_gallery(out, selected)
-        write_agreements(out, _agreements(params, root, data.captions))
+        write_agreements(out, _agreements(params, root, data.captions, further))
+        write_further_scores(out, further.of_configurations(said, data.references["test"]))
         for own, scored in zip(captioned, evaluation.configurations, strict=True):
             write_captions(out, own.key, _photo_captions(own, data.references["test"]))
             if params.uses_regions(own.system, own.name):
@@ -125,9 +132,10 @@ def evaluate(params: Params, root: Path) -> list[str]:
     write_json(root / REPORTS / params.dataset.name / "metrics.json", shown)
     scores = best.best.test["strict"]
     return [
+        *(f"evaluate: without {names}: {reason}" for names, reason in further.missing.items()),
         f"evaluate: {len(captioned)} configurations on {len(data.references['test']):,} test photos; the best on "
         f"validation is {best.key} ({best.best.decoding.label}), on test BLEU-4 {scores.bleu_4:.3f} and CIDEr "
-        f"{scores.cider:.3f}"
+        f"{scores.cider:.3f}",
     ]
 
 
@@ -249,7 +257,7 @@ def _diagnose(
     return dataclasses.replace(found, configurations=configurations)
 
 
-def _agreements(params: Params, root: Path, captions: Sequence[Caption]) -> Agreements:
+def _agreements(params: Params, root: Path, captions: Sequence[Caption], further: FurtherScorer) -> Agreements:
     """How far each score agrees with people; empty where the dataset has no judgments."""
     judged = read_judged(root)
     images = {each.image for each in judged}
@@ -265,12 +273,14 @@ def _agreements(params: Params, root: Path, captions: Sequence[Caption]) -> Agre
     photos, own_captions = training_captions(captions)
     photo_fit = PhotoFit(store.pooled[store.rows(photos)], own_captions, params.evaluate.similarity)
 
-    def fit(pairs: Sequence[tuple[str, str]], _: object) -> dict[str, NDArray[np.float64]]:
+    def others(
+        pairs: Sequence[tuple[str, str]], references: Mapping[str, Sequence[str]]
+    ) -> dict[str, NDArray[np.float64] | None]:
         pooled_QD = store.pooled[store.rows([image for image, _ in pairs])]
         said = [clean(caption, params.clean_captions.cleaning) for _, caption in pairs]
-        return {"photo_fit": photo_fit.scores(pooled_QD, said)}
+        return {"photo_fit": photo_fit.scores(pooled_QD, said), **further.scores(pairs, references)}
 
-    return agreements(references, judged, params.evaluate.resamples, params.evaluate.seed, fit)
+    return agreements(references, judged, params.evaluate.resamples, params.evaluate.seed, others)
 
 
 def _gallery(captioned: Sequence[Captioned], best: ConfigurationScores, references: References, photos: int) -> Gallery:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from captionlab.config import FinetuneParams, Params, build_system
 from captionlab.core.files import digest_of, sha256_of
-from captionlab.core.records import VOCAB, Split
+from captionlab.core.records import VOCAB, Decoding, Split
 from captionlab.core.results import checkpoint_of
 from captionlab.data.text import clean
 from captionlab.errors import CaptionlabError
@@ -67,7 +67,7 @@ def _finetuning(params: Params, root: Path, finetuned: FinetuneParams, material:
             samples=finetuned.samples, cross_entropy=finetuned.cross_entropy,
         )  # fmt: skip
     paths = [checkpoint_of(root, finetuned.system, teacher) for teacher in finetuned.teachers]
-    teachers = EnsembleCaptioner.load(paths, params.device)
+    teachers = EnsembleCaptioner.load(paths, params.device, Decoding())
     if teachers.vocab.digest != material.vocab.digest:
         raise CaptionlabError(f"{paths[0]} has another vocabulary than {VOCAB}; train it again (dvc repro)")
     teacher_set = features_for(root, teachers.sources, material.captions, "train", material.vocab)

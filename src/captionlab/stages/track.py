@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from captionlab.config import Params
 from captionlab.core import files, records
+from captionlab.core.further_scores import read_further_scores
 from captionlab.core.guests import guest_folder, read_guest
 from captionlab.core.photo_results import read_captions
 from captionlab.core.records import MODELS, RELEASED, Decoding, Scores
@@ -59,7 +60,7 @@ def track(params: Params, root: Path) -> list[str]:
         _result(params, root, evaluation, key, COLOURS[number % len(COLOURS)]) for number, key in enumerate(keys)
     ]
     experiment = f"captionlab/{params.dataset.name}"
-    best = _best(root, evaluation, results)
+    best = _best(params, root, evaluation, results)
     floor = max((scores.val_cider for scores in evaluation.configurations if scores.system == "retrieval"), default=0.0)
     try:
         outcomes = Counter(_settled(lambda: runs.publish(root, experiment, results, COLUMNS)))
@@ -93,20 +94,21 @@ def _settled(publish: Callable[[], Published], tries: int = 5) -> Published:
         return _settled(publish, tries - 1)
 
 
-def _best(root: Path, evaluation: Evaluation, results: list[runs.Result]) -> registry.Candidate:
-    """The system with the highest CIDEr-D on the validation split, with the decoding selected there.
+def _best(params: Params, root: Path, evaluation: Evaluation, results: list[runs.Result]) -> registry.Candidate:
+    """The system or ensemble with the highest CIDEr-D on the validation split, with the decoding selected there.
 
-    An ensemble has no checkpoint of its own, so it is not registered.
+    Retrieval and re-ranked ensembles need the training captions, so they are not registered.
     """
-    systems = [result for result in results if result.tags["system"] not in ("ensemble", "retrieval", "guests")]
-    best = max(systems, key=lambda result: evaluation[result.name].val_cider)
+    others = {f"ensemble.{name}" for name, ensemble in params.ensemble.items() if ensemble.neighbours}
+    own = [each for each in results if each.tags["system"] not in ("retrieval", "guests") and each.name not in others]
+    best = max(own, key=lambda result: evaluation[result.name].val_cider)
     scores = evaluation[best.name]
     decoding = scores.best.decoding
     assert isinstance(decoding, Decoding), "a trained system is decoded by beam search"
     tags = ("system", "configuration", "encoder", "dataset_digest", "decoding")
     return registry.Candidate(
         name=best.name,
-        checkpoint=checkpoint_of(root, scores.system, scores.name),
+        checkpoints=tuple(checkpoint_of(root, *member) for member in params.members(scores.system, scores.name)),
         decoding=decoding,
         dataset=evaluation.dataset,
         tags={key: best.tags[key] for key in tags},
@@ -123,7 +125,7 @@ def _released() -> registry.Candidate:
     release = checkpoint.release
     return registry.Candidate(
         name="released",
-        checkpoint=RELEASED,
+        checkpoints=(RELEASED,),
         decoding=decoding,
         dataset=identity.dataset,
         tags={"system": identity.system, "configuration": identity.name, "encoder": identity.encoder},
@@ -167,7 +169,17 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
     weights = [files.sha256_of(checkpoint_of(root, system, name)) for system, name in members]
     report = root / records.REPORTS / dataset
     label = scores.best.decoding.label
-    content = [dataclasses.asdict(scores), evaluation.dataset_digest, evaluation.idf, settings, sizes, history, weights]
+    further = {name: value for name, value in read_further_scores(root).configurations.get(key, {}).items() if value}
+    content = [
+        *further.items(),
+        dataclasses.asdict(scores),
+        evaluation.dataset_digest,
+        evaluation.idf,
+        settings,
+        sizes,
+        history,
+        weights,
+    ]
     return runs.Result(
         name=key,
         training_key=training_key,
@@ -179,7 +191,7 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
             "evaluate.max_words": params.evaluate.max_words,
         },
         history=history,
-        metrics={**_metrics(scores), **{key: value for key, value in sizes.items() if key != "encoder"}},
+        metrics={**_metrics(scores), **further, **{key: value for key, value in sizes.items() if key != "encoder"}},
         tags={
             "system": scores.system,
             "configuration": scores.name,

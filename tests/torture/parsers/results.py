@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from captionlab.core.further_scores import read_further_scores
 from captionlab.core.judgments import read_agreements
 from captionlab.core.photo_results import read_attention, read_captions, read_gallery
 from captionlab.core.results import read_diagnostics, read_evaluation, read_manifest, read_summary, read_training
@@ -22,6 +23,7 @@ _READERS: dict[str, Callable[[Path], object]] = {
     f"{_EVALUATION}/diagnostics.json": read_diagnostics,
     f"{_EVALUATION}/gallery.json": read_gallery,
     f"{_EVALUATION}/judgments.json": read_agreements,
+    f"{_EVALUATION}/further_scores.json": read_further_scores,
     f"{_EVALUATION}/attention/{_KEY}.json": lambda root: read_attention(root, _KEY),
     f"{_EVALUATION}/captions/{_KEY}.jsonl": lambda root: read_captions(root, _KEY),
     f"{_MODEL}/history.csv": lambda root: read_training(root / _MODEL),
@@ -38,7 +40,7 @@ def _read(name: str, summary: bytes, data: bytes, work: Path) -> None:
 def parsers() -> list[Parser]:
     """Every reader of results."""
     with tempfile.TemporaryDirectory() as folder:
-        write_results(Path(folder), toys())
+        write_results(Path(folder), toys(), judged=True)
         valid = {name: (Path(folder) / name).read_bytes() for name in _READERS}
     summary = valid[f"{_MODEL}/summary.json"]
     return [

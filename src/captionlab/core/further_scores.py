@@ -1,0 +1,37 @@
+"""The configurations' CLIPScore, RefCLIPScore and SPICE: their typed record and its file. Computes nothing."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from captionlab.core.files import write_json
+from captionlab.core.records import EVALUATION
+from captionlab.core.typed import read_record
+
+NEEDS = {  # what a machine may lack
+    "clip_score": "needs CLIP's weights and the photos",
+    "ref_clip_score": "needs CLIP's weights and the photos",
+    "spice": "needs Java and Stanford CoreNLP",
+}
+_FILE = "further_scores.json"  # in the evaluation's folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class FurtherScores:
+    """Means over the test photos, each configuration in the decoding that validation chose."""
+
+    scores: tuple[str, ...] = ()  # those that were asked for
+    configurations: Mapping[str, Mapping[str, float | None]] = dataclasses.field(
+        default_factory=dict
+    )  # None: see NEEDS
+
+
+def write_further_scores(folder: Path, found: FurtherScores) -> None:
+    """Write further_scores.json into the evaluation's folder."""
+    write_json(folder / _FILE, dataclasses.asdict(found))
+
+
+def read_further_scores(root: Path) -> FurtherScores:
+    """The further scores of artifacts/evaluation."""
+    return read_record(root / EVALUATION / _FILE, FurtherScores)

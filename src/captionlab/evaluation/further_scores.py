@@ -1,0 +1,76 @@
+"""CLIPScore, RefCLIPScore and SPICE of captions. A score whose model or program is not here is None.
+
+Captions and photos in, scores out; knows no configurations' files.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from captionlab.core.further_scores import FurtherScores
+from captionlab.errors import CaptionlabError
+from captionlab.metrics.bootstrap import Floats
+from captionlab.metrics.spice import spice_scores
+
+CLIP = "openai/clip-vit-base-patch32"  # the published scores are this one's
+_CLIP, _SPICE = ("clip_score", "ref_clip_score"), ("spice",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FurtherScorer:
+    """Computes the further scores that are asked for."""
+
+    clip: str | None  # a folder or a name in the Hugging Face cache; None: neither CLIPScore nor RefCLIPScore
+    spice: bool
+    photos: Callable[[], Mapping[str, Path]]  # by image id; called once, when CLIP is loaded
+    missing: dict[str, str] = field(default_factory=dict)  # by names of scores, why they could not be computed
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The scores that are asked for."""
+        return (*(_CLIP if self.clip else ()), *(_SPICE if self.spice else ()))
+
+    def scores(
+        self, pairs: Sequence[tuple[str, str]], references: Mapping[str, Sequence[str]]
+    ) -> dict[str, Floats | None]:
+        """(N,) by name, for pairs of image id and caption."""
+        found: dict[str, Floats | None] = {}
+        if self.clip:
+            found |= self._tried(_CLIP, lambda: self._clip(pairs, references))
+        if self.spice:
+            found |= self._tried(_SPICE, lambda: {"spice": spice_scores(pairs, references)})
+        return found
+
+    def of_configurations(
+        self, said: Mapping[str, Mapping[str, str]], references: Mapping[str, Sequence[str]]
+    ) -> FurtherScores:
+        """The mean of each score for each configuration's captions by image."""
+        pairs = sorted({pair for own in said.values() for pair in own.items()})
+        places = {pair: place for place, pair in enumerate(pairs)}
+        found = self.scores(pairs, references) if pairs else {}
+        return FurtherScores(
+            scores=self.names,
+            configurations={
+                key: {
+                    name: None if values is None else round(float(values[[places[p] for p in own.items()]].mean()), 6)
+                    for name, values in found.items()
+                }
+                for key, own in said.items()
+            },
+        )
+
+    def _tried(self, names: Sequence[str], compute: Callable[[], Mapping[str, Floats]]) -> Mapping[str, Floats | None]:
+        try:
+            return compute()
+        except CaptionlabError as error:
+            self.missing[", ".join(names)] = str(error)
+            return dict.fromkeys(names)
+
+    @cached_property
+    def _clip(self) -> Callable[..., Mapping[str, Floats]]:
+        from captionlab.inference.clip_score import ClipScorer  # transformers takes seconds
+
+        assert self.clip
+        scorer, photos = ClipScorer(self.clip), self.photos()
+        return lambda pairs, references: scorer.scores(pairs, photos, references)

@@ -1,0 +1,49 @@
+"""CLIPScore, RefCLIPScore and SPICE of configurations, by a tiny CLIP with random weights."""
+
+from pathlib import Path
+
+import pytest
+
+from builders import draw_photos
+from captionlab.evaluation.further_scores import FurtherScorer
+from captionlab.inference.clip_score import ClipScorer
+from tiny_transformers import clip
+
+REFERENCES = {"a.jpg": ["a dog runs", "the dog"], "b.jpg": ["two cats", "cats sleep"]}
+SAID = {
+    "attention.one": {"a.jpg": "a dog", "b.jpg": "two dogs"},
+    "baseline.one": {"a.jpg": "a dog", "b.jpg": "a cat on grass"},
+}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> dict[str, Path]:
+    draw_photos(tmp_path / "images", 2)
+    return dict(zip(REFERENCES, sorted((tmp_path / "images").iterdir()), strict=False))
+
+
+def test_a_configuration_has_the_mean_over_its_captions(tmp_path: Path, photos: dict[str, Path]) -> None:
+    name = str(clip(tmp_path / "clip"))
+    found = FurtherScorer(clip=name, spice=False, photos=lambda: photos).of_configurations(SAID, REFERENCES)
+    assert found.scores == ("clip_score", "ref_clip_score")
+    for key, own in SAID.items():
+        alone = ClipScorer(name).scores([*own.items()], photos, REFERENCES)
+        expected = {score: pytest.approx(values.mean(), abs=1e-5) for score, values in alone.items()}
+        assert found.configurations[key] == expected
+    assert found.configurations["attention.one"] != found.configurations["baseline.one"]
+
+
+def test_what_is_not_here_is_none_with_its_reason(
+    tmp_path: Path, photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without Java
+    scorer = FurtherScorer(clip=str(tmp_path / "nothing"), spice=True, photos=lambda: photos)
+    found = scorer.of_configurations(SAID, REFERENCES)
+    assert found.configurations["baseline.one"] == {"clip_score": None, "ref_clip_score": None, "spice": None}
+    assert "is neither a folder with CLIP's weights" in scorer.missing["clip_score, ref_clip_score"]
+    assert "needs Java" in scorer.missing["spice"]
+
+
+def test_nothing_is_computed_unless_it_is_asked_for(photos: dict[str, Path]) -> None:
+    found = FurtherScorer(clip=None, spice=False, photos=lambda: photos).of_configurations(SAID, REFERENCES)
+    assert (found.scores, found.configurations) == ((), {key: {} for key in SAID})
