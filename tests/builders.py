@@ -17,7 +17,7 @@ from captionlab.core.files import write_json, write_jsonl
 from captionlab.core.records import CAPTIONS, DATASET, FEATURES, VOCAB
 from captionlab.core.results import Manifest
 from captionlab.models.params import SystemParams
-from captionlab.training.checkpoint import Identity
+from captionlab.training.header import Identity
 
 if TYPE_CHECKING:
     from conftest import World

@@ -41,7 +41,8 @@ from captionlab.stages.train_attention import train_attention
 from captionlab.stages.train_baseline import train_baseline
 from captionlab.stages.train_modified import train_modified
 from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.checkpoint import Checkpoint, Release, save_checkpoint
+from captionlab.training.checkpoint import Checkpoint, save_checkpoint
+from captionlab.training.header import Release
 from demo_project import demo, write_demo_project
 from tracked import write_pipeline
 

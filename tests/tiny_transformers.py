@@ -1,6 +1,5 @@
 """Tiny models of the library transformers with random weights, saved as local folders."""
 
-import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +7,17 @@ from typing import Any
 
 import torch
 
-from captionlab.encoders.torchvision_models import import_torchvision
+from captionlab.inference.image_to_text import import_transformers
 
-import_torchvision()  # transformers imports it, which needs a workaround with a CPU-only torch
-transformers: Any = importlib.import_module("transformers")
-transformers.utils.logging.disable_progress_bar()
+
+class _Transformers:
+    """The library, imported when it is used: collecting the tests must not wait for it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_transformers(), name)
+
+
+transformers: Any = _Transformers()
 
 PIXELS = 32
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] [DEC] a dog runs on the grass two cats sleep photo of".split()

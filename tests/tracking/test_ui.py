@@ -23,11 +23,6 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def interruptible() -> None:
-    """Restore Ctrl-C, which background processes of a shell and their children ignore."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def is_free(port: int) -> bool:
     try:
         socket.create_server(("127.0.0.1", port)).close()
@@ -38,7 +33,7 @@ def is_free(port: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere SIGKILL leaves MLflow's server behind")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_address_is_printed_and_no_server_is_left(
     number: signal.Signals, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,9 +44,8 @@ def test_the_address_is_printed_and_no_server_is_left(
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-m", "captionlab.cli", "ui", "--port", str(port)]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        preexec_fn=interruptible,
-    ) as process:  # fmt: skip
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         assert process.stdout is not None
         said = next(line for line in process.stdout if line.startswith("the runs are at "))
         address, _, _ = said.removeprefix("the runs are at ").partition("#")

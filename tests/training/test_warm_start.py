@@ -15,7 +15,8 @@ from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
-from captionlab.training.checkpoint import Checkpoint, Identity
+from captionlab.training.checkpoint import Checkpoint
+from captionlab.training.header import Identity
 from captionlab.training.warm_start import warm_start
 
 if TYPE_CHECKING:

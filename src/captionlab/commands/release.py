@@ -30,8 +30,9 @@ from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
 from captionlab.models.base import Decoder, count_parameters
 from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.checkpoint import Checkpoint, Release, load_checkpoint, save_checkpoint
+from captionlab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from captionlab.training.fit import read_captions
+from captionlab.training.header import Release
 
 RELEASED = Path("src/captionlab/released/captioner.safetensors")
 CARD = Path("docs/model-card.md")

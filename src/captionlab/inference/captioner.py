@@ -25,7 +25,8 @@ from captionlab.inference.decoding import beam_search
 from captionlab.inference.photos import PhotoReader, stream_photos
 from captionlab.models.base import Decoder, Features
 from captionlab.models.ensemble import Ensemble
-from captionlab.training.checkpoint import Identity, Release, load_checkpoint
+from captionlab.training.checkpoint import load_checkpoint
+from captionlab.training.header import Identity, Release
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 

@@ -32,8 +32,7 @@ from captionlab.metrics.scorer import Scorer
 from captionlab.serving import registry
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
-from captionlab.training.checkpoint import load_checkpoint
-from captionlab.training.fit import logged_dataset
+from captionlab.training.header import read_header
 
 Published = TypeVar("Published")
 # MLflow's error codes if another machine created or removed the same row meanwhile; some come from its database.
@@ -120,9 +119,8 @@ def _best(params: Params, root: Path, evaluation: Evaluation, results: list[runs
 
 def _released() -> registry.Candidate:
     """The captioner that ships with the package."""
-    checkpoint = load_checkpoint(RELEASED)
-    identity, decoding = checkpoint.identity, checkpoint.decoding or Decoding()
-    release = checkpoint.release
+    header = read_header(RELEASED)  # without PyTorch, which takes longer to import than the rest of this stage
+    identity, decoding, release = header.identity, header.decoding or Decoding(), header.release
     return registry.Candidate(
         name="released",
         checkpoints=(RELEASED,),
@@ -203,7 +201,7 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
             "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}]),  # makes MLflow show a table
         },
         files=[*kept, *(path for name in REPORT_FILES if (path := report / name).exists())],
-        dataset=logged_dataset(params, root),
+        dataset=runs.dataset_of(root, params.dataset.source),
         texts=_texts(root, scores),
     )
 

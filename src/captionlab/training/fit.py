@@ -28,7 +28,8 @@ from captionlab.models.build import build_model, build_shapes
 from captionlab.models.params import SystemParams
 from captionlab.tracking import runs
 from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.checkpoint import Checkpoint, Identity, load_checkpoint, save_checkpoint
+from captionlab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from captionlab.training.header import Identity
 from captionlab.training.loop import Finetuning, ResumeFile, Splits, train
 from captionlab.training.warm_start import warm_start
 
@@ -134,7 +135,7 @@ def fit(params: Params, root: Path, experiment: Experiment, material: Material) 
     tags = {"system": system, "configuration": name, "encoder": config.encoder, "dataset": dataset}
     start = runs.Start(
         name=experiment.key, training_key=key, params=experiment.settings, tags=tags,
-        dataset=logged_dataset(params, root),
+        dataset=runs.dataset_of(root, params.dataset.source),
     )  # fmt: skip
     with (
         runs.open_tracker(root, f"captionlab/{dataset}", start)
@@ -223,13 +224,6 @@ def settings_of(config: SystemParams, training: TrainingParams) -> dict[str, obj
     """Everything that was set, flat, for MLflow's columns."""
     sizes = {key: value for key, value in dataclasses.asdict(config).items() if key != "training"}
     return {**sizes, **{f"training.{key}": value for key, value in dataclasses.asdict(training).items()}}
-
-
-def logged_dataset(params: Params, root: Path) -> runs.Dataset:
-    """The dataset as the runs in MLflow name it."""
-    manifest = read_manifest(root)
-    source, splits = params.dataset.source, {str(split): count for split, count in manifest.splits.items()}
-    return runs.Dataset(name=manifest.name, digest=manifest.digest, source=source, splits=splits)
 
 
 def training_key(params: Params, root: Path, system: str, name: str) -> str:

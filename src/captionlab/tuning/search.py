@@ -30,7 +30,7 @@ from captionlab.data.store import open_store
 from captionlab.errors import CaptionlabError
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
-from captionlab.training.fit import Material, fresh_model, logged_dataset, settings_of, training_key
+from captionlab.training.fit import Material, fresh_model, settings_of, training_key
 from captionlab.training.loop import ResumeFile, Splits, train
 from captionlab.tuning.ranges import Space, changed, corners, draw, grid, overrides, read_ranges
 
@@ -268,7 +268,7 @@ def _run(search: Search, study: optuna.Study, trial: optuna.Trial) -> None:
             runs.Start(
                 name=f"{search.row} {trial.number}", training_key=_key(study, trial.number),
                 params=settings_of(config, training), tags=_tags(search, study, trial.number, config.encoder),
-                dataset=logged_dataset(search.params, search.root),
+                dataset=runs.dataset_of(search.root, search.params.dataset.source),
             ),
         ) as tracker:  # fmt: skip
             material = Material.of(search.root, config)
@@ -333,7 +333,7 @@ def _publish(search: Search, study: optuna.Study, trials: Sequence[FrozenTrial])
                     **_tags(search, study, trial.number, config.encoder),
                     **({runs.PRUNED: "true"} if pruned else {}),
                 },
-                dataset=logged_dataset(search.params, search.root),
+                dataset=runs.dataset_of(search.root, search.params.dataset.source),
                 files=[],
                 texts={},
                 status="KILLED" if pruned else "FINISHED",
