@@ -12,7 +12,7 @@ from tiny_transformers import clip
 REFERENCES = {"a.jpg": ["a dog runs", "the dog"], "b.jpg": ["two cats", "cats sleep"]}
 SAID = {
     "attention.one": {"a.jpg": "a dog", "b.jpg": "two dogs"},
-    "baseline.one": {"a.jpg": "a dog", "b.jpg": "a cat on grass"},
+    "baseline.one": {"a.jpg": "a dog", "b.jpg": "a cat on grass " * 9},  # longer than CLIP reads
 }
 
 

@@ -74,9 +74,12 @@ class ClipScorer:
     @torch.inference_mode()
     def _texts(self, texts: Sequence[str]) -> Floats:
         found = []
+        longest = self._model.config.text_config.max_position_embeddings  # a tokenizer may not know it
         for begin in range(0, len(texts), _BATCH):
             said = [_PREFIX + text for text in texts[begin : begin + _BATCH]]
-            tokens = self._processor(text=said, return_tensors="pt", padding=True, truncation=True).to(self._device)
+            tokens = self._processor(
+                text=said, return_tensors="pt", padding=True, truncation=True, max_length=longest
+            ).to(self._device)
             found.append(_unit(self._model.get_text_features(**tokens)))
         return np.concatenate(found)
 
