@@ -33,8 +33,8 @@ $(PRESETS): .venv/.installed
 	@echo
 	@echo "The comparison: $(REPORT)/comparison.html; photos and captions: $(REPORT)/gallery/index.html"
 
-# make test [PROCESSES=4]: the checks beside the tests. Those of a file stay in one process and in their order.
-PROCESSES ?= 4
+# make test [PROCESSES=3]: the checks beside the tests. Those of a file stay in one process and in their order.
+PROCESSES ?= 3
 test: .venv/.installed
 	@$(MAKE) --no-print-directory --jobs 2 check pytest
 

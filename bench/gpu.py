@@ -60,7 +60,7 @@ class Sizes:
     on_cpu: int = 20
 
 
-SMOKE = Sizes(photos=6, repeats=4, rounds=1, steps=2, batches=(4,), captions=3, on_cpu=2)
+SMOKE = Sizes(photos=4, repeats=2, rounds=1, steps=1, batches=(4,), captions=2, on_cpu=1)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ ALLOWED = {
     "data": "core errors",
     "datasets": "config core data.caption_json data.photos data.text errors",
     "encoders": "core data errors",
-    "tracking": "core errors",
+    "tracking": "errors",
     "training": "config core data encoders errors models tracking",
     "inference": "core data encoders errors models training.checkpoint training.header",
     "exporting": "core encoders errors inference models",
@@ -70,7 +70,7 @@ ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know
 NO_TORCH = (
     "commands.attention_map", "commands.preset", "commands.score", "config", "core.files",
     "core.records", "core.validation", "data",
-    "datasets", "metrics", "models.params", "report", "tracking", "training.header",
+    "datasets", "metrics", "models.params", "report", "tracking", "training.header", "training.logged",
 )  # fmt: skip
 
 # These affect no results: they carry values, name paths, check parameters or report progress. What of them could

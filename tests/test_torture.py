@@ -16,7 +16,7 @@ TESTS = Path(__file__).parent
 def test_a_few_faults_are_handled(part: str) -> None:
     """In a process of its own: it forks, limits itself and dies."""
     environment = os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-m", "torture", part, "--short", "--minutes", "0.2"]
+    command = [sys.executable, "-m", "torture", part, "--short", "--minutes", "0.1"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-2000:]}"
     assert " injected, 0 failed" in done.stdout

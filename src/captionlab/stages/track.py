@@ -33,6 +33,7 @@ from captionlab.serving import registry
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
 from captionlab.training.header import read_header
+from captionlab.training.logged import dataset_of
 
 Published = TypeVar("Published")
 # MLflow's error codes if another machine created or removed the same row meanwhile; some come from its database.
@@ -201,7 +202,7 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
             "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}]),  # makes MLflow show a table
         },
         files=[*kept, *(path for name in REPORT_FILES if (path := report / name).exists())],
-        dataset=runs.dataset_of(root, params.dataset.source),
+        dataset=dataset_of(root, params.dataset.source),
         texts=_texts(root, scores),
     )
 

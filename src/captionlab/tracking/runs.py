@@ -24,7 +24,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from captionlab.core.results import read_manifest
 from captionlab.tracking.address import shown
 from captionlab.tracking.store import LIVE_SECONDS, TRAINING_KEY, Store, TrackingError
 
@@ -72,13 +71,6 @@ class Dataset:
     source: str  # a folder
     splits: Mapping[str, int]  # photos
     context: Literal["training", "evaluation"] = "training"
-
-
-def dataset_of(root: Path, source: str) -> Dataset:
-    """The dataset that the pipeline in ``root`` learns from."""
-    manifest = read_manifest(root)
-    splits = {str(split): count for split, count in manifest.splits.items()}
-    return Dataset(name=manifest.name, digest=manifest.digest, source=source, splits=splits)
 
 
 @dataclass(frozen=True, kw_only=True)

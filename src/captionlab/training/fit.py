@@ -30,6 +30,7 @@ from captionlab.tracking import runs
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from captionlab.training.header import Identity
+from captionlab.training.logged import dataset_of
 from captionlab.training.loop import Finetuning, ResumeFile, Splits, train
 from captionlab.training.warm_start import warm_start
 
@@ -135,7 +136,7 @@ def fit(params: Params, root: Path, experiment: Experiment, material: Material) 
     tags = {"system": system, "configuration": name, "encoder": config.encoder, "dataset": dataset}
     start = runs.Start(
         name=experiment.key, training_key=key, params=experiment.settings, tags=tags,
-        dataset=runs.dataset_of(root, params.dataset.source),
+        dataset=dataset_of(root, params.dataset.source),
     )  # fmt: skip
     with (
         runs.open_tracker(root, f"captionlab/{dataset}", start)

@@ -31,6 +31,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
 from captionlab.training.fit import Material, fresh_model, settings_of, training_key
+from captionlab.training.logged import dataset_of
 from captionlab.training.loop import ResumeFile, Splits, train
 from captionlab.tuning.ranges import Space, changed, corners, draw, grid, overrides, read_ranges
 
@@ -268,7 +269,7 @@ def _run(search: Search, study: optuna.Study, trial: optuna.Trial) -> None:
             runs.Start(
                 name=f"{search.row} {trial.number}", training_key=_key(study, trial.number),
                 params=settings_of(config, training), tags=_tags(search, study, trial.number, config.encoder),
-                dataset=runs.dataset_of(search.root, search.params.dataset.source),
+                dataset=dataset_of(search.root, search.params.dataset.source),
             ),
         ) as tracker:  # fmt: skip
             material = Material.of(search.root, config)
@@ -333,7 +334,7 @@ def _publish(search: Search, study: optuna.Study, trials: Sequence[FrozenTrial])
                     **_tags(search, study, trial.number, config.encoder),
                     **({runs.PRUNED: "true"} if pruned else {}),
                 },
-                dataset=runs.dataset_of(search.root, search.params.dataset.source),
+                dataset=dataset_of(search.root, search.params.dataset.source),
                 files=[],
                 texts={},
                 status="KILLED" if pruned else "FINISHED",
