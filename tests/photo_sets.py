@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +16,14 @@ def jpeg(seed: int) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (8, 8), (seed * 37 % 256, seed * 91 % 256, seed // 7 % 256)).save(out, "JPEG")
     return out.getvalue()
+
+
+def jpegs(folder: Path, images: Iterable[str]) -> dict[str, Path]:
+    """A small photo for each image id, each of another colour."""
+    paths = {image: folder / image for image in images}
+    for number, path in enumerate(paths.values()):
+        path.write_bytes(jpeg(number))
+    return paths
 
 
 def kinds(problems: list[Problem]) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ def openmp(script: str, monkeypatch: pytest.MonkeyPatch, **settings: str) -> str
 
 
 @pytest.mark.parametrize("script", ["from captionlab import Captioner", "from captionlab import cli; import torch"])
-def test_openmp_waits_passively(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openmp_spins_briefly(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     report = openmp(script, monkeypatch)
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in report
     assert "GOMP_SPINCOUNT = '1000'" in report or "KMP_BLOCKTIME='0" in report  # GNU's or LLVM's OpenMP

@@ -6,7 +6,7 @@ import pytest
 
 from captionlab.evaluation.further_scores import FurtherScorer
 from captionlab.inference.clip_score import ClipScorer
-from photo_sets import jpeg
+from photo_sets import jpegs
 from tiny_transformers import clip
 
 REFERENCES = {"a.jpg": ["a dog runs", "the dog"], "b.jpg": ["two cats", "cats sleep"]}
@@ -18,10 +18,7 @@ SAID = {
 
 @pytest.fixture
 def photos(tmp_path: Path) -> dict[str, Path]:
-    found = {image: tmp_path / image for image in REFERENCES}
-    for number, path in enumerate(found.values()):
-        path.write_bytes(jpeg(number))
-    return found
+    return jpegs(tmp_path, REFERENCES)
 
 
 def test_a_configuration_has_the_mean_over_its_captions(tmp_path: Path, photos: dict[str, Path]) -> None:

@@ -8,7 +8,7 @@ import torch
 from captionlab.data.photos import read_upright
 from captionlab.errors import CaptionlabError
 from captionlab.inference.clip_score import ClipScorer
-from photo_sets import jpeg
+from photo_sets import jpegs
 from tiny_transformers import clip, transformers
 
 REFERENCES = {"0.jpg": ["a red dog .", "dogs"], "1.jpg": ["two cats on a bed ."]}
@@ -22,10 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> dict[str, Path]:
-    paths = {image: tmp_path / image for image in REFERENCES}
-    for number, path in enumerate(paths.values()):
-        path.write_bytes(jpeg(number))
-    return paths
+    return jpegs(tmp_path, REFERENCES)
 
 
 def cosines(folder: Path, image: Path, caption: str, references: list[str]) -> tuple[float, float]:

@@ -37,7 +37,7 @@ class FurtherScorer:
         """(N,) by name, for pairs of image id and caption."""
         found: dict[str, Floats | None] = {}
         if self.clip:
-            found |= self._tried(_CLIP, lambda: self._clip(pairs, references))
+            found |= self._tried(_CLIP, lambda: self.clip_scores(pairs, references))
         if self.spice:
             found |= self._tried(_SPICE, lambda: {"spice": spice_scores(pairs, references)})
         return found
@@ -68,7 +68,8 @@ class FurtherScorer:
             return dict.fromkeys(names)
 
     @cached_property
-    def _clip(self) -> Callable[..., Mapping[str, Floats]]:
+    def clip_scores(self) -> Callable[..., Mapping[str, Floats]]:
+        """Loads CLIP. Raises CaptionlabError when it or the photos are not here."""
         from captionlab.inference.clip_score import ClipScorer  # transformers takes seconds
 
         assert self.clip

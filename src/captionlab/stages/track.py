@@ -168,7 +168,8 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
     weights = [files.sha256_of(checkpoint_of(root, system, name)) for system, name in members]
     report = root / records.REPORTS / dataset
     label = scores.best.decoding.label
-    further = {name: value for name, value in read_further_scores(root).configurations.get(key, {}).items() if value}
+    found = read_further_scores(root).configurations.get(key, {})
+    further = {name: value for name, value in found.items() if value is not None}
     content = [
         *further.items(),
         dataclasses.asdict(scores),
