@@ -45,9 +45,7 @@ def judgments(source: Path, form: Literal["json", "csv", "table"], clip: str | N
 
         further = FurtherScorer(clip=clip or CLIP, spice=True, photos=photos)
         if clip:
-            _ = (
-                further.clip_scores
-            )  # one that was named and cannot be loaded is an error, before minutes of work
+            _ = further.clip_scores  # one that was named and cannot be loaded is an error, before minutes of work
         found = agreements(texts.references, texts.judged, _RESAMPLES, _SEED, further.scores)
     for names, reason in further.missing.items():
         print(f"captionlab: without {names}: {reason}", file=sys.stderr)
