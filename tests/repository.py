@@ -1,11 +1,13 @@
 """A small copy of this project, in which DVC, git and MLflow run for real."""
 
+import copy
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Self
 
 from ruamel.yaml import YAML
 
@@ -47,6 +49,12 @@ class Repository:
         params["evaluate"] |= {"beams": [1, 3], "max_words": 12}
         params["report"]["gallery"] = 4
         yaml.dump(params, path)
+
+    def copy(self, folder: Path) -> Self:
+        """The same project in another folder."""
+        copied = copy.copy(self)
+        copied.folder = shutil.copytree(self.folder, folder)
+        return copied
 
     def run(self, *command: str, ok: bool = True) -> str:
         hidden = {"DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI"}
