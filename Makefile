@@ -1,4 +1,4 @@
-# Two commands: `make repro` runs everything on the built-in dataset, `make test` checks everything.
+# `make repro` runs everything on the built-in dataset, `make test` and `make test-docs` check everything.
 # Both make their own environment in .venv; nothing else on the machine is touched.
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 PRESETS := flickr8k hour trained_blocks clip guests image_places report_a report_a_lite report_b report_b_lite
 
-.PHONY: repro differences $(PRESETS) test pytest torture check format ui bench bench-keras gpu clean
+.PHONY: repro differences $(PRESETS) test pytest test-docs torture check format ui bench bench-keras gpu clean
 
 repro: .venv/.installed
 	dvc repro
@@ -39,13 +39,17 @@ test: .venv/.installed
 	@$(MAKE) --no-print-directory --jobs 2 check pytest
 
 pytest:
-	pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	pytest -m "not docs" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # make torture [MINUTES=15 of bad data]: kills, bad and hostile files, full disks, no MLflow, crowds of clients; renders
 # reports/reliability.md. An hour and a half, and root for the full disks.
 MINUTES ?= 15
 torture: .venv/.installed
 	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m torture --minutes $(MINUTES)
+
+# The how-to pages and the notebook, followed step by step in copies of the project.
+test-docs: .venv/.installed
+	pytest -m docs --numprocesses 2 --dist loadgroup
 
 check: .venv/.installed
 	ruff check .

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 SPLITS: dict[Split, int] = {"train": 6, "val": 3, "test": 3}
 # The folders and files that take longest.
 LONGEST = (
-    "test_docs.py", "test_pipeline.py", "test_torture.py", "core", "tuning", "serving", "tracking", "test_staleness.py",
+    "test_pipeline.py", "test_torture.py", "core", "tuning", "serving", "tracking", "test_staleness.py",
 )  # fmt: skip
 
 

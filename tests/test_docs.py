@@ -176,7 +176,7 @@ def assert_is_caption(said: str) -> None:
     assert re.fullmatch(r"[a-z ]*\n", said), said
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_add_a_decoder(reader: Reader) -> None:
     *_, trained, captioned, everything = reader.follow("add-a-decoder")
     assert reader.ran(trained) - {"check_params"} == {"train_modified@gru"}
@@ -186,7 +186,7 @@ def test_add_a_decoder(reader: Reader) -> None:
     assert sorted(reader.mlflow_runs()) == ["baseline.lite0", "modified.gru"]
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_add_an_encoder(reader: Reader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -208,7 +208,7 @@ def test_add_an_encoder(reader: Reader, monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert re.search(r"^ok .*colours +installed", said, re.MULTILINE), said
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_own_photos(reader: Reader, tmp_path: Path) -> None:
     photos = reader.folder / "data/mine/Images"
     photos.mkdir(parents=True)
@@ -242,7 +242,8 @@ def experimenter(
         return reader, reader.follow("experiments-by-hand")
 
 
-@pytest.mark.slow
+@pytest.mark.docs
+@pytest.mark.xdist_group("experiments")
 def test_experiments_by_hand(experimenter: tuple[Reader, list[str]]) -> None:
     reader, said = experimenter
     first, run, shown, diffs, restored, applied, removed, again, cache = said
@@ -271,7 +272,8 @@ def output(notebook: Any, source: str) -> str:
     return "".join(found.get("text") or found.data["text/plain"] for found in cell.outputs)
 
 
-@pytest.mark.slow
+@pytest.mark.docs
+@pytest.mark.xdist_group("experiments")
 def test_the_quickstart_notebook(experimenter: tuple[Reader, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     """In a project with two runs of baseline.lite0 in MLflow, one of them an experiment."""
     folder = experimenter[0].folder
@@ -298,7 +300,7 @@ class Fork(Reader):
         (here / "dependencies.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_make_it_yours(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"NO_DEPS": "1", "NO_INDEX": "1", "NO_BUILD_ISOLATION": "false"}.items():
         monkeypatch.setenv(f"PIP_{name}", value)
