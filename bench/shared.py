@@ -1,5 +1,5 @@
 """Speed of training on a shared machine, with OpenMP's threads spinning briefly while they wait, as captionlab sets
-them, not at all, or as long as by default.
+them, not at all, or as long as by default; for two trainings at once also with a share of the cores for each.
 
     python bench/shared.py [--rounds 3] [--photos 320] [--smoke]
 
@@ -17,6 +17,7 @@ from common import Workload, interleave, load, options, publish, section
 from training import ours, subjects
 
 OURS, PASSIVE, SPINNING = "captionlab's setting", "no spinning", "OpenMP's default"
+SHARE = "a share of the cores for each"
 SETTINGS = {
     OURS: {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"},
     PASSIVE: {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"},
@@ -36,10 +37,10 @@ def work(photos: int) -> None:
         print(train(), flush=True)
 
 
-def trainer(waiting: str, photos: int) -> Process:
+def trainer(setting: dict[str, str], photos: int) -> Process:
     """Start a process that trains on request, and let it train once as a warm-up."""
-    unset = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
-    environment = {key: value for key, value in os.environ.items() if key not in unset} | SETTINGS[waiting]
+    unset = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS"}
+    environment = {key: value for key, value in os.environ.items() if key not in unset} | setting
     process = subprocess.Popen(
         [sys.executable, __file__, "--photos", str(photos), "--worker"],
         env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -49,7 +50,7 @@ def trainer(waiting: str, photos: int) -> Process:
 
 
 def all_at_once(processes: Sequence[Process]) -> Workload:
-    """Let all processes train at the same time, each on every core."""
+    """Let all processes train at the same time."""
 
     def run() -> float:
         for process in processes:
@@ -62,11 +63,15 @@ def all_at_once(processes: Sequence[Process]) -> Workload:
     return run
 
 
+def half_the_cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // 2)
+
+
 @contextmanager
 def busy() -> Iterator[None]:
     """Keep every second core, and at least one, busy with another process."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(max(1, cores // 2))]
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(half_the_cores())]
     try:
         yield
     finally:
@@ -97,11 +102,13 @@ def main() -> None:
     before, photos = load(), 4 if arguments.smoke else arguments.photos
     with ExitStack() as stack:
         workloads: dict[str, Workload] = {}
-        for waiting in SETTINGS:
-            pair = [stack.enter_context(trainer(waiting, photos)) for _ in range(2)]
-            workloads[f"{QUIET}, {waiting}"] = all_at_once(pair[:1])
-            workloads[f"{BUSY}, {waiting}"] = beside_others(all_at_once(pair[:1]))
-            workloads[f"{TWO}, {waiting}"] = all_at_once(pair)
+        share = SETTINGS[OURS] | {"OMP_NUM_THREADS": str(half_the_cores())}
+        for name, setting in (SETTINGS | {SHARE: share}).items():
+            pair = [stack.enter_context(trainer(setting, photos)) for _ in range(2)]
+            if name != SHARE:
+                workloads[f"{QUIET}, {name}"] = all_at_once(pair[:1])
+                workloads[f"{BUSY}, {name}"] = beside_others(all_at_once(pair[:1]))
+            workloads[f"{TWO}, {name}"] = all_at_once(pair)
             for process in pair:
                 stack.callback(process.terminate)
         rates = interleave(workloads, arguments.rounds)
@@ -113,7 +120,9 @@ def main() -> None:
     notes = [
         f"baseline.lite0 of the Flickr8k preset, {photos} photos of drawn features with five captions each; every "
         "training may use all cores. captionlab sets OMP_WAIT_POLICY=PASSIVE and GOMP_SPINCOUNT=1000, which only "
-        "GNU's OpenMP knows, unless the first is set."
+        "GNU's OpenMP knows, unless the first is set.",
+        f"Two trainings at once with half of the cores each (OMP_NUM_THREADS) and captionlab's setting: "
+        f"{rates[f'{TWO}, {SHARE}'].over(rates[f'{TWO}, {OURS}']).text('x')} of the speed with every core for both.",
     ]
     columns = [f"captions per second, {OURS}", PASSIVE, SPINNING]
     columns = ["training", *columns, f"speed-up over {PASSIVE}", f"over {SPINNING}"]
