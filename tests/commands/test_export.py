@@ -39,6 +39,6 @@ def test_the_released_captioner_and_one_by_path_are_exported(run: "Run", release
 @pytest.mark.parametrize("name", ["retrieval.lite2", "ensemble.all"])
 def test_systems_without_a_checkpoint_are_refused(run: "Run", name: str) -> None:
     system = name.split(".")[0]
-    expected = f"captionlab: {name} has no checkpoint: {system} is not a network of its own; name a trained system\n"
+    expected = f"captionlab: {name} has no checkpoint: {system} has no weights; name a trained system\n"
     assert run("export", "out", "--model", name) == (1, "", expected)
     assert not Path("out").exists()

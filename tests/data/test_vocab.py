@@ -132,7 +132,7 @@ def test_broken_json_is_refused_by_name(change: dict[str, Any], fault: str) -> N
 
 @pytest.mark.parametrize("value", [None, [], "words", {}])
 def test_other_json_is_refused(value: Any) -> None:
-    with pytest.raises(CaptionlabError, match="holds no vocabulary"):
+    with pytest.raises(CaptionlabError, match="is not a valid vocabulary"):
         Vocabulary.from_json(value, "here")
 
 

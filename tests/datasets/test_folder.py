@@ -107,7 +107,7 @@ def test_heic_is_counted_without_its_library_and_read_with_it(tmp_path: Path, im
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert said == [
         "skipped 1 file of formats that are not read (.heic: 1); pip install 'captionlab[heic]'",
-        "it is a HEIC file, which needs a reader of its own: pip install 'captionlab[heic]'",
+        "it is a HEIC file, which needs another package: pip install 'captionlab[heic]'",
     ]
 
 

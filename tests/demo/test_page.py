@@ -183,4 +183,4 @@ def test_dropped_files_are_captioned(chrome: Chrome) -> None:
     assert text(chrome, "#status") == name
     assert not chrome.find_element(By.ID, "error").is_displayed()
     chrome.execute_script("document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: new DataTransfer()}))")
-    assert text(chrome, "#error") == "The clipboard holds no photo. Copy one, then paste it here."
+    assert text(chrome, "#error") == "There is no photo in the clipboard. Copy one, then paste it here."

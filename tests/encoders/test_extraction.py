@@ -323,10 +323,10 @@ def test_an_incomplete_store_is_refused(tmp_path: Path) -> None:
         whole = (work / name).read_bytes()
         for content in (b"", whole[:-1], whole[:50], b"x" * 200):
             (work / name).write_bytes(content)
-            with pytest.raises(CaptionlabError, match=r"work are not whole .*; extract them again"):
+            with pytest.raises(CaptionlabError, match=r"work are damaged .*; extract them again"):
                 open_store(work)
         (work / name).unlink()
-        with pytest.raises(CaptionlabError, match=r"work are not whole .*; extract them again"):
+        with pytest.raises(CaptionlabError, match=r"work are damaged .*; extract them again"):
             open_store(work)
         fresh()
         np.save(work / name, np.load(work / name)[:4])

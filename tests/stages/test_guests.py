@@ -89,10 +89,10 @@ def test_captions_of_the_validation_split_are_scored_too(root: Path, tiny_params
         (dict.fromkeys(TEST[:2], "a dog"), r"1 photos have no caption \(test2\.jpg\)"),
         (
             dict.fromkeys([*TEST, "train0.jpg", "moon"], "a dog"),
-            r"2 ids are no photo of validation or test \(moon, train0",
+            r"2 ids are not in the validation or test split \(moon, train0",
         ),
         (dict.fromkeys([*TEST, VAL[0]], "a dog"), r"2 photos have no caption \(val1\.jpg, val2\.jpg\)"),
-        (["a dog"], "holds no captions with image ids"),
+        (["a dog"], "has no captions with image ids"),
     ],
 )
 def test_captions_that_do_not_match_the_photos_are_named(

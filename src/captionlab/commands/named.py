@@ -17,7 +17,7 @@ def load_captioner(model: str | None, device: Device = "auto") -> Captioner | En
     """
     system = (model or "").partition(".")[0]
     if system in WITHOUT_CHECKPOINT:
-        raise CaptionlabError(f"{model} has no checkpoint: {system} is not a network of its own; name a trained system")
+        raise CaptionlabError(f"{model} has no checkpoint: {system} has no weights; name a trained system")
     if model is None:
         return Captioner.load(device=device)
     with local_checkpoint(Path.cwd(), model) as path:

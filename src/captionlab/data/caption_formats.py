@@ -48,7 +48,7 @@ def read_references(path: Path) -> list[References]:
     elif isinstance(value, dict) and value:
         candidates = [value]
     else:
-        raise CaptionlabError(f"{path} holds no references with image ids; known formats: {REFERENCES}")
+        raise CaptionlabError(f"{path} has no references with image ids; known formats: {REFERENCES}")
     for image, captions in candidates[0].items():
         if not isinstance(captions, list) or not captions:
             raise CaptionlabError(
@@ -72,7 +72,7 @@ def read_captions(path: Path) -> list[Captions]:
     elif isinstance(value, dict) and value:
         candidates = [{image: _single(caption) for image, caption in value.items()}]
     else:
-        raise CaptionlabError(f"{path} holds no captions with image ids; known formats: {CAPTIONS}")
+        raise CaptionlabError(f"{path} has no captions with image ids; known formats: {CAPTIONS}")
     for image, caption in candidates[0].items():
         if not isinstance(caption, str):
             raise CaptionlabError(f"{path}: image {image!r} must have one caption; known formats: {CAPTIONS}")
@@ -102,7 +102,7 @@ def captions_by_split(path: Path, images: Mapping[Split, Sequence[str]]) -> dict
     surplus = sorted(key for key in captions if key not in names)
     faults = [
         f"{len(ids):,} {what} ({some_of(ids)})"
-        for ids, what in ((missing, "photos have no caption"), (surplus, "ids are no photo of validation or test"))
+        for ids, what in ((missing, "photos have no caption"), (surplus, "ids are not in the validation or test split"))
         if ids
     ]
     if faults:

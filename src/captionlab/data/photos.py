@@ -190,7 +190,7 @@ class _TiffOfAnyResolution(TiffImagePlugin.TiffImageFile):
 def _heic() -> tuple[str]:
     """Register the reader of HEIC and return Pillow's name of the format; CaptionlabError if it is not installed."""
     if not _HAS_HEIC:
-        raise CaptionlabError(f"it is a HEIC file, which needs a reader of its own: {_INSTALL_HEIC}")
+        raise CaptionlabError(f"it is a HEIC file, which needs another package: {_INSTALL_HEIC}")
     importlib.import_module("pillow_heif").register_heif_opener()
     return ("HEIF",)
 

@@ -94,9 +94,9 @@ def _mapped(path: Path, dimensions: int) -> Any:
     try:
         array = np.lib.format.open_memmap(path, mode="r")
         if array.ndim != dimensions or array.dtype.kind != "f" or not array.size:
-            raise ValueError(f"{path.name} holds {array.dtype} of shape {array.shape}")
+            raise ValueError(f"{path.name} is {array.dtype} of shape {array.shape}")
     except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TokenError, MemoryError) as error:
-        raise CaptionlabError(f"the features in {path.parent} are not whole ({error}); extract them again") from error
+        raise CaptionlabError(f"the features in {path.parent} are damaged ({error}); extract them again") from error
     return array
 
 

@@ -49,7 +49,7 @@ class Vocabulary:
         """The vocabulary that ``to_json`` gave; CaptionlabError, with the name ``origin``, for any other value."""
         fault = _fault(value)
         if fault:
-            raise CaptionlabError(f"{origin} holds no vocabulary: {fault}; run build_vocab again")
+            raise CaptionlabError(f"{origin} is not a valid vocabulary: {fault}; run build_vocab again")
         return cls(words=tuple(value["words"]), cleaning=value["cleaning"], min_count=value["min_count"])
 
     def with_words(self, words: Iterable[str]) -> "Vocabulary":

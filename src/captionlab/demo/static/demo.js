@@ -144,7 +144,7 @@ file.addEventListener("change", () => {
   take(file, "No file was chosen.");
   file.value = ""; // so that the same file can be chosen again
 });
-document.addEventListener("paste", event => take(event.clipboardData, "The clipboard holds no photo. Copy one, then paste it here."));
+document.addEventListener("paste", event => take(event.clipboardData, "There is no photo in the clipboard. Copy one, then paste it here."));
 document.addEventListener("dragover", event => {
   event.preventDefault();
   frame.classList.add("over");
