@@ -42,7 +42,7 @@ pytest:
 	pytest -m "not docs" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # make torture [MINUTES=15 of bad data]: kills, bad and hostile files, full disks, no MLflow, crowds of clients; renders
-# reports/reliability.md. An hour and a half, and root for the full disks.
+# reports/reliability.md. An hour, and root for the full disks.
 MINUTES ?= 15
 torture: .venv/.installed
 	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m torture --minutes $(MINUTES)
