@@ -1,5 +1,5 @@
 # `make repro` runs everything on the built-in dataset, `make test` and `make test-docs` check everything.
-# Both make their own environment in .venv; nothing else on the machine is touched.
+# Each makes its own environment in .venv; nothing else on the machine is touched.
 
 PYTHON ?= python3
 BIN := .venv/bin
