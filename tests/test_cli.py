@@ -6,9 +6,12 @@ import select
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import typer
 from ruamel.yaml import YAML
 
@@ -146,6 +149,17 @@ def test_an_internal_error_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch
         cli.main()
 
 
+@pytest.mark.parametrize("allocate", [
+    lambda: torch.empty(10**15), lambda: np.empty(10**15), lambda: bytearray(10**15),
+], ids=["torch", "numpy", "python"])  # fmt: skip
+def test_too_little_memory_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, allocate: Callable[[], object]
+) -> None:
+    monkeypatch.setattr("captionlab.commands.doctor.examine", lambda root, *, cache: allocate())
+    expected = "captionlab: not enough memory; use a smaller batch_size or system, or stop other programs\n"
+    assert run("doctor") == (1, "", expected)
+
+
 def few_scenes(folder: Path) -> None:
     yaml = YAML()
     params = yaml.load(REPOSITORY / "params.yaml")
@@ -264,6 +278,17 @@ def test_a_full_disk_at_standard_output_is_one_error_line(dataset: Path, argumen
         done = subprocess.run([COMMAND, *arguments], cwd=dataset, stdout=full, stderr=subprocess.PIPE, timeout=60)
     assert done.returncode == 1
     assert done.stderr == b"captionlab: cannot write the output: No space left on device; free space\n"
+
+
+def test_a_closed_standard_output_is_refused_before_any_work(dataset: Path) -> None:
+    """Any other closed stream does not matter: its place is not taken by the next file that is opened."""
+    command = f'"{COMMAND}" clean_captions'
+    done = subprocess.run(f"{command} >&-", shell=True, cwd=dataset, capture_output=True, text=True, timeout=60)
+    message = "captionlab: standard output is closed; to discard the output send it to /dev/null\n"
+    assert (done.returncode, done.stderr) == (1, message)
+    assert not (dataset / "artifacts/captions").exists()
+    done = subprocess.run(f"{command} <&- 2>&-", shell=True, cwd=dataset, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.count("clean_captions: ")) == (0, 1)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["clean_captions"]])

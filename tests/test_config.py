@@ -20,6 +20,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.models.params import AttentionParams, MergeParams, ModifiedParams, StatesParams
 
 REPOSITORY = Path(__file__).parents[1]
+HOME = Path.home()
 Plain = dict[str, Any]
 
 
@@ -84,6 +85,11 @@ def test_the_shipped_file_is_read() -> None:
         ("training.learning_rate", 10**400, "training.learning_rate must be a number"),
         ("attention.lite2.tied", 1, "attention.lite2.tied must be true or false, not 1"),
         ("dataset.source", 3, "dataset.source must be text, not 3"),
+        ("dataset.source", "", "dataset.source must be text that is not empty, not ''"),
+        ("dataset.source", "~/photos", f"dataset.source: DVC does not expand the ~ of ~/photos; write {HOME}/photos"),
+        ("evaluate.clip", "~/clip", f"evaluate.clip: DVC does not expand the ~ of ~/clip; write {HOME}/clip"),
+        ("guests", {"b": {"captions": "~/b.json"}}, "guests.b.captions: DVC does not expand the ~ of ~/b.json"),
+        ("guest_models", {"b": {"model": "~/b"}}, "guest_models.b.model: DVC does not expand the ~ of ~/b"),
         ("training.optimizer", "sgd", "training.optimizer must be one of 'adamw', 'adam' or 'rmsprop', not 'sgd'"),
         ("training", None, "training must be a mapping, not None"),
         ("evaluate.beams", 5, "evaluate.beams must be a list, not 5"),
@@ -110,32 +116,34 @@ def test_errors_name_the_file_and_the_key(tmp_path: Path, key: str, value: Any, 
     assert str(caught.value).startswith(f"{tmp_path / 'params.yaml'}: {message}")
 
 
-# The key of each number, and the nearest values below and above its range; - for no limit.
+# The key of each number, and the nearest values below and above its range.
 RANGES = """
 dataset.max_bad_share -0.01 1.01; dataset.val_share -0.1 1.1; dataset.test_share -0.1 1.1
 dataset.split_seed -1 4294967296; dataset.scenes.train 0 1000001; dataset.scenes.val 0 1000001
-dataset.scenes.test 0 1000001; dataset.scenes.seed -1 4294967296; build_vocab.min_count 0 -
-extract_features.encoders.efficientnet_lite2.grid -1 65; training.seed -1 4294967296; training.epochs 0 -
-training.patience 0 -; training.batch_size 0 1000001; training.learning_rate 0.0 -; training.weight_decay -0.1 -
-training.plateau_patience 0 -; training.plateau_factor 0.0 1.0; training.label_smoothing -0.1 1.0
-training.doubly_stochastic -0.1 -; training.scheduled_sampling -0.1 1.1; training.clip_norm 0.0 -
-training.ema_decay -0.1 1.0; training.max_megabytes 0.0 -; baseline.lite0.embedding 0 1000001
+dataset.scenes.test 0 1000001; dataset.scenes.seed -1 4294967296; build_vocab.min_count 0 1000001
+extract_features.encoders.efficientnet_lite2.grid -1 65; training.seed -1 4294967296; training.epochs 0 1000001
+training.patience 0 1000001; training.batch_size 0 1000001; training.learning_rate 0.0 10.1
+training.encoder_learning_rate -0.1 10.1; training.crop 0.0 1.1; training.weight_decay -0.1 100.1
+training.plateau_patience 0 1000001; training.plateau_factor 0.0 1.0; training.label_smoothing -0.1 1.0
+training.doubly_stochastic -0.1 1000.1; training.scheduled_sampling -0.1 1.1; training.clip_norm 0.0 1000000.1
+training.ema_decay -0.1 1.0; training.max_megabytes 0.0 100000.1; baseline.lite0.embedding 0 1000001
 baseline.lite0.hidden 0 1000001; baseline.lite0.layers 0 101; baseline.lite0.dropout -0.1 1.0
 baseline.lite0.image_dropout -0.1 1.0; baseline.lite0.forget_bias -101.0 101.0; modified.lite2.repeats 0 1001
 modified.lite2.image_dropout -0.1 1.0; modified.lite2_merge.dense 0 1000001; attention.lite2.attention 0 1000001
 attention.lite2.memory -1 1000001; attention.lite2_states.attention 0 1000001; attention.lite2_states.dense 0 1000001
-retrieval.lite2.neighbours.0 0 1001; retrieval.lite2.consensus_k 0 -; finetuning.beam 0 51
+retrieval.lite2.neighbours.0 0 1001; retrieval.lite2.consensus_k 0 1000001; finetuning.beam 0 51
 finetuning.length_penalty -0.1 10.1; finetuning.max_words 0 1001; finetuning.top_k 0 1000001
 finetune.more.cross_entropy -0.1 1.1; finetune.more.samples -1 101; ensemble.both.neighbours -1 1001
-ensemble.both.consensus_weight -0.1 -; evaluate.beams.0 0 51; evaluate.length_penalty -0.1 10.1
-evaluate.max_words 0 1001; evaluate.similarity.semantic_dimensions 0 1000001; evaluate.similarity.ridge 0.0 -
+ensemble.both.consensus_weight -0.1 1000000.1; evaluate.beams.0 0 51; evaluate.length_penalty -0.1 10.1
+evaluate.max_words 0 1001; evaluate.similarity.semantic_dimensions 0 1000001
+evaluate.similarity.ridge 0.0 1000000000001.0
+evaluate.min_words.0 0 1001; evaluate.no_repeat_ngram.0 -1 1001
 evaluate.shuffles 0 1001; evaluate.resamples 0 100001; evaluate.seed -1 4294967296; report.gallery 0 1001
 """
 OUT_OF_RANGE = [
     (key, float(end) if "." in end else int(end))
     for key, *ends in (entry.split() for entry in re.split("[;\n]", RANGES.strip()))
     for end in ends
-    if end != "-"
 ]
 
 
@@ -164,7 +172,8 @@ def test_every_number_has_a_range() -> None:
 
     found = list(numbers(TypeAdapter(Params).json_schema()))
     assert len(found) > 50
-    assert [number for number in found if not number.keys() & {"minimum", "exclusiveMinimum", "ge", "gt"}] == []
+    lower, upper = ({"minimum", "exclusiveMinimum", "ge", "gt"}, {"maximum", "exclusiveMaximum", "le", "lt"})
+    assert [number for number in found if not (number.keys() & lower and number.keys() & upper)] == []
 
 
 @pytest.mark.parametrize(
@@ -179,6 +188,8 @@ def test_every_number_has_a_range() -> None:
         ("baseline", "../mine", "baseline: the name '../mine' has a dot"),
         ("baseline", "a/b", "baseline: the name 'a/b' must be that of a folder; use letters, digits, '_' and '-'"),
         ("finetune", "", "finetune: the name '' must be that of a folder"),
+        ("finetune", 300 * "a", f"finetune: the name '{27 * 'a'}...{28 * 'a'}' is longer than 100 bytes"),
+        ("finetune", 30 * "図書館一", "finetune: the name "),
         ("baseline", 2024, "baseline: the name 2024 is not text in YAML; put it in quotes"),
         ("attention", True, "attention: the name True is not text in YAML; put it in quotes"),
         ("modified", None, "modified: the name None is not text in YAML; put it in quotes"),

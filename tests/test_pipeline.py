@@ -89,10 +89,11 @@ def test_a_wrong_parameter_is_one_line(repository: Repository) -> None:
 
 
 def test_an_encoder_without_features_is_refused_before_dvc_misses_its_folder(repository: Repository) -> None:
-    said = repository.run("dvc", "exp", "run", "-S", "baseline.tiny.encoder=resnet18", ok=False)
-    assert "baseline.tiny.encoder 'resnet18' is not in extract_features.encoders (efficientnet_lite0)" in said
-    assert "No such file" not in said
-    repository.run("git", "checkout", "-q", "--", ".")
+    for target in ([], ["train_baseline@tiny"]):
+        said = repository.run("dvc", "exp", "run", *target, "-S", "baseline.tiny.encoder=resnet18", ok=False)
+        assert "baseline.tiny.encoder 'resnet18' is not in extract_features.encoders (efficientnet_lite0)" in said
+        assert "No such file" not in said
+        repository.run("git", "checkout", "-q", "--", ".")
 
 
 def test_a_checkpoint_of_another_vocabulary_is_refused(repository: Repository) -> None:

@@ -25,6 +25,7 @@ from captionlab.core.params import ExtractFeaturesParams as ExtractFeaturesParam
 from captionlab.core.records import Decoding
 from captionlab.core.validation import (
     Checked,
+    FilePath,
     FolderName,
     Name,
     NoRepeats,
@@ -76,7 +77,7 @@ class DatasetParams(Checked):
 
     name: FolderName  # of the reports folder; with format "auto" the format too
     format: Literal["auto"] | Format
-    source: StrictStr  # a folder
+    source: FilePath  # a folder
     max_bad_share: Share  # of images or captions that may be unusable before the run stops
     val_share: Share  # of the images, where the format has no split
     test_share: Share
@@ -99,25 +100,27 @@ class TrainingParams(Checked):
     """How a system is trained; a configuration's own ``training`` replaces any of the keys."""
 
     seed: Seed
-    epochs: Annotated[StrictInt, Field(ge=1)]  # at most
-    patience: Annotated[StrictInt, Field(ge=1)]  # epochs without a better validation loss before it stops
+    epochs: Size  # at most
+    patience: Size  # epochs without a better validation loss before it stops
     batch_size: Size  # photos a step; each with all its captions
     optimizer: Literal["adamw", "adam", "rmsprop"]
-    learning_rate: Annotated[Number, Field(gt=0)]
-    encoder_learning_rate: Annotated[Number, Field(ge=0)] = 0.0  # of encoder blocks trained with the system
+    learning_rate: Annotated[Number, Field(gt=0, le=10)]
+    encoder_learning_rate: Annotated[Number, Field(ge=0, le=10)] = 0.0  # of encoder blocks trained with the system
     crop: Annotated[Number, Field(gt=0, le=1)] = 1.0  # smallest share of the area of a random crop of their maps
-    weight_decay: Annotated[Number, Field(ge=0)]
+    weight_decay: Annotated[Number, Field(ge=0, le=100)]
     schedule: Literal["cosine", "plateau", "constant"]
-    plateau_patience: Annotated[StrictInt, Field(ge=1)]  # epochs without a better validation loss before a reduction
+    plateau_patience: Size  # epochs without a better validation loss before a reduction
     plateau_factor: Annotated[Number, Field(gt=0, lt=1)]  # of the learning rate at each reduction
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)]
-    doubly_stochastic: Annotated[Number, Field(ge=0)]  # weight of Xu et al. 2015's attention regularisation; 0: none
+    doubly_stochastic: Annotated[
+        Number, Field(ge=0, le=1000)
+    ]  # weight of Xu et al. 2015's attention regularisation; 0: none
     scheduled_sampling: Share  # of the words read that the system samples itself; grows to this over the training
-    clip_norm: Annotated[Number, Field(gt=0)]
+    clip_norm: Annotated[Number, Field(gt=0, le=1_000_000)]
     ema_decay: Annotated[Number, Field(ge=0, lt=1)]  # of the weights' moving average, which is kept; 0: none
     precision: Literal["auto", "fp32", "bf16"]
     warm_start: Literal["none", "released"] = "none"  # released: begin with the captioner that ships
-    max_megabytes: Annotated[Number, Field(gt=0)]  # of a system's weights; a larger system is refused
+    max_megabytes: Annotated[Number, Field(gt=0, le=100_000)]  # of a system's weights; a larger system is refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +129,7 @@ class RetrievalParams(Checked):
 
     encoder: StrictStr
     neighbours: Annotated[tuple[Annotated[StrictInt, Field(ge=1, le=1000)], ...], Field(min_length=1), NoRepeats]
-    consensus_k: Annotated[StrictInt, Field(ge=1)]  # most similar candidates that a caption's consensus is the mean of
+    consensus_k: Size  # most similar candidates that a caption's consensus is the mean of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +168,9 @@ class EnsembleParams(Checked):
 
     members: Annotated[tuple[StrictStr, ...], Field(min_length=1)]  # such as attention.lite2; one may be re-ranked
     neighbours: Annotated[StrictInt, Field(ge=0, le=1000)] = 0  # training photos that re-ranking compares with; 0: none
-    consensus_weight: Annotated[Number, Field(ge=0)] = 0.0  # of CIDEr-D with their captions, added to log probability
+    consensus_weight: Annotated[Number, Field(ge=0, le=1_000_000)] = (
+        0.0  # of CIDEr-D with their captions, added to log probability
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +178,7 @@ class SimilarityParams(Checked):
     """How re-ranking finds similar photos: by image features, and by what a ridge regression predicts from them."""
 
     semantic_dimensions: Size  # of the latent semantic analysis of the captions
-    ridge: Annotated[Number, Field(gt=0)]  # the regression's penalty
+    ridge: Annotated[Number, Field(gt=0, le=1e12)]  # the regression's penalty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +189,11 @@ class EvaluateParams(Checked):
     length_penalty: LengthPenalty
     max_words: Words
     min_words: Annotated[tuple[Words, ...], Field(min_length=1), NoRepeats] = (1,)
-    no_repeat_ngram: Annotated[tuple[Annotated[StrictInt, Field(ge=0)], ...], Field(min_length=1), NoRepeats] = (0,)
+    no_repeat_ngram: Annotated[
+        tuple[Annotated[StrictInt, Field(ge=0, le=1000)], ...], Field(min_length=1), NoRepeats
+    ] = (0,)
     similarity: SimilarityParams
-    clip: Annotated[StrictStr, Field(min_length=1)] | None = None  # for CLIPScore: a folder or a name in the HF cache
+    clip: FilePath | None = None  # for CLIPScore: a folder or a name in the HF cache
     spice: StrictBool = False
     shuffles: Annotated[StrictInt, Field(ge=1, le=1000)]  # of the photos, for the scores with a wrong photo
     resamples: Annotated[StrictInt, Field(ge=1, le=100_000)]  # of the photos, for intervals and significance

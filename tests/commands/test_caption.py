@@ -119,6 +119,24 @@ def test_a_full_disk_is_one_line(folder: Path, released: Path) -> None:
     assert done.stderr == b"captionlab: cannot write the output: No space left on device; free space\n"
 
 
+def test_a_pipe_among_photos_is_named_and_not_waited_for(folder: Path, run: "Run") -> None:
+    os.mkfifo(folder / "photos/pipe.jpg")
+    code, out, err = run("caption", "photos")
+    assert (code, len(out.splitlines())) == (1, 2)
+    assert err.startswith("captionlab: cannot read the photo photos/pipe.jpg: photos/pipe.jpg is a device or a pipe")
+
+
+@pytest.mark.parametrize("option", ["--out", "--attention", "--model"])
+@pytest.mark.parametrize("path", ["pipe", "/dev/null"])
+def test_a_device_or_a_pipe_is_no_file_to_write_or_load(folder: Path, run: "Run", option: str, path: str) -> None:
+    """A device would be replaced by a file or be read without end, a pipe waits for ever."""
+    os.mkfifo(folder / "pipe")
+    code, out, err = run("caption", "photos/000.jpg", option, path)
+    assert (code, err) == (1, f"captionlab: {path} is a device or a pipe, not a file; name a file\n")
+    assert out == "" or option == "--attention"
+    assert not Path("/dev/null").is_file()
+
+
 # The file
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from captionlab.commands.preset import apply_preset
+from captionlab.commands.preset import presets as every_preset
 from captionlab.config import SECTIONS, Params, load_params
 from captionlab.core.records import Split
 from captionlab.data.store import FeatureStore, open_store
@@ -92,6 +93,17 @@ def rows(name: str) -> Iterator[tuple[str, str]]:
 
 
 ROWS = [(name, *row) for name in NAMES for row in rows(name)]
+
+
+def test_presets_are_listed_with_their_time(project: Path) -> None:
+    listed = dict(line.split("  ", 1) for line in every_preset(project))
+    assert list(listed) == NAMES
+    assert all(
+        "on two CPU cores" in time or "not measured" in time or "on one core" in time for time in listed.values()
+    )
+    shutil.rmtree(project / "presets")
+    with pytest.raises(CaptionlabError, match="there are no presets in presets/; run captionlab from the project's fo"):
+        every_preset(project)
 
 
 def test_no_preset_overwrites_the_report_of_another(presets: dict[str, Params]) -> None:

@@ -55,8 +55,10 @@ def lines(folder: str = "") -> bytes:
     (json.dumps(PLAIN_REFERENCES, indent=1).encode(), [PLAIN_REFERENCES]),
     (COCO, [BY_ID, PLAIN_REFERENCES]),
     ({"annotations": COCO["annotations"]}, [BY_ID]),
-    (KARPATHY, [PLAIN_REFERENCES, BY_ID]),
-    ({"images": [{**image, "cocoid": None} for image in KARPATHY["images"]]}, [PLAIN_REFERENCES]),
+    (KARPATHY, [PLAIN_REFERENCES, BY_ID, {"other.jpg": ["A horse ."]}, {"5": ["A horse ."]}]),
+    ({"images": KARPATHY["images"][1::-1]}, [PLAIN_REFERENCES, BY_ID]),
+    ({"images": [{**image, "cocoid": None} for image in KARPATHY["images"][:2]]}, [PLAIN_REFERENCES]),
+    ({"cafe\u0301": ["A"]}, [{"caf\u00e9": ["A"]}]),
 ])  # fmt: skip
 def test_references_are_read_under_each_kind_of_id(tmp_path: Path, value: Any, expected: Any) -> None:
     assert read_references(written(tmp_path, value)) == expected
@@ -89,11 +91,13 @@ def test_ids_of_jsonl_are_paths_or_file_names(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"{", "not valid JSON"),
-        (b"1" * 5000, "not valid JSON"),
+        (b"1" * 5000, "is not JSON; known formats: .*COCO annotations.*Karpathy"),
+        (b"\x89PNG", "is not UTF-8"),
+        (b"", "is not JSON; known formats: "),
         (b"[" * 100_000, "not valid JSON"),
         (b"[]", "no references with image ids; known formats: .*COCO annotations.*Karpathy"),
         (b"{}", "no references with image ids"),
-        (b"7", "no references with image ids"),
+        (b"7", "is not JSON; known formats: "),
         (RESULTS, "no references with image ids"),
         (lines(), "no references with image ids"),
         (b'{"a": ["x"], "a": ["y"]}', "'a' occurs more than once"),
@@ -105,7 +109,6 @@ def test_ids_of_jsonl_are_paths_or_file_names(tmp_path: Path) -> None:
         ({"annotations": [{"caption": "A dog ."}]}, "annotation 0 has no image_id or no caption"),
         ({"annotations": [{"image_id": 1}]}, "annotation 0 has no image_id or no caption"),
         ({"annotations": [{"image_id": 1, "caption": None}]}, "image '1' has a reference that is not text or is blank"),
-        ({"images": KARPATHY["images"][2:]}, "no images of the split test"),
         ({"images": [{"split": "test", "filename": "a"}]}, "no filename or no sentences"),
         ({"images": [KARPATHY["images"][0]] * 2}, r"'p0\.jpg' occurs more than once"),
         ({"a": ["x", "a " * 500_000]}, r"image 'a' has a caption of 1,000,000 characters; at most 10,000"),
@@ -118,7 +121,8 @@ def test_invalid_references_are_refused(content: Any, message: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"nonsense", "not valid JSON"),
+        (b"image,caption\na.jpg,A dog\n", "is not JSON; known formats: .*COCO results.*captionlab caption --out"),
+        ({"caf\u00e9": "x", "cafe\u0301": "x"}, "'caf\u00e9' occurs more than once"),
         (b"[]", "no captions with image ids; known formats: .*COCO results.*captionlab caption --out"),
         (["a dog"], "no captions with image ids"),
         ({"a": ["a dog", "the dog"]}, "image 'a' must have one caption; known formats: .*COCO results"),

@@ -51,6 +51,10 @@ def read(file: Path, text: str) -> list[Row]:
         ("image_name| comment_number| comment", "a.jpg| 4   A dog runs .", "A dog runs ."),
         ("Image Name,Caption", "a.jpg,A dog", "A dog"),
         ("file_name,text", "a.jpg,A dog", "A dog"),
+        ("image,caption", 'a.jpg,"A dog\nruns, fast"', "A dog runs, fast"),
+        ("image,caption,id", 'a.jpg,"A ""dog""\nruns",7', 'A "dog" runs'),
+        ("sep=;\nimage;caption", "a.jpg;A dog, running", "A dog, running"),
+        ("image,caption_1,caption_2", "a.jpg,,A dog", "A dog"),
     ],
 )  # fmt: skip
 def test_every_dialect_is_read(file: Path, header: str, row: str, caption: str) -> None:
@@ -58,14 +62,49 @@ def test_every_dialect_is_read(file: Path, header: str, row: str, caption: str) 
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-@given(captions=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0")).map(str.strip), min_size=1))
+@given(captions=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\0")).map(str.strip), min_size=1))
 def test_csv_round_trip(tmp_path_factory: pytest.TempPathFactory, separator: str, captions: list[str]) -> None:
     file = tmp_path_factory.mktemp("written") / "captions.csv"
     with file.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out, delimiter=separator)
         writer.writerow(["id", "image", "caption"])
         writer.writerows([number, f"{number}.jpg", caption] for number, caption in enumerate(captions))
-    assert read_captions(file)[0] == [Row(f"{number}.jpg", caption) for number, caption in enumerate(captions)]
+    one_line = [" ".join(caption.split("\n")).strip() for caption in captions]
+    assert read_captions(file)[0] == [Row(f"{number}.jpg", caption) for number, caption in enumerate(one_line)]
+
+
+def test_captions_in_several_columns_are_read_in_their_order(file: Path) -> None:
+    text = "caption 2,image,caption 10,caption 1\nA cat,a.jpg,A bird,A dog\n,b.jpg,,\n"
+    expected = [Row("a.jpg", "A dog"), Row("a.jpg", "A cat"), Row("a.jpg", "A bird"), Row("b.jpg", "")]
+    assert read(file, text) == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_with_a_byte_order_mark_is_read(file: Path, encoding: str) -> None:
+    file.write_bytes("image\tcaption\r\na.jpg\tUn café\r\n".encode(encoding))
+    assert read_captions(file)[0] == [Row("a.jpg", "Un café")]
+
+
+def test_json_lines_are_read(tmp_path: Path) -> None:
+    text = '{"file_name": "a.jpg", "text": "A dog"}\n\n{"captions": 1, "caption": ["A cat", "B"], "image": "b.jpg"}\n'
+    assert read(tmp_path / "metadata.jsonl", text) == [Row("a.jpg", "A dog"), Row("b.jpg", "A cat"), Row("b.jpg", "B")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "[]",
+        '{"file_name": "a.jpg"}',
+        '{"file_name": "a.jpg", "text": 3}',
+        "{",
+        '{"file_name": "a.jpg", "text": "\\ud800"}',
+        '{"file_name": "a.jpg", "text": [[]]}',
+    ],
+)
+def test_json_lines_without_photo_or_caption_are_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(CaptionlabError, match=r"metadata\.jsonl, line 2 (has no file_name and text|is not valid JSON)"):
+        read(tmp_path / "metadata.jsonl", f'{{"file_name": "a.jpg", "text": "A dog"}}\n{line}\n')
 
 
 def test_a_token_file_needs_no_header(file: Path) -> None:

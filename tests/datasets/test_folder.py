@@ -10,8 +10,8 @@ from PIL import Image
 
 from captionlab.core.records import SPLITS
 from captionlab.data.photos import SUFFIXES
+from captionlab.datasets.flickr8k import SPLIT_FILES
 from captionlab.datasets.folder import folder
-from captionlab.datasets.splits import FLICKR8K_FILES
 from captionlab.errors import CaptionlabError
 from photo_sets import checked, jpeg, kinds
 
@@ -114,11 +114,11 @@ def test_heic_is_counted_without_its_library_and_read_with_it(tmp_path: Path, im
 def test_flickr8ks_captions_and_split_files_are_used(tmp_path: Path, images: Path) -> None:
     """They are the official splits of Flickr8k."""
     source = photo_folder(tmp_path / "mine")
-    for name, text in zip(FLICKR8K_FILES.values(), ("0.jpg\n1.jpg\n", "2.jpg\n", "3.jpg\n"), strict=True):
+    for name, text in zip(SPLIT_FILES.values(), ("0.jpg\n1.jpg\n", "2.jpg\n", "3.jpg\n"), strict=True):
         (source / name).write_text(text)
     official = folder(source, images)
     assert official.splits == {"train": ["0.jpg", "1.jpg"], "val": ["2.jpg"], "test": ["3.jpg"]}
-    assert official.split_source == ", ".join(FLICKR8K_FILES.values())
+    assert official.split_source == ", ".join(SPLIT_FILES.values())
     (source / "captions.txt").unlink()
     (source / "Flickr8k.token.txt").write_text("0.jpg#0\tA dog .\n")
     assert folder(source, images).captions == [("0.jpg", "A dog .")]
@@ -152,6 +152,31 @@ def test_repeated_and_missing_photos_are_listed(tmp_path: Path, images: Path) ->
         ("caption without photo", "x.jpg"),
         ("duplicate caption", "0.jpg"),
         ("empty caption", "1.jpg"),
+    ]
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("dataset_flickr8k.json", "karpathy"), ("captions_train2017.json", "coco"),
+    ("annotations/captions_val2014.json", "coco"), ("train.parquet", "parquet"), ("data/test.parquet", "parquet"),
+    ("Flickr8k_text.zip", "flickr8k"),
+])  # fmt: skip
+def test_the_format_of_another_source_is_named(tmp_path: Path, images: Path, name: str, expected: str) -> None:
+    source = photo_folder(tmp_path / "mine")
+    (source / "captions.txt").unlink()
+    (source / name).parent.mkdir(exist_ok=True)
+    (source / name).write_bytes(b"")
+    message = f"has no captions file, but {Path(name).name}; set dataset.format to {expected}$"
+    with pytest.raises(CaptionlabError, match=message):
+        folder(source, images)
+
+
+def test_tables_of_one_split_are_named_as_not_read(tmp_path: Path, images: Path) -> None:
+    source = photo_folder(tmp_path / "mine")
+    for name in ("train.csv", "test.csv"):
+        (source / name).write_text("image,caption\n0.jpg,A dog\n")
+    assert folder(source, images).notes == [
+        "not read: train.csv, test.csv; for splits give train.txt, val.txt and test.txt, or a column split in the"
+        " captions file"
     ]
 
 

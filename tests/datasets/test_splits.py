@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from captionlab.config import DatasetParams, Params
 from captionlab.core.records import SPLITS
 from captionlab.datasets import Found
-from captionlab.datasets.splits import FLICKR8K_FILES, OWN_FILES, completed, draw, read_split_files, split_named
+from captionlab.datasets.flickr8k import SPLIT_FILES
+from captionlab.datasets.splits import completed, draw, read_split_files, split_named
 from captionlab.errors import CaptionlabError
 
 
@@ -84,16 +85,38 @@ def test_too_few_photos_are_refused(shares: DatasetParams, found: Found, fault: 
         completed(found, PHOTOS, shares)
 
 
-@pytest.mark.parametrize("files", [OWN_FILES, FLICKR8K_FILES])
-def test_incomplete_split_files_are_refused(tmp_path: Path, files: dict[str, str]) -> None:
-    assert read_split_files(tmp_path, files) is None  # type: ignore[arg-type]
-    (tmp_path / files["train"]).write_text("a.jpg\n\n b.jpg \n")
-    (tmp_path / files["val"]).write_text("c.jpg\n")
-    with pytest.raises(CaptionlabError, match=f"no {files['test']}; give all three or none"):
-        read_split_files(tmp_path, files)  # type: ignore[arg-type]
-    (tmp_path / files["test"]).write_bytes(b"\xef\xbb\xbfd.jpg\r\n")
-    found = read_split_files(tmp_path, files)  # type: ignore[arg-type]
-    assert found == {"train": ["a.jpg", "b.jpg"], "val": ["c.jpg"], "test": ["d.jpg"]}
+@pytest.mark.parametrize("files", [
+    ("train.txt", "val.txt", "test.txt"),
+    ("train.txt", "validation.txt", "test.txt"),
+    ("Train.txt", "dev.txt", "test.txt"),
+    tuple(SPLIT_FILES.values()),
+    ("flickr30k_train.txt", "flickr30k_val.txt", "flickr30k_test.txt"),
+])  # fmt: skip
+def test_split_files_are_read_and_incomplete_ones_refused(tmp_path: Path, files: tuple[str, str, str]) -> None:
+    (tmp_path / "captions.txt").write_text("image,caption\n")
+    assert read_split_files(tmp_path) == ({}, [])
+    train, val, test = (tmp_path / name for name in files)
+    train.write_text("a.jpg\n\n b.jpg \n")
+    val.write_text("c.jpg\n")
+    fault = rf"has split files \({', '.join(sorted(files[:2]))}\), but none for test; give all three or none$"
+    with pytest.raises(CaptionlabError, match=fault):
+        read_split_files(tmp_path)
+    test.write_bytes(b"\xef\xbb\xbfd.jpg\r\n")
+    found = {"train": ["a.jpg", "b.jpg"], "val": ["c.jpg"], "test": ["d.jpg"]}
+    assert read_split_files(tmp_path) == (found, list(files))
+
+
+def test_several_split_files_for_a_split_are_refused(tmp_path: Path) -> None:
+    for name in ("a_train.txt", "a_val.txt", "a_test.txt", "b_train.txt"):
+        (tmp_path / name).write_text("a.jpg\n")
+    with pytest.raises(CaptionlabError, match=r"several sets of split files \(a_test.txt, a_train.txt, a_val.txt, b_t"):
+        read_split_files(tmp_path)
+    for name in ("train.txt", "val.txt", "dev.txt", "test.txt"):
+        (tmp_path / name).write_text("a.jpg\n")
+    with pytest.raises(CaptionlabError, match=r"several files for a split \(dev.txt, val.txt, test.txt, train.txt\)"):
+        read_split_files(tmp_path)
+    (tmp_path / "dev.txt").unlink()
+    assert read_split_files(tmp_path)[1] == ["train.txt", "val.txt", "test.txt"]  # these take precedence
 
 
 def test_alternative_split_names_are_accepted() -> None:

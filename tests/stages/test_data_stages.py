@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from captionlab.config import BuildVocabParams, CleanCaptionsParams, Params, load_params
-from captionlab.core.files import read_json, read_jsonl
+from captionlab.core.files import read_json, read_jsonl, write_jsonl
 from captionlab.core.results import read_manifest
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
@@ -176,16 +177,23 @@ def test_both_unicode_forms_are_one_word_of_the_vocabulary(root: Path) -> None:
 
 
 def test_captions_without_words_after_cleaning_are_named(root: Path) -> None:
-    """Report A's cleaning keeps only ASCII."""
+    """Report A's cleaning keeps only ASCII. A photo that is scored must have words, a training photo need not."""
     with_captions(root, *["A dog ."] * 4, "Собака", "Кошка")
     params = with_dataset(max_bad_share=0.9)
     download(params, root)
     assert len(clean_captions(params, root)) == 1
     params = dataclasses.replace(params, clean_captions=CleanCaptionsParams(cleaning="report_a"))
-    assert clean_captions(params, root)[1:] == [
-        "clean_captions: photos without words under the cleaning report_a: 2 (04.png, 05.png); change their captions,"
-        " or choose another clean_captions.cleaning"
-    ]
+    named = "photos without words under the cleaning report_a: 2 (04.png, 05.png); change their captions, or choose"
+    rows = read_jsonl(root / "artifacts/dataset/dataset.jsonl")
+    for split in ("train", "val", "test"):
+        wordless = [row | {"split": split} if row["image"] in ("04.png", "05.png") else row for row in rows]
+        write_jsonl(root / "artifacts/dataset/dataset.jsonl", wordless)
+        if split == "train":
+            (warning,) = clean_captions(params, root)[1:]
+            assert warning.startswith(f"clean_captions: train {named}")
+        else:
+            with pytest.raises(CaptionlabError, match=f"^val and test {re.escape(named)}"):
+                clean_captions(params, root)
 
 
 def test_captions_of_one_word_give_a_warning(root: Path) -> None:
@@ -233,7 +241,6 @@ def test_a_failing_download_keeps_the_earlier_dataset(root: Path) -> None:
     [
         ({"source": "nowhere"}, "nowhere is not a folder"),
         ({"format": "parquet"}, r"has no \*\.parquet files"),
-        ({"source": "~/photos"}, "does not expand ~; give the absolute path, /"),
         ({"format": "auto"}, "is not a format"),
     ],
 )

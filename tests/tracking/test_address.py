@@ -22,6 +22,9 @@ from captionlab.tracking.address import reason, shown
     ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
     ("file:///home/me@work/mlruns", "file:///home/me@work/mlruns"),
     ("databricks", "databricks"),
+    ("me:secret@lab.example.org:5000", "lab.example.org:5000"),
+    ("me:p@ss?word@lab.example.org", "..."),
+    ("/home/me@work/mlruns", "/home/me@work/mlruns"),
 ])  # fmt: skip
 def test_addresses_are_shown_without_credentials_and_query(uri: str, expected: str) -> None:
     assert shown(uri) == expected
@@ -49,3 +52,7 @@ def test_other_errors_are_shortened_to_one_line(uri: str) -> None:
 def test_the_values_of_a_query_are_secrets_too() -> None:
     assert reason(ValueError("invalid: hidden"), "postgresql://db/runs?sslpassword=hidden") is None
     assert reason(ValueError("invalid token"), "http://token@127.0.0.1:9") is None
+
+
+def test_the_password_of_an_address_without_a_scheme_is_secret_too() -> None:
+    assert reason(ValueError("unsupported: 'me:secret@127.0.0.1:9'"), "me:secret@127.0.0.1:9") is None

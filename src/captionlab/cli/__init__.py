@@ -13,19 +13,21 @@ import typer
 from captionlab.cli import sharing, stages  # noqa: F401 - the stages' commands stand first
 from captionlab.cli.app import app, together
 from captionlab.core.command_line import internal_error, refuse_empty
-from captionlab.core.output import escape_what_cannot_be_encoded, json_line
+from captionlab.core.output import check_streams, escape_what_cannot_be_encoded, json_line
 from captionlab.errors import CaptionlabError
 
 
 @app.command("preset")
-def preset(name: Annotated[str, typer.Argument(help="The name of a file in presets/, without .yaml.")]) -> None:
+def preset(
+    name: Annotated[str | None, typer.Argument(help="A preset; without one all are listed, with their time.")] = None,
+) -> None:
     """Replace sections of params.yaml with a preset's.
 
     Example: captionlab preset report_b && dvc exp run
     """
-    from captionlab.commands.preset import apply_preset
+    from captionlab.commands import preset as command
 
-    for line in apply_preset(Path.cwd(), name):
+    for line in command.presets(Path.cwd()) if name is None else command.apply_preset(Path.cwd(), name):
         print(line)
 
 
@@ -204,6 +206,7 @@ def main() -> None:
     """Run the command line. An error is one line and exit code 1; with ``--traceback`` it is raised."""
     escape_what_cannot_be_encoded()
     try:
+        check_streams()
         refuse_empty(sys.argv)
         try:
             app()

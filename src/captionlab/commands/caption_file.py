@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from captionlab.core import distributed
-from captionlab.core.files import write_text
+from captionlab.core.files import check_regular, write_text
 from captionlab.errors import CaptionlabError
 
 _START = b'{"image": '  # of every line
@@ -21,11 +21,12 @@ class CaptionFile:
     ``source`` says which model writes them, and how it decodes; it is a part of every line. ``done`` are the images
     that the file has already. A single process appends to the file itself. Each of several processes appends to a file
     of its own beside it; the first process merges these at the end, or when a killed run is repeated. An incomplete
-    last line is dropped. Raises CaptionlabError when the file holds something else or captions of another source, and
-    when the processes do not see each other's files.
+    last line is dropped. Raises CaptionlabError for a device or a pipe, when the file holds something else or captions
+    of another source, and when the processes do not see each other's files.
     """
 
     def __init__(self, path: Path, order: Sequence[str], source: Mapping[str, Any]) -> None:
+        check_regular(path)
         self._path, self._source = path, dict(source)
         self._place = {image: place for place, image in enumerate(order)}
         if distributed.is_main():

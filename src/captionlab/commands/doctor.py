@@ -203,7 +203,7 @@ def _formats() -> Iterator[Finding]:
 
 def _dataset(params: Params, root: Path) -> Iterator[Finding]:
     source = params.dataset.source
-    if (root / Path(source).expanduser()).is_dir():
+    if (root / source).is_dir():
         yield Finding(name="source", verdict="ok", found=f"{source} exists")
     elif source in _imported(root):
         yield Finding(name="source", verdict="ok", found=f"{source} does not exist yet; dvc repro makes it")

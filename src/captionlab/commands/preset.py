@@ -16,6 +16,15 @@ from captionlab.errors import CaptionlabError
 PRESETS = Path("presets")
 
 
+def presets(root: Path) -> list[str]:
+    """A line for each preset: its name, and how long it takes."""
+    files = {path.stem: _times(path) for path in sorted((root / PRESETS).glob("*.yaml"))}
+    if not files:
+        raise CaptionlabError(f"there are no presets in {PRESETS}/; run captionlab from the project's folder")
+    width = max(map(len, files))
+    return [f"{name:{width}}  {' '.join(times)}".rstrip() for name, times in files.items()]
+
+
 def apply_preset(root: Path, name: str) -> list[str]:
     """Write the values of ``presets/<name>.yaml`` into params.yaml, whose comments stay; returns the closing lines.
 
@@ -57,9 +66,13 @@ def apply_preset(root: Path, name: str) -> list[str]:
     encoders = ", ".join(changed.extract_features.encoders)
     return [
         f"params.yaml holds preset {name}: {len(changed.systems())} configurations over {encoders}",
-        *(f"time: {time}" for time in re.findall(r"^# Time: (.+)", source.read_text(encoding="utf-8"), re.MULTILINE)),
+        *(f"time: {time}" for time in _times(source)),
         "run it with `dvc exp run`; `git restore params.yaml` goes back",
     ]
+
+
+def _times(preset: Path) -> list[str]:
+    return re.findall(r"^# Time: (.+)", preset.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def _sections(preset: Any, name: str) -> list[tuple[str, Any]]:

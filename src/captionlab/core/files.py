@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import accumulate
@@ -29,8 +30,9 @@ _HOST = platform.node()  # process ids are unique on one machine only
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; on success it replaces ``path``, on failure it is removed.
 
-    Raises CaptionlabError when the disk is full or the folder cannot be written.
+    Raises CaptionlabError when the disk is full, the folder cannot be written or ``path`` is a device or a pipe.
     """
+    check_regular(path)
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +47,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where its folder is not a folder, there is nothing to remove
             temporary.unlink()
+
+
+def check_regular(path: Path) -> None:
+    """Raise CaptionlabError for a device or a pipe: one would be replaced, the other never ends or waits for ever."""
+    with suppress(OSError, ValueError):  # what cannot be looked at cannot be opened either
+        if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+            raise CaptionlabError(f"{path} is a device or a pipe, not a file; name a file")
 
 
 def _remove_orphans(path: Path) -> None:

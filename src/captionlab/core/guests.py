@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from captionlab.core.files import write_json
 from captionlab.core.records import MODELS, Split
 from captionlab.core.typed import read_record
-from captionlab.core.validation import Checked
+from captionlab.core.validation import Checked, FilePath
 
 _FILE = "captions.json"
 
@@ -20,14 +20,14 @@ _FILE = "captions.json"
 class GuestParams(Checked):
     """A captioner of others, known by its captions alone."""
 
-    captions: StrictStr  # a file with one for each test photo, and for each validation photo or none of them
+    captions: FilePath  # a file with one for each test photo, and for each validation photo or none of them
 
 
 @checked_dataclass(frozen=True, kw_only=True)
 class ImageToTextParams(Checked):
     """A captioner of others that runs here: a model of the library transformers."""
 
-    model: StrictStr  # a folder, or a name in the Hugging Face cache
+    model: FilePath  # a folder, or a name in the Hugging Face cache
     prompt: StrictStr = ""  # beginning of every caption, which the model continues; not part of the caption
     beams: Annotated[StrictInt, Field(ge=1, le=50)] = 3  # 1 is greedy
     max_tokens: Annotated[StrictInt, Field(ge=1, le=1000)] = 30  # longest caption

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, StrictInt
 from pydantic.dataclasses import dataclass
 
-from captionlab.core.validation import Checked, Name
+from captionlab.core.validation import Checked, Name, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class CleanCaptionsParams(Checked):
 class BuildVocabParams(Checked):
     """Which words are in the vocabulary."""
 
-    min_count: Annotated[StrictInt, Field(ge=1)]  # in the training captions
+    min_count: Size  # in the training captions
     released_words: StrictBool = False  # add the words of the captioner that ships, for training.warm_start
 
 

@@ -9,6 +9,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Protocol = Literal["strict", "report_a", "report_b"]
 PROTOCOLS: tuple[Protocol, ...] = ("strict", "report_a", "report_b")
 
+PARAMS_VALID = Path("artifacts/params_valid.txt")
 DATASET = Path("artifacts/dataset")
 CAPTIONS = Path("artifacts/captions/captions.jsonl")
 VOCAB = Path("artifacts/vocab/vocab.json")

@@ -5,6 +5,7 @@ for floats; a ``Field`` beside them bounds the range.
 """
 
 import dataclasses
+import os
 import re
 import reprlib
 from collections.abc import Mapping
@@ -45,13 +46,23 @@ Size = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
 Seed = Annotated[StrictInt, Field(ge=0, le=2**32 - 1)]  # NumPy's and scikit-learn's limit
 
 
+_LONGEST_NAME = 100  # bytes; a file system allows 255 for a file's name, of which such a name is a part
+
+
 def _check_folder_name(name: str) -> str:
+    _check_length(name)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"the name {name!r} must be that of a folder; use letters, digits, '_', '-' and '.'")
     return name
 
 
+def _check_length(name: str) -> None:
+    if len(name.encode(errors="replace")) > _LONGEST_NAME:
+        raise ValueError(f"the name {_shown(name)} is longer than {_LONGEST_NAME} bytes")
+
+
 def _check_name(name: str) -> str:
+    _check_length(name)
     if "." in name:
         instead = f"write {name.partition('.')[0]!r}" if name.startswith("timm_") else "use '_' instead"
         raise ValueError(f"the name {name!r} has a dot, which separates keys in DVC; {instead}")
@@ -66,6 +77,13 @@ def _check_repeats(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
+def _check_path(path: str) -> str:
+    if path.startswith("~"):
+        raise ValueError(f"DVC does not expand the ~ of {path}; write {os.path.expanduser(path)}")
+    return path
+
+
+FilePath = Annotated[StrictStr, Field(min_length=1), AfterValidator(_check_path)]  # absolute or from the project
 FolderName = Annotated[StrictStr, AfterValidator(_check_folder_name)]
 Name = Annotated[StrictStr, AfterValidator(_check_name)]  # a key of params.yaml and a folder
 NoRepeats = AfterValidator(_check_repeats)  # of a tuple
@@ -130,6 +148,7 @@ _MUST_BE = {  # by pydantic's type of error
     "less_than_equal": "at most {le:,.15g}",
     "literal_error": "one of {expected}",
     "string_type": "text",
+    "string_too_short": "text that is not empty",
     "too_short": "a list with at least {min_length} entry",
     "tuple_type": "a list",
 }

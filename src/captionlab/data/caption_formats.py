@@ -12,6 +12,7 @@ from typing import Any
 
 from captionlab.core.records import LONGEST_CAPTION, Split
 from captionlab.data.caption_json import (
+    KarpathyImage,
     Value,
     are_objects,
     coco_captions,
@@ -23,9 +24,10 @@ from captionlab.data.caption_json import (
     parse,
     unique,
 )
+from captionlab.data.text import nfc
 from captionlab.errors import CaptionlabError, some_of
 
-REFERENCES = '{"id": ["reference", ...]}, COCO annotations, or Karpathy\'s dataset_*.json, whose test split is read'
+REFERENCES = '{"id": ["reference", ...]}, COCO annotations, or Karpathy\'s dataset_*.json, of which one split is read'
 CAPTIONS = '{"id": "caption"}, {"id": ["caption"]}, COCO results, or what captionlab caption --out writes'
 
 ROW = {"image", "caption"}  # what a line of captionlab caption has, and no mapping of ids
@@ -37,10 +39,11 @@ Captions = dict[str, str]
 def read_references(path: Path) -> list[References]:
     """Read references by image id, in any of the formats of ``REFERENCES``.
 
-    The ids of COCO annotations are image ids or file names, Karpathy's are file names or COCO's image ids. Raises
-    CaptionlabError naming the file for anything else, for a photo without references and for a blank reference.
+    The ids of COCO annotations are image ids or file names, Karpathy's are file names or COCO's image ids, of each
+    split; all are in NFC. Raises CaptionlabError naming the file for anything else, for a photo without references and
+    for a blank reference.
     """
-    value = _read(path)
+    value = _read(path, REFERENCES)
     if is_coco(value):
         candidates = _coco_references(path, value)
     elif is_karpathy(value):
@@ -49,7 +52,7 @@ def read_references(path: Path) -> list[References]:
         candidates = [value]
     else:
         raise CaptionlabError(f"{path} has no references with image ids; known formats: {REFERENCES}")
-    for image, captions in candidates[0].items():
+    for image, captions in (entry for candidate in candidates for entry in candidate.items()):
         if not isinstance(captions, list) or not captions:
             raise CaptionlabError(
                 f"{path}: image {image!r} must have a list of at least one reference; known formats: {REFERENCES}"
@@ -57,16 +60,16 @@ def read_references(path: Path) -> list[References]:
         if not all(isinstance(caption, str) and caption.strip() for caption in captions):
             raise CaptionlabError(f"{path}: image {image!r} has a reference that is not text or is blank")
         _check_length(path, image, captions)
-    return candidates
+    return [_in_nfc(path, candidate) for candidate in candidates]
 
 
 def read_captions(path: Path) -> list[Captions]:
     """Read one generated caption per image id, in any of the formats of ``CAPTIONS``.
 
-    The ids of JSON lines are paths as they were given to captionlab caption, or file names. Raises CaptionlabError
-    naming the file for anything else. An empty caption is allowed.
+    The ids of JSON lines are paths as they were given to captionlab caption, or file names; all are in NFC. Raises
+    CaptionlabError naming the file for anything else. An empty caption is allowed.
     """
-    value = _read(path)
+    value = _read(path, CAPTIONS)
     if are_objects(value):
         candidates = _caption_rows(path, value)
     elif isinstance(value, dict) and value:
@@ -77,7 +80,7 @@ def read_captions(path: Path) -> list[Captions]:
         if not isinstance(caption, str):
             raise CaptionlabError(f"{path}: image {image!r} must have one caption; known formats: {CAPTIONS}")
         _check_length(path, image, [caption])
-    return candidates
+    return [_in_nfc(path, candidate) for candidate in candidates]
 
 
 def captions_by_split(path: Path, images: Mapping[Split, Sequence[str]]) -> dict[Split, dict[str, str]]:
@@ -128,12 +131,15 @@ def _coco_references(path: Path, value: dict[str, Any]) -> list[References]:
 
 
 def _karpathy_references(path: Path, images: list[dict[str, Any]]) -> list[References]:
-    tested = karpathy_images(path, (image for image in images if image.get("split") == "test"))
-    if not tested:
-        raise CaptionlabError(f"{path} has no images of the split test")
-    by_name = unique(path, ((image.filename, image.captions) for image in tested))
-    numbers = {image.filename: image.cocoid for image in tested}
-    return [by_name, *_renamed(by_name, numbers.get)]
+    by_split: dict[str, list[KarpathyImage]] = {}
+    for image in karpathy_images(path, images):
+        by_split.setdefault(image.split, []).append(image)
+    candidates = []
+    for split in sorted(by_split, key=lambda split: split != "test"):  # of candidates that fit equally the first counts
+        by_name = unique(path, ((image.filename, image.captions) for image in by_split[split]))
+        numbers = {image.filename: image.cocoid for image in by_split[split]}
+        candidates += [by_name, *_renamed(by_name, numbers.get)]
+    return candidates
 
 
 def _caption_rows(path: Path, rows: list[dict[str, Any]]) -> list[Captions]:
@@ -154,6 +160,10 @@ def _renamed(captions: dict[str, Value], name: Callable[[str], Any]) -> list[dic
     return [dict(zip(map(str, names), captions.values(), strict=True))]
 
 
+def _in_nfc(path: Path, captions: dict[str, Value]) -> dict[str, Value]:
+    return unique(path, ((nfc(image), value) for image, value in captions.items()))
+
+
 def _single(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
@@ -166,14 +176,16 @@ def _check_length(path: Path, image: str, captions: Iterable[str]) -> None:
         )
 
 
-def _read(path: Path) -> Any:
-    """A file's JSON; JSON lines become a list."""
+def _read(path: Path, formats: str) -> Any:
+    """A file's JSON; JSON lines become a list. ``formats`` are named where it is not JSON."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # some Windows editors write a byte order mark
     except OSError as error:
         raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise CaptionlabError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    if text.strip()[:1] not in ("{", "["):
+        raise CaptionlabError(f"{path} is not JSON; known formats: {formats}")
     lines = text.strip().split("\n")
     if len(lines) > 1 and _is_caption_row(lines[0]):
         return [parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]

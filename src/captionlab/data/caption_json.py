@@ -62,6 +62,17 @@ def is_id(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool) and value != ""
 
 
+def is_text(value: Any) -> bool:
+    """Whether a JSON value is text that UTF-8 can encode; JSON may contain unpaired surrogates."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def shown(text: str) -> str:
     """A text in quotes for a message, cut to a readable length."""
     return repr(text if len(text) <= 100 else f"{text[:100]}...")

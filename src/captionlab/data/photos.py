@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
+from captionlab.core.files import check_regular
 from captionlab.data.upright import upright
 from captionlab.errors import CaptionlabError
 
@@ -154,6 +155,9 @@ def _checked_array(array: Pixels) -> Pixels:
 
 
 def _opened_file(photo: Path | str | bytes) -> Image.Image:
+    if not isinstance(photo, bytes):
+        check_regular(Path(photo))
+
     def source() -> Path | str | io.BytesIO:
         return io.BytesIO(photo) if isinstance(photo, bytes) else photo
 

@@ -1,15 +1,17 @@
-"""Captions files: CSV in its dialects, and the token files of Flickr8k and Flickr30k.
+"""Captions files: CSV in its dialects, JSON lines, and the token files of Flickr8k and Flickr30k.
 
 Knows columns, quotes and separators; nothing of photos.
 """
 
 import csv
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from captionlab.data.caption_json import is_text, parse
 from captionlab.datasets import Problem
 from captionlab.datasets.reading import read_text
 from captionlab.errors import CaptionlabError
@@ -17,12 +19,15 @@ from captionlab.errors import CaptionlabError
 CAPTION_FILES = (
     "captions.txt", "captions.csv", "captions.tsv",
     "results.csv", "Flickr8k.token.txt", "results_20130124.token",  # of Flickr30k and Flickr8k
+    "metadata.csv", "metadata.jsonl",  # of Hugging Face's image folders
 )  # fmt: skip
 _SEPARATORS = ("\t", ";", "|", ",")
 # Column names in lowercase without blanks, hyphens and underscores; the first one in the header is used.
 _IMAGE = ("image", "imagename", "filename", "file", "imagepath", "imagefile", "photo", "img", "path", "name", "imageid")
 _CAPTION = ("caption", "comment", "text", "sentence", "description")
-_SPLIT = ("split",)
+_KNOWN = (_IMAGE, _CAPTION, ("split",))
+_NUMBERED = re.compile(rf"(?:{'|'.join(_CAPTION)})(\d{{1,6}})")  # several columns of captions
+_SEPARATOR_LINE = re.compile(r"sep=.\n")  # Excel's
 _TOKEN_LINE = re.compile(r"[^\t\n]+#\d+\t")
 _NUMBER_FIRST = re.compile(r"\s*(\d+)\s+(.*)", re.DOTALL)
 
@@ -40,27 +45,19 @@ def read_captions(path: Path) -> tuple[list[Row], list[Problem]]:
 
     A header names the columns, in any order; other columns are ignored. The separator is a comma, a semicolon, a tab
     or ``|``; fields may be in quotes. A caption may contain the separator without quotes: surplus fields belong to it.
+    Columns such as ``caption_1`` and ``caption_2`` are captions of one photo. In JSON lines the keys are the columns.
     Raises CaptionlabError if the file cannot be read or has no such header or no rows.
     """
     text = read_text(path)
     if _TOKEN_LINE.match(text):
         captions, problems = token_captions(text, path.name)
         return [Row(*caption) for caption in captions], problems
-    lines = text.split("\n")
-    if not any(line.strip() for line in lines):
+    if not text.strip():
         raise CaptionlabError(f"{path} is empty; it needs the header image,caption and one line for each caption")
-    table = _table_of(lines[0])
-    if table is None:
-        raise CaptionlabError(
-            f"{path}: the first line is {lines[0][:60]!r}; it must name the columns, such as image,caption"
-        )
     rows: list[Row] = []
     problems = []
     seen = set()
-    for number, line in enumerate(lines[1:], 2):
-        if not line.strip():
-            continue
-        row = table.row(line)
+    for number, row in _json_rows(path, text) if path.suffix == ".jsonl" else _table_rows(path, text):
         if row in seen:
             problems.append(Problem(kind="duplicate caption", item=row.image, detail=f"line {number}; it counts once"))
         else:
@@ -69,6 +66,53 @@ def read_captions(path: Path) -> tuple[list[Row], list[Problem]]:
     if not rows:
         raise CaptionlabError(f"{path} has no captions below its header; add some")
     return rows, problems
+
+
+def _table_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+    """The rows below the header, each with the number of its last line."""
+    first = 2 if (line := _SEPARATOR_LINE.match(text)) else 1
+    header, _, body = text[line.end() if line else 0 :].partition("\n")
+    table = _table_of(header)
+    if table is None:
+        raise CaptionlabError(
+            f"{path}: the first line is {header[:60]!r}; it must name the columns, such as image,caption"
+        )
+    records = _with_quoted_breaks(body, table.separator, table.columns) or (
+        (number, table.aligned(line)) for number, line in enumerate(body.split("\n"), 1) if line.strip()
+    )
+    for number, fields in records:
+        for row in table.rows(fields):
+            yield first + number, row
+
+
+def _with_quoted_breaks(text: str, separator: str, columns: int) -> list[tuple[int, list[str]]]:
+    """Records that may extend over several lines; none where no quotes do, or the text as a whole is not valid CSV."""
+    if not any(line.count('"') % 2 for line in text.split("\n")):
+        return []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        records = [(reader.line_num, fields) for fields in reader if fields]
+    except csv.Error:
+        return []
+    return records if all(len(fields) == columns for _, fields in records) else []
+
+
+def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        value = parse(line, f"{path}, line {number}")
+        keys = {_normalised(key): key for key in value} if isinstance(value, dict) else {}
+        image, caption, split = (next((keys[name] for name in known if name in keys), None) for known in _KNOWN)
+        captions = value[caption] if caption else None
+        captions = captions if isinstance(captions, list) else [captions]
+        texts = [value[image] if image else None, *captions, value[split] if split else ""]
+        if not all(map(is_text, texts)):
+            raise CaptionlabError(
+                f"{path}, line {number} has no file_name and text that are text; write one JSON object for each photo"
+            )
+        for each in captions:
+            yield number, Row(texts[0].strip(), _one_line(each), texts[-1].strip())
 
 
 def token_captions(text: str, name: str) -> tuple[list[tuple[str, str]], list[Problem]]:
@@ -99,21 +143,25 @@ class _Table:
     separator: str
     columns: int
     image: int
-    caption: int
+    captions: Sequence[int]
     split: int | None
 
-    def row(self, line: str) -> Row:
-        fields = self._aligned(line)
+    def rows(self, fields: Sequence[str]) -> list[Row]:
+        """One row for each caption; of several columns those that are empty have none."""
         split = "" if self.split is None else fields[self.split].strip()
-        return Row(fields[self.image].strip(), fields[self.caption].strip(), split)
+        captions = [_one_line(fields[column]) for column in self.captions]
+        if len(captions) > 1:
+            captions = [caption for caption in captions if caption] or [""]
+        return [Row(fields[self.image].strip(), caption, split) for caption in captions]
 
-    def _aligned(self, line: str) -> Sequence[str]:
+    def aligned(self, line: str) -> Sequence[str]:
         """The line's fields, one for each column."""
         fields = _fields(line, self.separator, self.columns)
         surplus = len(fields) - self.columns
         if surplus > 0:
-            stop = self.caption + surplus + 1
-            return [*fields[: self.caption], self.separator.join(fields[self.caption : stop]), *fields[stop:]]
+            last = self.captions[-1]
+            stop = last + surplus + 1
+            return [*fields[:last], self.separator.join(fields[last:stop]), *fields[stop:]]
         # One line of Flickr30k's results.csv lacks the separator between the caption's number and the caption.
         if surplus == -1 and self.separator == "|" and (parts := _NUMBER_FIRST.fullmatch(fields[-1])):
             return [*fields[:-1], *parts.groups()]
@@ -122,11 +170,21 @@ class _Table:
 
 def _table_of(header: str) -> _Table | None:
     for separator in _SEPARATORS:
-        names = [re.sub(r"[\s_-]", "", name).lower() for name in _fields(header, separator)]
-        image, caption, split = (_first(names, known) for known in (_IMAGE, _CAPTION, _SPLIT))
-        if image is not None and caption is not None:
-            return _Table(separator=separator, columns=len(names), image=image, caption=caption, split=split)
+        names = [_normalised(name) for name in _fields(header, separator)]
+        image, caption, split = (_first(names, known) for known in _KNOWN)
+        numbered = sorted((int(match[1]), i) for i, name in enumerate(names) if (match := _NUMBERED.fullmatch(name)))
+        captions = [i for _, i in numbered] if caption is None else [caption]
+        if image is not None and captions:
+            return _Table(separator=separator, columns=len(names), image=image, captions=captions, split=split)
     return None
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).lower()
+
+
+def _one_line(caption: str) -> str:
+    return " ".join(caption.split("\n")).strip()
 
 
 def _first(names: Sequence[str], known: Sequence[str]) -> int | None:
@@ -136,7 +194,7 @@ def _first(names: Sequence[str], known: Sequence[str]) -> int | None:
 def _fields(line: str, separator: str, columns: int = 0) -> list[str]:
     """The fields of a line as CSV; quotes that are not valid CSV are kept as text.
 
-    Each line is parsed separately, so that an unclosed quote does not extend over the following lines.
+    An unclosed quote does not extend over the following lines: ``_with_quoted_breaks`` reads those that do.
     """
     try:
         fields = next(csv.reader([line], delimiter=separator, strict=True, skipinitialspace=True), [])

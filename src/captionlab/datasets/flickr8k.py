@@ -18,7 +18,6 @@ from captionlab.datasets.downloading import cache_folder, download
 from captionlab.datasets.judgments import FILES as JUDGMENTS
 from captionlab.datasets.judgments import read_judgments
 from captionlab.datasets.reading import files_under, read_bytes, read_text
-from captionlab.datasets.splits import FLICKR8K_FILES
 from captionlab.errors import CaptionlabError
 
 PHOTOS_ZIP = "Flickr8k_Dataset.zip"
@@ -30,14 +29,19 @@ _MD5 = {  # from the R package torchvision (mlverse/torchvision, R/dataset-flick
     TEXT_ZIP: "bf6c1abcb8e4a833b7f922104de18627",
 }
 
+SPLIT_FILES: dict[Split, str] = {
+    "train": "Flickr_8k.trainImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
 PHOTO_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset")  # both spellings; the first is the publisher's
 _TOKENS = "Flickr8k.token.txt"
 # Of copies in public repositories, which agree; the publisher gave none. So another digest is only listed as a problem.
 _SHA256 = {
     _TOKENS: "1e1f3a371ba1a1bf742e6930521c037e046b2bf3fcc2390ba8405e0301ed7689",
-    FLICKR8K_FILES["train"]: "e330ddd5156a4c2d2e2b67bc587e70e588f2d132bd8a10dc54dcb71e58115d8e",
-    FLICKR8K_FILES["val"]: "18ba829f47f6df1cb830bf7f0506e2ddf333818925299babbd1bbcaf50fdc504",
-    FLICKR8K_FILES["test"]: "c0924146c131458ceba45da59670fe9520eadce1e5cafffa16a817672a9b1f17",
+    SPLIT_FILES["train"]: "e330ddd5156a4c2d2e2b67bc587e70e588f2d132bd8a10dc54dcb71e58115d8e",
+    SPLIT_FILES["val"]: "18ba829f47f6df1cb830bf7f0506e2ddf333818925299babbd1bbcaf50fdc504",
+    SPLIT_FILES["test"]: "c0924146c131458ceba45da59670fe9520eadce1e5cafffa16a817672a9b1f17",
 }
 
 
@@ -101,7 +105,7 @@ def flickr8k(source: Path, images: Path, published: Counts = PUBLISHED) -> Found
             f"{source} does not hold the published Flickr8k: {_described(counts)} instead of {_described(published)};"
             " get the zips again, or use dataset.format folder for photos of your own"
         )
-    split_source = f"Flickr8k's own, from {', '.join(FLICKR8K_FILES.values())}"
+    split_source = f"Flickr8k's own, from {', '.join(SPLIT_FILES.values())}"
     return Found(
         captions=read.captions, splits=read.splits, split_source=split_source, problems=problems, judged=read.judged
     )
@@ -188,7 +192,7 @@ def _read_text_files(folder: Path, origin: Path) -> Texts:
     by_id = dict(line.split("\t", 1) for line in contents[_TOKENS].removesuffix("\n").split("\n"))
     judged, broken = read_judgments(folder, by_id, _by_photo(captions))
     return Texts(
-        captions=captions, splits={split: contents[name].split() for split, name in FLICKR8K_FILES.items()},
+        captions=captions, splits={split: contents[name].split() for split, name in SPLIT_FILES.items()},
         judged=judged, problems=problems + broken,
     )  # fmt: skip
 

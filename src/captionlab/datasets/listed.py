@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from captionlab.core.records import Split
-from captionlab.data.caption_json import parse, shown
+from captionlab.data.caption_json import is_text, parse, shown
 from captionlab.datasets import Found
 from captionlab.datasets.photo_names import find_photos
 from captionlab.datasets.reading import read_bytes, read_text
@@ -33,9 +33,9 @@ def read_json_file(path: Path) -> Any:
 
 def listed(path: Path, photo: str, split: Split, captions: Sequence[Any]) -> Listed:
     """An entry of the file ``path``; raises CaptionlabError if the name or a caption is not valid text."""
-    if len(photo) > _LONGEST_NAME or not _is_text(photo):
+    if len(photo) > _LONGEST_NAME or not is_text(photo):
         raise CaptionlabError(f"{path}: no photo can have the name {shown(photo)}; correct the file")
-    if not all(map(_is_text, captions)):
+    if not all(map(is_text, captions)):
         raise CaptionlabError(f"{path}: image {shown(photo)} has a caption that is not text; correct the file")
     return Listed(photo, split, captions)
 
@@ -80,17 +80,6 @@ def collect(source: Path, images: Path, entries: Sequence[Listed], files: str, s
     if others:
         notes.append(f"left out, since not named in {files}: {len(others):,} ({others[0]!r})")
     return Found(captions=captions, splits=splits, split_source=split_source, problems=names.problems, notes=notes)
-
-
-def _is_text(value: Any) -> bool:
-    """Whether a JSON value is text that UTF-8 can encode; JSON may contain unpaired surrogates."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _described(counts: Mapping[str, int]) -> str:

@@ -22,8 +22,8 @@ _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "
 _NAME_BYTES = 255  # limit of common file systems
 _BATCH_ROWS = 32  # photos in memory at a time
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp"}
-_IMAGE = ("image", "img", "photo", "picture")
-_CAPTION = ("caption", "captions", "text", "texts", "sentence", "sentences")
+_IMAGE = ("image", "img", "photo", "picture", "jpg", "jpeg", "png")
+_CAPTION = ("caption", "captions", "text", "texts", "txt", "sentence", "sentences")
 _NUMBERED = re.compile(r"caption_[0-9]{1,6}")
 
 
@@ -96,8 +96,11 @@ def _rows(files: list[Path]) -> Iterator[_Row]:
             raise CaptionlabError(f"{path} is truncated or damaged ({reason}); get the file again") from error
 
 
-def _texts(value: str | list[str | None] | None) -> list[str]:
-    return [text or "" for text in value] if isinstance(value, list) else [value or ""]
+def _texts(value: Any) -> list[str]:
+    """The captions of a column's value: a text, ``{"raw": text}`` as in Karpathy's files, or a list of such."""
+    if isinstance(value, list):
+        return [text for each in value for text in _texts(each)]
+    return [(value["raw"] if isinstance(value, dict) else value) or ""]
 
 
 def _columns(path: Path, schema: Any) -> tuple[str, list[str], list[str]]:
@@ -106,7 +109,7 @@ def _columns(path: Path, schema: Any) -> tuple[str, list[str], list[str]]:
     image = next((name for name in _IMAGE if name in kinds and _is_photo(kinds[name])), None)
     if image is None:
         raise CaptionlabError(f"{path} has no column image of bytes, or of bytes and path; it has {', '.join(kinds)}")
-    textual = [name for name, kind in kinds.items() if _is_text(kind) or _is_text_list(kind)]
+    textual = [name for name, kind in kinds.items() if _is_caption(kind) or _is_list_of_captions(kind)]
     numbered = sorted(filter(_NUMBERED.fullmatch, textual), key=lambda name: int(name.removeprefix("caption_")))
     captions = numbered or [name for name in _CAPTION if name in textual][:1]
     if not captions:
@@ -141,10 +144,17 @@ def _is_text(kind: Any) -> bool:
     )
 
 
-def _is_text_list(kind: Any) -> bool:
+def _is_caption(kind: Any) -> bool:
+    """Whether an Arrow type is text, or a struct with the text ``raw``."""
+    if pa.types.is_struct(kind):
+        return any(part.name == "raw" and _is_text(part.type) for part in kind.fields)
+    return _is_text(kind)
+
+
+def _is_list_of_captions(kind: Any) -> bool:
     types = pa.types
     is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return is_list and _is_text(kind.value_type)
+    return is_list and _is_caption(kind.value_type)
 
 
 def _safe_name(path: str) -> str | None:

@@ -3,6 +3,8 @@
 The calling stage treats any other OSError as a failure to write its output.
 """
 
+import codecs
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,11 +30,14 @@ def check_readable(path: Path) -> None:
 
 
 def read_text(path: Path, shown: Path | None = None) -> str:
-    """The file's UTF-8 text with line ends as "\\n", or a CaptionlabError that names it (as ``shown``, if given)."""
+    """The file's text with line ends as "\\n", or a CaptionlabError that names it (as ``shown``, if given).
+
+    It is UTF-8, or UTF-16 with a byte order mark, which Excel writes as "Unicode text".
+    """
+    content = read_bytes(path)
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise _cannot_read(path, error) from error
+        return io.TextIOWrapper(io.BytesIO(content), encoding).read()
     except UnicodeDecodeError as error:
         raise CaptionlabError(f"{shown or path} is not UTF-8 text ({error}); save it as UTF-8") from error
 

@@ -4,6 +4,7 @@ Knows names of photos; nothing of formats.
 """
 
 import dataclasses
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -13,12 +14,7 @@ from captionlab.datasets import Found
 from captionlab.datasets.reading import read_text
 from captionlab.errors import CaptionlabError
 
-OWN_FILES: dict[Split, str] = {split: f"{split}.txt" for split in SPLITS}
-FLICKR8K_FILES: dict[Split, str] = {
-    "train": "Flickr_8k.trainImages.txt",
-    "val": "Flickr_8k.devImages.txt",
-    "test": "Flickr_8k.testImages.txt",
-}
+_FILE = re.compile(r"(|.*[_.-])(train|val|valid|validation|dev|test)(?:Images)?\.txt", re.IGNORECASE)
 _NAMES: dict[str, Split] = {
     "train": "train", "training": "train", "restval": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -34,20 +30,34 @@ def split_named(name: str) -> Split:
     return split
 
 
-def read_split_files(folder: Path, files: dict[Split, str]) -> dict[Split, list[str]] | None:
-    """The photos of each split file, one per line; None if there are no split files.
+def read_split_files(folder: Path) -> tuple[dict[Split, list[str]], list[str]]:
+    """The photos of each split file in the folder, one per line, and the files' names; both empty without such files.
 
-    Raises CaptionlabError if only some of the files exist.
+    They are ``train.txt``, ``val.txt`` (or ``valid``, ``validation``, ``dev``) and ``test.txt``, or such names with the
+    same beginning, as ``flickr30k_train.txt`` and ``Flickr_8k.trainImages.txt``; files without a beginning count alone.
+    Raises CaptionlabError if only some of the three exist, and for several sets.
     """
-    missing = [name for name in files.values() if not (folder / name).is_file()]
-    if len(missing) == len(files):
-        return None
-    if missing:
-        raise CaptionlabError(f"{folder} has split files, but no {' and no '.join(missing)}; give all three or none")
-    return {
-        split: [line.strip() for line in read_text(folder / name).split("\n") if line.strip()]
-        for split, name in files.items()
-    }
+    sets: dict[str, dict[Split, list[str]]] = {}
+    for path in sorted(folder.glob("*.txt")):
+        if (match := _FILE.fullmatch(path.name)) and path.is_file():
+            sets.setdefault(match[1], {}).setdefault(_NAMES[match[2].lower()], []).append(path.name)
+    if not sets:
+        return {}, []
+    found = sets.get("") or next(iter(sets.values()))
+    names = [name for own in found.values() for name in own]
+    if len(sets) > 1 and "" not in sets:
+        names = [name for own in sets.values() for each in own.values() for name in each]
+        raise CaptionlabError(f"{folder} has several sets of split files ({', '.join(names)}); keep one")
+    if missing := [split for split in SPLITS if split not in found]:
+        raise CaptionlabError(
+            f"{folder} has split files ({', '.join(names)}), but none for {' and '.join(missing)}; give all three or"
+            " none"
+        )
+    if len(names) > len(SPLITS):
+        raise CaptionlabError(f"{folder} has several files for a split ({', '.join(names)}); keep one for each")
+    files = {split: found[split][0] for split in SPLITS}
+    lines = {split: read_text(folder / name).split("\n") for split, name in files.items()}
+    return {split: [line.strip() for line in own if line.strip()] for split, own in lines.items()}, [*files.values()]
 
 
 def completed(found: Found, photos: Collection[str], params: DatasetParams) -> Found:

@@ -6,17 +6,18 @@ from pathlib import Path
 
 from captionlab.config import Params
 from captionlab.core.files import iter_jsonl, write_json, write_jsonl
-from captionlab.core.records import CAPTIONS, DATASET, Caption
+from captionlab.core.records import CAPTIONS, DATASET, Caption, Split
 from captionlab.data.text import clean
+from captionlab.errors import CaptionlabError, some_of
 
-_NAMED = 3  # photos, in a warning
 _MOST_SINGLE = 0.5  # of the captions may be one word before a warning
 
 
 def clean_captions(params: Params, root: Path) -> list[str]:
     """Clean every caption of every split. A caption without words stays in the file, with an empty list.
 
-    The returned lines warn of photos without words, and if most captions are one word.
+    The returned lines warn of training photos without words, and if most captions are one word. Raises CaptionlabError
+    for a validation or test photo without words: it cannot be scored.
     """
     cleaning = params.clean_captions.cleaning
     captions = [
@@ -24,6 +25,8 @@ def clean_captions(params: Params, root: Path) -> list[str]:
         for row in iter_jsonl(root / DATASET / "dataset.jsonl")
         for raw in row["captions"]
     ]
+    if wordless := _wordless(captions, ("val", "test"), cleaning):
+        raise CaptionlabError(wordless[0])
     summary = {
         "captions": len(captions),
         "changed": sum(" ".join(caption.words) != caption.raw for caption in captions),
@@ -35,20 +38,19 @@ def clean_captions(params: Params, root: Path) -> list[str]:
     return [
         f"clean_captions: {summary['captions']:,} captions cleaned ({cleaning}): {summary['changed']:,} changed,"
         f" {summary['dropped']:,} dropped; the longest has {summary['longest']} words",
-        *(f"clean_captions: {warning}" for warning in (*_wordless(captions, cleaning), *_single(captions))),
+        *(f"clean_captions: {warning}" for warning in (*_wordless(captions, ("train",), cleaning), *_single(captions))),
     ]
 
 
-def _wordless(captions: Sequence[Caption], cleaning: str) -> list[str]:
-    """A warning that names the photos without words, if there are any."""
+def _wordless(captions: Sequence[Caption], splits: Sequence[Split], cleaning: str) -> list[str]:
+    """A message that names the photos without words in these splits, if there are any."""
     with_words = {caption.image for caption in captions if caption.words}
-    without = sorted({caption.image for caption in captions} - with_words)
+    without = sorted({caption.image for caption in captions if caption.split in splits} - with_words)
     if not without:
         return []
-    names = ", ".join(without[:_NAMED]) + (", ..." if len(without) > _NAMED else "")
     return [
-        f"photos without words under the cleaning {cleaning}: {len(without):,} ({names}); change their captions, or"
-        " choose another clean_captions.cleaning"
+        f"{' and '.join(splits)} photos without words under the cleaning {cleaning}: {len(without):,}"
+        f" ({some_of(without)}); change their captions, or choose another clean_captions.cleaning"
     ]
 
 

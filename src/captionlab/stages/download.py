@@ -69,11 +69,6 @@ def download(params: Params, root: Path) -> list[str]:
 
 def _source(dataset: DatasetParams, root: Path) -> Path:
     """The folder that ``dataset.source`` names."""
-    if dataset.source.startswith("~"):
-        raise CaptionlabError(
-            f"dataset.source is {dataset.source}, and DVC does not expand ~; give the absolute path,"
-            f" {os.path.expanduser(dataset.source)}"
-        )
     source = root / dataset.source
     if not source.is_dir():
         raise CaptionlabError(f"dataset.source {dataset.source} is not a folder; set it to the folder of the dataset")

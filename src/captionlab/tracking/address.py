@@ -10,13 +10,13 @@ def shown(uri: str) -> str:
     Parsers of URLs are of no use here: they disagree on a password with an unencoded ``@`` or ``/``, and take a part of
     it for the host or the path. So everything before the last ``@`` is left out.
     """
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme.startswith(("sqlite", "file")):
+    scheme, rest = _parts(uri)
+    if scheme.startswith(("sqlite", "file")) or (not scheme and rest.startswith(("/", "."))):
         return uri
     before, _, host = rest.rpartition("@")
     if re.search("[?#]", before):  # the password has it, or the query has the @
         host = "..."
-    return f"{scheme}://{re.split('[?#]', host)[0]}"
+    return f"{scheme}{re.split('[?#]', host)[0]}"
 
 
 def reason(error: Exception, uri: str) -> str | None:
@@ -27,9 +27,15 @@ def reason(error: Exception, uri: str) -> str | None:
     return said[:200]
 
 
+def _parts(uri: str) -> tuple[str, str]:
+    """The scheme with its colon and slashes, which a user may have forgotten, and what follows it."""
+    scheme, separator, rest = uri.partition("://")
+    return (f"{scheme}{separator}", rest) if separator else ("", uri)
+
+
 def _secrets(uri: str) -> set[str]:
     """The words of the password, or of a user name without one, and of the query's values; encoded or not."""
-    rest = uri.partition("://")[2]
+    rest = _parts(uri)[1]
     credentials = rest.rpartition("@")[0]
     user, separator, password = credentials.partition(":")
     query = re.split("[?#]", rest, maxsplit=1)[1:]

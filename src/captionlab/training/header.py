@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from captionlab.core.files import check_regular
 from captionlab.core.records import Decoding, Scores
 from captionlab.core.results import ConfigurationDiagnostics
 from captionlab.core.validation import first_fault
@@ -81,6 +82,7 @@ def read_header(path: Path) -> Header:
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """The header as JSON. Raises CaptionlabError as ``read_header`` does."""
+    check_regular(path)
     try:
         with safe_open(path, framework="np") as file:
             about = json.loads((file.metadata() or {})[METADATA])
