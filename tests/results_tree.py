@@ -14,19 +14,6 @@ from PIL import Image, ImageDraw
 
 from builders import identity, tiny_system, write_manifest
 from captionlab.config import SYSTEMS, Params, load_params
-from captionlab.core.further_scores import FurtherScores, write_further_scores
-from captionlab.core.guests import GuestCaptions, guest_folder, write_guest
-from captionlab.core.judgments import Agreement, Agreements, Tau, write_agreements
-from captionlab.core.photo_results import (
-    AttentionMap,
-    Gallery,
-    GalleryPhoto,
-    PhotoCaptions,
-    SaidCaption,
-    write_attention,
-    write_captions,
-    write_gallery,
-)
 from captionlab.core.records import DATASET, EVALUATION, MODELS, Decoding, Given, Neighbours, Scores
 from captionlab.core.results import (
     ConfigurationScores,
@@ -40,6 +27,19 @@ from captionlab.core.results import (
     write_diagnostics,
     write_evaluation,
     write_training,
+)
+from captionlab.core.results.further_scores import FurtherScores, write_further_scores
+from captionlab.core.results.guests import GuestCaptions, guest_folder, write_guest
+from captionlab.core.results.judgments import Agreement, Agreements, Tau, write_agreements
+from captionlab.core.results.photos import (
+    AttentionMap,
+    Gallery,
+    GalleryPhoto,
+    PhotoCaptions,
+    SaidCaption,
+    write_attention,
+    write_captions,
+    write_gallery,
 )
 from captionlab.data.vocab import Vocabulary
 from captionlab.evaluation.diagnostics import Generated, Settings, diagnose

@@ -17,11 +17,12 @@ from pydantic.dataclasses import dataclass
 
 from captionlab.core.dataset_formats import FORMATS, Format
 from captionlab.core.files import read_yaml
-from captionlab.core.guests import GuestParams, ImageToTextParams
 from captionlab.core.params import BuildVocabParams as BuildVocabParams  # with "as" they are names of this module too
 from captionlab.core.params import CleanCaptionsParams as CleanCaptionsParams
 from captionlab.core.params import EncoderParams as EncoderParams
 from captionlab.core.params import ExtractFeaturesParams as ExtractFeaturesParams
+from captionlab.core.params import GuestParams as GuestParams
+from captionlab.core.params import ImageToTextParams as ImageToTextParams
 from captionlab.core.records import Decoding
 from captionlab.core.validation import (
     Checked,

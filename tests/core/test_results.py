@@ -8,9 +8,6 @@ from typing import Any
 import pytest
 
 from captionlab.config import Params
-from captionlab.core.further_scores import read_further_scores
-from captionlab.core.judgments import read_agreements
-from captionlab.core.photo_results import AttentionMap, read_attention, read_captions, read_gallery, write_captions
 from captionlab.core.records import EVALUATION, MODELS, Decoding, Neighbours
 from captionlab.core.results import (
     Evaluation,
@@ -26,6 +23,9 @@ from captionlab.core.results import (
     write_evaluation,
     write_training,
 )
+from captionlab.core.results.further_scores import read_further_scores
+from captionlab.core.results.judgments import read_agreements
+from captionlab.core.results.photos import AttentionMap, read_attention, read_captions, read_gallery, write_captions
 from captionlab.errors import CaptionlabError
 from results_tree import configuration_scores, history, photo_captions, toys, training, write_results
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from captionlab.core.judgments import JudgedCaption
+from captionlab.core.results.judgments import JudgedCaption
 from captionlab.datasets.judgments import read_judgments
 
 CAPTIONS = {"a.jpg#0": "A dog .", "a.jpg#1": "Cafe\u0301 .", "b.jpg#0": "A cat ."}

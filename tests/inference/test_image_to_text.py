@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from captionlab.core.guests import ImageToTextParams
+from captionlab.core.params import ImageToTextParams
 from captionlab.data.photos import read_upright
 from captionlab.errors import CaptionlabError
 from captionlab.inference.image_to_text import ImageToText

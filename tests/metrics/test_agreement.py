@@ -10,7 +10,7 @@ import pytest
 from pycocoevalcap.bleu.bleu import Bleu
 from scipy.stats import kendalltau
 
-from captionlab.core.judgments import Agreement, JudgedCaption, Judges
+from captionlab.core.results.judgments import Agreement, JudgedCaption, Judges
 from captionlab.datasets.flickr8k import read_texts
 from captionlab.metrics.agreement import Variant, agreements, resampled_tau, tau
 from captionlab.metrics.bootstrap import draw

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from captionlab.core.attention_overlay import overlay_opacity
-from captionlab.core.photo_results import (
+from captionlab.core.records import EVALUATION, NO_WORDS
+from captionlab.core.results.photos import (
     PhotoCaptions,
     SaidCaption,
     read_attention,
@@ -19,7 +20,6 @@ from captionlab.core.photo_results import (
     write_attention,
     write_captions,
 )
-from captionlab.core.records import EVALUATION, NO_WORDS
 from captionlab.report import results
 from captionlab.report.gallery import gallery_html
 from results_tree import toys, write_results

@@ -13,15 +13,15 @@ from PIL import Image
 
 from builders import write_manifest
 from captionlab.config import Params
-from captionlab.core.guests import GuestParams
-from captionlab.core.photo_results import (
+from captionlab.core.params import GuestParams
+from captionlab.core.records import EVALUATION, MODELS
+from captionlab.core.results import read_evaluation, read_training, write_training
+from captionlab.core.results.photos import (
     SaidCaption,
     read_captions,
     read_gallery,
     write_captions,
 )
-from captionlab.core.records import EVALUATION, MODELS
-from captionlab.core.results import read_evaluation, read_training, write_training
 from captionlab.errors import CaptionlabError
 from captionlab.report import results, tables
 from captionlab.report.render import comparison_markdown

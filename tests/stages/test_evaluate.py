@@ -11,12 +11,12 @@ import pytest
 from builders import digests
 from captionlab.config import EnsembleParams, Params
 from captionlab.core.files import read_json, read_jsonl, write_json
-from captionlab.core.further_scores import read_further_scores
-from captionlab.core.judgments import JudgedCaption, read_agreements, write_judged
-from captionlab.core.photo_results import read_attention, read_gallery
-from captionlab.core.photo_results import read_captions as read_photo_captions
 from captionlab.core.records import DATASET, EVALUATION, MODELS, PROTOCOLS, VOCAB, Decoding, Neighbours, Split
 from captionlab.core.results import Evaluation, checkpoint_of, read_diagnostics, read_evaluation
+from captionlab.core.results.further_scores import read_further_scores
+from captionlab.core.results.judgments import JudgedCaption, read_agreements, write_judged
+from captionlab.core.results.photos import read_attention, read_gallery
+from captionlab.core.results.photos import read_captions as read_photo_captions
 from captionlab.errors import CaptionlabError
 from captionlab.evaluation.candidates import Candidates, Finder, Members
 from captionlab.evaluation.captioned import Captioned

@@ -11,10 +11,11 @@ import pytest
 
 from captionlab.config import Params
 from captionlab.core.files import read_jsonl
-from captionlab.core.guests import GuestParams, ImageToTextParams, read_guest
-from captionlab.core.photo_results import read_captions
+from captionlab.core.params import GuestParams, ImageToTextParams
 from captionlab.core.records import DATASET, Given
 from captionlab.core.results import read_diagnostics, read_evaluation
+from captionlab.core.results.guests import read_guest
+from captionlab.core.results.photos import read_captions
 from captionlab.errors import CaptionlabError
 from captionlab.evaluation.rows import RowCaptioner
 from captionlab.stages.evaluate import evaluate

@@ -12,10 +12,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from captionlab.config import EnsembleParams, load_params
-from captionlab.core.guests import GuestParams
-from captionlab.core.photo_results import read_captions
+from captionlab.core.params import GuestParams
 from captionlab.core.records import MODELS
 from captionlab.core.results import Training, read_evaluation, read_training, write_training
+from captionlab.core.results.photos import read_captions
 from captionlab.metrics.scorer import Scorer
 from captionlab.serving import registry
 from captionlab.stages.track import track

@@ -19,9 +19,9 @@ from captionlab.config import (
     Params,
     RetrievalParams,
 )  # fmt: skip
-from captionlab.core.photo_results import read_captions
 from captionlab.core.records import DATASET, MODELS
 from captionlab.core.results import checkpoint_of, read_training
+from captionlab.core.results.photos import read_captions
 from captionlab.data.store import open_store
 from captionlab.demo.lineup import Lineup
 from captionlab.encoders.load import load_encoder

@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from captionlab.core.further_scores import NEEDS
-from captionlab.core.judgments import Agreements, Tau, as_plain
 from captionlab.core.output import json_line
+from captionlab.core.results.further_scores import NEEDS
+from captionlab.core.results.judgments import Agreements, Tau, as_plain
 from captionlab.datasets.flickr8k import copy_photos, read_texts
 from captionlab.datasets.judgments import FILES
 from captionlab.errors import CaptionlabError

@@ -1,11 +1,14 @@
-"""The sections of params.yaml before any system: words, vocabulary and features. ``config`` has the whole file."""
+"""The sections of params.yaml that belong to no system: words, vocabulary, features, guests.
+
+``config`` has the whole file.
+"""
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, StrictInt
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 from pydantic.dataclasses import dataclass
 
-from captionlab.core.validation import Checked, Name, Size
+from captionlab.core.validation import Checked, FilePath, Name, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +39,20 @@ class ExtractFeaturesParams(Checked):
     """Which encoders are used."""
 
     encoders: dict[Name, EncoderParams]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestParams(Checked):
+    """A captioner of others, known by its captions alone."""
+
+    captions: FilePath  # a file with one for each test photo, and for each validation photo or none of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageToTextParams(Checked):
+    """A captioner of others that runs here: a model of the library transformers."""
+
+    model: FilePath  # a folder, or a name in the Hugging Face cache
+    prompt: StrictStr = ""  # beginning of every caption, which the model continues; not part of the caption
+    beams: Annotated[StrictInt, Field(ge=1, le=50)] = 3  # 1 is greedy
+    max_tokens: Annotated[StrictInt, Field(ge=1, le=1000)] = 30  # longest caption

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from captionlab.core.judgments import JudgedCaption
 from captionlab.core.records import SPLITS, CaptionedImage, Split
+from captionlab.core.results.judgments import JudgedCaption
 
 
 @dataclass(frozen=True, kw_only=True, order=True)

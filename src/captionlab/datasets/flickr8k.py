@@ -9,8 +9,8 @@ from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 
 from captionlab.core.files import sha256_of
-from captionlab.core.judgments import JudgedCaption
 from captionlab.core.records import Split
+from captionlab.core.results.judgments import JudgedCaption
 from captionlab.datasets import Found, Problem
 from captionlab.datasets.archives import extract
 from captionlab.datasets.captions_file import token_captions

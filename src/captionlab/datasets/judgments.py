@@ -6,7 +6,7 @@ Knows their columns. Some copies are damaged, so invalid lines are skipped and c
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from captionlab.core.judgments import JudgedCaption, Judges
+from captionlab.core.results.judgments import JudgedCaption, Judges
 from captionlab.data.text import nfc
 from captionlab.datasets import Problem
 from captionlab.datasets.reading import read_bytes

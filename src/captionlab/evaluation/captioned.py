@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from captionlab.core.guests import GuestCaptions
 from captionlab.core.records import Decoding, Given, Neighbours, Split
+from captionlab.core.results.guests import GuestCaptions
 from captionlab.evaluation.retrieval import Retrieved
 from captionlab.inference.captioner import Sentence
 

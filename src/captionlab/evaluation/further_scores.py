@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from captionlab.core.further_scores import FurtherScores
+from captionlab.core.results.further_scores import FurtherScores
 from captionlab.errors import CaptionlabError
 from captionlab.metrics.bootstrap import Floats
 from captionlab.metrics.spice import spice_scores

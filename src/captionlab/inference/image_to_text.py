@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from captionlab.core.guests import ImageToTextParams
+from captionlab.core.params import ImageToTextParams
 from captionlab.data.photos import read_upright
 from captionlab.encoders.torchvision_models import import_torchvision
 from captionlab.errors import CaptionlabError

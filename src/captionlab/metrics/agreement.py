@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from captionlab.core.judgments import Agreement, Agreements, JudgedCaption, Judges, Tau
+from captionlab.core.results.judgments import Agreement, Agreements, JudgedCaption, Judges, Tau
 from captionlab.metrics.bootstrap import Floats, draw, interval
 from captionlab.metrics.scorer import Scorer
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from captionlab.core import records
 from captionlab.core.attention_overlay import DESCRIPTION, overlay_opacity
-from captionlab.core.photo_results import PhotoCaptions, SaidCaption, read_attention, read_gallery
+from captionlab.core.results.photos import PhotoCaptions, SaidCaption, read_attention, read_gallery
 from captionlab.report.render import page
 from captionlab.report.results import Results, Run
 from captionlab.report.tables import ranked

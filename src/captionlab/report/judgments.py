@@ -1,7 +1,7 @@
 """The table of each score's agreement with human judgments. Formats stored results; computes nothing."""
 
-from captionlab.core.further_scores import NEEDS
-from captionlab.core.judgments import Judges, Tau
+from captionlab.core.results.further_scores import NEEDS
+from captionlab.core.results.judgments import Judges, Tau
 from captionlab.report.results import Results
 from captionlab.report.table import Column, Line, Table
 from captionlab.report.tables import FURTHER_NAMES, SCORE_NAMES

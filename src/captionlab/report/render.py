@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from captionlab.core.photo_results import PhotoCaptions
+from captionlab.core.results.photos import PhotoCaptions
 from captionlab.report import diagnostics, figures, judgments
 from captionlab.report.results import Results, Row, Run
 from captionlab.report.table import Table

@@ -10,9 +10,6 @@ from typing import Any, Literal
 
 from captionlab.config import Params
 from captionlab.core.files import digest_of, read_json
-from captionlab.core.further_scores import FurtherScores, read_further_scores
-from captionlab.core.guests import read_guest
-from captionlab.core.judgments import Agreements, read_agreements
 from captionlab.core.records import MODELS, PROTOCOLS, Decoding, Protocol
 from captionlab.core.results import (
     ConfigurationScores,
@@ -27,6 +24,9 @@ from captionlab.core.results import (
     read_training,
     recipe,
 )
+from captionlab.core.results.further_scores import FurtherScores, read_further_scores
+from captionlab.core.results.guests import read_guest
+from captionlab.core.results.judgments import Agreements, read_agreements
 from captionlab.errors import CaptionlabError
 
 Stated = Literal["report_a", "report_b", "literature"]  # where reference rows come from

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from captionlab.config import SECTIONS
-from captionlab.core.further_scores import NEEDS
+from captionlab.core.results.further_scores import NEEDS
 from captionlab.report.results import Results, Row, Run
 from captionlab.report.table import ABOVE_PEOPLE, Column, Kind, Line, Table, Value, table
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from captionlab.config import DatasetParams, Params
 from captionlab.core.files import atomic_folder, write_json, write_jsonl
-from captionlab.core.judgments import write_judged
 from captionlab.core.records import DATASET, SPLITS
+from captionlab.core.results.judgments import write_judged
 from captionlab.data.text import nfc
 from captionlab.datasets import Problem
 from captionlab.datasets.checks import check

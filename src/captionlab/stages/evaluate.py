@@ -17,19 +17,6 @@ from tqdm import tqdm
 
 from captionlab.config import Params, RetrievalParams
 from captionlab.core.files import atomic_folder, iter_jsonl, read_json, read_jsonl, write_json
-from captionlab.core.further_scores import write_further_scores
-from captionlab.core.guests import read_guest
-from captionlab.core.judgments import Agreements, read_judged, write_agreements
-from captionlab.core.photo_results import (
-    AttentionMap,
-    Gallery,
-    GalleryPhoto,
-    PhotoCaptions,
-    SaidCaption,
-    write_attention,
-    write_captions,
-    write_gallery,
-)
 from captionlab.core.records import (
     DATASET,
     EVALUATION,
@@ -53,6 +40,19 @@ from captionlab.core.results import (
     read_manifest,
     write_diagnostics,
     write_evaluation,
+)
+from captionlab.core.results.further_scores import write_further_scores
+from captionlab.core.results.guests import read_guest
+from captionlab.core.results.judgments import Agreements, read_judged, write_agreements
+from captionlab.core.results.photos import (
+    AttentionMap,
+    Gallery,
+    GalleryPhoto,
+    PhotoCaptions,
+    SaidCaption,
+    write_attention,
+    write_captions,
+    write_gallery,
 )
 from captionlab.data.store import open_store
 from captionlab.data.text import clean

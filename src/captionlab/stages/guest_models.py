@@ -8,8 +8,8 @@ from tqdm import tqdm
 from captionlab.config import Params, entry
 from captionlab.core.devices import choose_device
 from captionlab.core.files import atomic_folder, iter_jsonl
-from captionlab.core.guests import GuestCaptions, guest_folder, write_guest
 from captionlab.core.records import DATASET, TIMINGS, Split
+from captionlab.core.results.guests import GuestCaptions, guest_folder, write_guest
 from captionlab.inference.image_to_text import ImageToText
 
 

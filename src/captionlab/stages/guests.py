@@ -4,8 +4,8 @@ from pathlib import Path
 
 from captionlab.config import Params, entry
 from captionlab.core.files import atomic_folder, iter_jsonl
-from captionlab.core.guests import GuestCaptions, guest_folder, write_guest
 from captionlab.core.records import DATASET, Split
+from captionlab.core.results.guests import GuestCaptions, guest_folder, write_guest
 from captionlab.data.caption_formats import captions_by_split
 
 

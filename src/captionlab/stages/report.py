@@ -7,7 +7,7 @@ from pathlib import Path
 
 from captionlab.config import Params
 from captionlab.core import files, records
-from captionlab.core.photo_results import read_captions
+from captionlab.core.results.photos import read_captions
 
 
 def report(params: Params, root: Path) -> list[str]:

@@ -14,9 +14,6 @@ from typing import Any, TypeVar
 
 from captionlab.config import Params
 from captionlab.core import files, records
-from captionlab.core.further_scores import read_further_scores
-from captionlab.core.guests import guest_folder, read_guest
-from captionlab.core.photo_results import read_captions
 from captionlab.core.records import MODELS, RELEASED, Decoding, Scores
 from captionlab.core.results import (
     ConfigurationScores,
@@ -28,6 +25,9 @@ from captionlab.core.results import (
     read_summary,
     read_training,
 )
+from captionlab.core.results.further_scores import read_further_scores
+from captionlab.core.results.guests import guest_folder, read_guest
+from captionlab.core.results.photos import read_captions
 from captionlab.metrics.scorer import Scorer
 from captionlab.serving import registry
 from captionlab.tracking import runs

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from captionlab.core.further_scores import read_further_scores
-from captionlab.core.judgments import read_agreements
-from captionlab.core.photo_results import read_attention, read_captions, read_gallery
 from captionlab.core.results import read_diagnostics, read_evaluation, read_manifest, read_summary, read_training
+from captionlab.core.results.further_scores import read_further_scores
+from captionlab.core.results.judgments import read_agreements
+from captionlab.core.results.photos import read_attention, read_captions, read_gallery
 from results_tree import toys, write_results
 from torture.fuzz import Parser, mutate_bytes, mutate_json
 from torture.parsers.inputs import BAD_JSON
