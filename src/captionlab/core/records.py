@@ -54,7 +54,13 @@ class Decoding:
     length_penalty: float = 0.7  # score = log probability / length ** length_penalty, the end token counted
     max_words: int = 30
     min_words: int = 1
-    no_repeat_ngram: int = 0  # no sequence of so many words twice in a caption; 0 allows it
+    no_repeat_ngram: int = 0  # no sequence of this many words twice in a caption; 0 allows it
+
+    def __post_init__(self) -> None:
+        """A caption has at least one word."""
+        for name in ("beam", "max_words", "min_words"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     @property
     def label(self) -> str:

@@ -17,8 +17,6 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-START, END = 1, 2  # numbers of special tokens; the first four words of the vocabulary are special
-
 
 class Captioner:
     """A trained captioner: encoder.onnx, step.onnx, and captioner.json with its words and settings."""
@@ -50,7 +48,8 @@ class Captioner:
         names = [output.name for output in self.encoder.get_outputs()]
         state = dict(zip(names, self.encoder.run(None, {"pixels": pixels_HW3[None]}), strict=True))
         names = [output.name.removeprefix("next_") for output in self.step.get_outputs()]
-        tokens_B, parents_B = np.full(beam, START), np.arange(beam)
+        start, end = self.settings["start"], self.settings["end"]
+        tokens_B, parents_B = np.full(beam, start), np.arange(beam)
         words_B: list[list[int]] = [[]] * beam
         total_B = np.full(beam, -np.inf, np.float32)
         total_B[0] = 0
@@ -60,7 +59,7 @@ class Captioner:
             log_probs_BV = found[0]
             state |= zip(names[1:], found[1:], strict=True)
             if length <= decoding["min_words"]:
-                log_probs_BV[:, END] = -np.inf
+                log_probs_BV[:, end] = -np.inf
             for so_far, log_probs_V in zip(words_B, log_probs_BV, strict=True):
                 log_probs_V[repeats(so_far, decoding["no_repeat_ngram"])] = -np.inf
             total_X = (total_B[:, None] + log_probs_BV).ravel()
@@ -69,11 +68,11 @@ class Captioner:
             best_X = best_X[np.argsort(-total_X[best_X], kind="stable")][: 2 * beam]  # of equal ones the first
             parents, words = np.divmod(best_X, log_probs_BV.shape[1])
             for total, parent, word in zip(total_X[best_X[:beam]], parents[:beam], words[:beam], strict=True):
-                if word == END and np.isfinite(total):
+                if word == end and np.isfinite(total):
                     ended.append((float(total) / length**penalty, words_B[parent]))
             if len(ended) >= beam:
                 break
-            going = (words != END).nonzero()[0][:beam]
+            going = (words != end).nonzero()[0][:beam]
             tokens_B, parents_B, total_B = words[going], parents[going], total_X[best_X[going]]
             words_B = [[*words_B[parent], int(word)] for parent, word in zip(parents_B, tokens_B, strict=True)]
         else:  # what has not ended counts as it is

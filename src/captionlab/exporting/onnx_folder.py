@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from captionlab.core.files import atomic_folder, write_json
+from captionlab.core.tokens import END, START
 from captionlab.errors import CaptionlabError
 from captionlab.exporting.onnx_graphs import build_graphs
 from captionlab.exporting.smaller import store_in_8_bits, store_in_16_bits
@@ -49,6 +50,8 @@ def export(captioner: Captioner, folder: Path, *, int8: bool = False, web_runtim
             "pixels": captioner.encoder.pixels,
             "decoding": dataclasses.asdict(captioner.decoding),
             "onnxruntime_web": "onnxruntime-web/" if web_runtime else CDN,
+            "start": START,
+            "end": END,
             "words": captioner.vocab.words,
         }
         write_json(temporary / "captioner.json", settings)

@@ -351,7 +351,7 @@ def _name(row: Row) -> str:
 
 
 def _with_stated(results: Results, protocol: Literal["report_a", "report_b"]) -> list[Row]:
-    ours = sorted((run.row(protocol) for run in results.runs), key=lambda row: -_number(row.bleu_4))
+    ours = [run.row(protocol) for run in ranked(results.runs)]
     return _noted((*ours, *results.references[protocol]), protocol)
 
 

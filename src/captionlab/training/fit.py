@@ -48,8 +48,8 @@ def features_for(
 ) -> CaptionedFeatures:
     """A split's photos as each encoder of ``sources`` saw them, with its grid where that is wanted."""
     first, *others = (
-        CaptionedFeatures.of(open_store(root / FEATURES / encoder), use_grid, captions, split, vocab)
-        for encoder, use_grid in sources.items()
+        CaptionedFeatures.of(open_store(root / FEATURES / encoder), uses_regions, captions, split, vocab)
+        for encoder, uses_regions in sources.items()
     )
     return dataclasses.replace(first, others=others)
 
@@ -71,9 +71,8 @@ class Material:
         """Collect what a configuration learns from."""
         vocab = Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB))
         store, captions = open_store(root / FEATURES / config.encoder), read_captions(root)
-        use_grid = config.uses_regions
-        train_set = CaptionedFeatures.of(store, use_grid, captions, "train", vocab)
-        val_set = CaptionedFeatures.of(store, use_grid, captions, "val", vocab)
+        train_set = CaptionedFeatures.of(store, config.uses_regions, captions, "train", vocab)
+        val_set = CaptionedFeatures.of(store, config.uses_regions, captions, "val", vocab)
         name = read_manifest(root).name
         return cls(
             dataset=name, vocab=vocab, store=store, channels=_channels(store), captions=captions,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from captionlab.config import TrainingParams
@@ -171,9 +172,9 @@ class _Run:
         return self.model if self.average is None else self.average
 
     def finish(self, epoch: Epoch) -> None:
-        """Take note of an epoch."""
+        """Record an epoch."""
         self.history.append(epoch)
-        self.stopping.hear(epoch)
+        self.stopping.update(epoch)
         if self.stopping.best_epoch == epoch.epoch:
             self.best = _copy(self.validated)
 
@@ -195,7 +196,7 @@ class _Run:
             self.average.load_state_dict(state["average"])
         self.best, self.history = state["best"], [Epoch(**row) for row in state["history"]]
         for epoch in self.history:
-            self.stopping.hear(epoch)
+            self.stopping.update(epoch)
 
 
 class _Gradients:
@@ -297,7 +298,7 @@ class _Stopping:
         self.best_epoch = 0
         self.reductions = 0
 
-    def hear(self, epoch: Epoch) -> None:
+    def update(self, epoch: Epoch) -> None:
         value = epoch.val_loss if epoch.val_cider is None else -epoch.val_cider
         if value < self._best:
             self._best, self._waited, self.best_epoch = value, 0, epoch.epoch
@@ -339,8 +340,9 @@ def _update_average(average: nn.Module, model: nn.Module, decay: float, updates:
 
     The warm-up, (1 + updates) / (10 + updates), is that of TensorFlow's ``tf.train.ExponentialMovingAverage``.
     """
-    weight = 1 - min(decay, (1 + updates) / (10 + updates)) if updates else 1.0
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
+    decay = min(decay, (1 + updates) / (10 + updates)) if updates else 0.0
+    update = get_ema_multi_avg_fn(decay)
+    update(list(average.parameters()), list(model.parameters()), None)
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

@@ -1,8 +1,6 @@
 // A captioner in the browser: a photo in, its caption out, with the files that `captionlab export` wrote beside this one.
 // It computes what caption.py does. Needs onnxruntime-web, which captioner.json says where to find.
 
-const START = 1, END = 2;  // numbers of special tokens; the first four words of the vocabulary are special
-
 export class Captioner {
   constructor(ort, settings, encoder, step) {
     Object.assign(this, {ort, settings, encoder, step});
@@ -31,26 +29,26 @@ export class Captioner {
   async search(pixels) {
     const {beam, length_penalty: penalty, max_words: longest, min_words: fewest, no_repeat_ngram: n} =
       this.settings.decoding;
-    const side = this.settings.pixels;
+    const {start, end, pixels: side} = this.settings;
     const whole = numbers => new this.ort.Tensor("int64", BigInt64Array.from(numbers, BigInt), [beam]);
     const state = await this.encoder.run({pixels: new this.ort.Tensor("uint8", pixels, [1, side, side, 3])});
     // All hypotheses are equal before the first word, so only the first of them counts there.
     let going = Array.from({length: beam}, (_, row) => (
-      {parent: row, word: START, words: [], total: row ? -Infinity : 0}));
+      {parent: row, word: start, words: [], total: row ? -Infinity : 0}));
     const ended = [];
     for (let length = 1; length <= longest; length++) {
       const found = await this.step.run({
         tokens: whole(going.map(each => each.word)), parents: whole(going.map(each => each.parent)), ...state});
       for (const name in found) if (name.startsWith("next_")) state[name.slice(5)] = found[name];
-      const never = going.map(({words}) => new Set([...repeats(words, n), ...(length <= fewest ? [END] : [])]));
+      const never = going.map(({words}) => new Set([...repeats(words, n), ...(length <= fewest ? [end] : [])]));
       const best = likeliest(found.log_probs, going, never, 2 * beam);
       for (const each of best.slice(0, beam)) {
-        if (each.word === END && each.total > -Infinity) {
+        if (each.word === end && each.total > -Infinity) {
           ended.push({words: going[each.parent].words, score: each.total / length ** penalty});
         }
       }
       if (ended.length >= beam) break;
-      going = best.filter(each => each.word !== END).slice(0, beam)
+      going = best.filter(each => each.word !== end).slice(0, beam)
         .map(each => ({...each, words: [...going[each.parent].words, each.word]}));
       if (length === longest) {  // what has not ended counts as it is
         ended.push(...going.filter(({total}) => total > -Infinity)
