@@ -41,7 +41,7 @@ test: .venv/.installed
 pytest:
 	pytest -m "not docs" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-# make torture [MINUTES=15 of bad data]: kills, bad and hostile files, full disks, no MLflow, crowds of clients; renders
+# make torture [MINUTES=15 of bad data]: kills, damaged and malicious files, full disks, no MLflow, many clients; renders
 # reports/reliability.md. An hour, and root for the full disks.
 MINUTES ?= 15
 torture: .venv/.installed
@@ -63,7 +63,7 @@ format: .venv/.installed
 ui: .venv/.installed
 	captionlab ui
 
-# Speeds beside a peer's or the machine's limit, to reports/benchmarks.md: a quarter of an hour on a quiet machine where
+# Speeds beside another library's or the machine's limit, to reports/benchmarks.md: a quarter of an hour on a quiet machine where
 # `make repro` has run. BENCH=--smoke only tries whether all runs.
 BENCH ?=
 bench: .venv/.installed
@@ -72,10 +72,10 @@ bench: .venv/.installed
 # make gpu [SOURCE=folder with Flickr8k's zips]: the tests that need an NVIDIA GPU, then its speeds, to reports/gpu.md;
 # six minutes. (presets/gpu.yaml is something else: captionlab preset gpu.)
 gpu: .venv/.installed
-	pytest -m cuda -rs tests/cuda
+	pytest -m cuda -rs tests/encoders/test_encoding_on_gpu.py tests/training/test_training_on_gpu.py
 	python bench/gpu.py $(if $(wildcard $(SOURCE)/Flickr8k_Dataset.zip),--source $(SOURCE))
 
-# Keras in an environment of its own, for the peer in bench/training.py.
+# Keras in an environment of its own, for the comparison in bench/training.py.
 bench-keras: .venv-keras/.installed
 
 .venv-keras/.installed: bench/keras-requirements.txt

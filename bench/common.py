@@ -104,7 +104,7 @@ def section(
     key: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str],
     *, load: float, device: str = "cpu",
 ) -> Section:  # fmt: skip
-    """A section measured on this machine."""
+    """A section measured on this machine; its parameters are the fields of ``Section`` that a benchmark knows."""
     if device != "cpu":
         key, title = f"{key}.{device}", f"{title}, on {accelerator(device)}"
     return Section(key=key, title=title, columns=columns, rows=rows, notes=notes, machine=machine(), load=load)

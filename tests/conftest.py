@@ -1,4 +1,4 @@
-"""What the tests share: a made-up world of twelve photos, small enough to learn by heart, and what is slow to make."""
+"""What the tests share: a made-up world of twelve photos, small enough to be memorised, and what is slow to make."""
 
 import dataclasses
 import os
@@ -310,7 +310,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with two tiny systems that know some of the demo's drawn scenes by heart."""
+    """A project with two tiny systems that have memorised some of the demo's drawn scenes."""
     folder = tmp_path_factory.mktemp("demo")
     write_demo_project(folder)
     return folder

@@ -1,4 +1,4 @@
-"""Starting and stopping MLflow servers for tests."""
+"""Waiting for other processes, and starting and stopping MLflow servers, for tests."""
 
 import os
 import signal
@@ -6,20 +6,26 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def wait_for(url: str, seconds: float) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 120, pause: float = 0.02) -> None:
+    """Wait until a condition of another process or thread holds; TimeoutError after ``seconds``."""
     deadline = time.monotonic() + seconds
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=1).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, f"{url} did not start"
-            time.sleep(0.2)
+    while not true():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited for {seconds} seconds")
+        time.sleep(pause)
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -30,7 +36,7 @@ def serving(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     with (root / "server.log").open("ab") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        wait_for(f"http://127.0.0.1:{port}/health", 120)
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), pause=0.2)
         yield process
     finally:
         kill(process)

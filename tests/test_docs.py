@@ -172,8 +172,8 @@ def caption_in(said: str, photo: str) -> str:
 
 
 def assert_is_caption(said: str) -> None:
-    """Nothing but the one line of a caption, which may be empty after an epoch on a dozen photos."""
-    assert re.fullmatch(r"[a-z ]*\n", said), said
+    """Nothing but the one line of a caption."""
+    assert re.fullmatch(r"[a-z ]+\n", said), said
 
 
 @pytest.mark.docs

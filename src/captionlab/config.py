@@ -176,9 +176,11 @@ class EnsembleParams(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityParams(Checked):
-    """How re-ranking finds similar photos: by image features, and by what a ridge regression predicts from them."""
+    """How re-ranking finds similar photos: by features, and by what ridge regression predicts from them; photo fit."""
 
     semantic_dimensions: Size  # of the latent semantic analysis of the captions
+    min_captions: Size  # training captions that have a word which photo fit knows
+    seed: Seed  # of the latent semantic analysis
     ridge: Annotated[Number, Field(gt=0, le=1e12)]  # the regression's penalty
 
 
@@ -358,7 +360,7 @@ def check_configuration(params: Params, key: str, config: SystemParams) -> None:
     """Check one configuration against the other sections: its encoder, its grid, its training."""
     _check_encoder(params, key, config.encoder)
     if config.uses_regions and params.extract_features.encoders[config.encoder].grid < 1:
-        raise CaptionlabError(f"{key} needs a grid; set extract_features.encoders.{config.encoder}.grid to 7, say")
+        raise CaptionlabError(f"{key} needs a grid; set extract_features.encoders.{config.encoder}.grid to 7 or so")
     _check_training(params, key, config, {})
 
 

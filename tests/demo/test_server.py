@@ -4,7 +4,6 @@ import http.client
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from captionlab.demo.examples import example_photo
 from captionlab.demo.lineup import Lineup
 from captionlab.errors import CaptionlabError
 from demo_project import KNOWN
+from servers import wait_until
 
 QUERY = "/caption?beam=5&length_penalty=0.7"
 
@@ -124,9 +124,7 @@ def test_too_many_photos_are_refused_and_the_page_is_still_served() -> None:
         ]
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + 20
-        while len(answers) < 3 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: len(answers) >= 3)
         refused = list(answers)
         status, page, _ = ask(port, "GET", "/")
         lineup.release.set()

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from captionlab.encoders.load import Encoder, load_encoder
 from captionlab.encoders.network import PooledMap
 from captionlab.errors import CaptionlabError
 from captionlab.stages.extract_features import extract_features
+from servers import wait_until
 from tiny_encoder import tiny_encoder, tiny_network
 
 TOLERANCE = 1e-3  # largest difference between the engines, in standard deviations; measured: below 1e-4
@@ -203,11 +203,7 @@ def test_a_killed_extraction_resumes_to_the_same_bytes(tmp_path: Path, monkeypat
     images = draw_photos(tmp_path / "photos", 40)
     run = subprocess.Popen([sys.executable, "-c", EXTRACT_SLOWLY, str(Path(__file__).parents[1])], cwd=tmp_path)
     progress = tmp_path / "work/progress.json"
-    deadline = time.monotonic() + 60
-    while not progress.exists():
-        assert run.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: progress.exists() or run.poll() is not None, pause=0.01)
     run.send_signal(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
     done = read_json(progress)["done"]

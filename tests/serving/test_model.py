@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,6 +24,7 @@ from PIL import Image
 from captionlab.inference.captioner import Captioner, Sentence
 from captionlab.serving import registry
 from registered import CHOSEN, candidate, register
+from servers import answers, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -60,23 +60,12 @@ def server(root: Path, environment: dict[str, str]) -> Iterator[str]:
     with (root / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        deadline = time.monotonic() + 240
-        while not answers(f"http://127.0.0.1:{port}/ping"):
-            assert process.poll() is None, (root / "server.log").read_text()
-            assert time.monotonic() < deadline, (root / "server.log").read_text()
-            time.sleep(0.2)
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/ping") or process.poll() is not None, 240, pause=0.2)
+        assert process.poll() is None, (root / "server.log").read_text()
         yield f"http://127.0.0.1:{port}/invocations"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def answers(url: str) -> bool:
-    try:
-        urllib.request.urlopen(url, timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def ask(url: str, body: Any) -> tuple[int, Any]:

@@ -19,7 +19,7 @@ from torture.kill import swap_mlflow
 from torture.project import Project, import_stages
 from torture.tally import Tally
 
-PART = "MLflow away"
+PART = "MLflow unavailable"
 MAX_DELAY = 60.0  # seconds that a training may take longer than with MLflow
 TRACK = ("track",)
 

@@ -205,7 +205,7 @@ def _watch(pid: int, shared: mmap.mmap) -> int:
 def _child(
     parser: Parser, folder: Path, shared: mmap.mmap, found: Path, deadline: float, limit: int, seed: int
 ) -> None:  # fmt: skip
-    """Run inputs until the deadline, then exit the process."""
+    """Run inputs until the deadline, then exit the process; it shares nothing else, so it has seven parameters."""
     code = 99
     try:
         work = folder / f"work-{parser.name.replace(' ', '-')}"
@@ -230,6 +230,7 @@ def _child(
 def _run_inputs(
     parser: Parser, work: Path, shared: mmap.mmap, found: Path, deadline: float, limit: int, seed: int
 ) -> None:  # fmt: skip
+    """Mutate and read inputs; the parameters are those of ``_child``."""
     number, refused, longest, kib = struct.unpack_from("qqqq", shared, 0)
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     reached: set[tuple[CodeType, int]] = set()

@@ -25,7 +25,7 @@ from captionlab.training.checkpoint import load_checkpoint
 from torture.parsers.inputs import jpeg
 from torture.tally import Tally
 
-PART = "Hostile files"
+PART = "Malicious files"
 
 
 class Exploit:

@@ -131,7 +131,10 @@ def _test(service: Service, folder: Path, photos: list[bytes], seconds: float) -
 def _run_clients(
     server: int, port: int, service: Service, bodies: list[bytes], clients: int, slow: int, seconds: float
 ) -> Observed:
-    """Let every client send one photo after another; it waits a second after a refusal."""
+    """Let every client send one photo after another; it waits a second after a refusal.
+
+    The parameters are the server, its service and the load; together they are one setting of the measurement.
+    """
     seen, ends = Observed(), time.perf_counter() + seconds
 
     def client(number: int) -> None:

@@ -17,7 +17,7 @@ from mlflow.entities import ViewType
 from captionlab.stages.track import track
 from captionlab.tracking import runs as tracking
 from captionlab.tracking import store
-from servers import wait_for
+from servers import answers, wait_until
 from tracked import CONFIGS, CURVES, EXPERIMENT, PARAMS, epoch_metrics, expected, points, runs, start, train, worker
 
 
@@ -241,7 +241,7 @@ def test_an_unavailable_server_or_mlflow_is_one_warning(
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            wait_for(f"http://127.0.0.1:{port}/", 10)
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/"), 10)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hidden@127.0.0.1:{port}")
         try:
             train(pipeline)

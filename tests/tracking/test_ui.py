@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from captionlab.errors import CaptionlabError
 from captionlab.tracking.ui import ui
+from servers import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -55,10 +55,7 @@ def test_the_address_is_printed_and_no_server_is_left(
         process.send_signal(number)
         process.wait(60)
     assert process.returncode == (-number if number == signal.SIGKILL else 0)
-    deadline = time.monotonic() + 60
-    while not is_free(port):
-        assert time.monotonic() < deadline, "the server holds its port"
-        time.sleep(0.1)
+    wait_until(lambda: is_free(port))
 
 
 def test_the_pages_need_a_free_port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

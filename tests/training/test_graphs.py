@@ -1,4 +1,4 @@
-"""CUDA graphs of training steps, simulated on the CPU; tests/cuda runs them on a GPU."""
+"""CUDA graphs of training steps, simulated on the CPU; test_training_on_gpu runs them on one."""
 
 import warnings
 from collections.abc import Callable

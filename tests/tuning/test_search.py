@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from captionlab.config import load_params
 from captionlab.errors import CaptionlabError
 from captionlab.tuning.ranges import draw, overrides, read_ranges
 from captionlab.tuning.search import Sampler, lines, tune
+from servers import wait_until
 
 if TYPE_CHECKING:
     from conftest import World
@@ -86,13 +86,6 @@ def begin(root: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 def said(root: Path) -> str:
     return (root / "said").read_text()
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.mark.slow

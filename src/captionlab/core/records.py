@@ -75,7 +75,7 @@ class Decoding:
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
-    """How a retrieved caption is chosen: from the captions of so many nearest training photos."""
+    """How a retrieved caption is chosen: from the captions of the nearest training photos."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 

@@ -23,7 +23,7 @@ from captionlab.metrics.bootstrap import compare, draw, interval
 from captionlab.metrics.cider import Words
 from captionlab.metrics.scorer import Scorer
 
-COMPARED = ("bleu_4", "cider")  # scores
+COMPARED_SCORES = ("bleu_4", "cider")
 # The basic colour terms of English (Berlin and Kay 1969), and the other spelling of one.
 COLOURS = {
     word: word for word in "black white red green yellow blue brown purple pink orange gray".split()
@@ -85,7 +85,7 @@ def diagnose(
         },
         pairs={
             one: {
-                other: {score: _compared(resampled[one][score], resampled[other][score]) for score in COMPARED}
+                other: {score: _compared(resampled[one][score], resampled[other][score]) for score in COMPARED_SCORES}
                 for other in resampled
                 if other != one
             }
@@ -107,12 +107,12 @@ def language_bias(own: Generated, scorer: Scorer, shuffles: int, seed: int) -> L
     for order in _derangements(len(images), shuffles, seed):
         swapped = {images[place]: own.captions[images[other]] for place, other in order.items()}
         wrongs.append(scorer.per_photo(swapped).corpus())
-    without: Shares = dict.fromkeys(COMPARED)
+    without: Shares = dict.fromkeys(COMPARED_SCORES)
     if own.without_photo is not None:
         without = scorer.per_photo(dict.fromkeys(images, own.without_photo)).corpus()
     # the mean of the differences is exactly 0 where all scores are equal
-    wrong = {key: right[key] + sum(each[key] - right[key] for each in wrongs) / shuffles for key in COMPARED}
-    contribution = {key: (right[key] - wrong[key]) / right[key] if right[key] else None for key in COMPARED}
+    wrong = {key: right[key] + sum(each[key] - right[key] for each in wrongs) / shuffles for key in COMPARED_SCORES}
+    contribution = {key: (right[key] - wrong[key]) / right[key] if right[key] else None for key in COMPARED_SCORES}
     return LanguageBias(
         right=_rounded(right), wrong=_rounded(wrong), without=_rounded(without),
         image_contribution=_rounded(contribution),
@@ -186,7 +186,7 @@ def _compared(one_R: np.ndarray, other_R: np.ndarray) -> Compared:
 
 
 def _rounded(values: Shares) -> Shares:
-    return {key: None if (value := values[key]) is None else round(value, 6) for key in COMPARED}
+    return {key: None if (value := values[key]) is None else round(value, 6) for key in COMPARED_SCORES}
 
 
 def _rounded_pair(values: tuple[float, float]) -> tuple[float, float]:

@@ -16,8 +16,6 @@ from sklearn.preprocessing import StandardScaler, normalize
 from captionlab.config import SimilarityParams
 from captionlab.metrics.cider import Words
 
-_MIN_CAPTIONS = 3  # a word in fewer training captions tells nothing
-
 
 class PhotoFit:
     """The cosine between what a caption means and what a photo's captions would mean, from -1 to 1.
@@ -27,10 +25,10 @@ class PhotoFit:
     """
 
     def __init__(self, pooled_ND: NDArray[np.float32], captions: Sequence[Sequence[Words]], params: SimilarityParams):
-        self._words = TfidfVectorizer(analyzer=list, sublinear_tf=True, min_df=_MIN_CAPTIONS)
+        self._words = TfidfVectorizer(analyzer=list, sublinear_tf=True, min_df=params.min_captions)
         self._words.fit([words for own in captions for words in own])
         together_NV = self._words.transform([[word for words in own for word in words] for own in captions])
-        self._analysis = TruncatedSVD(min(params.semantic_dimensions, *together_NV.shape), random_state=0)
+        self._analysis = TruncatedSVD(min(params.semantic_dimensions, *together_NV.shape), random_state=params.seed)
         meaning_NM = normalize(self._analysis.fit_transform(together_NV))
         self._mean_M = meaning_NM.mean(0)
         self._scaler = StandardScaler().fit(pooled_ND)

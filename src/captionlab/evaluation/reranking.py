@@ -62,12 +62,12 @@ def _scorer(
             for photo in zip(*ranked, strict=True)
         ]  # each caption once: beams share most captions, and comparing takes most of the time
         words = [[tuple(caption.split()) for caption in own] for own in found]
-        agreed = retriever.consensus(words, pooled_PD, params.neighbours)
-        agreement = [dict(zip(own, scores, strict=True)) for own, scores in zip(found, agreed, strict=True)]
-        return [partial(_score, params.consensus_weight, own) for own in agreement]
+        cider = retriever.consensus(words, pooled_PD, params.neighbours)
+        consensus = [dict(zip(own, scores, strict=True)) for own, scores in zip(found, cider, strict=True)]
+        return [partial(_score, params.consensus_weight, own) for own in consensus]
 
     return scores
 
 
-def _score(weight: float, agreement: Mapping[str, float], sentence: Sentence) -> float:
-    return sentence.log_prob + weight * agreement[sentence.caption]
+def _score(weight: float, consensus: Mapping[str, float], sentence: Sentence) -> float:
+    return sentence.log_prob + weight * consensus[sentence.caption]

@@ -19,9 +19,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler, normalize
 
 from captionlab.config import SimilarityParams
-from captionlab.metrics.cider import ORDERS, CiderD, Words, ngrams
-
-_SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length
+from captionlab.metrics.cider import ORDERS, SIGMA, CiderD, Words, ngrams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ class Retriever:
         self._ridge: Ridge | None = None
         compared_NX = standard_ND
         if by_meaning:
-            meaning_NM = _meanings(captions, by_meaning.semantic_dimensions)
+            meaning_NM = _meanings(captions, by_meaning)
             self._ridge = Ridge(by_meaning.ridge).fit(standard_ND, meaning_NM)
             compared_NX = np.hstack([normalize(standard_ND), normalize(meaning_NM)])
         self._search = NearestNeighbors(metric="cosine", algorithm="brute").fit(compared_NX)
@@ -67,7 +65,7 @@ class Retriever:
         self._typical = np.argsort(np.square(standard_ND).sum(1), kind="stable")
 
     def captions(self, pooled_QD: NDArray[np.float32], neighbours: int) -> list[Words]:
-        """A training caption for each photo, from those of so many neighbours, or of all if there are fewer."""
+        """A training caption for each photo, from those of its ``neighbours`` nearest photos."""
         return [self._consensus(nearest) for nearest in self._nearest(pooled_QD, neighbours)]
 
     def consensus(
@@ -99,19 +97,19 @@ class Retriever:
         rows = self._rows(photos)
         own_CG, lengths = self._vectors_CG[rows], self._lengths_C[rows]
         alike_CC = (own_CG @ own_CG.T).toarray()
-        alike_CC *= np.exp(-((lengths[:, None] - lengths) ** 2) / (2 * _SIGMA**2))
+        alike_CC *= np.exp(-((lengths[:, None] - lengths) ** 2) / (2 * SIGMA**2))
         np.fill_diagonal(alike_CC, -1.0)  # a candidate is not compared with itself
         most = min(self._consensus_k, len(rows) - 1)
-        agreement_C = np.partition(alike_CC, len(rows) - most, axis=1)[:, len(rows) - most :].mean(1) if most else [0.0]
-        return self._captions[rows[int(np.argmax(agreement_C))]]  # of equal ones, that of the nearest photo
+        consensus_C = np.partition(alike_CC, len(rows) - most, axis=1)[:, len(rows) - most :].mean(1) if most else [0.0]
+        return self._captions[rows[int(np.argmax(consensus_C))]]  # of equal ones, that of the nearest photo
 
 
-def _meanings(captions: Sequence[Sequence[Words]], dimensions: int) -> NDArray[np.float64]:
+def _meanings(captions: Sequence[Sequence[Words]], params: SimilarityParams) -> NDArray[np.float64]:
     """(N, M) latent semantic analysis (Deerwester et al. 1990) of each photo's captions, minus the mean."""
     texts = [[word for words in own for word in words] for own in captions]
     weights_NV = TfidfVectorizer(analyzer=list, sublinear_tf=True).fit_transform(texts)
-    directions = min(dimensions, *weights_NV.shape)
-    meaning_NM: NDArray[np.float64] = TruncatedSVD(directions, random_state=0).fit_transform(weights_NV)
+    analysis = TruncatedSVD(min(params.semantic_dimensions, *weights_NV.shape), random_state=params.seed)
+    meaning_NM: NDArray[np.float64] = analysis.fit_transform(weights_NV)
     return meaning_NM - meaning_NM.mean(0)
 
 

@@ -41,7 +41,7 @@ def store_in_8_bits(graph: bytes) -> bytes:
 
 
 def _take_weights(model: onnx.ModelProto, dimensions: int) -> Iterator[TensorProto]:
-    """Remove the float tensors with at least so many dimensions from the graph, one by one."""
+    """Remove the float tensors with at least this many dimensions from the graph, one by one."""
     for tensor in list(model.graph.initializer):
         large = len(tensor.dims) >= dimensions and np.prod(tensor.dims) >= _FEWEST
         if tensor.data_type == TensorProto.FLOAT and large:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 Words = tuple[str, ...]
 
 ORDERS = 4  # n-grams of one to four words
-_SIGMA = 6.0  # of the penalty on a difference in length
+SIGMA = 6.0  # of the penalty on a difference in length
 
 
 def ngrams(words: Words) -> Counter[Words]:
@@ -73,7 +73,7 @@ class CiderD:
                 dots_RN[row, n] += min(weight, own_weight) * own_weight  # clipped: a repeated word adds nothing
         norms_RN = references.norms_RN * np.sqrt(squares_N)
         cosines_RN = np.divide(dots_RN, norms_RN, out=np.zeros_like(dots_RN), where=norms_RN > 0)
-        penalties_R = np.exp(-((len(words) - references.lengths_R) ** 2) / (2 * _SIGMA**2))
+        penalties_R = np.exp(-((len(words) - references.lengths_R) ** 2) / (2 * SIGMA**2))
         return float(10 * (cosines_RN * penalties_R[:, None]).mean())
 
 

@@ -45,7 +45,7 @@ def tracking_uri(root: Path) -> str:
 
 
 def configure_mlflow() -> None:
-    """Make mlflow silent and impatient in this process. Works only before the first import of mlflow."""
+    """Suppress MLflow's log and shorten its timeouts in this process; only before the first import of mlflow."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the server's password too
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(LIVE_SECONDS))

@@ -156,7 +156,7 @@ class _Run:
     def __init__(self, model: Decoder, params: TrainingParams) -> None:
         self.model, self.params = model, params
         self.optimizer = _optimizer(model, params)
-        self.average = copy.deepcopy(model) if params.ema_decay else None
+        self.ema = copy.deepcopy(model) if params.ema_decay else None
         self.history: list[Epoch] = []
         self.stopping = _Stopping(params)
         self.best = _copy(model)
@@ -169,7 +169,7 @@ class _Run:
     @property
     def validated(self) -> Decoder:
         """The system whose loss decides: the moving average, if there is one."""
-        return self.model if self.average is None else self.average
+        return self.model if self.ema is None else self.ema
 
     def finish(self, epoch: Epoch) -> None:
         """Record an epoch."""
@@ -183,7 +183,7 @@ class _Run:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": None if self.ema is None else self.ema.state_dict(),
             "best": self.best,
             "history": [asdict(epoch) for epoch in self.history],
         }
@@ -192,8 +192,8 @@ class _Run:
         """Continue from what ``state_dict`` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["average"])
         self.best, self.history = state["best"], [Epoch(**row) for row in state["history"]]
         for epoch in self.history:
             self.stopping.update(epoch)
@@ -268,8 +268,8 @@ def _train_epoch(run: _Run, data: CaptionedFeatures, gradients: _Gradients) -> t
         distributed.all_reduce_gradients(model)
         nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
         run.optimizer.step()
-        if run.average is not None:
-            _update_average(run.average, model, params.ema_decay, number)
+        if run.ema is not None:
+            _update_ema(run.ema, model, params.ema_decay, number)
     _check_losses(metrics, run)
     metrics.gather()
     return metrics, rewards
@@ -335,7 +335,7 @@ def _optimizer(model: Decoder, params: TrainingParams) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def _update_average(average: nn.Module, model: nn.Module, decay: float, updates: int) -> None:
+def _update_ema(average: nn.Module, model: nn.Module, decay: float, updates: int) -> None:
     """Update an exponential moving average whose decay is lower in the first steps, when the weights are far off.
 
     The warm-up, (1 + updates) / (10 + updates), is that of TensorFlow's ``tf.train.ExponentialMovingAverage``.

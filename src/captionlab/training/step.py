@@ -18,7 +18,7 @@ from captionlab.models.base import Decoder, Outputs
 from captionlab.training.batches import Batch, CaptionedFeatures, prepared_for
 from captionlab.training.losses import SmoothedCrossEntropy, padded_cross_entropy
 
-GPU_PHOTOS = 64  # on a GPU a batch of a validation has at least so many photos
+GPU_PHOTOS = 64  # fewest photos in a validation batch on a GPU
 
 
 class RunningMetrics:

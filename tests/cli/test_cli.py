@@ -20,7 +20,7 @@ from captionlab import cli
 from captionlab.core.files import read_json, write_jsonl
 from captionlab.errors import CaptionlabError
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 STAGES = {path.stem for path in (REPOSITORY / "src/captionlab/stages").glob("*.py")} - {"__init__"}
 
 
