@@ -301,8 +301,8 @@ def test_weights_lost_in_an_epochs_last_step_do_not_reach_the_resume_file(
     with pytest.raises(KeyboardInterrupt):
         setup.train(setup.model(), on_epoch=stop_after(1))
     good = setup.resume.read_bytes()
+    monkeypatch.setattr(loop, "_schedule", lambda *_: 1e41)  # the factor of the learning rate
     with pytest.raises(CaptionlabError, match="in the validation of epoch 2; lower"):
-        monkeypatch.setattr(loop, "_schedule", lambda *_: 1e41)  # the factor of the learning rate
         setup.train(setup.model(), batch_size=100)
     assert setup.resume.read_bytes() == good
 

@@ -46,20 +46,26 @@ _CAPTIONS = (
     b"image_name| comment_number| comment\na.jpg| 0| A dog\nb.jpg| 4   A dog runs .\nc.jpg#0| 0| Grass\n",
     b"a.jpg#0\tA dog runs .\nb.jpg#0\tA man\nc.jpg#1\tGrass\n",
     "image,split,caption\na.jpg,train,Ein Café\nb.jpg,val,Ein Cafe\u0301\nc.jpg,test,一只狗\n".encode(),
+    b'image,caption,id\na.jpg,"A dog\nruns",1\nb.jpg,"A ""man""\r\n, sitting",2\n',
+    b"sep=;\nimage;caption 2;caption 1\na.jpg;A dog;A big dog\nb.jpg;;A man\n",
+    "image\tcaption\na.jpg\tUn café\n".encode("utf-16"),
+)
+_METADATA = (
+    b'{"file_name": "a.jpg", "text": "A dog", "split": "train"}\n{"file_name": "b.jpg", "text": ["A man", "x"]}\n',
 )
 _SPLIT = (b"a.jpg\n", b"a.jpg\nb.jpg\n", b"\xef\xbb\xbfa.jpg\r\n\n")
 
 
-def _folder_of(captions: bytes, train: bytes, work: Path) -> Path:
+def _folder_of(captions: bytes, train: bytes, work: Path, name: str = "captions.txt") -> Path:
     source = work / "source"
     if not source.exists():
         (source / "Images").mkdir(parents=True)
         (work / "images").mkdir()
-        for name in PHOTOS:
-            (source / "Images" / name).write_bytes(jpeg())
+        for photo in PHOTOS:
+            (source / "Images" / photo).write_bytes(jpeg())
         (source / "val.txt").write_text("b.jpg\n")
         (source / "test.txt").write_text("c.jpg\n")
-    (source / "captions.txt").write_bytes(captions)
+    (source / name).write_bytes(captions)
     (source / "train.txt").write_bytes(train)
     return source
 
@@ -76,6 +82,10 @@ def _check(found: Found, images: Path) -> None:
 
 def _captions(data: bytes, work: Path) -> None:
     _read_folder(_folder_of(data, b"a.jpg\n", work), work)
+
+
+def _metadata(data: bytes, work: Path) -> None:
+    _read_folder(_folder_of(data, b"a.jpg\n", work, "metadata.jsonl"), work)
 
 
 def _splits(data: bytes, work: Path) -> None:
@@ -255,6 +265,10 @@ def parsers() -> list[Parser]:
     return [
         Parser(
             name="captions file", corpus=_CAPTIONS, read=_captions, mutate=mutate_bytes, special=BAD_TEXTS, share=3
+        ),
+        Parser(
+            name="metadata lines", corpus=_METADATA, read=_metadata, mutate=mutate_bytes,
+            special=[*BAD_TEXTS, *BAD_JSON],
         ),
         Parser(name="split files", corpus=_SPLIT, read=_splits, mutate=mutate_bytes, special=BAD_TEXTS, share=2),
         Parser(
