@@ -72,6 +72,12 @@ def test_public_names_are_listed_without_importing_torch() -> None:
         _ = captionlab.Nothing
 
 
+@pytest.mark.parametrize("name", ["beam", "max_words", "min_words"])
+def test_a_caption_has_at_least_one_word(shipped: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+        Captioner.load().caption("holiday.jpg", **{name: 0})
+
+
 def test_the_caption_does_not_depend_on_batch_size_or_compilation(shipped: Path) -> None:
     system = Captioner.load()
     photos = ["holiday.jpg", "beach.png", "more/house.webp"]
