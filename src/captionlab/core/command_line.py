@@ -16,16 +16,15 @@ def refuse_empty(arguments: list[str]) -> None:
             raise CaptionlabError(f"{argument.removesuffix('=')} is empty; is a variable unset?")
 
 
-_NO_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")  # PyTorch's on CPU and GPU, and NumPy's
+_NO_MEMORY = ("can't allocate memory", "out of memory")  # PyTorch's messages, on the CPU and on a GPU
 
 
 def internal_error(error: Exception) -> str:
     """One line for an error that no command expects: a full disk or memory, or a fault of captionlab."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"cannot write the output: {error.strerror}; free space"
-    if isinstance(error, MemoryError | RuntimeError) and (
-        type(error) is MemoryError or any(text in str(error) for text in _NO_MEMORY)
-    ):
+    lacks_memory = isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+    if lacks_memory or isinstance(error, MemoryError):
         return "not enough memory; use a smaller batch_size or system, or stop other programs"
     what = " ".join(f"{type(error).__name__}: {error}".split())
     command = " ".join(["captionlab", "--traceback", *sys.argv[1:]])
