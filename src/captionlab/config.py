@@ -59,6 +59,7 @@ RENAMED = {  # keys of earlier versions
 Entry = typing.TypeVar("Entry")
 Beam = Annotated[StrictInt, Field(ge=1, le=50)]  # 1 is greedy
 Words = Annotated[StrictInt, Field(ge=1, le=1000)]
+Ngram = Annotated[StrictInt, Field(ge=0, le=1000)]  # words; 0 is none
 LengthPenalty = Annotated[Number, Field(ge=0, le=10)]  # score = log probability / length ** length_penalty
 
 
@@ -113,9 +114,7 @@ class TrainingParams(Checked):
     plateau_patience: Size  # epochs without a better validation loss before a reduction
     plateau_factor: Annotated[Number, Field(gt=0, lt=1)]  # of the learning rate at each reduction
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)]
-    doubly_stochastic: Annotated[
-        Number, Field(ge=0, le=1000)
-    ]  # weight of Xu et al. 2015's attention regularisation; 0: none
+    doubly_stochastic: Annotated[Number, Field(ge=0, le=1000)]  # weight of Xu et al. 2015's attention loss; 0: none
     scheduled_sampling: Share  # of the words read that the system samples itself; grows to this over the training
     clip_norm: Annotated[Number, Field(gt=0, le=1_000_000)]
     ema_decay: Annotated[Number, Field(ge=0, lt=1)]  # of the weights' moving average, which is kept; 0: none
@@ -169,9 +168,7 @@ class EnsembleParams(Checked):
 
     members: Annotated[tuple[StrictStr, ...], Field(min_length=1)]  # such as attention.lite2; one may be re-ranked
     neighbours: Annotated[StrictInt, Field(ge=0, le=1000)] = 0  # training photos that re-ranking compares with; 0: none
-    consensus_weight: Annotated[Number, Field(ge=0, le=1_000_000)] = (
-        0.0  # of CIDEr-D with their captions, added to log probability
-    )
+    consensus_weight: Annotated[Number, Field(ge=0, le=1_000_000)] = 0.0  # of CIDEr-D with their captions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,9 +189,7 @@ class EvaluateParams(Checked):
     length_penalty: LengthPenalty
     max_words: Words
     min_words: Annotated[tuple[Words, ...], Field(min_length=1), NoRepeats] = (1,)
-    no_repeat_ngram: Annotated[
-        tuple[Annotated[StrictInt, Field(ge=0, le=1000)], ...], Field(min_length=1), NoRepeats
-    ] = (0,)
+    no_repeat_ngram: Annotated[tuple[Ngram, ...], Field(min_length=1), NoRepeats] = (0,)
     similarity: SimilarityParams
     clip: FilePath | None = None  # for CLIPScore: a folder or a name in the HF cache
     spice: StrictBool = False
