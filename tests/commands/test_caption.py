@@ -73,6 +73,15 @@ def test_a_file_of_captions_belongs_to_one_model_and_decoding(
     assert len(read_jsonl(folder / "all.jsonl")) == 3
 
 
+def test_every_part_of_the_decoding_can_be_replaced(folder: Path, run: "Run") -> None:
+    options = ["--beam", "2", "--length-penalty", "0", "--min-words", "2", "--max-words", "3", "--no-repeat-ngram", "1"]
+    assert run("caption", "photos", "--out", "all.jsonl", *options) == (0, "", "")
+    rows = read_jsonl(folder / "all.jsonl")
+    expected = "beam 2, 2 words or more, no 1-gram twice, length penalty 0, at most 3 words"
+    assert {row["decoding"] for row in rows} == {expected}
+    assert all(2 <= len(row["caption"].split()) <= 3 for row in rows)
+
+
 def test_caption_lines_can_be_scored(folder: Path, run: "Run") -> None:
     run("caption", "photos", "--out", "all.jsonl")
     said = {Path(row["image"]).name: [row["caption"]] for row in read_jsonl(folder / "all.jsonl")}

@@ -87,7 +87,13 @@ def caption(
     beam: Annotated[
         int | None, typer.Option(min=1, max=50, help="1 is greedy search; default: selected on validation.")
     ] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option(min=0, max=10, help="Above 0 prefers longer captions; default: that of validation.")
+    ] = None,
     min_words: Annotated[int | None, typer.Option(min=1, help="Fewest words; default: selected on validation.")] = None,
+    max_words: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Most words; default: that of validation.")
+    ] = None,
     no_repeat_ngram: Annotated[int | None, typer.Option(min=0, help="No n words in a row twice; 0 allows it.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Captions per photo; default: 1, with --json all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per photo.")] = False,
@@ -103,7 +109,8 @@ def caption(
         raise typer.BadParameter("needs exactly one photo", param_hint="--attention")
     from captionlab.commands.caption import Options, caption_photos
 
-    given = {"beam": beam, "min_words": min_words, "no_repeat_ngram": no_repeat_ngram}
+    given: dict[str, float | None] = {"beam": beam, "length_penalty": length_penalty, "max_words": max_words}
+    given |= {"min_words": min_words, "no_repeat_ngram": no_repeat_ngram}
     decoding = {key: value for key, value in given.items() if value is not None}
     options = Options(model=model, decoding=decoding, top=top, as_json=as_json, attention=attention, out=out)
     with together(shared=True):

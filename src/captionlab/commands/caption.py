@@ -39,7 +39,7 @@ class Options:
     """The command's options, as its help describes them."""
 
     model: str | None = None
-    decoding: Mapping[str, int] = dataclasses.field(default_factory=dict)  # replaces parts of the chosen one
+    decoding: Mapping[str, float] = dataclasses.field(default_factory=dict)  # replaces parts of the chosen one
     top: int | None = None
     as_json: bool = False
     attention: Path | None = None
@@ -138,7 +138,7 @@ def _caption(captioner: "AnyCaptioner", photos: Sequence[Named], options: Option
     return unread
 
 
-def _source(captioner: "AnyCaptioner", changes: Mapping[str, int]) -> dict[str, str]:
+def _source(captioner: "AnyCaptioner", changes: Mapping[str, float]) -> dict[str, str]:
     """Which model captions, and how it decodes, as a file of captions says it."""
     decoding = dataclasses.replace(captioner.decoding, **changes)  # type: ignore[arg-type]
     return {"model": captioner.label, "decoding": _in_words(decoding)}
