@@ -179,7 +179,7 @@ def assert_is_caption(said: str) -> None:
 @pytest.mark.docs
 def test_add_a_decoder(reader: Reader) -> None:
     *_, trained, captioned, everything = reader.follow("add-a-decoder")
-    assert reader.ran(trained) == {"train_modified@gru"}
+    assert reader.ran(trained) == {"check_params", "train_modified@gru"}
     assert_is_caption(captioned)
     assert "2 configurations compared" in everything
     assert "modified.gru" in (reader.folder / "reports/scenes/comparison.md").read_text()
@@ -192,8 +192,9 @@ def test_add_an_encoder(reader: Reader, monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     downloaded("mobilenetv3_small_100", tmp_path / "hf")
     through_timm, first_caption, *_, own, second_caption, everything = reader.follow("add-an-encoder")
-    assert reader.ran(through_timm) == {"extract_features@timm_mobilenetv3_small_100", "train_baseline@mobile"}
-    assert reader.ran(own) == {"extract_features@colours", "train_baseline@colours"}
+    extracted = "extract_features@timm_mobilenetv3_small_100"
+    assert reader.ran(through_timm) == {"check_params", extracted, "train_baseline@mobile"}
+    assert reader.ran(own) == {"check_params", "extract_features@colours", "train_baseline@colours"}
     for said in (first_caption, second_caption):
         assert_is_caption(said)
     assert reader.ran(everything) == {"check_params", "evaluate", "report", "track"}
