@@ -4,7 +4,7 @@
 
 Photos and captions are generated. With ``--source``, a folder with Flickr8k's two zips, Flickr8k is measured too: its
 photos are encoded, and every system is trained for two epochs. Needs the packages of EfficientNet-Lite0 and -Lite2,
-but neither DVC, MLflow nor a network.
+pydantic, nltk and ruamel.yaml, but neither DVC, MLflow nor a network.
 """
 
 import argparse

@@ -43,8 +43,6 @@ from captionlab.stages.train_modified import train_modified
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.checkpoint import Checkpoint, save_checkpoint
 from captionlab.training.header import Release
-from demo_project import demo, write_demo_project
-from tracked import write_pipeline
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -203,6 +201,8 @@ def pipeline(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("captionlab.stages.track.RELEASED", Path("nothing"))
     shutil.copy(empty_database, tmp_path / "mlflow.db")
+    from tracked import write_pipeline  # needs MLflow, which the tests of a GPU do without
+
     write_pipeline(tmp_path)
     return tmp_path
 
@@ -311,6 +311,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with two tiny systems that have memorised some of the demo's drawn scenes."""
+    from demo_project import write_demo_project  # needs Starlette
+
     folder = tmp_path_factory.mktemp("demo")
     write_demo_project(folder)
     return folder
@@ -319,5 +321,7 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def demo_port(demo_root: Path) -> Iterator[int]:
     """The port of ``captionlab demo`` in that project."""
+    from demo_project import demo
+
     with demo(demo_root) as port:
         yield port

@@ -23,5 +23,5 @@ def test_device_and_precision_are_selected() -> None:
         assert uses_bf16("bf16", "cpu")
     else:
         assert not uses_bf16("auto", "cpu")
-        with pytest.raises(CaptionlabError, match="bf16, which this CPU cannot compute; use auto or fp32"):
+        with pytest.raises(CaptionlabError, match="bf16, which this CPU does not support; use auto or fp32"):
             uses_bf16("bf16", "cpu")

@@ -25,7 +25,7 @@ from captionlab.encoders.efficientnet_lite import LITE_PIXELS, SIDE_BY_SIDE, lit
 from captionlab.encoders.engines import OnnxEngine, TorchEngine
 from captionlab.encoders.extraction import encode_photos
 from captionlab.encoders.load import Encoder, fresh_last_blocks, load_encoder
-from captionlab.encoders.network import Parts, PooledMap, pool_grid
+from captionlab.encoders.network import Parts, PooledMap, _pooling_matrix, pool_grid, pooling_matrix_on
 from captionlab.encoders.timm_models import check_map
 from captionlab.encoders.torchvision_models import TORCHVISION_WEIGHTS, import_torchvision
 from captionlab.errors import CaptionlabError
@@ -147,6 +147,7 @@ def test_pool_grid_is_adaptive_average_pooling(size: int, side: int) -> None:
     expected = nn.functional.adaptive_avg_pool2d(map_NCHW, side).flatten(2).transpose(1, 2)
     torch.testing.assert_close(pool_grid(map_NCHW, side), expected)
     assert pool_grid(map_NCHW, 0).shape == (2, 0, 5)
+    assert torch.equal(pooling_matrix_on(torch.device("cpu"), size, side), _pooling_matrix(size, side))  # as on a GPU
 
 
 # torchvision

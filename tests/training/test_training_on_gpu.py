@@ -57,11 +57,14 @@ def test_one_step_has_the_loss_and_gradients_of_a_cpu(name: str) -> None:
     on_cpu = without_dropout(own.fresh())
     on_cuda = copy.deepcopy(on_cpu).to("cuda")
     expected = packed_loss(on_cpu, batch, own.training)[0]
-    with gpu_arithmetic("cuda"):
-        loss, _ = padded_loss(on_cuda, with_fixed_shape(batch, 16).to("cuda"), own.training)
-        loss.backward()
     expected.backward()
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
+    with gpu_arithmetic("cuda"):
+        for precision in ("high", "highest"):  # TF32 changes single gradients by some percent, so they are in fp32
+            torch.set_float32_matmul_precision(precision)
+            on_cuda.zero_grad()
+            loss, _ = padded_loss(on_cuda, with_fixed_shape(batch, 16).to("cuda"), own.training)
+            loss.backward()
+            assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
     ours, theirs = (
         torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
         for model in (on_cuda, on_cpu)
@@ -109,11 +112,11 @@ def test_a_killed_training_resumes_to_the_same_bytes(trained: dict[str, Any], na
 
 
 def test_a_recorded_step_gets_new_random_numbers(tmp_path: Path) -> None:
-    """At learning rate 0 the losses of epochs differ only by dropout; the same seed repeats them."""
+    """At a learning rate of nearly 0 the losses of epochs differ only by dropout; the same seed repeats them."""
     own = subject("baseline.lite0")
     histories = []
     for number, seed in enumerate((1, 1, 2)):
-        training = replace(own.training, learning_rate=0.0, batch_size=PHOTOS, seed=seed)
+        training = replace(own.training, learning_rate=1e-30, batch_size=PHOTOS, seed=seed)
         trained = train(
             own.fresh().to("cuda"), Splits(own.data, own.few), training,
             resume_file=ResumeFile(tmp_path / f"{number}.pt", "key"), on_epoch=lambda _: None,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -136,11 +137,18 @@ def pool_grid(map_NCHW: Tensor, side: int) -> Tensor:
 
     The same averages as ``adaptive_avg_pool2d``, written as two matrix products, which every engine can run.
     """
-    ahead = map_NCHW.is_cuda  # the CPU does not wait until CUDA has computed the map
+    # On CUDA the matrices are made there: a CUDA graph cannot record a copy from the host.
+    matrix = partial(pooling_matrix_on, map_NCHW.device) if map_NCHW.is_cuda else _pooling_matrix
     # int(): an exporter traces sizes as tensors, and ONNX rounds the division below towards zero, not down.
-    rows = _pooling_matrix(int(map_NCHW.shape[2]), side).to(map_NCHW, non_blocking=ahead)
-    columns = _pooling_matrix(int(map_NCHW.shape[3]), side).to(map_NCHW, non_blocking=ahead)
+    rows, columns = (matrix(int(size), side).to(map_NCHW) for size in map_NCHW.shape[2:])
     return as_rows(rows @ map_NCHW @ columns.T)
+
+
+def pooling_matrix_on(device: torch.device, size: int, side: int) -> Tensor:
+    """(side, size) the shares of ``size`` positions in each of ``side`` regions, computed on the device."""
+    region, position = torch.arange(side, device=device).unsqueeze(1), torch.arange(size, device=device)
+    start, stop = region * size // side, -(-(region + 1) * size // side)
+    return ((position >= start) & (position < stop)).float() / (stop - start)
 
 
 def _pooling_matrix(size: int, side: int) -> Tensor:
