@@ -240,6 +240,12 @@ def test_a_renamed_key_is_an_error_with_the_new_name(tmp_path: Path, key: str, m
     assert str(caught.value) == f"{tmp_path / 'params.yaml'}: {message}"
 
 
+def test_a_name_is_of_one_guest(tmp_path: Path) -> None:
+    plain = put(put(shipped(), "guests", {"b": {"captions": "b.json"}}), "guest_models", {"b": {"model": "git"}})
+    with pytest.raises(CaptionlabError, match=r"'b' is in both guests and guest_models; rename one"):
+        load(tmp_path, plain)
+
+
 def test_scheduled_sampling_needs_teacher_forcing(tmp_path: Path) -> None:
     plain = put(put(shipped(), "attention.lite2.teacher_forcing", value=False), "training.scheduled_sampling", 0.2)
     with pytest.raises(CaptionlabError, match=r"attention\.lite2: training\.scheduled_sampling needs teacher_forcing"):

@@ -340,6 +340,8 @@ def load_params(path: Path) -> Params:
         for name, finetuned in params.finetune.items():
             _check_finetune(params, f"finetune.{name}", finetuned)
         _check_ensembles(params)
+        if twice := sorted(params.guests.keys() & params.guest_models.keys()):
+            raise CaptionlabError(f"{twice[0]!r} is in both guests and guest_models; rename one")
     except CaptionlabError as error:
         raise CaptionlabError(f"{path}: {error}") from None
     return params

@@ -11,7 +11,7 @@ import pytest
 
 from builders import draw_photos
 from captionlab.commands.caption_file import CaptionFile
-from captionlab.core.files import read_jsonl
+from captionlab.core.files import read_jsonl, through_link
 from captionlab.errors import CaptionlabError
 from captionlab.inference import captioner
 
@@ -144,6 +144,19 @@ def test_a_device_or_a_pipe_is_no_file_to_write_or_load(folder: Path, run: "Run"
     assert (code, err) == (1, f"captionlab: {path} is a device or a pipe, not a file; name a file\n")
     assert out == "" or option == "--attention"
     assert not Path("/dev/null").is_file()
+
+
+def test_a_link_is_written_through(folder: Path, run: "Run") -> None:
+    """A link of the system, such as /dev/stdout, is refused wherever it leads."""
+    (folder / "link.jsonl").symlink_to("target.jsonl")
+    assert run("caption", "photos", "--out", "link.jsonl") == (0, "", "")
+    assert (folder / "link.jsonl").is_symlink()
+    assert len(read_jsonl(folder / "target.jsonl")) == 2
+    (folder / "link.png").symlink_to("target.png")
+    assert run("caption", "photos/000.jpg", "--attention", "link.png")[0] == 0
+    assert (folder / "link.png").is_symlink()
+    with pytest.raises(CaptionlabError, match=r"^/dev/stdout is a device or a pipe, not a file; name a file$"):
+        through_link(Path("/dev/stdout"))
 
 
 # The file

@@ -55,7 +55,10 @@ def lines(folder: str = "") -> bytes:
     (json.dumps(PLAIN_REFERENCES, indent=1).encode(), [PLAIN_REFERENCES]),
     (COCO, [BY_ID, PLAIN_REFERENCES]),
     ({"annotations": COCO["annotations"]}, [BY_ID]),
-    (KARPATHY, [PLAIN_REFERENCES, BY_ID, {"other.jpg": ["A horse ."]}, {"5": ["A horse ."]}]),
+    (KARPATHY, [
+        PLAIN_REFERENCES, BY_ID, {"other.jpg": ["A horse ."]}, {"5": ["A horse ."]},
+        PLAIN_REFERENCES | {"other.jpg": ["A horse ."]}, BY_ID | {"5": ["A horse ."]},
+    ]),
     ({"images": KARPATHY["images"][1::-1]}, [PLAIN_REFERENCES, BY_ID]),
     ({"images": [{**image, "cocoid": None} for image in KARPATHY["images"][:2]]}, [PLAIN_REFERENCES]),
     ({"cafe\u0301": ["A"]}, [{"caf\u00e9": ["A"]}]),

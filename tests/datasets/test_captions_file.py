@@ -55,6 +55,7 @@ def read(file: Path, text: str) -> list[Row]:
         ("image,caption,id", 'a.jpg,"A ""dog""\nruns",7', 'A "dog" runs'),
         ("sep=;\nimage;caption", "a.jpg;A dog, running", "A dog, running"),
         ("image,caption_1,caption_2", "a.jpg,,A dog", "A dog"),
+        ("image,captions", "a.jpg,A dog", "A dog"),
     ],
 )  # fmt: skip
 def test_every_dialect_is_read(file: Path, header: str, row: str, caption: str) -> None:
@@ -77,6 +78,7 @@ def test_captions_in_several_columns_are_read_in_their_order(file: Path) -> None
     text = "caption 2,image,caption 10,caption 1\nA cat,a.jpg,A bird,A dog\n,b.jpg,,\n"
     expected = [Row("a.jpg", "A dog"), Row("a.jpg", "A cat"), Row("a.jpg", "A bird"), Row("b.jpg", "")]
     assert read(file, text) == expected
+    assert read(file, "image,caption,caption_2\na.jpg,A dog,A cat\n") == expected[:2]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -88,6 +90,8 @@ def test_a_file_with_a_byte_order_mark_is_read(file: Path, encoding: str) -> Non
 def test_json_lines_are_read(tmp_path: Path) -> None:
     text = '{"file_name": "a.jpg", "text": "A dog"}\n\n{"captions": 1, "caption": ["A cat", "B"], "image": "b.jpg"}\n'
     assert read(tmp_path / "metadata.jsonl", text) == [Row("a.jpg", "A dog"), Row("b.jpg", "A cat"), Row("b.jpg", "B")]
+    text = '{"file_name": "a.jpg", "caption_2": "A cat", "caption_1": "A dog"}\n'
+    assert read(tmp_path / "metadata.jsonl", text) == [Row("a.jpg", "A dog"), Row("a.jpg", "A cat")]
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_too_few_photos_are_refused(shares: DatasetParams, found: Found, fault: 
 @pytest.mark.parametrize("files", [
     ("train.txt", "val.txt", "test.txt"),
     ("train.txt", "validation.txt", "test.txt"),
-    ("Train.txt", "dev.txt", "test.txt"),
+    ("TRAIN.TXT", "dev.txt", "testing.txt"),
     tuple(SPLIT_FILES.values()),
     ("flickr30k_train.txt", "flickr30k_val.txt", "flickr30k_test.txt"),
 ])  # fmt: skip

@@ -25,6 +25,11 @@ from captionlab.tracking.address import reason, shown
     ("me:secret@lab.example.org:5000", "lab.example.org:5000"),
     ("me:p@ss?word@lab.example.org", "..."),
     ("/home/me@work/mlruns", "/home/me@work/mlruns"),
+    ("sqlite+pysqlcipher://:secret@/runs.db", "sqlite+pysqlcipher:///runs.db"),
+    ("sqlite:////runs.db?key=secret", "sqlite:////runs.db"),
+    ("file://me:secret@lab/mlruns", "file://lab/mlruns"),
+    ("//me:secret@lab", "lab"),
+    ("./me:secret@lab", "lab"),
 ])  # fmt: skip
 def test_addresses_are_shown_without_credentials_and_query(uri: str, expected: str) -> None:
     assert shown(uri) == expected
@@ -52,6 +57,12 @@ def test_other_errors_are_shortened_to_one_line(uri: str) -> None:
 def test_the_values_of_a_query_are_secrets_too() -> None:
     assert reason(ValueError("invalid: hidden"), "postgresql://db/runs?sslpassword=hidden") is None
     assert reason(ValueError("invalid token"), "http://token@127.0.0.1:9") is None
+
+
+def test_the_password_of_another_address_is_left_out() -> None:
+    """MLFLOW_REGISTRY_URI may name another server."""
+    said = reason(OSError("API request to http://me:p@ss@lab.example.org/api failed"), "http://127.0.0.1:9")
+    assert said == "API request to http://...@lab.example.org/api failed"
 
 
 def test_the_password_of_an_address_without_a_scheme_is_secret_too() -> None:

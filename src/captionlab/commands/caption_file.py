@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from captionlab.core import distributed
-from captionlab.core.files import check_regular, write_text
+from captionlab.core.files import check_regular, through_link, write_text
 from captionlab.errors import CaptionlabError
 
 _START = b'{"image": '  # of every line
@@ -27,6 +27,7 @@ class CaptionFile:
 
     def __init__(self, path: Path, order: Sequence[str], source: Mapping[str, Any]) -> None:
         check_regular(path)
+        path = through_link(path)
         self._path, self._source = path, dict(source)
         self._place = {image: place for place, image in enumerate(order)}
         if distributed.is_main():

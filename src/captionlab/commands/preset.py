@@ -10,7 +10,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from captionlab.config import SECTIONS, load_params
-from captionlab.core.files import atomic_file, read_yaml
+from captionlab.core.files import atomic_file, read_yaml, through_link
 from captionlab.errors import CaptionlabError
 
 PRESETS = Path("presets")
@@ -35,7 +35,7 @@ def apply_preset(root: Path, name: str) -> list[str]:
     known = sorted(path.stem for path in (root / PRESETS).glob("*.yaml"))
     if name not in known:
         raise CaptionlabError(f"no preset {name!r} in {PRESETS}/; there are {', '.join(known) or 'none'}")
-    path = root / "params.yaml"
+    path = through_link(root / "params.yaml")
     load_params(path)
     yaml = YAML()
     yaml.default_flow_style = False  # as DVC writes it

@@ -49,6 +49,19 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def through_link(path: Path) -> Path:
+    """The file that a user's path means: of a symbolic link its target, so that writing does not replace the link.
+
+    Not for artifacts: there a link may lead into DVC's cache, whose files must not change. Raises CaptionlabError for
+    a link of the system, such as /dev/stdout.
+    """
+    if not path.is_symlink():
+        return path
+    if path.absolute().parts[:2] in (("/", "dev"), ("/", "proc")):
+        raise CaptionlabError(f"{path} is a device or a pipe, not a file; name a file")
+    return path.resolve()
+
+
 def check_regular(path: Path) -> None:
     """Raise CaptionlabError for a device or a pipe: one would be replaced, the other never ends or waits for ever."""
     with suppress(OSError, ValueError):  # what cannot be looked at cannot be opened either

@@ -27,7 +27,7 @@ from captionlab.data.caption_json import (
 from captionlab.data.text import nfc
 from captionlab.errors import CaptionlabError, some_of
 
-REFERENCES = '{"id": ["reference", ...]}, COCO annotations, or Karpathy\'s dataset_*.json, of which one split is read'
+REFERENCES = '{"id": ["reference", ...]}, COCO annotations, or Karpathy\'s dataset_*.json (one split or all)'
 CAPTIONS = '{"id": "caption"}, {"id": ["caption"]}, COCO results, or what captionlab caption --out writes'
 
 ROW = {"image", "caption"}  # what a line of captionlab caption has, and no mapping of ids
@@ -135,9 +135,11 @@ def _karpathy_references(path: Path, images: list[dict[str, Any]]) -> list[Refer
     for image in karpathy_images(path, images):
         by_split.setdefault(image.split, []).append(image)
     candidates = []
-    for split in sorted(by_split, key=lambda split: split != "test"):  # of candidates that fit equally the first counts
-        by_name = unique(path, ((image.filename, image.captions) for image in by_split[split]))
-        numbers = {image.filename: image.cocoid for image in by_split[split]}
+    splits = sorted(by_split, key=lambda split: split != "test")  # of candidates that fit equally the first counts
+    everything = [image for split in splits for image in by_split[split]]
+    for own in [*(by_split[split] for split in splits), *([everything] if len(splits) > 1 else [])]:
+        by_name = unique(path, ((image.filename, image.captions) for image in own))
+        numbers = {image.filename: image.cocoid for image in own}
         candidates += [by_name, *_renamed(by_name, numbers.get)]
     return candidates
 

@@ -24,7 +24,7 @@ CAPTION_FILES = (
 _SEPARATORS = ("\t", ";", "|", ",")
 # Column names in lowercase without blanks, hyphens and underscores; the first one in the header is used.
 _IMAGE = ("image", "imagename", "filename", "file", "imagepath", "imagefile", "photo", "img", "path", "name", "imageid")
-_CAPTION = ("caption", "comment", "text", "sentence", "description")
+_CAPTION = ("caption", "comment", "text", "sentence", "description", "captions", "texts", "sentences")
 _KNOWN = (_IMAGE, _CAPTION, ("split",))
 _NUMBERED = re.compile(rf"(?:{'|'.join(_CAPTION)})(\d{{1,6}})")  # several columns of captions
 _SEPARATOR_LINE = re.compile(r"sep=.\n")  # Excel's
@@ -104,8 +104,9 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
         value = parse(line, f"{path}, line {number}")
         keys = {_normalised(key): key for key in value} if isinstance(value, dict) else {}
         image, caption, split = (next((keys[name] for name in known if name in keys), None) for known in _KNOWN)
-        captions = value[caption] if caption else None
-        captions = captions if isinstance(captions, list) else [captions]
+        numbered = [keys[name] for name in sorted(filter(_NUMBERED.fullmatch, keys), key=_number)]
+        found = [value[key] for key in ([caption] if caption else []) + numbered] or [None]
+        captions = [text for each in found for text in (each if isinstance(each, list) else [each])]
         texts = [value[image] if image else None, *captions, value[split] if split else ""]
         if not all(map(is_text, texts)):
             raise CaptionlabError(
@@ -172,8 +173,8 @@ def _table_of(header: str) -> _Table | None:
     for separator in _SEPARATORS:
         names = [_normalised(name) for name in _fields(header, separator)]
         image, caption, split = (_first(names, known) for known in _KNOWN)
-        numbered = sorted((int(match[1]), i) for i, name in enumerate(names) if (match := _NUMBERED.fullmatch(name)))
-        captions = [i for _, i in numbered] if caption is None else [caption]
+        numbered = sorted(filter(_NUMBERED.fullmatch, names), key=_number)
+        captions = [*([] if caption is None else [caption]), *map(names.index, numbered)]
         if image is not None and captions:
             return _Table(separator=separator, columns=len(names), image=image, captions=captions, split=split)
     return None
@@ -181,6 +182,11 @@ def _table_of(header: str) -> _Table | None:
 
 def _normalised(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).lower()
+
+
+def _number(name: str) -> int:
+    """That of a name such as caption2."""
+    return int(re.sub(r"\D", "", name))
 
 
 def _one_line(caption: str) -> str:

@@ -89,6 +89,7 @@ def _rows(files: list[Path]) -> Iterator[_Row]:
                     for row in batch.to_pylist():
                         photo = row[image] if isinstance(row[image], dict) else {"bytes": row[image]}
                         texts = [text for column in captions for text in _texts(row[column])]
+                        texts = [text for text in texts if text] or texts[:1]  # of several columns some may be empty
                         own = next((row[column] or "" for column in split), "")
                         yield _Row(photo.get("bytes") or b"", photo.get("path") or "", texts, own)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -111,7 +112,7 @@ def _columns(path: Path, schema: Any) -> tuple[str, list[str], list[str]]:
         raise CaptionlabError(f"{path} has no column image of bytes, or of bytes and path; it has {', '.join(kinds)}")
     textual = [name for name, kind in kinds.items() if _is_caption(kind) or _is_list_of_captions(kind)]
     numbered = sorted(filter(_NUMBERED.fullmatch, textual), key=lambda name: int(name.removeprefix("caption_")))
-    captions = numbered or [name for name in _CAPTION if name in textual][:1]
+    captions = [*[name for name in _CAPTION if name in textual][:1], *numbered]
     if not captions:
         raise CaptionlabError(
             f"{path} has no column of captions (caption_0, caption_1, ..., or caption or text, of text or lists of"

@@ -14,7 +14,7 @@ from captionlab.datasets import Found
 from captionlab.datasets.reading import read_text
 from captionlab.errors import CaptionlabError
 
-_FILE = re.compile(r"(|.*[_.-])(train|val|valid|validation|dev|test)(?:Images)?\.txt", re.IGNORECASE)
+_FILE = re.compile(r"(|.*[_.-])(train|training|val|valid|validation|dev|test|testing)(?:Images)?\.txt", re.IGNORECASE)
 _NAMES: dict[str, Split] = {
     "train": "train", "training": "train", "restval": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -38,7 +38,7 @@ def read_split_files(folder: Path) -> tuple[dict[Split, list[str]], list[str]]:
     Raises CaptionlabError if only some of the three exist, and for several sets.
     """
     sets: dict[str, dict[Split, list[str]]] = {}
-    for path in sorted(folder.glob("*.txt")):
+    for path in sorted(folder.iterdir()):
         if (match := _FILE.fullmatch(path.name)) and path.is_file():
             sets.setdefault(match[1], {}).setdefault(_NAMES[match[2].lower()], []).append(path.name)
     if not sets:

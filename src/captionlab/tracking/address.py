@@ -11,9 +11,10 @@ def shown(uri: str) -> str:
     it for the host or the path. So everything before the last ``@`` is left out.
     """
     scheme, rest = _parts(uri)
-    if scheme.startswith(("sqlite", "file")) or (not scheme and rest.startswith(("/", "."))):
-        return uri
-    before, _, host = rest.rpartition("@")
+    before, at, host = rest.rpartition("@")
+    is_path = rest.startswith(("/", ".")) and (scheme in ("sqlite://", "file://") or not scheme) and ":" not in before
+    if is_path or not (scheme or at):
+        return f"{scheme}{rest.split('?')[0]}"
     if re.search("[?#]", before):  # the password has it, or the query has the @
         host = "..."
     return f"{scheme}{re.split('[?#]', host)[0]}"
@@ -21,7 +22,7 @@ def shown(uri: str) -> str:
 
 def reason(error: Exception, uri: str) -> str | None:
     """What an error says, in one short line; None where it quotes a part of the address's password."""
-    said = " ".join(str(error).split())
+    said = re.sub(r"//\S*@", "//...@", " ".join(str(error).split()))  # of any other address, such as the registry's
     if _words(said) & _secrets(uri):
         return None
     return said[:200]
