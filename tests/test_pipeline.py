@@ -96,6 +96,17 @@ def test_an_encoder_without_features_is_refused_before_dvc_misses_its_folder(rep
         repository.run("git", "checkout", "-q", "--", ".")
 
 
+@pytest.mark.parametrize(("override", "message"), [
+    ("dataset.source=nowhere/on/this/machine", "dataset.source nowhere/on/this/machine is not a folder"),
+    ("+guests.blip.captions=nowhere.json", "guests.blip.captions nowhere.json is not a file"),
+])  # fmt: skip
+def test_a_missing_file_is_named_before_dvc_misses_it(repository: Repository, override: str, message: str) -> None:
+    said = repository.run("dvc", "exp", "run", "-S", override, ok=False)
+    assert message in said
+    assert "No such file" not in said
+    repository.run("git", "checkout", "-q", "--", ".")
+
+
 def test_a_checkpoint_of_another_vocabulary_is_refused(repository: Repository) -> None:
     vocab = repository.folder / "artifacts/vocab/vocab.json"
     whole = vocab.read_text()

@@ -54,6 +54,7 @@ def read(file: Path, text: str) -> list[Row]:
         ("image,caption", 'a.jpg,"A dog\nruns, fast"', "A dog runs, fast"),
         ("image,caption,id", 'a.jpg,"A ""dog""\nruns",7', 'A "dog" runs'),
         ("sep=;\nimage;caption", "a.jpg;A dog, running", "A dog, running"),
+        ('"SEP=;"\nimage;caption', "a.jpg;A dog, running", "A dog, running"),
         ("image,caption_1,caption_2", "a.jpg,,A dog", "A dog"),
         ("image,captions", "a.jpg,A dog", "A dog"),
     ],

@@ -100,6 +100,20 @@ def test_a_column_of_bytes_has_photos_without_names(tmp_path: Path, images: Path
     assert (images / "test-00001.jpg").read_bytes() == jpeg(61)
 
 
+def test_a_split_in_the_middle_of_a_files_name_is_read(tmp_path: Path, images: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    for place, name in enumerate(("flickr8k-train", "flickr8k-val", "flickr8k-test")):
+        pq.write_table(rows(1, 10 * place), tmp_path / f"hub/{name}.parquet")
+    splits = {"train": ["photo_0.jpg"], "val": ["photo_10.jpg"], "test": ["photo_20.jpg"]}
+    assert parquet(tmp_path / "hub", images).splits == splits
+
+
+def test_a_split_column_of_numbers_is_refused(tmp_path: Path, images: Path) -> None:
+    table = rows(2).append_column("split", pa.array([0, 1]))
+    with pytest.raises(CaptionlabError, match=r"the column split is not text; use train, val and test"):
+        parquet(parquet_files(tmp_path / "hub", **{"test-00000-of-00001": table}), images)
+
+
 @pytest.mark.parametrize("name", ["train-00000-of-00001", "test", "photos"])
 def test_files_with_at_most_one_split_are_split_at_random(
     tmp_path: Path, images: Path, name: str, project_params: Params

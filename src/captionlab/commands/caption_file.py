@@ -5,6 +5,7 @@ Knows lines that name an image, a model and its decoding; nothing of how caption
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ class CaptionFile:
     def __init__(self, path: Path, order: Sequence[str], source: Mapping[str, Any]) -> None:
         check_regular(path)
         path = through_link(path)
+        with suppress(OSError):  # then the first line cannot be written, which is said there
+            path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._source = path, dict(source)
         self._place = {image: place for place, image in enumerate(order)}
         if distributed.is_main():

@@ -21,11 +21,10 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from ruamel.yaml import YAML
 
 from captionlab.config import Params, load_params
 from captionlab.core.dataset_formats import FORMATS
-from captionlab.core.files import read_json, read_jsonl
+from captionlab.core.files import dvc_imports, read_json, read_jsonl
 from captionlab.core.records import DATASET
 from captionlab.errors import CaptionlabError
 from captionlab.tracking.address import reason, shown
@@ -205,7 +204,7 @@ def _dataset(params: Params, root: Path) -> Iterator[Finding]:
     source = params.dataset.source
     if (root / source).is_dir():
         yield Finding(name="source", verdict="ok", found=f"{source} exists")
-    elif source in _imported(root):
+    elif source in dvc_imports(root):
         yield Finding(name="source", verdict="ok", found=f"{source} does not exist yet; dvc repro makes it")
     else:
         advice = "put the dataset there, or set dataset.source to its folder"
@@ -237,14 +236,6 @@ def _dataset(params: Params, root: Path) -> Iterator[Finding]:
         yield Finding(name="dataset", verdict="warn", found=found, advice="dvc repro replaces it")
     else:
         yield Finding(name="dataset", verdict="ok", found=f"{named} is complete: {counted}")
-
-
-def _imported(root: Path) -> set[str]:
-    """The folders that data.dvc imports, as dvc.yaml writes them."""
-    path = root / "data.dvc"
-    if not path.exists():
-        return set()
-    return {out["path"] for out in YAML(typ="safe").load(path.read_text(encoding="utf-8")).get("outs", [])}
 
 
 def _artifacts(root: Path) -> Finding:

@@ -190,6 +190,12 @@ def read_yaml(path: Path, missing: str) -> Any:
         raise CaptionlabError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
+def dvc_imports(root: Path) -> set[str]:
+    """The folders that data.dvc imports, as dvc.yaml writes them."""
+    path = root / "data.dvc"
+    return {out["path"] for out in read_yaml(path, "").get("outs", [])} if path.exists() else set()
+
+
 def sha256_of(path: Path) -> str:
     """The file's SHA-256 in hex, read in blocks."""
     digest = hashlib.sha256()

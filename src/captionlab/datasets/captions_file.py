@@ -27,7 +27,7 @@ _IMAGE = ("image", "imagename", "filename", "file", "imagepath", "imagefile", "p
 _CAPTION = ("caption", "comment", "text", "sentence", "description", "captions", "texts", "sentences")
 _KNOWN = (_IMAGE, _CAPTION, ("split",))
 _NUMBERED = re.compile(rf"(?:{'|'.join(_CAPTION)})(\d{{1,6}})")  # several columns of captions
-_SEPARATOR_LINE = re.compile(r"sep=.\n")  # Excel's
+_SEPARATOR_LINE = re.compile(r'"?sep=."?\n', re.IGNORECASE)  # Excel's
 _TOKEN_LINE = re.compile(r"[^\t\n]+#\d+\t")
 _NUMBER_FIRST = re.compile(r"\s*(\d+)\s+(.*)", re.DOTALL)
 

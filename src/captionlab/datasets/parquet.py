@@ -70,13 +70,16 @@ def _files(source: Path) -> tuple[dict[Split | None, list[Path]], list[Path]]:
     if not files:
         raise CaptionlabError(f"{source} has no *.parquet files, neither there nor in its folder data; put them there")
     by_split: dict[Split | None, list[Path]] = {
-        split: own
-        for split in SPLITS
-        if (own := [path for path in files if path.name.lower().startswith(_PREFIXES[split])])
+        split: own for split in SPLITS if (own := [path for path in files if _names_split(path, split)])
     }
     if not by_split:
         return {None: files}, []
     return by_split, [path for path in files if not any(path in own for own in by_split.values())]
+
+
+def _names_split(path: Path, split: Split) -> bool:
+    """Whether a word of the file's name does, as in train-00000-of-00001 and flickr8k-train."""
+    return any(word.startswith(_PREFIXES[split]) for word in re.split(r"[^a-z]+", path.stem.lower()))
 
 
 def _rows(files: list[Path]) -> Iterator[_Row]:
@@ -118,7 +121,9 @@ def _columns(path: Path, schema: Any) -> tuple[str, list[str], list[str]]:
             f"{path} has no column of captions (caption_0, caption_1, ..., or caption or text, of text or lists of"
             f" text); it has {', '.join(kinds)}"
         )
-    return image, captions, [name for name in ("split",) if name in kinds and _is_text(kinds[name])]
+    if "split" in kinds and not _is_text(kinds["split"]):
+        raise CaptionlabError(f"{path}: the column split is not text; use train, val and test")
+    return image, captions, [name for name in ("split",) if name in kinds]
 
 
 def _is_photo(kind: Any) -> bool:

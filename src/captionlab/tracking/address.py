@@ -22,10 +22,10 @@ def shown(uri: str) -> str:
 
 def reason(error: Exception, uri: str) -> str | None:
     """What an error says, in one short line; None where it quotes a part of the address's password."""
-    said = re.sub(r"//\S*@", "//...@", " ".join(str(error).split()))  # of any other address, such as the registry's
+    said = " ".join(str(error).split())
     if _words(said) & _secrets(uri):
         return None
-    return said[:200]
+    return re.sub(r"//\S*@", "//...@", said)[:200]  # another address, such as the registry's
 
 
 def _parts(uri: str) -> tuple[str, str]:
