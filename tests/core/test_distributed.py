@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 
 from builders import digests, draw_photos, project, write_params, write_tree
 from captionlab import Captioner
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from conftest import Run, World
 
 REPOSITORY = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
 # Rank 1 is killed once, in the middle of epoch 3.
 FRAGILE = """

@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from captionlab.core.attention_overlay import overlay_opacity
 from captionlab.demo.examples import EXAMPLES, Example, example_photo
 from demo_project import KNOWN
-
-pytest.importorskip("selenium", reason="selenium is not installed; pip install -e '.[dev]'")
-from selenium.webdriver import Chrome, Keys
-from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
 pytestmark = pytest.mark.browser
 

@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from PIL import Image
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from captionlab.core.records import Decoding
 from captionlab.data.photos import PREPROCESSINGS, Pixels, read_photo
 from captionlab.demo.examples import example_photo
 from captionlab.exporting.onnx_folder import WEB_VERSION, export
 from exported import SCENES, load_runner, make_captioner
-
-pytest.importorskip("selenium", reason="selenium is not installed; pip install -e '.[dev]'")
-from selenium.webdriver import Chrome
-from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
 if TYPE_CHECKING:
     from conftest import World

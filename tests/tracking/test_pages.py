@@ -5,16 +5,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from selenium.common.exceptions import TimeoutException
+from selenium.webdriver import Chrome
+from selenium.webdriver.support.ui import WebDriverWait
 
 from captionlab.stages.track import track
 from captionlab.tracking.runs import comparison_page
 from servers import serving
 from tracked import EXPERIMENT, PARAMS
-
-pytest.importorskip("selenium", reason="selenium is not installed; pip install -e '.[dev]'")
-from selenium.common.exceptions import TimeoutException
-from selenium.webdriver import Chrome
-from selenium.webdriver.support.ui import WebDriverWait
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
