@@ -41,8 +41,8 @@ test: .venv/.installed
 pytest:
 	pytest -m "not docs" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-# make torture [MINUTES=15 of bad data]: kills, damaged and malicious files, full disks, no MLflow, many clients; renders
-# reports/reliability.md. An hour, and root for the full disks.
+# make torture [MINUTES=15 of bad data]: kills, damaged and malicious files, full disks, no MLflow, many clients;
+# renders reports/reliability.md. An hour, and root for the full disks.
 MINUTES ?= 15
 torture: .venv/.installed
 	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m torture --minutes $(MINUTES)
@@ -63,14 +63,14 @@ format: .venv/.installed
 ui: .venv/.installed
 	captionlab ui
 
-# Speeds beside another library's or the machine's limit, to reports/benchmarks.md: a quarter of an hour on a quiet machine where
-# `make repro` has run. BENCH=--smoke only tries whether all runs.
+# Speeds beside another library's or the machine's limit, to reports/benchmarks.md: a quarter of an hour on a quiet
+# machine where `make repro` has run. BENCH=--smoke only tries whether all runs.
 BENCH ?=
 bench: .venv/.installed
 	for part in extraction training shared decoding startup growth stages; do python bench/$$part.py $(BENCH) || exit 1; done
 
 # make gpu [SOURCE=folder with Flickr8k's zips]: the tests that need an NVIDIA GPU, then its speeds, to reports/gpu.md;
-# six minutes. (presets/gpu.yaml is something else: captionlab preset gpu.)
+# six minutes. Speeds are measured even if a test fails. (presets/gpu.yaml is something else: captionlab preset gpu.)
 gpu: .venv/.installed
 	pytest -m cuda -rs tests/encoders/test_encoding_on_gpu.py tests/training/test_training_on_gpu.py; tests=$$?; \
 	python bench/gpu.py $(if $(wildcard $(SOURCE)/Flickr8k_Dataset.zip),--source $(SOURCE)) && exit $$tests

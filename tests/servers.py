@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def wait_until(true: Callable[[], object], seconds: float = 120, pause: float = 0.02) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 120, pause: float = 0.002) -> None:
     """Wait until a condition of another process or thread holds; TimeoutError after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not true():

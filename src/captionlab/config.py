@@ -164,7 +164,7 @@ class FinetuneParams(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleParams(Checked):
-    """Trained systems whose probabilities are averaged, and re-ranking of their captions."""
+    """Trained systems whose probabilities are averaged, and re-ranking: by log probability plus weighted consensus."""
 
     members: Annotated[tuple[StrictStr, ...], Field(min_length=1)]  # such as attention.lite2; one may be re-ranked
     neighbours: Annotated[StrictInt, Field(ge=0, le=1000)] = 0  # training photos that re-ranking compares with; 0: none
@@ -173,7 +173,7 @@ class EnsembleParams(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityParams(Checked):
-    """How re-ranking finds similar photos: by features, and by what ridge regression predicts from them; photo fit."""
+    """How re-ranking and photo fit compare photos: by what a ridge regression predicts from their features."""
 
     semantic_dimensions: Size  # of the latent semantic analysis of the captions
     min_captions: Size  # training captions that have a word which photo fit knows

@@ -18,7 +18,7 @@ from captionlab.commands.attention_map import TILE, attention_map
 from captionlab.commands.caption_file import CaptionFile
 from captionlab.commands.named import WITHOUT_CHECKPOINT, load_captioner
 from captionlab.core import distributed
-from captionlab.core.files import atomic_file, check_regular, through_link
+from captionlab.core.files import atomic_file, through_link
 from captionlab.core.output import json_line
 from captionlab.core.records import Decoding, Neighbours
 from captionlab.data.photos import SUFFIXES, Photo, read_upright, skipped_formats
@@ -72,7 +72,7 @@ def caption_photos(names: Sequence[str], options: Options) -> bool:
     not a file of its captions, and when ``options.attention`` is asked of a model without attention.
     """
     if options.attention:
-        check_regular(through_link(options.attention))
+        options = dataclasses.replace(options, attention=through_link(options.attention))
     found = _find(names)
     if distributed.is_main():
         for line in filter(None, [skipped_formats(found.others), *found.faults]):
@@ -194,7 +194,7 @@ def _row(name: str, sentences: "Sequence[Sentence | Retrieved]") -> dict[str, An
 def _draw(captioner: Captioner, photo: Photo, sentence: "Sentence | Retrieved", out: Path) -> None:
     weights_TR = captioner.attention(captioner.features([photo]), sentence.tokens)
     sheet = attention_map(read_upright(photo, TILE), sentence.caption.split(), weights_TR)
-    with atomic_file(through_link(out)) as temporary:
+    with atomic_file(out) as temporary:
         sheet.save(temporary, "PNG")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from captionlab.core import distributed
-from captionlab.core.files import check_regular, through_link, write_text
+from captionlab.core.files import through_link, write_text
 from captionlab.errors import CaptionlabError
 
 _START = b'{"image": '  # of every line
@@ -27,7 +27,6 @@ class CaptionFile:
     """
 
     def __init__(self, path: Path, order: Sequence[str], source: Mapping[str, Any]) -> None:
-        check_regular(path)
         path = through_link(path)
         with suppress(OSError):  # then the first line cannot be written, which is said there
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,8 @@ from packaging.specifiers import SpecifierSet
 
 from captionlab.config import Params, load_params
 from captionlab.core.dataset_formats import FORMATS
-from captionlab.core.files import dvc_imports, read_json, read_jsonl
+from captionlab.core.dataset_source import is_imported
+from captionlab.core.files import read_json, read_jsonl
 from captionlab.core.records import DATASET
 from captionlab.errors import CaptionlabError
 from captionlab.tracking.address import reason, shown
@@ -204,7 +205,7 @@ def _dataset(params: Params, root: Path) -> Iterator[Finding]:
     source = params.dataset.source
     if (root / source).is_dir():
         yield Finding(name="source", verdict="ok", found=f"{source} exists")
-    elif source in dvc_imports(root):
+    elif is_imported(root, source):
         yield Finding(name="source", verdict="ok", found=f"{source} does not exist yet; dvc repro makes it")
     else:
         advice = "put the dataset there, or set dataset.source to its folder"

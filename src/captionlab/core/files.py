@@ -50,15 +50,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def through_link(path: Path) -> Path:
-    """The file that a user's path means: of a symbolic link its target, so that writing does not replace the link.
+    """The file to write where a user names ``path``: of a symbolic link its target, so that the link stays.
 
     Not for artifacts: there a link may lead into DVC's cache, whose files must not change. Raises CaptionlabError for
-    a link of the system, such as /dev/stdout.
+    a device or a pipe, and for a link of the system such as /dev/stdout, wherever it leads.
     """
+    check_regular(path)
     if not path.is_symlink():
         return path
     if path.absolute().parts[:2] in (("/", "dev"), ("/", "proc")):
-        raise CaptionlabError(f"{path} is a device or a pipe, not a file; name a file")
+        raise _no_file(path)
     return path.resolve()
 
 
@@ -66,7 +67,11 @@ def check_regular(path: Path) -> None:
     """Raise CaptionlabError for a device or a pipe: one would be replaced, the other never ends or waits for ever."""
     with suppress(OSError, ValueError):  # what cannot be looked at cannot be opened either
         if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
-            raise CaptionlabError(f"{path} is a device or a pipe, not a file; name a file")
+            raise _no_file(path)
+
+
+def _no_file(path: Path) -> CaptionlabError:
+    return CaptionlabError(f"{path} is a device or a pipe, not a file; name a file")
 
 
 def _remove_orphans(path: Path) -> None:
@@ -188,12 +193,6 @@ def read_yaml(path: Path, missing: str) -> Any:
         return YAML(typ="safe").load(text)
     except (YAMLError, ValueError, TypeError, RecursionError) as error:  # an invalid date, a list as a key
         raise CaptionlabError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def dvc_imports(root: Path) -> set[str]:
-    """The folders that data.dvc imports, as dvc.yaml writes them."""
-    path = root / "data.dvc"
-    return {out["path"] for out in read_yaml(path, "").get("outs", [])} if path.exists() else set()
 
 
 def sha256_of(path: Path) -> str:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from captionlab.config import Params
-from captionlab.core.files import dvc_imports, write_text
+from captionlab.core.dataset_source import is_imported, source_folder
+from captionlab.core.files import write_text
 from captionlab.core.records import PARAMS_VALID
 from captionlab.errors import CaptionlabError
 
@@ -11,14 +12,11 @@ from captionlab.errors import CaptionlabError
 def check_params(params: Params, root: Path) -> list[str]:
     """Say what params.yaml holds; every stage's command checks it before it calls the stage.
 
-    Raises CaptionlabError where a file that it names is missing: of that, too, DVC says only that a file is missing.
-
     The first stage that reads data depends on the file written, so that this one runs before any other, for a single
-    target too.
+    target too. Raises CaptionlabError where a folder or a file that params.yaml names is missing.
     """
-    source = params.dataset.source
-    if not (root / source).is_dir() and source not in dvc_imports(root):
-        raise CaptionlabError(f"dataset.source {source} is not a folder; set it to the folder of the dataset")
+    if not is_imported(root, params.dataset.source):
+        source_folder(root, params.dataset.source)
     for name, guest in params.guests.items():
         if not (root / guest.captions).is_file():
             raise CaptionlabError(f"guests.{name}.captions {guest.captions} is not a file; put the captions there")

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from captionlab.config import DatasetParams, Params
+from captionlab.core.dataset_source import source_folder
 from captionlab.core.files import atomic_folder, write_json, write_jsonl
 from captionlab.core.records import DATASET, SPLITS
 from captionlab.core.results.judgments import write_judged
@@ -68,10 +69,8 @@ def download(params: Params, root: Path) -> list[str]:
 
 
 def _source(dataset: DatasetParams, root: Path) -> Path:
-    """The folder that ``dataset.source`` names."""
-    source = root / dataset.source
-    if not source.is_dir():
-        raise CaptionlabError(f"dataset.source {dataset.source} is not a folder; set it to the folder of the dataset")
+    """The folder that ``dataset.source`` names, which can be read."""
+    source = source_folder(root, dataset.source)
     if not os.access(source, os.R_OK | os.X_OK):
         raise CaptionlabError(
             f"cannot read the folder {source}; change its permissions, or set dataset.source to another"

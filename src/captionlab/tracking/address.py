@@ -12,6 +12,7 @@ def shown(uri: str) -> str:
     """
     scheme, rest = _parts(uri)
     before, at, host = rest.rpartition("@")
+    # A local path may have an @, as /home/me@work; a colon before it means that a user and a password do, too.
     is_path = rest.startswith(("/", ".")) and (scheme in ("sqlite://", "file://") or not scheme) and ":" not in before
     if is_path or not (scheme or at):
         return f"{scheme}{rest.split('?')[0]}"

@@ -1,7 +1,7 @@
 """What training, evaluation and diagnostics leave on disk, as typed records: one reader and one writer for each file.
 
-Knows the files' shapes and places; computes no score. The modules beside it have what belongs to single photos, to
-people's judgments, to CLIPScore and SPICE, and to guests.
+Knows the files' shapes and places; computes no score. The package's other modules have what belongs to single
+photos, to people's judgments, to CLIPScore and SPICE, and to guests.
 """
 
 import csv
