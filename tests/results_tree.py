@@ -163,7 +163,7 @@ def write_results(
         said = {row.image: row.captions[label].caption for row in rows}
         generated[own.key] = Generated(captions=said, without_photo="a dog")
         references = {row.image: row.references for row in rows}
-    often = Settings(shuffles=2, resamples=50, seed=1)
+    often = Settings(shuffles=2, resamples=50, seed=1, recall_references=2)
     write_diagnostics(out, diagnose(generated, references, [tuple(QUOTED.split())], often))
 
 

@@ -137,7 +137,8 @@ finetune.more.cross_entropy -0.1 1.1; finetune.more.samples -1 101; ensemble.bot
 ensemble.both.consensus_weight -0.1 1000000.1; evaluate.beams.0 0 51; evaluate.length_penalty -0.1 10.1
 evaluate.max_words 0 1001; evaluate.similarity.semantic_dimensions 0 1000001
 evaluate.similarity.min_captions 0 1000001; evaluate.similarity.seed -1 4294967296
-evaluate.similarity.ridge 0.0 1000000000001.0
+evaluate.similarity.ridge 0.0 1000000000001.0; evaluate.similarity.semantic_weight -0.1 1000001.0
+evaluate.recall_references 0 1001
 evaluate.min_words.0 0 1001; evaluate.no_repeat_ngram.0 -1 1001
 evaluate.shuffles 0 1001; evaluate.resamples 0 100001; evaluate.seed -1 4294967296; report.gallery 0 1001
 """

@@ -179,6 +179,7 @@ class SimilarityParams(Checked):
     min_captions: Size  # training captions that have a word which photo fit knows
     seed: Seed  # of the latent semantic analysis
     ridge: Annotated[Number, Field(gt=0, le=1e12)]  # the regression's penalty
+    semantic_weight: Annotated[Number, Field(ge=0, le=1e6)]  # of the prediction beside the features, in re-ranking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +197,7 @@ class EvaluateParams(Checked):
     shuffles: Annotated[StrictInt, Field(ge=1, le=1000)]  # of the photos, for the scores with a wrong photo
     resamples: Annotated[StrictInt, Field(ge=1, le=100_000)]  # of the photos, for intervals and significance
     seed: Seed  # of shuffles and resamples
+    recall_references: Annotated[StrictInt, Field(ge=1, le=1000)]  # of a photo, with a colour that recall expects
 
     @property
     def decodings(self) -> list[Decoding]:

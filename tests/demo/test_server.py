@@ -74,6 +74,7 @@ def test_every_system_describes_a_photo_and_keeps_it_for_the_next_request(demo_p
 def test_a_bad_request_is_refused_with_a_message(
     demo_port: int, method: str, path: str, body: bytes | None, headers: dict[str, str], status: int, message: str
 ) -> None:
+    """The parameters are the parts of a request and of its answer."""
     sent: Any = iter([body[:10_000_000], body[10_000_000:]]) if body and "Transfer-Encoding" in headers else body
     answered, answer, answer_headers = ask(demo_port, method, path, sent, headers)
     assert (answered, message in answer["error"]) == (status, True), answer

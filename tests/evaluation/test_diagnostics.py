@@ -98,7 +98,7 @@ def test_caption_statistics_are_counted() -> None:
         "a": ("a", "dog", "runs"), "b": ("a", "dog", "runs"), "c": ("a", "a", "woman", "sits"), "d": ("boys",)
     }  # fmt: skip
     references = {image: [tuple(raw.split()) for raw in own] for image, own in REFERENCES.items()}
-    found = caption_statistics(captions, references, frozenset({("a", "dog", "runs"), ("dog",)}))
+    found = caption_statistics(captions, references, frozenset({("a", "dog", "runs"), ("dog",)}), 2)
     assert (found.distinct, found.repeated, found.copied, found.words, found.length) == (0.75, 0.25, 0.5, 6, 2.75)
 
 
@@ -110,10 +110,13 @@ def test_colours_and_counts_are_compared_with_the_references() -> None:
         "c": ("a", "woman", "on", "a", "green", "bench"),  # right, although only one reference has it
         "d": ("three", "boys"),
     }
-    assert agreement(captions, references, COLOURS) == WordAgreement(said=3, precision=0.666667, expected=2, recall=0.5)
-    assert agreement(captions, references, COUNTS) == WordAgreement(said=2, precision=0.5, expected=2, recall=0.5)
-    assert agreement({"a": ()}, {"a": [()]}, COLOURS) == WordAgreement(said=0, precision=None, expected=0, recall=None)
-    grey = agreement({"a": ("grey",)}, {"a": [("gray",)]}, COLOURS)
+    colours = agreement(captions, references, COLOURS, 2)
+    assert colours == WordAgreement(said=3, precision=0.666667, expected=2, recall=0.5)
+    assert agreement(captions, references, COUNTS, 2) == WordAgreement(said=2, precision=0.5, expected=2, recall=0.5)
+    assert agreement(captions, references, COLOURS, 1).expected > colours.expected
+    nothing = agreement({"a": ()}, {"a": [()]}, COLOURS, 2)
+    assert nothing == WordAgreement(said=0, precision=None, expected=0, recall=None)
+    grey = agreement({"a": ("grey",)}, {"a": [("gray",)]}, COLOURS, 2)
     assert grey.precision == 1.0
 
 
@@ -123,7 +126,7 @@ def test_every_pair_is_compared_and_every_score_has_an_interval() -> None:
         "attention.y": Generated(captions=RIGHT, without_photo="a"),
         "modified.z": Generated(captions=dict.fromkeys(REFERENCES, "a dog"), without_photo="a dog"),
     }
-    settings = Settings(shuffles=2, resamples=99, seed=1)
+    settings = Settings(shuffles=2, resamples=99, seed=1, recall_references=2)
     found = diagnose(systems, REFERENCES, [("a", "dog")], settings)
     alike = Compared(wins=0.5, p=1.0)
     assert found.pairs["baseline.x"]["attention.y"] == {"bleu_4": alike, "cider": alike}

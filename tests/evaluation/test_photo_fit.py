@@ -17,7 +17,11 @@ def fit() -> PhotoFit:
     pooled_ND = random.normal(0, 0.1, (40, 6)).astype(np.float32)
     pooled_ND[np.arange(40), kinds] += 1
     captions = [[("a", NOUNS[kind], "here"), ("one", NOUNS[kind])] for kind in kinds]
-    return PhotoFit(pooled_ND, captions, SimilarityParams(semantic_dimensions=5, min_captions=3, seed=0, ridge=0.1))
+    return PhotoFit(
+        pooled_ND,
+        captions,
+        SimilarityParams(semantic_dimensions=5, min_captions=3, seed=0, ridge=0.1, semantic_weight=1.0),
+    )
 
 
 def test_the_matching_caption_has_the_best_fit(fit: PhotoFit) -> None:

@@ -8,7 +8,7 @@ from captionlab.evaluation.retrieval import Retriever, _vectors
 from captionlab.metrics.cider import CiderD
 from retrieval_world import BOATS, CAPTIONS, DOGS, ODD, TRAINING, photos, words
 
-SIMILARITY = SimilarityParams(semantic_dimensions=200, min_captions=3, seed=0, ridge=1000.0)
+SIMILARITY = SimilarityParams(semantic_dimensions=200, min_captions=3, seed=0, ridge=1000.0, semantic_weight=1.0)
 
 
 def test_the_caption_with_the_best_consensus_of_similar_photos_is_retrieved() -> None:
@@ -51,7 +51,7 @@ def test_semantic_neighbours_show_the_same_content() -> None:
 
 
 def test_the_number_of_semantic_dimensions_is_respected() -> None:
-    how = SimilarityParams(semantic_dimensions=2, min_captions=1, seed=0, ridge=3.0)
+    how = SimilarityParams(semantic_dimensions=2, min_captions=1, seed=0, ridge=3.0, semantic_weight=1.0)
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=1, by_meaning=how)
     assert retriever._search.n_features_in_ == TRAINING.shape[1] + 2
     assert retriever._ridge is not None

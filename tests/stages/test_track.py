@@ -165,7 +165,14 @@ def test_the_experiment_page_shows_the_main_columns(pipeline: Path) -> None:
     link = f"#/experiments/{experiment}/runs/{run.info.run_id}/artifacts/comparison.html"
     assert run.data.tags["mlflow.note.content"] == f"Report: [comparison.html]({link})"
     view = json.loads(client.get_experiment(experiment).tags["mlflow.sharedViewState.captionlab"])
-    assert view["selectedColumns"][:3] == ["metrics.`bleu_4`", "metrics.`cider`", "metrics.`val_loss`"]
+    assert view["selectedColumns"][:4] == [
+        "metrics.`val/cider`",
+        "metrics.`bleu_4`",
+        "metrics.`cider`",
+        "metrics.`val_loss`",
+    ]
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`val/cider`", False)
+    assert [chart["displayName"] for chart in view["compareRunCharts"][:-1]] == ["bleu_4", "cider", "val_loss"]
     sections = [section["name"] for section in view["compareRunSections"]]
     assert (sections[:2], sections[-2:]) == (["Model metrics", "val"], ["with_report_a", "with_report_b"])
     assert max(run.data.metrics).startswith("with_report_b/")  # by name, too

@@ -69,7 +69,7 @@ def test_a_server_stores_runs_and_may_be_killed_during_training(
     )
     assert ui(pipeline, EXPERIMENT, port=0) == [f"the runs are at {page}"]  # nothing to start
     view = client.get_experiment(experiment_id(client)).tags["mlflow.sharedViewState.captionlab"]
-    assert json.loads(view)["selectedColumns"][:2] == ["metrics.`bleu_4`", "metrics.`cider`"]
+    assert json.loads(view)["orderByKey"] == "metrics.`val/cider`"
 
     best = client.get_model_version_by_alias("captionlab", registry.best_alias("scenes"))
     assert best.run_id == found["baseline.lite0"][0].info.run_id

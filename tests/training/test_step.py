@@ -97,7 +97,10 @@ def test_a_step_with_fixed_shapes_does_not_synchronise(
     world: "World", build: Any, settings: Callable[..., TrainingParams], fixed_shapes: None,
     monkeypatch: pytest.MonkeyPatch, system: str, changes: dict[str, Any], sampling: bool,
 ) -> None:  # fmt: skip
-    """All operations, including the backward pass, can be captured in a CUDA graph with deterministic algorithms."""
+    """All operations, including the backward pass, can be captured in a CUDA graph with deterministic algorithms.
+
+    Four of its parameters are fixtures.
+    """
     for module in ("regions", "states"):  # the operation for GPUs
         monkeypatch.setattr(f"captionlab.models.attention.{module}.of_captions", on_gpu)
     for name in ("baseline", "modified.bilstm", "modified.merge"):

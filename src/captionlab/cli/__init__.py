@@ -64,6 +64,8 @@ def judgments(
     clip: Annotated[
         str | None, typer.Option(help="CLIP for CLIPScore: a folder, or a name in the Hugging Face cache.")
     ] = None,
+    resamples: Annotated[int, typer.Option(min=1, max=100_000, help="Resamples of the photos, for intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the resamples.")] = 1,
 ) -> None:
     """Measure how far each score agrees with people.
 
@@ -74,7 +76,7 @@ def judgments(
     from captionlab.commands import judgments as command
 
     form: Literal["json", "csv", "table"] = "json" if as_json else "csv" if as_csv else "table"
-    for line in command.judgments(source, form, clip):
+    for line in command.judgments(source, form, clip, resamples, seed):
         print(line)
 
 

@@ -20,15 +20,17 @@ from captionlab.errors import CaptionlabError
 from captionlab.evaluation.further_scores import CLIP, FurtherScorer
 from captionlab.metrics.agreement import agreements
 
-_RESAMPLES, _SEED = 1000, 1
 _NEEDS = {"meteor": "needs Java and the extra captionlab[meteor]", **NEEDS}
 
 
-def judgments(source: Path, form: Literal["json", "csv", "table"], clip: str | None) -> list[str]:
+def judgments(
+    source: Path, form: Literal["json", "csv", "table"], clip: str | None, resamples: int, seed: int
+) -> list[str]:
     """The lines to print. Broken lines of the judgments are counted on standard error.
 
     ``clip`` is a folder or a name of CLIP in the Hugging Face cache. None is the published one; where it or a photo is
-    missing, CLIPScore and RefCLIPScore are None, and standard error says why. So is SPICE without its parser.
+    missing, CLIPScore and RefCLIPScore are None, and standard error says why. So is SPICE without its parser. The 95 %
+    intervals come from ``resamples`` resamples of the photos, drawn with ``seed``.
 
     Raises CaptionlabError when the folder has no texts of Flickr8k, or these have no judgments.
     """
@@ -46,7 +48,7 @@ def judgments(source: Path, form: Literal["json", "csv", "table"], clip: str | N
         further = FurtherScorer(clip=clip or CLIP, spice=True, photos=photos)
         if clip:
             _ = further.clip_scores  # one that was named and cannot be loaded is an error, before minutes of work
-        found = agreements(texts.references, texts.judged, _RESAMPLES, _SEED, further.scores)
+        found = agreements(texts.references, texts.judged, resamples, seed, further.scores)
     for names, reason in further.missing.items():
         print(f"captionlab: without {names}: {reason}", file=sys.stderr)
     match form:

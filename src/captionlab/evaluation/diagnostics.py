@@ -30,7 +30,6 @@ COLOURS = {
 } | {"grey": "gray"}  # fmt: skip
 # From two on: "one" is often a pronoun, and "a" is an article.
 COUNTS = {word: word for word in "two three four five six seven eight nine ten".split()}
-_AGREEING = 2  # references that must have a word before recall expects it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +47,12 @@ class Generated:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How often photos are shuffled and resampled, and the seed of both."""
+    """How often photos are shuffled and resampled, the seed of both, and what recall expects."""
 
     shuffles: int
     resamples: int
     seed: int
+    recall_references: int  # references that must have a colour or count before recall expects it
 
 
 def diagnose(
@@ -75,7 +75,7 @@ def diagnose(
         configurations={
             key: ConfigurationDiagnostics(
                 language_bias=language_bias(own, scorer, settings.shuffles, settings.seed),
-                caption_statistics=caption_statistics(own.words, cleaned, known),
+                caption_statistics=caption_statistics(own.words, cleaned, known, settings.recall_references),
             )
             for key, own in configurations.items()
         },
@@ -127,7 +127,10 @@ def _derangements(count: int, number: int, seed: int) -> list[dict[int, int]]:
 
 
 def caption_statistics(
-    captions: Mapping[str, Words], references: Mapping[str, Sequence[Words]], training: frozenset[Words]
+    captions: Mapping[str, Words],
+    references: Mapping[str, Sequence[Words]],
+    training: frozenset[Words],
+    recall_references: int,
 ) -> CaptionStatistics:
     """Counts of what report B observes in its captions."""
     said = list(captions.values())
@@ -138,8 +141,8 @@ def caption_statistics(
         words=len({word for words in said for word in words}),
         length=round(sum(map(len, said)) / len(said), 6),
         length_ratio=_length_ratio(captions, references),
-        colours=agreement(captions, references, COLOURS),
-        counts=agreement(captions, references, COUNTS),
+        colours=agreement(captions, references, COLOURS, recall_references),
+        counts=agreement(captions, references, COUNTS, recall_references),
     )
 
 
@@ -159,14 +162,20 @@ def repeats(words: Words) -> bool:
 
 
 def agreement(
-    captions: Mapping[str, Words], references: Mapping[str, Sequence[Words]], meaning: Mapping[str, str]
+    captions: Mapping[str, Words],
+    references: Mapping[str, Sequence[Words]],
+    meaning: Mapping[str, str],
+    recall_references: int,
 ) -> WordAgreement:
-    """Compare words of one kind, such as colours, with the references; each word counts once per photo."""
+    """Compare words of one kind, such as colours, with the references; each word counts once per photo.
+
+    A word is right if any reference has it. Recall expects the words that ``recall_references`` references have.
+    """
     said_count = right = expected = found = 0
     for image, words in captions.items():
         said = {meaning[word] for word in words if word in meaning}
         seen = Counter(sort for own in references[image] for sort in {meaning[word] for word in own if word in meaning})
-        agreed = {sort for sort, times in seen.items() if times >= _AGREEING}
+        agreed = {sort for sort, times in seen.items() if times >= recall_references}
         said_count += len(said)
         right += len(said & set(seen))
         expected += len(agreed)

@@ -52,8 +52,9 @@ class Retriever:
         compared_NX = standard_ND
         if by_meaning:
             meaning_NM = _meanings(captions, by_meaning)
+            self._semantic_weight = by_meaning.semantic_weight
             self._ridge = Ridge(by_meaning.ridge).fit(standard_ND, meaning_NM)
-            compared_NX = np.hstack([normalize(standard_ND), normalize(meaning_NM)])
+            compared_NX = np.hstack([normalize(standard_ND), by_meaning.semantic_weight * normalize(meaning_NM)])
         self._search = NearestNeighbors(metric="cosine", algorithm="brute").fit(compared_NX)
         self._consensus_k = consensus_k
         self._cider = CiderD(captions)
@@ -85,7 +86,8 @@ class Retriever:
         count = min(neighbours, len(self._typical))
         compared_QX = self._scaler.transform(pooled_QD)
         if self._ridge is not None:
-            compared_QX = np.hstack([normalize(compared_QX), normalize(self._ridge.predict(compared_QX))])
+            meaning_QM = normalize(self._ridge.predict(compared_QX))
+            compared_QX = np.hstack([normalize(compared_QX), self._semantic_weight * meaning_QM])
         nearest_QK: NDArray[np.intp] = self._search.kneighbors(compared_QX, count, return_distance=False)
         return nearest_QK
 

@@ -238,7 +238,9 @@ def _diagnose(
     }
     how = params.evaluate
     training = [caption.words for caption in data.captions if caption.split == "train"]
-    settings = Settings(shuffles=how.shuffles, resamples=how.resamples, seed=how.seed)
+    settings = Settings(
+        shuffles=how.shuffles, resamples=how.resamples, seed=how.seed, recall_references=how.recall_references
+    )
     found = diagnose(generated, data.references["test"], training, settings)
     if not (root / DATASET / "truth.jsonl").exists():
         return found

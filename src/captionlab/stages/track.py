@@ -42,8 +42,8 @@ REPORT_FILES = ("curves.png", "bleu.png", "comparison.html", "comparison.csv")
 TABLE = "evaluation.json"
 # MLflow itself would give several runs the same colour.
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
-COLUMNS = (
-    *(f"metrics.{key}" for key in ("bleu_4", "cider", "val_loss")),
+COLUMNS = (  # sorted by the first: what is best is decided on the validation split
+    *(f"metrics.{key}" for key in ("val/cider", "bleu_4", "cider", "val_loss")),
     *(f"params.{key}" for key in ("encoder", "embedding", "hidden", "layers", "decoding")),
 )
 

@@ -125,7 +125,8 @@ def publish(root: Path, experiment: str, results: Sequence[Result], columns: Seq
 
     Safe to repeat after a kill, and to run at once in several processes of one machine or of several that share a
     server. ``columns`` ("metrics.bleu_4", "params.hidden") are shown on the experiment's page, which is sorted by the
-    first one, a loss ascending; the charts of the metrics among them come first. Without any the page stays as it is.
+    first one, a loss ascending; the charts of the metrics among them come first, of those without a prefix ("val/").
+    Without any the page stays as it is.
     Raises TrackingError when the server or the database cannot be used.
     """
     store = Store(root, experiment)
@@ -220,7 +221,8 @@ def _view(columns: Sequence[str], results: Sequence[Result]) -> str:
     # Without a section of its own, the charts of names without a prefix come last.
     shown = (MAIN, *prefixes)
     sections = [{"uuid": name, "name": name, "display": name == MAIN, "isReordered": True} for name in shown]
-    first = [column.removeprefix("metrics.") for column in columns if column.startswith("metrics.")]
+    metrics = [column.removeprefix("metrics.") for column in columns if column.startswith("metrics.")]
+    first = [key for key in metrics if "/" not in key]  # those with a prefix have their charts in its section
     charts: list[dict[str, object]] = [  # MLflow adds the others; of a metric with several steps it makes a curve
         {"uuid": key, "type": "BAR", "metricSectionId": MAIN, "metricKey": key, "displayName": key}
         | {"isGenerated": True, "deleted": False}
