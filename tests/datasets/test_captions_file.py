@@ -54,6 +54,8 @@ def read(file: Path, text: str) -> list[Row]:
         ("image,caption", 'a.jpg,"A dog\nruns, fast"', "A dog runs, fast"),
         ("image,caption,id", 'a.jpg,"A ""dog""\nruns",7', 'A "dog" runs'),
         ("sep=;\nimage;caption", "a.jpg;A dog, running", "A dog, running"),
+        ("\n \nimage,caption", "a.jpg,A dog", "A dog"),
+        ("sep=;\n\nimage;caption", "a.jpg;A dog", "A dog"),
         ('"SEP=;"\nimage;caption', "a.jpg;A dog, running", "A dog, running"),
         ("image,caption_1,caption_2", "a.jpg,,A dog", "A dog"),
         ("image,captions", "a.jpg,A dog", "A dog"),
@@ -80,6 +82,12 @@ def test_captions_in_several_columns_are_read_in_their_order(file: Path) -> None
     expected = [Row("a.jpg", "A dog"), Row("a.jpg", "A cat"), Row("a.jpg", "A bird"), Row("b.jpg", "")]
     assert read(file, text) == expected
     assert read(file, "image,caption,caption_2\na.jpg,A dog,A cat\n") == expected[:2]
+
+
+def test_an_invalid_row_does_not_affect_captions_of_several_lines(file: Path) -> None:
+    text = 'image,caption,id\na.jpg,"A dog\nruns",1\nb.jpg,a 5" plate, and more,2\nc.jpg,"A\ncat",3\nd.jpg,"open,4\n'
+    expected = [("a.jpg", "A dog runs"), ("b.jpg", 'a 5" plate, and more'), ("c.jpg", "A cat"), ("d.jpg", '"open')]
+    assert read(file, text) == [Row(*each) for each in expected]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

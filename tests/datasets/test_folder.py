@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,12 @@ from PIL import Image
 
 from captionlab.core.records import SPLITS
 from captionlab.data.photos import SUFFIXES
-from captionlab.datasets.flickr8k import SPLIT_FILES
+from captionlab.datasets import Found
+from captionlab.datasets.coco import coco
+from captionlab.datasets.flickr8k import SPLIT_FILES, flickr8k
 from captionlab.datasets.folder import folder
+from captionlab.datasets.karpathy import karpathy
+from captionlab.datasets.parquet import parquet
 from captionlab.errors import CaptionlabError
 from photo_sets import checked, jpeg, kinds
 
@@ -165,19 +170,51 @@ def test_the_format_of_another_source_is_named(tmp_path: Path, images: Path, nam
     (source / "captions.txt").unlink()
     (source / name).parent.mkdir(exist_ok=True)
     (source / name).write_bytes(b"")
-    message = f"has no captions file, but {Path(name).name}; set dataset.format to {expected}$"
+    message = rf"has no captions file \(.*\), but {name}; set dataset.format to {expected}$"
     with pytest.raises(CaptionlabError, match=message):
         folder(source, images)
 
 
-def test_tables_of_one_split_are_named_as_not_read(tmp_path: Path, images: Path) -> None:
+@pytest.mark.parametrize("read", [coco, karpathy, parquet, flickr8k])
+def test_another_reader_names_this_format(
+    tmp_path: Path, images: Path, read: Callable[[Path, Path], Found], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPTIONLAB_CACHE", str(tmp_path / "cache"))  # not that a download would succeed
+    with pytest.raises(CaptionlabError, match=r", but captions.txt; set dataset.format to folder$"):
+        read(photo_folder(tmp_path / "mine"), images)
+
+
+@pytest.mark.parametrize("files", [("test.csv", "train.csv"), ("train.json",), ("splits/val.tsv",)])
+def test_files_of_splits_that_are_not_read_are_named(tmp_path: Path, images: Path, files: tuple[str, ...]) -> None:
     source = photo_folder(tmp_path / "mine")
-    for name in ("train.csv", "test.csv"):
+    (source / "splits").mkdir()
+    for name in files:
         (source / name).write_text("image,caption\n0.jpg,A dog\n")
     assert folder(source, images).notes == [
-        "not read: train.csv, test.csv; for splits give train.txt, val.txt and test.txt, or a column split in the"
-        " captions file"
+        f"not read: {', '.join(files)}; for splits give train.txt, val.txt and test.txt with a photo's name on each"
+        " line, or a column split in the captions file"
     ]
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "captions.txt"])
+def test_a_captions_file_may_be_among_the_photos(tmp_path: Path, images: Path, name: str) -> None:
+    source = photo_folder(tmp_path / "mine")
+    (source / "captions.txt").rename(source / "Images" / name)
+    assert folder(source, images).captions[0] == ("0.jpg", "Dog 0")
+
+
+def test_image_folders_with_splits_are_read(tmp_path: Path, images: Path) -> None:
+    """As Hugging Face's: a folder for each split, with its photos and their metadata."""
+    for number, split in enumerate(("train", "validation", "test")):
+        (tmp_path / "hub" / split).mkdir(parents=True)
+        (tmp_path / "hub" / split / "a.jpg").write_bytes(jpeg(number))
+        (tmp_path / "hub" / split / "metadata.jsonl").write_text(f'{{"file_name": "a.jpg", "text": "Of {split}"}}\n')
+    found = folder(tmp_path / "hub", images)
+    assert found.captions == [
+        ("test__a.jpg", "Of test"), ("train__a.jpg", "Of train"), ("validation__a.jpg", "Of validation"),
+    ]  # fmt: skip
+    assert found.splits == {"train": ["train__a.jpg"], "val": ["validation__a.jpg"], "test": ["test__a.jpg"]}
+    assert found.split_source == "the folders' names"
 
 
 def test_a_folder_without_captions_or_photos_is_refused(tmp_path: Path, images: Path) -> None:

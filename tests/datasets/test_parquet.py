@@ -78,6 +78,10 @@ def own_column(name: str, values: pa.Array) -> pa.Table:
         ("captions", pa.array([["A", "A again"], ["B"]], pa.large_list(pa.string()))),
         ("caption", pa.array([["A", "A again"], ["B"]], pa.list_(pa.string_view()))),
         ("txt", pa.array(["A", "B"])),
+        ("Caption", pa.array(["A", "B"])),
+        ("TEXT_1", pa.array(["A", "B"])),
+        ("caption1", pa.array(["A", "B"])),
+        ("sentences_raw", pa.array([["A", "A again"], ["B"]])),
         ("sentences", pa.array([{"raw": "A", "sentid": 1}, {"raw": "B", "sentid": 2}])),
         ("sentences", pa.array([[{"raw": "A"}, {"raw": "A again"}], [{"raw": "B"}]])),
     ],
@@ -91,7 +95,8 @@ def test_captions_are_read_in_every_storage_type(tmp_path: Path, images: Path, c
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("image", pa.binary()), ("jpg", pa.large_binary()), ("image", pa.binary_view())]
+    ("name", "kind"),
+    [("image", pa.binary()), ("Image", pa.binary()), ("webp", pa.large_binary()), ("image", pa.binary_view())],
 )
 def test_a_column_of_bytes_has_photos_without_names(tmp_path: Path, images: Path, name: str, kind: pa.DataType) -> None:
     table = pa.table({name: pa.array([jpeg(60), jpeg(61)], kind), "caption": ["A", "B"]})

@@ -91,6 +91,7 @@ def test_too_few_photos_are_refused(shares: DatasetParams, found: Found, fault: 
     ("TRAIN.TXT", "dev.txt", "testing.txt"),
     tuple(SPLIT_FILES.values()),
     ("flickr30k_train.txt", "flickr30k_val.txt", "flickr30k_test.txt"),
+    ("train_images.txt", "val_images.txt", "test_images.txt"),
 ])  # fmt: skip
 def test_split_files_are_read_and_incomplete_ones_refused(tmp_path: Path, files: tuple[str, str, str]) -> None:
     (tmp_path / "captions.txt").write_text("image,caption\n")
@@ -104,6 +105,14 @@ def test_split_files_are_read_and_incomplete_ones_refused(tmp_path: Path, files:
     test.write_bytes(b"\xef\xbb\xbfd.jpg\r\n")
     found = {"train": ["a.jpg", "b.jpg"], "val": ["c.jpg"], "test": ["d.jpg"]}
     assert read_split_files(tmp_path) == (found, list(files))
+
+
+def test_split_files_may_be_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "splits").mkdir()
+    for split in SPLITS:
+        (tmp_path / f"splits/{split}.txt").write_text(f"{split}.jpg\n")
+    files = [f"splits/{split}.txt" for split in SPLITS]
+    assert read_split_files(tmp_path) == ({split: [f"{split}.jpg"] for split in SPLITS}, files)
 
 
 def test_several_split_files_for_a_split_are_refused(tmp_path: Path) -> None:

@@ -66,4 +66,9 @@ def test_the_password_of_another_address_is_left_out() -> None:
 
 
 def test_the_password_of_an_address_without_a_scheme_is_secret_too() -> None:
-    assert reason(ValueError("unsupported: 'me:secret@127.0.0.1:9'"), "me:secret@127.0.0.1:9") is None
+    assert reason(ValueError("unsupported: 'me:secret@lab/api'"), "me:secret@lab/api") is None
+
+
+@pytest.mark.parametrize("uri", ["localhost:5000", "127.0.0.1:5000/", "me:secret@127.0.0.1:9"])
+def test_a_server_without_a_scheme_is_told_so(uri: str) -> None:
+    assert reason(ValueError(f"unsupported: {uri}"), uri) == "it does not begin with http:// or https://"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from captionlab.data.caption_json import is_text, parse
 from captionlab.datasets import Problem
+from captionlab.datasets.columns import PHOTO_NAME, SPLIT, caption_columns, column
 from captionlab.datasets.reading import read_text
 from captionlab.errors import CaptionlabError
 
@@ -22,12 +23,7 @@ CAPTION_FILES = (
     "metadata.csv", "metadata.jsonl",  # of Hugging Face's image folders
 )  # fmt: skip
 _SEPARATORS = ("\t", ";", "|", ",")
-# Column names in lowercase without blanks, hyphens and underscores; the first one in the header is used.
-_IMAGE = ("image", "imagename", "filename", "file", "imagepath", "imagefile", "photo", "img", "path", "name", "imageid")
-_CAPTION = ("caption", "comment", "text", "sentence", "description", "captions", "texts", "sentences")
-_KNOWN = (_IMAGE, _CAPTION, ("split",))
-_NUMBERED = re.compile(rf"(?:{'|'.join(_CAPTION)})(\d{{1,6}})")  # several columns of captions
-_SEPARATOR_LINE = re.compile(r'"?sep=."?\n', re.IGNORECASE)  # Excel's
+_ABOVE_HEADER = re.compile(r'(?:\s*\n)?(?:"?sep=."?\n)?(?:\s*\n)?', re.IGNORECASE)  # blank lines; sep= is Excel's
 _TOKEN_LINE = re.compile(r"[^\t\n]+#\d+\t")
 _NUMBER_FIRST = re.compile(r"\s*(\d+)\s+(.*)", re.DOTALL)
 
@@ -70,31 +66,37 @@ def read_captions(path: Path) -> tuple[list[Row], list[Problem]]:
 
 def _table_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
     """The rows below the header, each with the number of its last line."""
-    first = 2 if (line := _SEPARATOR_LINE.match(text)) else 1
-    header, _, body = text[line.end() if line else 0 :].partition("\n")
+    above = _ABOVE_HEADER.match(text)
+    first = 1 + (above[0].count("\n") if above else 0)
+    header, _, body = text[above.end() if above else 0 :].partition("\n")
     table = _table_of(header)
     if table is None:
         raise CaptionlabError(
             f"{path}: the first line is {header[:60]!r}; it must name the columns, such as image,caption"
         )
-    records = _with_quoted_breaks(body, table.separator, table.columns) or (
-        (number, table.aligned(line)) for number, line in enumerate(body.split("\n"), 1) if line.strip()
-    )
-    for number, fields in records:
-        for row in table.rows(fields):
+    lines = body.split("\n")
+    number = 0
+    while number < len(lines):
+        count, fields = _over_several_lines(lines, number, table) or (1, table.aligned(lines[number]))
+        is_blank = not lines[number].strip()
+        number += count
+        for row in [] if is_blank else table.rows(fields):
             yield first + number, row
 
 
-def _with_quoted_breaks(text: str, separator: str, columns: int) -> list[tuple[int, list[str]]]:
-    """Records that may extend over several lines; none where no quotes do, or the text as a whole is not valid CSV."""
-    if not any(line.count('"') % 2 for line in text.split("\n")):
-        return []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+def _over_several_lines(lines: Sequence[str], start: int, table: "_Table") -> tuple[int, list[str]] | None:
+    """The record that begins on a line and its number of lines, if a quoted field extends it over more than one."""
+    if lines[start].count('"') % 2 == 0:
+        return None
+    stop = next((stop for stop in range(start + 1, len(lines)) if lines[stop].count('"') % 2), None)
+    if stop is None:
+        return None
+    text = io.StringIO("\n".join(lines[start : stop + 1]), newline="")
     try:
-        records = [(reader.line_num, fields) for fields in reader if fields]
+        records = list(csv.reader(text, delimiter=table.separator, strict=True))
     except csv.Error:
-        return []
-    return records if all(len(fields) == columns for _, fields in records) else []
+        return None
+    return (stop + 1 - start, records[0]) if len(records) == 1 and len(records[0]) == table.columns else None
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
@@ -102,12 +104,11 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         value = parse(line, f"{path}, line {number}")
-        keys = {_normalised(key): key for key in value} if isinstance(value, dict) else {}
-        image, caption, split = (next((keys[name] for name in known if name in keys), None) for known in _KNOWN)
-        numbered = [keys[name] for name in sorted(filter(_NUMBERED.fullmatch, keys), key=_number)]
-        found = [value[key] for key in ([caption] if caption else []) + numbered] or [None]
+        keys, values = (list(value), list(value.values())) if isinstance(value, dict) else ([], [])
+        image, split = column(keys, PHOTO_NAME), column(keys, SPLIT)
+        found = [values[index] for index in caption_columns(keys)] or [None]
         captions = [text for each in found for text in (each if isinstance(each, list) else [each])]
-        texts = [value[image] if image else None, *captions, value[split] if split else ""]
+        texts = [None if image is None else values[image], *captions, "" if split is None else values[split]]
         if not all(map(is_text, texts)):
             raise CaptionlabError(
                 f"{path}, line {number} has no file_name and text that are text; write one JSON object for each photo"
@@ -171,36 +172,21 @@ class _Table:
 
 def _table_of(header: str) -> _Table | None:
     for separator in _SEPARATORS:
-        names = [_normalised(name) for name in _fields(header, separator)]
-        image, caption, split = (_first(names, known) for known in _KNOWN)
-        numbered = sorted(filter(_NUMBERED.fullmatch, names), key=_number)
-        captions = [*([] if caption is None else [caption]), *map(names.index, numbered)]
+        names = _fields(header, separator)
+        image, captions, split = column(names, PHOTO_NAME), caption_columns(names), column(names, SPLIT)
         if image is not None and captions:
             return _Table(separator=separator, columns=len(names), image=image, captions=captions, split=split)
     return None
-
-
-def _normalised(name: str) -> str:
-    return re.sub(r"[\s_-]", "", name).lower()
-
-
-def _number(name: str) -> int:
-    """That of a name such as caption2."""
-    return int(re.sub(r"\D", "", name))
 
 
 def _one_line(caption: str) -> str:
     return " ".join(caption.split("\n")).strip()
 
 
-def _first(names: Sequence[str], known: Sequence[str]) -> int | None:
-    return next((names.index(name) for name in known if name in names), None)
-
-
 def _fields(line: str, separator: str, columns: int = 0) -> list[str]:
     """The fields of a line as CSV; quotes that are not valid CSV are kept as text.
 
-    An unclosed quote does not extend over the following lines: ``_with_quoted_breaks`` reads those that do.
+    An unclosed quote does not extend over the following lines: ``_over_several_lines`` reads those that do.
     """
     try:
         fields = next(csv.reader([line], delimiter=separator, strict=True, skipinitialspace=True), [])

@@ -9,6 +9,7 @@ from pathlib import Path
 from captionlab.core.records import SPLITS, Split
 from captionlab.data.caption_json import coco_captions, coco_names, is_coco, shown, unique
 from captionlab.datasets import Found
+from captionlab.datasets.layouts import but_has
 from captionlab.datasets.listed import RENAME, Listed, check_counts, collect, listed, read_json_file
 from captionlab.errors import CaptionlabError
 
@@ -50,7 +51,7 @@ def _files(source: Path) -> dict[Split, Path]:
     if not files:
         raise CaptionlabError(
             f"{source} has no captions_train*.json, captions_val*.json or captions_test*.json, neither there nor in its"
-            " folder annotations; put them there"
+            f" folder annotations{but_has(source, 'put them there')}"
         )
     return files
 

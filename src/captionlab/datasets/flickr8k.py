@@ -17,6 +17,7 @@ from captionlab.datasets.captions_file import token_captions
 from captionlab.datasets.downloading import cache_folder, download
 from captionlab.datasets.judgments import FILES as JUDGMENTS
 from captionlab.datasets.judgments import read_judgments
+from captionlab.datasets.layouts import other_format
 from captionlab.datasets.reading import files_under, read_bytes, read_text
 from captionlab.errors import CaptionlabError
 
@@ -79,11 +80,13 @@ def flickr8k(source: Path, images: Path, published: Counts = PUBLISHED) -> Found
     """Copy the photos into ``images`` and read captions and splits.
 
     ``source`` is a folder with both zips or their contents; if it has neither, they are downloaded. Raises
-    CaptionlabError if a part is missing, a zip is damaged or unsafe, a file cannot be read, or the counts differ from
-    the published ones.
+    CaptionlabError if a part is missing, the folder has another format, a zip is damaged or unsafe, a file cannot be
+    read, or the counts differ from the published ones.
     """
     photos, texts = _photos_in(source), _texts_in(source)
     if not photos and not texts:
+        if other := other_format(source):  # instead of a download of a gigabyte
+            raise CaptionlabError(f"{source} has no {PHOTOS_ZIP} and no {TEXT_ZIP}, but {other}")
         source = _downloaded()
         photos, texts = source / PHOTOS_ZIP, source / TEXT_ZIP
     if not photos or not texts:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from captionlab.data.caption_json import is_karpathy, karpathy_images
 from captionlab.datasets import Found
+from captionlab.datasets.layouts import but_has
 from captionlab.datasets.listed import RENAME, Listed, check_counts, collect, listed, read_json_file
 from captionlab.datasets.splits import split_named
 from captionlab.errors import CaptionlabError
@@ -38,7 +39,8 @@ def karpathy(source: Path, images: Path, published: dict[str, dict[str, int]] = 
 def _file(source: Path) -> Path:
     paths = sorted(source.glob("dataset_*.json"))
     if len(paths) != 1:
-        found = f"several: {', '.join(path.name for path in paths)}; keep one" if paths else "none; put it there"
+        several = f"several: {', '.join(path.name for path in paths)}; keep one"
+        found = several if paths else f"none{but_has(source, 'put it there')}"
         raise CaptionlabError(
             f"{source} must have one dataset_*.json (such as {', '.join(PUBLISHED)}), but has {found}"
         )

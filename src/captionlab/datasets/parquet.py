@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from captionlab.core.records import SPLITS, Split
 from captionlab.data.text import nfc
 from captionlab.datasets import Found
+from captionlab.datasets.columns import PHOTO_BYTES, SPLIT, caption_columns, column
+from captionlab.datasets.layouts import but_has
 from captionlab.datasets.reading import check_readable, files_under
 from captionlab.datasets.splits import split_named
 from captionlab.errors import CaptionlabError
@@ -22,9 +24,6 @@ _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "
 _NAME_BYTES = 255  # limit of common file systems
 _BATCH_ROWS = 32  # photos in memory at a time
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp"}
-_IMAGE = ("image", "img", "photo", "picture", "jpg", "jpeg", "png")
-_CAPTION = ("caption", "captions", "text", "texts", "txt", "sentence", "sentences")
-_NUMBERED = re.compile(r"caption_[0-9]{1,6}")
 
 
 class _Row(NamedTuple):
@@ -68,7 +67,8 @@ def _files(source: Path) -> tuple[dict[Split | None, list[Path]], list[Path]]:
     files = [path for path in files_under(source) if path.suffix.lower() == ".parquet"]
     files = [path for place in (source, source / "data") for path in files if path.parent == place]
     if not files:
-        raise CaptionlabError(f"{source} has no *.parquet files, neither there nor in its folder data; put them there")
+        advice = but_has(source, "put them there")
+        raise CaptionlabError(f"{source} has no *.parquet files, neither there nor in its folder data{advice}")
     by_split: dict[Split | None, list[Path]] = {
         split: own for split in SPLITS if (own := [path for path in files if _names_split(path, split)])
     }
@@ -110,20 +110,21 @@ def _texts(value: Any) -> list[str]:
 def _columns(path: Path, schema: Any) -> tuple[str, list[str], list[str]]:
     """The names of the image column, of the caption columns in order, and of the split column, if any."""
     kinds: dict[str, Any] = {field.name: field.type for field in schema}
-    image = next((name for name in _IMAGE if name in kinds and _is_photo(kinds[name])), None)
+    photos = [name for name, kind in kinds.items() if _is_photo(kind)]
+    image = column(photos, PHOTO_BYTES)
     if image is None:
         raise CaptionlabError(f"{path} has no column image of bytes, or of bytes and path; it has {', '.join(kinds)}")
     textual = [name for name, kind in kinds.items() if _is_caption(kind) or _is_list_of_captions(kind)]
-    numbered = sorted(filter(_NUMBERED.fullmatch, textual), key=lambda name: int(name.removeprefix("caption_")))
-    captions = [*[name for name in _CAPTION if name in textual][:1], *numbered]
+    captions = [textual[index] for index in caption_columns(textual)]
     if not captions:
         raise CaptionlabError(
             f"{path} has no column of captions (caption_0, caption_1, ..., or caption or text, of text or lists of"
             f" text); it has {', '.join(kinds)}"
         )
-    if "split" in kinds and not _is_text(kinds["split"]):
+    split = column([*kinds], SPLIT)
+    if split is not None and not _is_text([*kinds.values()][split]):
         raise CaptionlabError(f"{path}: the column split is not text; use train, val and test")
-    return image, captions, [name for name in ("split",) if name in kinds]
+    return photos[image], captions, [] if split is None else [[*kinds][split]]
 
 
 def _is_photo(kind: Any) -> bool:

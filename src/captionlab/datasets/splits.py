@@ -14,49 +14,65 @@ from captionlab.datasets import Found
 from captionlab.datasets.reading import read_text
 from captionlab.errors import CaptionlabError
 
-_FILE = re.compile(r"(|.*[_.-])(train|training|val|valid|validation|dev|test|testing)(?:Images)?\.txt", re.IGNORECASE)
-_NAMES: dict[str, Split] = {
+SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train", "restval": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+SPLIT_FOLDER = "splits"
+_FILE = re.compile(
+    rf"(|.*[_.-])({'|'.join(SPLIT_NAMES)})(?:[_-]?(?:images|list|split))?\.(txt|csv|tsv|json|jsonl)", re.IGNORECASE
+)
 
 
 def split_named(name: str) -> Split:
     """The split with this name; raises CaptionlabError if it is unknown."""
-    split = _NAMES.get(name.strip().lower())
+    split = SPLIT_NAMES.get(name.strip().lower())
     if split is None:
         raise CaptionlabError(f"the split {name[:60]!r} of a photo is unknown; use train, val and test")
     return split
 
 
-def read_split_files(folder: Path) -> tuple[dict[Split, list[str]], list[str]]:
+def names_split(name: str) -> bool:
+    """Whether a file with this name seems to list the photos of a split."""
+    return _FILE.fullmatch(name) is not None
+
+
+def read_split_files(source: Path) -> tuple[dict[Split, list[str]], list[str]]:
     """The photos of each split file in the folder, one per line, and the files' names; both empty without such files.
 
     They are ``train.txt``, ``val.txt`` (or ``valid``, ``validation``, ``dev``) and ``test.txt``, or such names with the
     same beginning, as ``flickr30k_train.txt`` and ``Flickr_8k.trainImages.txt``; files without a beginning count alone.
-    Raises CaptionlabError if only some of the three exist, and for several sets.
+    Without any they are looked for in the subfolder ``splits``. Raises CaptionlabError if only some of the three exist,
+    and for several sets.
     """
-    sets: dict[str, dict[Split, list[str]]] = {}
-    for path in sorted(folder.iterdir()):
-        if (match := _FILE.fullmatch(path.name)) and path.is_file():
-            sets.setdefault(match[1], {}).setdefault(_NAMES[match[2].lower()], []).append(path.name)
-    if not sets:
-        return {}, []
+    for folder in (source, source / SPLIT_FOLDER):
+        sets: dict[str, dict[Split, list[str]]] = {}
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if (match := _FILE.fullmatch(path.name)) and match[3].lower() == "txt" and path.is_file():
+                sets.setdefault(match[1], {}).setdefault(SPLIT_NAMES[match[2].lower()], []).append(
+                    path.relative_to(source).as_posix()
+                )
+        if sets:
+            return _read_sets(source, sets)
+    return {}, []
+
+
+def _read_sets(source: Path, sets: dict[str, dict[Split, list[str]]]) -> tuple[dict[Split, list[str]], list[str]]:
     found = sets.get("") or next(iter(sets.values()))
     names = [name for own in found.values() for name in own]
     if len(sets) > 1 and "" not in sets:
         names = [name for own in sets.values() for each in own.values() for name in each]
-        raise CaptionlabError(f"{folder} has several sets of split files ({', '.join(names)}); keep one")
+        raise CaptionlabError(f"{source} has several sets of split files ({', '.join(names)}); keep one")
     if missing := [split for split in SPLITS if split not in found]:
         raise CaptionlabError(
-            f"{folder} has split files ({', '.join(names)}), but none for {' and '.join(missing)}; give all three or"
+            f"{source} has split files ({', '.join(names)}), but none for {' and '.join(missing)}; give all three or"
             " none"
         )
     if len(names) > len(SPLITS):
-        raise CaptionlabError(f"{folder} has several files for a split ({', '.join(names)}); keep one for each")
+        raise CaptionlabError(f"{source} has several files for a split ({', '.join(names)}); keep one for each")
     files = {split: found[split][0] for split in SPLITS}
-    lines = {split: read_text(folder / name).split("\n") for split, name in files.items()}
+    lines = {split: read_text(source / name).split("\n") for split, name in files.items()}
     return {split: [line.strip() for line in own if line.strip()] for split, own in lines.items()}, [*files.values()]
 
 

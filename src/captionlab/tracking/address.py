@@ -23,6 +23,8 @@ def shown(uri: str) -> str:
 
 def reason(error: Exception, uri: str) -> str | None:
     """What an error says, in one short line; None where it quotes a part of the address's password."""
+    if re.fullmatch(r"[^/]*:\d+(/.*)?", uri):  # MLflow's own errors are about other things
+        return "it does not begin with http:// or https://"
     said = " ".join(str(error).split())
     if _words(said) & _secrets(uri):
         return None

@@ -47,6 +47,7 @@ _CAPTIONS = (
     b"a.jpg#0\tA dog runs .\nb.jpg#0\tA man\nc.jpg#1\tGrass\n",
     "image,split,caption\na.jpg,train,Ein Café\nb.jpg,val,Ein Cafe\u0301\nc.jpg,test,一只狗\n".encode(),
     b'image,caption,id\na.jpg,"A dog\nruns",1\nb.jpg,"A ""man""\r\n, sitting",2\n',
+    b'\n \nImage;Text\na.jpg;"A dog\nruns"\nb.jpg;a 5" plate\nc.jpg;"A\ncat"\n',
     b"sep=;\nimage;caption 2;caption 1\na.jpg;A dog;A big dog\nb.jpg;;A man\n",
     "image\tcaption\na.jpg\tUn café\n".encode("utf-16"),
 )

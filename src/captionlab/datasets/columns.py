@@ -1,0 +1,29 @@
+"""The names that columns of datasets have: in captions files, JSON lines and Parquet files. Knows names only."""
+
+import re
+from collections.abc import Sequence
+
+# In lowercase without blanks, hyphens and underscores; the first one that exists is used.
+PHOTO_NAME = (
+    "image", "imagename", "filename", "file", "imagepath", "imagefile", "photo", "img", "path", "name", "imageid",
+)  # fmt: skip
+PHOTO_BYTES = ("image", "img", "photo", "picture", "jpg", "jpeg", "png", "webp")
+SPLIT = ("split",)
+_CAPTION = (
+    "caption", "comment", "text", "sentence", "description", "captions", "texts", "txt", "sentences", "sentencesraw",
+)  # fmt: skip
+_NUMBERED = re.compile(rf"(?:{'|'.join(_CAPTION)})(\d{{1,6}})")
+
+
+def column(names: Sequence[str], known: Sequence[str]) -> int | None:
+    """The index of the column that has one of the ``known`` names; None without one."""
+    found = [re.sub(r"[\s_-]", "", name).lower() for name in names]
+    return next((found.index(name) for name in known if name in found), None)
+
+
+def caption_columns(names: Sequence[str]) -> list[int]:
+    """The indices of the column of captions and of numbered ones such as ``caption_1``, these by number."""
+    one = column(names, _CAPTION)
+    found = [_NUMBERED.fullmatch(re.sub(r"[\s_-]", "", name).lower()) for name in names]
+    numbered = [(int(match[1]), index) for index, match in enumerate(found) if match]
+    return [*([] if one is None else [one]), *(index for _, index in sorted(numbered))]
