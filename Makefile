@@ -72,7 +72,7 @@ bench: .venv/.installed
 # make gpu [SOURCE=folder with Flickr8k's zips]: the tests that need an NVIDIA GPU, then its speeds, to reports/gpu.md;
 # six minutes. Speeds are measured even if a test fails. (presets/gpu.yaml is something else: captionlab preset gpu.)
 gpu: .venv/.installed
-	pytest -m cuda -rs tests/encoders/test_encoding_on_gpu.py tests/training/test_training_on_gpu.py; tests=$$?; \
+	pytest -m cuda -rs tests/*/test_*_on_gpu.py; tests=$$?; \
 	python bench/gpu.py $(if $(wildcard $(SOURCE)/Flickr8k_Dataset.zip),--source $(SOURCE)) && exit $$tests
 
 # Keras in an environment of its own, for the comparison in bench/training.py.

@@ -238,7 +238,7 @@ def decoding_part(bench: Bench) -> list[str]:
 def captioning_part(bench: Bench) -> list[str]:
     """Seconds from photo files to captions with the released captioner, if its encoder is installed."""
     heading = ["", "## Captions from photos", ""]
-    photos = draw_photos(bench.folder, bench.sizes.captions)
+    photos = draw_photos(bench.folder, 2 * bench.sizes.captions)
     try:
         captioner = Captioner.load(None, bench.device)  # type: ignore[arg-type]
         captioner.caption(photos[:2])
@@ -248,7 +248,7 @@ def captioning_part(bench: Bench) -> list[str]:
     return [
         *heading,
         f"The captioner that ships captions {len(photos)} photo files in {figure(statistics.median(times))} s, its "
-        f"encoder {captioner.identity.encoder} already loaded.",
+        f"encoder {captioner.identity.encoder} already loaded. The aim is 3 s for 200.",
     ]
 
 

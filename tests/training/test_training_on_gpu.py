@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +18,18 @@ import torch
 from captionlab.core.devices import choose_device, gpu_arithmetic
 from captionlab.core.records import Decoding
 from captionlab.core.results import Epoch
+from captionlab.encoders.load import fresh_last_blocks
 from captionlab.finetuning.distillation import Distillation
 from captionlab.finetuning.self_critical import SelfCritical
 from captionlab.finetuning.validation import ValidationCider
 from captionlab.inference.decoding import beam_search, sample
+from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.training.batches import with_fixed_shape
 from captionlab.training.loop import Finetuning, ResumeFile, Splits, train
 from captionlab.training.step import measure, packed_loss, padded_loss
 from cuda_systems import NAMES, PHOTOS, digest, subject, train_on, without_dropout
+from drawn import draw
 
 if TYPE_CHECKING:
     from conftest import World
@@ -147,6 +152,41 @@ def test_finetuning_runs(world: "World", tiny: Any, settings: Any, tmp_path: Pat
         resume_file=ResumeFile(tmp_path / "resume.pt", "key"), on_epoch=lambda _: None, finetuning=finetuning,
     )  # fmt: skip
     assert [epoch.val_cider is not None for epoch in trained.history] == [True, True]
+
+
+def test_trained_encoder_blocks_agree_with_a_cpu_and_repeat(tiny: Any, settings: Any, tmp_path: Path) -> None:
+    """An attention system with the last two blocks of EfficientNet-Lite0, their batch normalisation frozen."""
+    channels, words = 192, 60  # of the map before these blocks
+    train_set, val_set = (draw(photos, words=words, pooled=channels, regions=49, seed=photos) for photos in (24, 8))
+
+    def fresh() -> Decoder:
+        torch.manual_seed(0)
+        blocks = partial(fresh_last_blocks, "efficientnet_lite0_last2", 7)
+        return build_model(tiny("attention"), vocab=words, pooled=1280, channels=1280, blocks=blocks)
+
+    def trained(name: str, on_epoch: Callable[[Epoch], None] = lambda _: None) -> str:
+        model = fresh().to("cuda")
+        training = settings(batch_size=8, learning_rate=0.001, encoder_learning_rate=0.001, max_megabytes=100.0)
+        resume_file = ResumeFile(tmp_path / f"{name}.pt", name)
+        train(model, Splits(train_set, val_set), training, resume_file=resume_file, on_epoch=on_epoch)
+        return digest(model)
+
+    batch = next(iter(train_set.batches(8)))
+    on_cpu = without_dropout(fresh())
+    on_cuda = copy.deepcopy(on_cpu).to("cuda")
+    expected = packed_loss(on_cpu, batch, settings())[0]
+    with gpu_arithmetic("cuda"):
+        loss, _ = padded_loss(on_cuda, with_fixed_shape(batch, 8).to("cuda"), settings())
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-3)
+
+    def kill(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise KeyboardInterrupt
+
+    unbroken = trained("unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        trained("killed", kill)
+    assert trained("killed") == unbroken == trained("again")
 
 
 def test_two_processes_compute_the_same_bytes() -> None:
