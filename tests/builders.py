@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from captionlab.config import SECTIONS, EncoderParams, ExtractFeaturesParams, Params, build_system, load_params
 from captionlab.core.files import write_json, write_jsonl
 from captionlab.core.records import CAPTIONS, DATASET, FEATURES, VOCAB
-from captionlab.core.results import Manifest
+from captionlab.core.results import Manifest, write_manifest
 from captionlab.models.params import SystemParams
 from captionlab.training.header import Identity
 
@@ -32,9 +32,9 @@ def manifest(**changes: Any) -> Manifest:
     return Manifest(**values | changes)
 
 
-def write_manifest(root: Path, **changes: Any) -> None:
+def write_small_manifest(root: Path, **changes: Any) -> None:
     """Write the manifest of a small dataset, with changes."""
-    write_json(root / DATASET / "manifest.json", dataclasses.asdict(manifest(**changes)))
+    write_manifest(root / DATASET, manifest(**changes))
 
 
 _OWN: dict[str, dict[str, Any]] = {  # by system, or by kind if it is not the system's first kind
@@ -69,7 +69,7 @@ def write_tree(root: Path, world: "World") -> Path:
         row = by_image.setdefault(caption.image, {"image": caption.image, "split": caption.split, "captions": []})
         row["captions"].append(caption.raw)
     write_jsonl(root / DATASET / "dataset.jsonl", by_image.values())
-    write_manifest(root)
+    write_small_manifest(root)
     write_jsonl(root / CAPTIONS, map(dataclasses.asdict, world.captions))
     write_json(root / VOCAB, world.vocab.to_json())
     store, folder = world.store, root / FEATURES / "tiny"
@@ -119,7 +119,7 @@ def project(root: Path, count: int, **encoders: int) -> Params:
     images = draw_photos(root / "artifacts/dataset/images", count)
     rows = [{"image": image, "split": "train", "captions": ["A ."]} for image in reversed(images)]
     write_jsonl(root / "artifacts/dataset/dataset.jsonl", rows)
-    write_manifest(root, digest="d")
+    write_small_manifest(root, digest="d")
     params = load_params(Path(__file__).parents[1] / "params.yaml")
     wanted = {name: EncoderParams(grid=grid) for name, grid in encoders.items()}
     return dataclasses.replace(params, device="cpu", extract_features=ExtractFeaturesParams(encoders=wanted))

@@ -62,6 +62,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((place for place, name in enumerate(LONGEST) if name in names), len(LONGEST))
 
     items.sort(key=place)
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="there is no NVIDIA GPU"))
 
 
 @dataclasses.dataclass(frozen=True)

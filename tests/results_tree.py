@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from builders import identity, tiny_system, write_manifest
+from builders import identity, tiny_system, write_small_manifest
 from captionlab.config import SYSTEMS, Params, load_params
 from captionlab.core.records import DATASET, EVALUATION, MODELS, Decoding, Given, Neighbours, Scores
 from captionlab.core.results import (
@@ -107,7 +107,7 @@ def write_results(
     further scores.
     """
     out = root / EVALUATION
-    write_manifest(
+    write_small_manifest(
         root, name=params.dataset.name, digest="0123456789abcdef", images=60, captions=300,
         splits={"train": 40, "val": 8, "test": len(IMAGES)},
     )  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Any, get_args
 import pytest
 from ruamel.yaml import YAML
 
+from builders import write_small_manifest
 from captionlab import cli
 from captionlab.commands import doctor
 from captionlab.commands.doctor import Finding, examine
@@ -45,7 +46,7 @@ def project(tmp_path: Path) -> Path:
     write_jsonl(
         folder / "dataset.jsonl", [{"image": name, "captions": ["a dog", "dog"]} for name in ("a.jpg", "b.jpg")]
     )
-    write_json(folder / "manifest.json", {"name": "scenes", "images": 2, "captions": 4})
+    write_small_manifest(tmp_path, name="scenes", images=2, captions=4)
     return tmp_path
 
 

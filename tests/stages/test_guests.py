@@ -61,7 +61,7 @@ def test_a_guest_with_a_systems_captions_has_its_scores_and_diagnostics(root: Pa
     assert own.language_bias.without == {"bleu_4": None, "cider": None}  # there is no caption without a photo
     assert found.intervals["guests.friend"] == found.intervals["attention.tiny"]
     assert found.pairs["guests.friend"]["attention.tiny"]["cider"].p == 1.0
-    with pytest.raises(CaptionlabError, match=r"guests\.friend is known by its captions alone and cannot caption"):
+    with pytest.raises(CaptionlabError, match=r"guests\.friend is a guest and cannot caption photos"):
         RowCaptioner.load(root, "guests.friend", "cpu")
     assert [row.captions["as given"].caption for row in read_captions(root, "guests.friend")] == [
         row.captions[copied.best.decoding.label].caption for row in rows

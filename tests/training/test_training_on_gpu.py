@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU"),
     pytest.mark.filterwarnings("error:training without CUDA graphs"),
 ]
 REPOSITORY = Path(__file__).parents[2]

@@ -43,7 +43,7 @@ class ExtractFeaturesParams(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class GuestParams(Checked):
-    """A captioner of others, known by its captions alone."""
+    """Another captioner, of which there are captions only."""
 
     captions: FilePath  # a file with one for each test photo, and for each validation photo or none of them
 

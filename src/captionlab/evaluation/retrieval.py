@@ -38,8 +38,8 @@ class Retriever:
     one has the greatest mean CIDEr similarity to the ``consensus_k`` candidates most similar to it. The idf comes from
     the training captions.
 
-    With ``by_meaning``, half of the similarity is semantic: training photos have the latent semantic analysis of their
-    captions, and a ridge regression predicts it for other photos from their features.
+    With ``by_meaning``, a part of the similarity is semantic, with the weight ``semantic_weight``: training photos have
+    the latent semantic analysis of their captions, and a ridge regression predicts it for other photos.
     """
 
     def __init__(

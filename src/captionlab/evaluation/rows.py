@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from captionlab.config import Params, SimilarityParams, load_params
+from captionlab.core.devices import choose_device
 from captionlab.core.records import CAPTIONS, FEATURES, Caption, Decoding, Given, Neighbours
 from captionlab.core.results import ConfigurationScores, checkpoint_of, read_evaluation
 from captionlab.data.photos import Photo
@@ -57,10 +58,10 @@ class RowCaptioner:
         row = evaluation[key]
         decoding = row.best.decoding
         if isinstance(decoding, Given):
-            raise CaptionlabError(f"{key} is known by its captions alone and cannot caption photos; choose another row")
+            raise CaptionlabError(f"{key} is a guest and cannot caption photos; choose another row")
         params = load_params(root / "params.yaml")
         if isinstance(decoding, Neighbours):
-            return _retrieval(params, root, evaluation.dataset, row, decoding)
+            return _retrieval(params, root, evaluation.dataset, row, decoding, device)
         members = [checkpoint_of(root, *member) for member in params.members(row.system, row.name)]
         captioner = EnsembleCaptioner.load(members, device, decoding)
         describe: Callable[[Features, Decoding], Sequence[Ranked]] = captioner.describe
@@ -100,20 +101,20 @@ def _reranked(
     captioner: EnsembleCaptioner, rerank: Callable[[Any, Any], list[list[Sentence]]], features: Features,
     decoding: Decoding,
 ) -> list[list[Sentence]]:  # fmt: skip
-    return rerank(features.pooled_PD.numpy(), captioner.describe(features, decoding))
+    return rerank(features.pooled_PD.cpu().numpy(), captioner.describe(features, decoding))
 
 
 def _retrieval(
-    params: Params, root: Path, dataset: str, row: ConfigurationScores, decoding: Neighbours
+    params: Params, root: Path, dataset: str, row: ConfigurationScores, decoding: Neighbours, device: Device
 ) -> RowCaptioner:
     config = params.retrieval[row.name]
     retriever = training_retriever(root, config.encoder, _captions(root, row.key), config.consensus_k)
     grid = params.extract_features.encoders[config.encoder].grid
     weights = open_store(root / FEATURES / config.encoder).weights
-    reader = PhotoReader(config.encoder, grid, "cpu", weights)
+    reader = PhotoReader(config.encoder, grid, choose_device(device), weights)
 
     def describe(features: Features, chosen: Neighbours) -> list[list[Retrieved]]:
-        found = retriever.captions(features.pooled_PD.numpy(), chosen.neighbours)
+        found = retriever.captions(features.pooled_PD.cpu().numpy(), chosen.neighbours)
         return [[Retrieved(caption=" ".join(words))] for words in found]
 
     return RowCaptioner(

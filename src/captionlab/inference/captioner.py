@@ -190,9 +190,9 @@ class EnsembleCaptioner:
     def load(
         cls, paths: Sequence[Path], device: Device = "auto", decoding: Decoding | None = None
     ) -> "EnsembleCaptioner":
-        """Load several checkpoints; without ``decoding`` the ensemble uses that of the first one.
+        """Load several checkpoints; without ``decoding`` the ensemble uses the one that they share.
 
-        Raises CaptionlabError as ``Captioner.load`` does, or if vocabularies differ.
+        Raises CaptionlabError as ``Captioner.load`` does, or if vocabularies, datasets or decodings differ.
         """
         members = tuple(Captioner.load(path, device, decoding) for path in paths)
         for path, member in zip(paths, members, strict=True):
@@ -200,6 +200,10 @@ class EnsembleCaptioner:
                 raise CaptionlabError(
                     f"{path} and {paths[0]} have different vocabularies; the members of an ensemble share one"
                 )
+        if len(datasets := {member.dataset: None for member in members}) > 1:
+            raise CaptionlabError(f"the members of an ensemble are of several datasets: {', '.join(datasets)}")
+        if len(decodings := {member.decoding.label: None for member in members}) > 1:
+            raise CaptionlabError(f"the members have several decodings ({', '.join(decodings)}); give one for all")
         encoders = list(dict.fromkeys(member.identity.encoder for member in members))
         model = Ensemble([m.model for m in members], [encoders.index(m.identity.encoder) for m in members])
         return cls(model.eval(), members[0].vocab, members, members[0].decoding, members[0].device)
@@ -217,7 +221,7 @@ class EnsembleCaptioner:
 
     @property
     def dataset(self) -> str:
-        """The name of the data that the first member was trained on."""
+        """The name of the data that the members were trained on."""
         return self.members[0].dataset
 
     @property

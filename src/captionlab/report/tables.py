@@ -85,7 +85,7 @@ _ABOVE = (
     "the choice of test photos, not the training seed, and is not corrected for multiple comparisons."
 )
 _GUESTS = (
-    "Rows named guests are captioners of others: captions from a file, or by a model of transformers. One without "
+    "Rows named guests are other captioners: captions from a file, or by a model of transformers. One without "
     "captions of the validation split has no CIDEr, val, and comes last."
 )
 _EVERY = "Best decoding of every configuration"

@@ -174,8 +174,8 @@ def _ensure_version(store: Store, candidate: Candidate) -> "tuple[Literal['creat
 def local_checkpoint(root: Path, name: str) -> Iterator[Path]:
     """The checkpoint that ``name`` refers to, as a file that exists until the end of the block.
 
-    A name is a model in MLflow (``models:/captionlab@best``), a trained system of the project (``attention.lite2``),
-    or the path of a checkpoint or of its folder. Of an ensemble in MLflow it is the folder of the members' checkpoints.
+    A name is a model in MLflow (``models:/captionlab@best-scenes``), a trained system (``attention.lite2``) or the path
+    of a checkpoint or of its folder. Of an ensemble in MLflow it is the folder of the members' checkpoints.
     Raises CaptionlabError when there is none.
     """
     if not name.startswith(("models:/", "runs:/")):

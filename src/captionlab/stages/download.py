@@ -12,6 +12,7 @@ from captionlab.config import DatasetParams, Params
 from captionlab.core.dataset_source import source_folder
 from captionlab.core.files import atomic_folder, write_json, write_jsonl
 from captionlab.core.records import DATASET, SPLITS
+from captionlab.core.results import Manifest, write_manifest
 from captionlab.core.results.judgments import write_judged
 from captionlab.data.text import nfc
 from captionlab.datasets import Problem
@@ -48,18 +49,18 @@ def download(params: Params, root: Path) -> list[str]:
             write_json(folder / "words.json", found.words)
         if judged := [each for each in found.judged if nfc(each.image) in kept]:
             write_judged(folder, judged)
-        manifest = {
-            "name": dataset.name,
-            "format": dataset.resolved_format,
-            "digest": checked.digest,
-            "images": len(kept),
-            "captions": captions,
-            "splits": {split: splits[split] for split in SPLITS},
-            "split_source": found.split_source,
-            "set_aside": checked.set_aside,
-            "problems": [dataclasses.asdict(problem) for problem in checked.problems],
-        }
-        write_json(folder / "manifest.json", manifest)
+        manifest = Manifest(
+            name=dataset.name,
+            format=dataset.resolved_format,
+            digest=checked.digest,
+            images=len(kept),
+            captions=captions,
+            splits={split: splits[split] for split in SPLITS},
+            split_source=found.split_source,
+            set_aside=checked.set_aside,
+            problems=[dataclasses.asdict(problem) for problem in checked.problems],
+        )
+        write_manifest(folder, manifest)
     sizes = ", ".join(f"{splits[split]:,} {split}" for split in SPLITS)
     aside = f"; {checked.set_aside:,} photos without a split are left out" if checked.set_aside else ""
     lines = [f"download: {len(kept):,} photos ({sizes}), {captions:,} captions{aside}"]

@@ -127,7 +127,7 @@ def evaluate(params: Params, root: Path) -> list[str]:
                 write_attention(out, own.key, _maps(params, root, own, scored.chosen, selected))
         for folder in ("attention", "captions"):  # DVC needs every output, even without an attention system
             (out / folder).mkdir(exist_ok=True)
-    shown = {each.key: _summary(each.best.test["strict"]) for each in evaluation.configurations}
+    shown = {each.key: _summary(each) for each in evaluation.configurations}
     write_json(root / REPORTS / params.dataset.name / "metrics.json", shown)
     scores = best.best.test["strict"]
     return [
@@ -341,6 +341,8 @@ def _rounded(value: float | None, digits: int = 6) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def _summary(scores: Scores) -> dict[str, float | None]:
-    """What ``dvc metrics`` shows of a configuration."""
-    return {"bleu_4": scores.bleu_4, "cider": scores.cider}
+def _summary(scores: ConfigurationScores) -> dict[str, float | None]:
+    """What ``dvc metrics`` shows of a configuration: what decides, on validation, and scores of the test split."""
+    test = scores.best.test["strict"]
+    val = scores.best.val
+    return {"val_cider": val.cider if val else None, "bleu_4": test.bleu_4, "cider": test.cider}

@@ -6,8 +6,9 @@ from pathlib import Path
 from captionlab.config import Params
 from captionlab.core import distributed
 from captionlab.core.devices import choose_device
-from captionlab.core.files import iter_jsonl, read_json
+from captionlab.core.files import iter_jsonl
 from captionlab.core.records import DATASET, FEATURES
+from captionlab.core.results import read_manifest
 from captionlab.data.store import MIRRORED, describe
 from captionlab.encoders import extraction
 from captionlab.encoders.load import load_encoder
@@ -24,7 +25,7 @@ def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
     grid = wanted[encoder].grid
     out = root / FEATURES / encoder
     began = time.perf_counter()
-    dataset = read_json(root / DATASET / "manifest.json")["digest"]
+    dataset = read_manifest(root).digest
     photos = root / DATASET / "images"
     network = load_encoder(encoder, grid)
     flips = wanted[encoder].mirrored and network.can_flip_map  # training does that, at no cost

@@ -44,9 +44,14 @@ class Manifest:
     images: int
     captions: int
     splits: dict[Split, int]
+    split_source: str = ""  # where the splits come from
     set_aside: int  # photos that no split names
     problems: list[dict[str, Any]]
-    split_source: str = ""  # where the splits come from
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a dataset's folder."""
+    write_json(folder / "manifest.json", dataclasses.asdict(manifest))
 
 
 def read_manifest(root: Path) -> Manifest:

@@ -33,7 +33,7 @@ def track(params: Params, root: Path) -> list[str]:
         files=[weights, report / "comparison.md", report / "predictions.csv"],
         texts={},
     )
-    columns = ("metrics.accuracy", "metrics.val_loss", "params.learning_rate")
+    columns = ("metrics.val_loss", "metrics.accuracy", "params.learning_rate")
     try:
         (outcome,) = runs.publish(root, f"captionlab/{params.dataset.name}", [result], columns)
     except TrackingError as error:
