@@ -309,6 +309,8 @@ def test_the_format_defaults_to_the_name(tmp_path: Path) -> None:
     for name in FORMATS:
         assert load(tmp_path, put(shipped(), "dataset.format", name)).dataset.resolved_format == name
     unknown = load(tmp_path, put(shipped(), "dataset.name", "holidays"))
+    with pytest.raises(CaptionlabError, match=r"dataset\.format must be one of 'auto', 'scenes', .* not 'Folder'$"):
+        load(tmp_path, put(plain, "dataset.format", "Folder"))
     with pytest.raises(CaptionlabError, match=r"dataset\.name 'holidays' is not a format; set dataset.format"):
         unknown.dataset.resolved_format  # noqa: B018
 

@@ -78,7 +78,7 @@ class DatasetParams(Checked):
     """Which captioned photos to read."""
 
     name: FolderName  # of the reports folder; with format "auto" the format too
-    format: Literal["auto"] | Format
+    format: Literal["auto", Format]
     source: FilePath  # a folder
     max_bad_share: Share  # of images or captions that may be unusable before the run stops
     val_share: Share  # of the images, where the format has no split

@@ -59,6 +59,10 @@ def read(file: Path, text: str) -> list[Row]:
         ('"SEP=;"\nimage;caption', "a.jpg;A dog, running", "A dog, running"),
         ("image,caption_1,caption_2", "a.jpg,,A dog", "A dog"),
         ("image,captions", "a.jpg,A dog", "A dog"),
+        ("image,captions", """a.jpg,"['A dog']\"""", "A dog"),
+        ("image,captions", 'a.jpg,"[""A dog""]"', "A dog"),
+        ("image,caption", "a.jpg,[a dog]", "[a dog]"),
+        (", ,\nimage,caption", "a.jpg,A dog\n,\n ,", "A dog"),
     ],
 )  # fmt: skip
 def test_every_dialect_is_read(file: Path, header: str, row: str, caption: str) -> None:
@@ -82,6 +86,8 @@ def test_captions_in_several_columns_are_read_in_their_order(file: Path) -> None
     expected = [Row("a.jpg", "A dog"), Row("a.jpg", "A cat"), Row("a.jpg", "A bird"), Row("b.jpg", "")]
     assert read(file, text) == expected
     assert read(file, "image,caption,caption_2\na.jpg,A dog,A cat\n") == expected[:2]
+    with pytest.raises(CaptionlabError, match=r"line 2 has 4 fields, the header 3; put captions with ',' in quotes"):
+        read(file, "image,caption_1,caption_2\na.jpg,A dog, big,A cat\n")
 
 
 def test_an_invalid_row_does_not_affect_captions_of_several_lines(file: Path) -> None:
@@ -99,7 +105,7 @@ def test_a_file_with_a_byte_order_mark_is_read(file: Path, encoding: str) -> Non
 def test_json_lines_are_read(tmp_path: Path) -> None:
     text = '{"file_name": "a.jpg", "text": "A dog"}\n\n{"captions": 1, "caption": ["A cat", "B"], "image": "b.jpg"}\n'
     assert read(tmp_path / "metadata.jsonl", text) == [Row("a.jpg", "A dog"), Row("b.jpg", "A cat"), Row("b.jpg", "B")]
-    text = '{"file_name": "a.jpg", "caption_2": "A cat", "caption_1": "A dog"}\n'
+    text = '{"file_name": "a.jpg", "caption_2": "A cat", "caption_1": "A dog", "caption_3": null, "split": null}\n'
     assert read(tmp_path / "metadata.jsonl", text) == [Row("a.jpg", "A dog"), Row("a.jpg", "A cat")]
 
 

@@ -136,7 +136,7 @@ def test_a_split_column_is_used(tmp_path: Path, images: Path) -> None:
     rows = "0.jpg#0,train,A\n0.jpg#1,train,B\n1.jpg,val,C\n2.jpg,test,D\n3.jpg,,E\n"
     found = folder(photo_folder(tmp_path / "mine", f"image,split,caption\n{rows}"), images)
     assert found.splits == {"train": ["0.jpg"], "val": ["1.jpg"], "test": ["2.jpg"]}
-    assert found.split_source == "the column split of captions.txt"
+    assert found.split_source == "the column split of the captions file"
 
 
 def test_splits_that_share_a_photo_are_refused(tmp_path: Path, images: Path) -> None:
@@ -184,23 +184,64 @@ def test_another_reader_names_this_format(
         read(photo_folder(tmp_path / "mine"), images)
 
 
-@pytest.mark.parametrize("files", [("test.csv", "train.csv"), ("train.json",), ("splits/val.tsv",)])
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("test.csv", "train.csv"),
+        ("train.json",),
+        ("splits/val.tsv",),
+        ("splits.csv",),
+        ("captions.csv",),
+        ("train.lst",),
+        ("Images/metadata.csv",),
+    ],
+)
 def test_files_of_splits_that_are_not_read_are_named(tmp_path: Path, images: Path, files: tuple[str, ...]) -> None:
     source = photo_folder(tmp_path / "mine")
     (source / "splits").mkdir()
     for name in files:
         (source / name).write_text("image,caption\n0.jpg,A dog\n")
     assert folder(source, images).notes == [
-        f"not read: {', '.join(files)}; for splits give train.txt, val.txt and test.txt with a photo's name on each"
-        " line, or a column split in the captions file"
+        f"not read: {', '.join(files)}; there may be one captions file, and for splits train.txt, val.txt and test.txt"
+        " with a photo's name on each line, or a column split in the captions file"
     ]
 
 
-@pytest.mark.parametrize("name", ["metadata.csv", "captions.txt"])
+@pytest.mark.parametrize("name", ["metadata.csv", "captions.txt", "Captions.TXT"])
 def test_a_captions_file_may_be_among_the_photos(tmp_path: Path, images: Path, name: str) -> None:
     source = photo_folder(tmp_path / "mine")
     (source / "captions.txt").rename(source / "Images" / name)
     assert folder(source, images).captions[0] == ("0.jpg", "Dog 0")
+
+
+def test_paths_in_different_folders_do_not_mean_one_photo(tmp_path: Path, images: Path) -> None:
+    source = photo_folder(tmp_path / "mine", "image,caption\ncats/1.jpg,A cat\ndogs/1.jpg,A dog\nImages/2.jpg,B\n2,B\n")
+    found = folder(source, images)
+    assert [name for name, _ in found.captions] == ["cats/1.jpg", "dogs/1.jpg", "2.jpg", "2.jpg"]
+
+
+@pytest.mark.parametrize("place", [".", "Images"])
+def test_folders_of_splits_are_used_with_one_captions_file(tmp_path: Path, images: Path, place: str) -> None:
+    for number, split in enumerate(("train", "valid", "test")):
+        (tmp_path / "mine" / place / split).mkdir(parents=True)
+        (tmp_path / "mine" / place / split / f"{split}.jpg").write_bytes(jpeg(number))
+    rows = "".join(f"{split}/{split}.jpg,A dog\n" for split in ("train", "valid", "test"))
+    (tmp_path / "mine/metadata.csv").write_text(f"file_name,text\n{rows}")
+    found = folder(tmp_path / "mine", images)
+    assert found.splits == {"train": ["train.jpg"], "val": ["valid.jpg"], "test": ["test.jpg"]}
+
+
+def test_the_folder_with_the_captions_is_named(tmp_path: Path, images: Path) -> None:
+    photo_folder(tmp_path / "archive/mine")
+    with pytest.raises(CaptionlabError, match=r", but mine/captions\.txt; .* dataset\.source to .*archive/mine$"):
+        folder(tmp_path / "archive", images)
+
+
+def test_a_folder_images_without_photos_is_passed_over(tmp_path: Path, images: Path) -> None:
+    source = photo_folder(tmp_path / "mine", photos="photos")
+    (source / "images").mkdir()
+    (source / "images/readme.txt").write_text("photos are elsewhere")
+    assert len(folder(source, images).captions) == 10
 
 
 def test_image_folders_with_splits_are_read(tmp_path: Path, images: Path) -> None:
@@ -215,13 +256,16 @@ def test_image_folders_with_splits_are_read(tmp_path: Path, images: Path) -> Non
     ]  # fmt: skip
     assert found.splits == {"train": ["train__a.jpg"], "val": ["validation__a.jpg"], "test": ["test__a.jpg"]}
     assert found.split_source == "the folders' names"
+    (tmp_path / "hub/train/metadata.csv").write_text("file_name,text\na.jpg,Of train\n")
+    both = folder(tmp_path / "hub", images)
+    assert (sorted(both.captions), len(both.notes)) == (sorted(found.captions), 1)
 
 
 def test_a_folder_without_captions_or_photos_is_refused(tmp_path: Path, images: Path) -> None:
     source = photo_folder(tmp_path / "mine")
     for photo in (source / "Images").glob("*.jpg"):
         photo.rename(photo.with_suffix(".nef"))
-    with pytest.raises(CaptionlabError, match=r"Images has no photos \(.*\.avif, .*; skipped 10 files .*\.nef: 10"):
+    with pytest.raises(CaptionlabError, match=r"mine has no photos \(.*\.avif, .*; skipped 10 files .*\.nef: 10"):
         folder(source, images)
     (source / "captions.txt").unlink()
     with pytest.raises(CaptionlabError, match=r"has no captions file \(captions.txt, captions.csv"):

@@ -45,14 +45,53 @@ def test_photo_bytes_are_kept_unchanged(tmp_path: Path, images: Path) -> None:
 
 
 def test_photos_without_unique_names_get_new_names(tmp_path: Path, images: Path) -> None:
-    names = {"train-2": rows(12, path=None, captions=11), "validation-1": rows(2, 50, "../../same.jpg")}
+    names = {"train-2": rows(12, 100, path=None, captions=11), "validation-1": rows(2, 70, "../../same.jpg")}
     raw = parquet(parquet_files(tmp_path / "hub", **names), images)
     assert raw.splits["train"][:2] == ["photo_0.jpg", "photo_1.jpg"]
     assert "train-00043.jpg" in raw.splits["train"]
     assert raw.splits["val"] == ["photo_50.jpg", "photo_51.jpg", "same.jpg", "val-00003.jpg"]
     assert not (tmp_path / "same.jpg").exists()
     texts = [text for photo, text in raw.captions if photo == "train-00043.jpg"]
-    assert texts == [f"caption {i} of 0" for i in range(11)]  # by number: caption_10 is the last
+    assert texts == [f"caption {i} of 100" for i in range(11)]  # by number: caption_10 is the last
+
+
+def test_a_photo_with_a_row_for_each_caption_is_one_photo(tmp_path: Path, images: Path) -> None:
+    again = rows(4, path=None).set_column(0, "image", rows(2, path=None)["image"].combine_chunks().take([0, 0, 1, 1]))
+    (tmp_path / "hub").mkdir()
+    pq.write_table(again, tmp_path / "hub/photos.parquet")
+    found = parquet(tmp_path / "hub", images)
+    assert [photo for photo, _ in found.captions] == ["photo-00000.jpg"] * 10 + ["photo-00002.jpg"] * 10
+    assert sorted(path.name for path in images.iterdir()) == ["photo-00000.jpg", "photo-00002.jpg"]
+
+
+@pytest.mark.parametrize(("names", "splits"), [
+    (["train_test_split"], []),
+    (["testset-train", "testset-val"], ["train", "val"]),
+    (["default/train/0000", "default/validation/0000", "default/test/0000"], ["train", "val", "test"]),
+])  # fmt: skip
+def test_a_file_belongs_to_one_split(tmp_path: Path, images: Path, names: list[str], splits: list[str]) -> None:
+    for place, name in enumerate(names):
+        (tmp_path / f"hub/{name}.parquet").parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows(3, 10 * place), tmp_path / f"hub/{name}.parquet")
+    found = parquet(tmp_path / "hub", images)
+    assert {split: len(photos) for split, photos in found.splits.items()} == dict.fromkeys(splits, 3)
+    assert len(found.captions) == 15 * len(names)
+
+
+def test_a_split_column_that_contradicts_the_files_names_is_refused(tmp_path: Path, images: Path) -> None:
+    table = rows(2, 60).append_column("split", pa.array(["train", "train"]))
+    with pytest.raises(CaptionlabError, match=r"the column split of photo_60\.jpg says train, its file's name test"):
+        parquet(parquet_files(tmp_path / "hub", **{"test-00000-of-00001": table}), images)
+
+
+def test_photos_as_paths_alone_are_refused(tmp_path: Path, images: Path) -> None:
+    table = pa.table({"image": [{"bytes": None, "path": "a.jpg"}], "caption": ["A dog"]})
+    photo = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = table.cast(pa.schema([("image", photo), ("caption", pa.string())]))
+    (tmp_path / "hub").mkdir()
+    pq.write_table(table, tmp_path / "hub/photos.parquet")
+    with pytest.raises(CaptionlabError, match=r"no photo's bytes are in the files, only paths"):
+        parquet(tmp_path / "hub", images)
 
 
 def test_an_invalid_file_name_is_replaced(tmp_path: Path, images: Path) -> None:
@@ -82,6 +121,7 @@ def own_column(name: str, values: pa.Array) -> pa.Table:
         ("TEXT_1", pa.array(["A", "B"])),
         ("caption1", pa.array(["A", "B"])),
         ("sentences_raw", pa.array([["A", "A again"], ["B"]])),
+        ("captions", pa.array(["['A']", '["B"]'])),
         ("sentences", pa.array([{"raw": "A", "sentid": 1}, {"raw": "B", "sentid": 2}])),
         ("sentences", pa.array([[{"raw": "A"}, {"raw": "A again"}], [{"raw": "B"}]])),
     ],

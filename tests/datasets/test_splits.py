@@ -107,18 +107,23 @@ def test_split_files_are_read_and_incomplete_ones_refused(tmp_path: Path, files:
     assert read_split_files(tmp_path) == (found, list(files))
 
 
-def test_split_files_may_be_in_a_folder_of_their_own(tmp_path: Path) -> None:
-    (tmp_path / "splits").mkdir()
+@pytest.mark.parametrize("folder", ["splits", "Splits", "Images", "Flickr8k_text"])
+def test_split_files_may_be_in_a_folder_of_their_own(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / "requirements-dev.txt").write_text("torch")  # no split file
     for split in SPLITS:
-        (tmp_path / f"splits/{split}.txt").write_text(f"{split}.jpg\n")
-    files = [f"splits/{split}.txt" for split in SPLITS]
+        (tmp_path / f"{folder}/{split}.txt").write_text(f"filename\n{split}.jpg\n")
+    files = [f"{folder}/{split}.txt" for split in SPLITS]
     assert read_split_files(tmp_path) == ({split: [f"{split}.jpg"] for split in SPLITS}, files)
 
 
 def test_several_split_files_for_a_split_are_refused(tmp_path: Path) -> None:
-    for name in ("a_train.txt", "a_val.txt", "a_test.txt", "b_train.txt"):
+    for name in ("a_train.txt", "a_val.txt", "a_test.txt", "b_train.txt", "b_test.txt", "requirements-dev.txt"):
         (tmp_path / name).write_text("a.jpg\n")
-    with pytest.raises(CaptionlabError, match=r"several sets of split files \(a_test.txt, a_train.txt, a_val.txt, b_t"):
+    with pytest.raises(
+        CaptionlabError,
+        match=r"several sets of split files \(a_test.txt, a_train.txt, a_val.txt, b_test.txt, b_train.txt\)",
+    ):
         read_split_files(tmp_path)
     for name in ("train.txt", "val.txt", "dev.txt", "test.txt"):
         (tmp_path / name).write_text("a.jpg\n")
@@ -129,8 +134,8 @@ def test_several_split_files_for_a_split_are_refused(tmp_path: Path) -> None:
 
 
 def test_alternative_split_names_are_accepted() -> None:
-    assert [split_named(name) for name in ("train", "restval", "Validation", " dev", "test")] == [
+    assert [split_named(name, "a.jpg") for name in ("train", "restval", "Validation", " dev", "test")] == [
         "train", "train", "val", "val", "test",
     ]  # fmt: skip
-    with pytest.raises(CaptionlabError, match="the split 'fold 1' of a photo is unknown"):
-        split_named("fold 1")
+    with pytest.raises(CaptionlabError, match=r"the split 'fold 1' of the photo a\.jpg is unknown"):
+        split_named("fold 1", "a.jpg")

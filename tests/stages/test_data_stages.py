@@ -74,7 +74,8 @@ def test_three_stages_make_a_vocabulary(root: Path) -> None:
     order = [(("train", "val", "test").index(record["split"]), record["image"]) for record in records]
     assert order == sorted(order)
     assert said[0].startswith("download: 19 photos (")
-    assert said[1] == (
+    assert said[1] == "download: splits: drawn at random with seed 0"
+    assert said[2] == (
         "download: caption without photo: 1 (no.png); caption without words: 1 (08.png); corrupt photo: 1 (07.png);"
         " all are in artifacts/dataset/manifest.json"
     )
@@ -87,7 +88,7 @@ def test_three_stages_make_a_vocabulary(root: Path) -> None:
         "longest": 4,
     }
     assert all(caption["words"] for caption in captions)
-    assert said[2].startswith("clean_captions: 38 captions cleaned (standard): 38 changed, 0 dropped")
+    assert said[3].startswith("clean_captions: 38 captions cleaned (standard): 38 changed, 0 dropped")
 
     value = read_json(root / "artifacts/vocab/vocab.json")
     vocabulary = Vocabulary.from_json(value, "vocab.json")
@@ -97,7 +98,7 @@ def test_three_stages_make_a_vocabulary(root: Path) -> None:
     coverage = read_json(root / "artifacts/vocab/coverage.json")
     assert coverage["size"] == len(vocabulary)
     assert 0.8 < coverage["train"] < 1
-    assert said[3].startswith(f"build_vocab: {len(vocabulary) - 4} words")
+    assert said[4].startswith(f"build_vocab: {len(vocabulary) - 4} words")
 
 
 _KARPATHY = [

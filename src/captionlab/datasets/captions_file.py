@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from captionlab.data.caption_json import is_text, parse
 from captionlab.datasets import Problem
-from captionlab.datasets.columns import PHOTO_NAME, SPLIT, caption_columns, column
+from captionlab.datasets.columns import PHOTO_NAME, SPLIT, caption_columns, captions_in, column
 from captionlab.datasets.reading import read_text
 from captionlab.errors import CaptionlabError
 
@@ -23,7 +23,8 @@ CAPTION_FILES = (
     "metadata.csv", "metadata.jsonl",  # of Hugging Face's image folders
 )  # fmt: skip
 _SEPARATORS = ("\t", ";", "|", ",")
-_ABOVE_HEADER = re.compile(r'(?:\s*\n)?(?:"?sep=."?\n)?(?:\s*\n)?', re.IGNORECASE)  # blank lines; sep= is Excel's
+# Lines without text; sep= is Excel's.
+_ABOVE_HEADER = re.compile(r'(?:[\s,;|]*\n)?(?:"?sep=."?\n)?(?:[\s,;|]*\n)?', re.IGNORECASE)
 _TOKEN_LINE = re.compile(r"[^\t\n]+#\d+\t")
 _NUMBER_FIRST = re.compile(r"\s*(\d+)\s+(.*)", re.DOTALL)
 
@@ -45,7 +46,7 @@ def read_captions(path: Path) -> tuple[list[Row], list[Problem]]:
     Raises CaptionlabError if the file cannot be read or has no such header or no rows.
     """
     text = read_text(path)
-    if _TOKEN_LINE.match(text):
+    if _TOKEN_LINE.match(text.lstrip()):
         captions, problems = token_captions(text, path.name)
         return [Row(*caption) for caption in captions], problems
     if not text.strip():
@@ -78,9 +79,13 @@ def _table_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
     number = 0
     while number < len(lines):
         count, fields = _over_several_lines(lines, number, table) or (1, table.aligned(lines[number]))
-        is_blank = not lines[number].strip()
         number += count
-        for row in [] if is_blank else table.rows(fields):
+        if len(fields) > table.columns:
+            raise CaptionlabError(
+                f"{path}, line {first + number} has {len(fields)} fields, the header {table.columns}; put captions with"
+                f" {table.separator!r} in quotes"
+            )
+        for row in table.rows(fields) if any(map(str.strip, fields)) else []:  # Excel writes rows of separators alone
             yield first + number, row
 
 
@@ -108,13 +113,15 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
         image, split = column(keys, PHOTO_NAME), column(keys, SPLIT)
         found = [values[index] for index in caption_columns(keys)] or [None]
         captions = [text for each in found for text in (each if isinstance(each, list) else [each])]
-        texts = [None if image is None else values[image], *captions, "" if split is None else values[split]]
+        captions = [text for text in captions if text not in (None, "")] or captions[:1]  # some keys may have none
+        texts = [None if image is None else values[image], *captions, "" if split is None else values[split] or ""]
         if not all(map(is_text, texts)):
             raise CaptionlabError(
                 f"{path}, line {number} has no file_name and text that are text; write one JSON object for each photo"
             )
         for each in captions:
-            yield number, Row(texts[0].strip(), _one_line(each), texts[-1].strip())
+            for text in captions_in(each):
+                yield number, Row(texts[0].strip(), _one_line(text), texts[-1].strip())
 
 
 def token_captions(text: str, name: str) -> tuple[list[tuple[str, str]], list[Problem]]:
@@ -124,7 +131,9 @@ def token_captions(text: str, name: str) -> tuple[list[tuple[str, str]], list[Pr
     """
     captions: dict[str, tuple[str, str]] = {}
     problems = []
-    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
         key, tab, caption = line.partition("\t")
         photo, mark, _ = key.rpartition("#")
         if not (tab and mark and photo):
@@ -151,23 +160,23 @@ class _Table:
     def rows(self, fields: Sequence[str]) -> list[Row]:
         """One row for each caption; of several columns those that are empty have none."""
         split = "" if self.split is None else fields[self.split].strip()
-        captions = [_one_line(fields[column]) for column in self.captions]
+        captions = [_one_line(text) for column in self.captions for text in captions_in(fields[column].strip())]
         if len(captions) > 1:
             captions = [caption for caption in captions if caption] or [""]
         return [Row(fields[self.image].strip(), caption, split) for caption in captions]
 
     def aligned(self, line: str) -> Sequence[str]:
-        """The line's fields, one for each column."""
+        """The line's fields, one for each column; more of them where it is unclear to which caption they belong."""
         fields = _fields(line, self.separator, self.columns)
         surplus = len(fields) - self.columns
-        if surplus > 0:
+        if surplus > 0 and len(self.captions) == 1:
             last = self.captions[-1]
             stop = last + surplus + 1
             return [*fields[:last], self.separator.join(fields[last:stop]), *fields[stop:]]
         # One line of Flickr30k's results.csv lacks the separator between the caption's number and the caption.
         if surplus == -1 and self.separator == "|" and (parts := _NUMBER_FIRST.fullmatch(fields[-1])):
             return [*fields[:-1], *parts.groups()]
-        return [*fields, *[""] * -surplus]
+        return [*fields, *[""] * max(0, -surplus)]
 
 
 def _table_of(header: str) -> _Table | None:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,7 +19,7 @@ from captionlab.core.records import LONGEST_CAPTION, SPLITS, CaptionedImage, Spl
 from captionlab.data.photos import fault_of
 from captionlab.data.text import clean, nfc
 from captionlab.datasets import Found, Problem
-from captionlab.datasets.splits import mismatch
+from captionlab.datasets.splits import mismatch, refuse_overlap
 from captionlab.errors import CaptionlabError, some_of
 
 CORRUPT = "corrupt photo"
@@ -50,7 +49,7 @@ def check(found: Found, images: Path, *, max_bad_share: float) -> Checked:
     Raises CaptionlabError if two splits share a photo, if more than ``max_bad_share`` of the photos or of the captions
     cannot be used, or if a split has no usable photo.
     """
-    _refuse_overlap(found.splits)
+    refuse_overlap(found.splits)
     photos = _read_all(images)
     readable = {name: photo.sha256 for name, photo in photos.items() if photo.fault is None}
     split_of = {name: split for split in SPLITS for name in found.splits[split]}
@@ -129,15 +128,6 @@ def _match(captions: list[tuple[str, str]], photos: Collection[str]) -> tuple[di
             usable.setdefault(name, []).append(nfc(caption))
     problems = [_problem(kind, name, _number(count, "caption")) for (kind, name), count in unusable.items()]
     return usable, problems, unusable.total()
-
-
-def _refuse_overlap(splits: dict[Split, list[str]]) -> None:
-    for one, other in combinations(SPLITS, 2):
-        if shared := sorted(set(splits[one]) & set(splits[other])):
-            raise CaptionlabError(
-                f"the splits {one} and {other} share {_number(len(shared), 'photo')} ({some_of(shared)});"
-                " remove them from one of the two"
-            )
 
 
 def _too_many(counted: str, problems: list[Problem], hints: str, limit: float) -> CaptionlabError:

@@ -11,6 +11,7 @@ from captionlab.data.caption_json import coco_captions, coco_names, is_coco, sho
 from captionlab.datasets import Found
 from captionlab.datasets.layouts import but_has
 from captionlab.datasets.listed import RENAME, Listed, check_counts, collect, listed, read_json_file
+from captionlab.datasets.splits import SPLIT_NAMES
 from captionlab.errors import CaptionlabError
 
 PUBLISHED = {
@@ -19,7 +20,7 @@ PUBLISHED = {
     "captions_train2017.json": {"photos": 118_287, "captions": 591_753},
     "captions_val2017.json": {"photos": 5_000, "captions": 25_014},
 }
-_NAME = re.compile(rf"captions_({'|'.join(SPLITS)})\d*\.json")
+_NAME = re.compile(rf"captions_({'|'.join(SPLIT_NAMES)})\d*\.json")
 
 
 def coco(source: Path, images: Path, published: dict[str, dict[str, int]] = PUBLISHED) -> Found:
@@ -41,7 +42,7 @@ def _files(source: Path) -> dict[Split, Path]:
     paths = sorted([*source.glob("captions_*.json"), *source.glob("annotations/captions_*.json")])
     files: dict[Split, Path] = {}
     for split in SPLITS:
-        own = [path for path in paths if (match := _NAME.fullmatch(path.name)) and match[1] == split]
+        own = [path for path in paths if (match := _NAME.fullmatch(path.name)) and SPLIT_NAMES[match[1]] == split]
         if len(own) > 1:
             raise CaptionlabError(
                 f"{source} has several files of the {split} split: {', '.join(map(str, own))}; keep one"

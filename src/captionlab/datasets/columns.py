@@ -1,14 +1,17 @@
-"""The names that columns of datasets have: in captions files, JSON lines and Parquet files. Knows names only."""
+"""Columns of captions files, JSON lines and Parquet files: their names, and lists of captions in a cell."""
 
+import ast
+import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 # In lowercase without blanks, hyphens and underscores; the first one that exists is used.
 PHOTO_NAME = (
     "image", "imagename", "filename", "file", "imagepath", "imagefile", "photo", "img", "path", "name", "imageid",
 )  # fmt: skip
 PHOTO_BYTES = ("image", "img", "photo", "picture", "jpg", "jpeg", "png", "webp")
-SPLIT = ("split",)
+SPLIT = ("split", "splitname", "datasplit")
 _CAPTION = (
     "caption", "comment", "text", "sentence", "description", "captions", "texts", "txt", "sentences", "sentencesraw",
 )  # fmt: skip
@@ -27,3 +30,17 @@ def caption_columns(names: Sequence[str]) -> list[int]:
     found = [_NUMBERED.fullmatch(re.sub(r"[\s_-]", "", name).lower()) for name in names]
     numbered = [(int(match[1]), index) for index, match in enumerate(found) if match]
     return [*([] if one is None else [one]), *(index for _, index in sorted(numbered))]
+
+
+def captions_in(text: str) -> list[str]:
+    """The captions of a cell: the text itself, or those of a list in JSON or in Python's notation, as pandas writes."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return [text]
+    value: Any = None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text)
+            break
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return value if isinstance(value, list) and value and all(isinstance(each, str) for each in value) else [text]

@@ -3,7 +3,7 @@
 Knows the layout of the folder; ``captions_file`` and ``splits`` read the files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from captionlab.core.records import SPLITS, Split
@@ -12,70 +12,83 @@ from captionlab.datasets.captions_file import CAPTION_FILES, Row, read_captions
 from captionlab.datasets.layouts import but_has
 from captionlab.datasets.photo_names import PhotoNames, find_photos
 from captionlab.datasets.reading import read_bytes
-from captionlab.datasets.splits import SPLIT_FOLDER, SPLIT_NAMES, names_split, read_split_files, split_named
+from captionlab.datasets.splits import SPLIT_NAMES, read_split_files, seem_to_be_splits, split_named
 from captionlab.errors import CaptionlabError
+
+_ADVICE = (
+    "there may be one captions file, and for splits train.txt, val.txt and test.txt with a photo's name on each line,"
+    " or a column split in the captions file"
+)
 
 
 def folder(source: Path, images: Path, caption_files: Sequence[str] = CAPTION_FILES) -> Found:
     """Copy the photos into ``images`` and read the captions and any splits.
 
-    The captions file is the first of ``caption_files`` that exists, in the folder or in ``Images/``; without one, the
-    metadata files of folders named by split, as in Hugging Face's image folders, are read. Photos are in ``Images/`` or
-    in the folder itself, including subfolders. Splits are in split files, or in a column ``split`` of the captions
-    file. Raises CaptionlabError if a file is missing or cannot be read.
+    The captions file is the first of ``caption_files`` that exists, in the folder or in ``Images/``; without one, those
+    of folders named by split are read, as in Hugging Face's image folders. Photos are in ``Images/`` or in the folder
+    itself, including subfolders. Splits are in split files, in a column ``split`` of the captions file, or in the names
+    of the photos' folders. Raises CaptionlabError if a file is missing or cannot be read.
     """
-    rows, problems, column_source = _rows(source, caption_files)
+    rows, problems, unread = _rows(source, caption_files)
     names, skipped = find_photos(source)
+    photo_of = names.find_each(row.image for row in rows)
+    listed, split_files = read_split_files(source)
+    splits = {split: [names.find(photo) for photo in photos] for split, photos in listed.items()}
+    split_source = ", ".join(split_files)
+    if not splits and (splits := _by_column(rows, photo_of)):
+        split_source = "the column split of the captions file"
+    if not splits and (splits := _by_folder(names)):
+        split_source = "the folders' names"
+    unread += [name for name in seem_to_be_splits(source) if name not in split_files]
     for name, file in names.files.items():
         (images / name).write_bytes(read_bytes(file))
-    splits, files = read_split_files(source)
-    if splits:
-        splits = {split: [names.find(photo) for photo in photos] for split, photos in splits.items()}
-        split_source = ", ".join(files)
-    else:
-        splits = _split_column(rows, names)
-        split_source = column_source if splits else ""
     return Found(
-        captions=[(names.find(row.image), row.caption) for row in rows],
+        captions=[(photo_of[row.image], row.caption) for row in rows],
         splits=splits,
         split_source=split_source,
         problems=[*problems, *names.problems],
-        notes=[*([skipped] if skipped else []), *_unread(source, files)],
+        notes=[*([skipped] if skipped else []), *([f"not read: {', '.join(unread)}; {_ADVICE}"] if unread else [])],
     )
 
 
-def _rows(source: Path, names: Sequence[str]) -> tuple[list[Row], list[Problem], str]:
-    """The rows of the captions file or files, problems, and where their splits come from."""
-    for path in (place / name for place in (source, source / "Images", source / "images") for name in names):
-        if path.is_file():
-            return *read_captions(path), f"the column split of {path.name}"
+def _rows(source: Path, names: Sequence[str]) -> tuple[list[Row], list[Problem], list[str]]:
+    """The rows of the captions file or files, problems, and the other captions files that are not read."""
+    folders = [path for path in sorted(source.iterdir()) if path.is_dir()]
+    there = [path for place in (source, *folders) for path in _captions_files(place, names)]
+    of_all = next((path for path in there if path.parent == source or path.parent.name.lower() == "images"), None)
+    by_folder = {path.parent: path for path in reversed(there) if path.parent.name.lower() in SPLIT_NAMES}
+    used = [of_all] if of_all else [by_folder[place] for place in sorted(by_folder)]
+    if not used:
+        advice = "put one there, with the header image,caption" if "captions.txt" in names else "put one there"
+        raise CaptionlabError(f"{source} has no captions file ({', '.join(names)}){but_has(source, advice)}")
     rows: list[Row] = []
     problems: list[Problem] = []
-    for path in sorted(source.glob("*/metadata.*")):
-        if path.name in names and (split := SPLIT_NAMES.get(path.parent.name.lower())):
-            own, found = read_captions(path)
-            rows += [row._replace(image=f"{path.parent.name}/{row.image}", split=row.split or split) for row in own]
-            problems += found
-    if not rows:
-        advice = "put one there, with the header image,caption"
-        raise CaptionlabError(f"{source} has no captions file ({', '.join(names)}){but_has(source, advice)}")
-    return rows, problems, "the folders' names"
+    for path in used:
+        own, found = read_captions(path)
+        rows += own if of_all else [row._replace(image=f"{path.parent.name}/{row.image}") for row in own]
+        problems += found
+    return rows, problems, [path.relative_to(source).as_posix() for path in there if path not in used]
 
 
-def _unread(source: Path, used: Sequence[str]) -> list[str]:
-    """A note that names files which seem to define splits but are not read."""
-    paths = [path for place in (source, source / SPLIT_FOLDER) if place.is_dir() for path in sorted(place.iterdir())]
-    names = [path.relative_to(source).as_posix() for path in paths if names_split(path.name)]
-    if not (unread := [name for name in names if name not in used]):
-        return []
-    return [
-        f"not read: {', '.join(unread)}; for splits give train.txt, val.txt and test.txt with a photo's name on each"
-        " line, or a column split in the captions file"
-    ]
+def _captions_files(place: Path, names: Sequence[str]) -> list[Path]:
+    """The files of a folder with these names, in capitals or not, in their order."""
+    files = {path.name.lower(): path for path in sorted(place.iterdir()) if path.is_file()}
+    return [files[name.lower()] for name in names if name.lower() in files]
 
 
-def _split_column(rows: list[Row], names: PhotoNames) -> dict[Split, list[str]]:
+def _by_column(rows: Sequence[Row], photo_of: Mapping[str, str]) -> dict[Split, list[str]]:
     """The photos of each split according to the column ``split``; empty without that column."""
-    named = {(split_named(row.split), names.find(row.image)): None for row in rows if row.split}
+    named = {(split_named(row.split, row.image), photo_of[row.image]): None for row in rows if row.split}
     found = {split: [photo for own, photo in named if own == split] for split in SPLITS}
     return {split: photos for split, photos in found.items() if photos}
+
+
+def _by_folder(names: PhotoNames) -> dict[Split, list[str]]:
+    """The photos of each split, if all are in folders of several splits' names; else empty."""
+    found: dict[Split, list[str]] = {}
+    for name, file in names.files.items():
+        split = SPLIT_NAMES.get(file.relative_to(names.folder).parts[0].lower())
+        if split is None:
+            return {}
+        found.setdefault(split, []).append(name)
+    return found if len(found) > 1 else {}

@@ -52,6 +52,8 @@ def _entries(path: Path) -> list[Listed]:
     if not is_karpathy(value):
         raise CaptionlabError(f"{path} has no list of images; get the file again")
     return [
-        listed(path, f"{image.filepath}/{image.filename}".lstrip("/"), split_named(image.split), image.captions)
-        for image in karpathy_images(path, value["images"])
+        listed(
+            path, f"{each.filepath}/{each.filename}".lstrip("/"), split_named(each.split, each.filename), each.captions
+        )
+        for each in karpathy_images(path, value["images"])
     ]

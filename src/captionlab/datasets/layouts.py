@@ -5,11 +5,11 @@ from pathlib import Path
 from captionlab.datasets.captions_file import CAPTION_FILES
 
 _FILES = {
-    "dataset_*.json": "karpathy",
-    "captions_*.json": "coco",
-    "annotations/captions_*.json": "coco",
     "*.parquet": "parquet",
     "data/*.parquet": "parquet",
+    "dataset_[fc]*.json": "karpathy",
+    "captions_[tv]*.json": "coco",
+    "annotations/captions_[tv]*.json": "coco",
     "Flickr8k_text.zip": "flickr8k",
     "flickr30k_images/results.csv": "flickr30k",
     **dict.fromkeys(CAPTION_FILES, "folder"),
@@ -17,10 +17,14 @@ _FILES = {
 
 
 def other_format(source: Path) -> str | None:
-    """A file of a known format in the source, and how to set that format; None without one."""
-    for pattern, name in _FILES.items():
-        if found := sorted(source.glob(pattern)):
-            return f"{found[0].relative_to(source).as_posix()}; set dataset.format to {name}"
+    """A file of a known format in the source, and how to set that format or that folder; None without one."""
+    if not source.is_dir():
+        return None
+    for place in (source, *(path for path in sorted(source.iterdir()) if path.is_dir())):
+        for pattern, name in _FILES.items():
+            if found := sorted(path for path in place.glob(pattern) if path.is_file()):
+                inner = "" if place == source else f", dataset.source to {place}"
+                return f"{found[0].relative_to(source).as_posix()}; set dataset.format to {name}{inner}"
     return None
 
 

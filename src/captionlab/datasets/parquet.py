@@ -5,6 +5,7 @@ Knows the layout: photos as bytes in one column, captions in others, the split i
 
 import re
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -14,10 +15,10 @@ import pyarrow.parquet as pq
 from captionlab.core.records import SPLITS, Split
 from captionlab.data.text import nfc
 from captionlab.datasets import Found
-from captionlab.datasets.columns import PHOTO_BYTES, SPLIT, caption_columns, column
+from captionlab.datasets.columns import PHOTO_BYTES, SPLIT, caption_columns, captions_in, column
 from captionlab.datasets.layouts import but_has
 from captionlab.datasets.reading import check_readable, files_under
-from captionlab.datasets.splits import split_named
+from captionlab.datasets.splits import SPLIT_NAMES, split_named
 from captionlab.errors import CaptionlabError
 
 _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
@@ -46,40 +47,61 @@ def parquet(source: Path, images: Path) -> Found:
     splits: dict[Split, list[str]] = {}
     by_split, unread = _files(source)
     split_sources: set[str] = set()
+    photo_of: dict[tuple[Split | None, bytes], str] = {}  # by content: a photo may have a row for each caption
     for own, files in by_split.items():
         for number, row in enumerate(_rows(files)):
+            content = own, sha256(row.content).digest()
+            if row.content and content in photo_of:
+                captions += [(photo_of[content], text) for text in row.captions]
+                continue
             name = _safe_name(row.path)
             if name is None or (images / name).exists():
                 name = f"{own or 'photo'}-{number:05d}{_SUFFIXES.get(row.content[:2], '.jpg')}"
-            split = split_named(row.split) if row.split else own if len(by_split) > 1 else None
+            photo_of[content] = name
+            split = split_named(row.split, name) if row.split else own if len(by_split) > 1 else None
+            if len(by_split) > 1 and split != own:
+                raise CaptionlabError(
+                    f"{source}: the column split of {name} says {split}, its file's name {own}; correct one of them"
+                )
             if split:
                 splits.setdefault(split, []).append(name)
                 split_sources.add("the column split" if row.split else "the files' names")
             captions += [(name, text) for text in row.captions]
             if row.content:  # a photo without bytes is reported by the checks
                 (images / name).write_bytes(row.content)
+    if not photo_of or not any(images.iterdir()):
+        raise CaptionlabError(
+            f"{source}: no photo's bytes are in the files, only paths; save the dataset with its photos in it"
+        )
     notes = [f"not read, since no split is in the name: {', '.join(path.name for path in unread)}"] if unread else []
     return Found(captions=captions, splits=splits, split_source=" and ".join(sorted(split_sources)), notes=notes)
 
 
 def _files(source: Path) -> tuple[dict[Split | None, list[Path]], list[Path]]:
     """The files by split, all under None if no file name has a split; and the files that are not read."""
-    files = [path for path in files_under(source) if path.suffix.lower() == ".parquet"]
-    files = [path for place in (source, source / "data") for path in files if path.parent == place]
+    every = [path for path in files_under(source) if path.suffix.lower() == ".parquet"]
+    near = [path for place in (source, source / "data") for path in every if path.parent == place]
+    files = near or every  # Hugging Face converts datasets to a folder for each split
     if not files:
         advice = but_has(source, "put them there")
         raise CaptionlabError(f"{source} has no *.parquet files, neither there nor in its folder data{advice}")
     by_split: dict[Split | None, list[Path]] = {
-        split: own for split in SPLITS if (own := [path for path in files if _names_split(path, split)])
+        split: own
+        for split in SPLITS
+        if (own := [path for path in files if _split_of(path.relative_to(source)) == split])
     }
     if not by_split:
         return {None: files}, []
     return by_split, [path for path in files if not any(path in own for own in by_split.values())]
 
 
-def _names_split(path: Path, split: Split) -> bool:
-    """Whether a word of the file's name does, as in train-00000-of-00001 and flickr8k-train."""
-    return any(word.startswith(_PREFIXES[split]) for word in re.split(r"[^a-z]+", path.stem.lower()))
+def _split_of(path: Path) -> Split | None:
+    """The split that the words of the file's name or folders name, as in train-00000-of-00001 and flickr8k-train."""
+    words = re.split(r"[^a-z]+", path.with_suffix("").as_posix().lower())
+    whole = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    begun = {split for split in SPLITS if any(word.startswith(_PREFIXES[split]) for word in words)}
+    found = whole or begun
+    return next(iter(found)) if len(found) == 1 else None
 
 
 def _rows(files: list[Path]) -> Iterator[_Row]:
@@ -104,7 +126,7 @@ def _texts(value: Any) -> list[str]:
     """The captions of a column's value: a text, ``{"raw": text}`` as in Karpathy's files, or a list of such."""
     if isinstance(value, list):
         return [text for each in value for text in _texts(each)]
-    return [(value["raw"] if isinstance(value, dict) else value) or ""]
+    return captions_in((value["raw"] if isinstance(value, dict) else value) or "")
 
 
 def _columns(path: Path, schema: Any) -> tuple[str, list[str], list[str]]:

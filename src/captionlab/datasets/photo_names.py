@@ -56,6 +56,26 @@ class PhotoNames:
                     return name
         return written
 
+    def find_each(self, written: Iterable[str]) -> dict[str, str]:
+        """The result of ``find`` for each name.
+
+        Paths that differ in their folders, as ``cats/1.jpg`` and ``dogs/1.jpg``, do not mean one photo: of those only a
+        photo's own path is found.
+        """
+        found = {text: self.find(text) for text in dict.fromkeys(written)}
+        paths: dict[str, set[str]] = {}
+        for text, name in found.items():
+            paths.setdefault(name, set()).add(_plain(text))
+        unclear = set()
+        for name, own in paths.items():
+            longest = f"/{max(own, key=len)}"
+            if not all(longest.endswith(f"/{path}") for path in own):
+                unclear.add(name)
+        return {
+            text: name if name not in unclear or "/" not in _plain(text) or text in self._names else text
+            for text, name in found.items()
+        }
+
     @cached_property
     def _forms(self) -> "tuple[_Form, ...]":
         """The comparisons of names, from strict to loose."""
@@ -72,14 +92,13 @@ def find_photos(source: Path) -> tuple[PhotoNames, str | None]:
     Also returns a message with the number of photos in unsupported formats, if any. Raises CaptionlabError if there is
     no photo.
     """
-    place = next((source / name for name in ("Images", "images") if (source / name).is_dir()), source)
-    files = files_under(place)
-    names = PhotoNames(place, photos_among(files))
-    skipped = skipped_formats(files)
-    if not names.files:
-        advice = f"; {skipped}" if skipped else ""
-        raise CaptionlabError(f"{place} has no photos ({', '.join(sorted(SUFFIXES))}){advice}; put them there")
-    return names, skipped
+    for place in [*(path for path in sorted(source.iterdir()) if path.name.lower() == "images"), source]:
+        files = files_under(place) if place.is_dir() else []
+        names, skipped = PhotoNames(place, photos_among(files)), skipped_formats(files)
+        if names.files:
+            return names, skipped
+    advice = f"; {skipped}" if skipped else ""
+    raise CaptionlabError(f"{source} has no photos ({', '.join(sorted(SUFFIXES))}){advice}; put them there")
 
 
 class _Form:
@@ -115,6 +134,14 @@ def _ends(path: str) -> list[str]:
 
 def _last(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+def _plain(written: str) -> str:
+    """A written path without its number, its suffix and differences in slashes and capitals."""
+    if len(written) > _LONGEST:
+        return written
+    path = _NUMBER.sub("", nfc(written)).replace("\\", "/").casefold()
+    return _without_suffix("/".join(part for part in path.split("/") if part not in ("", ".")))
 
 
 def _without_suffix(path: str) -> str:

@@ -6,36 +6,47 @@ Knows names of photos; nothing of formats.
 import dataclasses
 import re
 from collections.abc import Collection, Mapping
+from itertools import combinations
 from pathlib import Path
 
 from captionlab.config import DatasetParams
 from captionlab.core.records import SPLITS, Split
 from captionlab.datasets import Found
+from captionlab.datasets.columns import PHOTO_NAME, column
 from captionlab.datasets.reading import read_text
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, some_of
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train", "restval": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-SPLIT_FOLDER = "splits"
+_FOLDERS = ("splits", "split", "flickr8k_text", "images")
 _FILE = re.compile(
-    rf"(|.*[_.-])({'|'.join(SPLIT_NAMES)})(?:[_-]?(?:images|list|split))?\.(txt|csv|tsv|json|jsonl)", re.IGNORECASE
+    rf"(|.*[_.-])({'|'.join(SPLIT_NAMES)})(?:[_-]?(?:images|list|split|set|ids))?\.(txt|lst|csv|tsv|json|jsonl)",
+    re.IGNORECASE,
 )
 
 
-def split_named(name: str) -> Split:
-    """The split with this name; raises CaptionlabError if it is unknown."""
+def split_named(name: str, photo: str) -> Split:
+    """The split with this name; raises CaptionlabError, with the photo, if it is unknown."""
     split = SPLIT_NAMES.get(name.strip().lower())
     if split is None:
-        raise CaptionlabError(f"the split {name[:60]!r} of a photo is unknown; use train, val and test")
+        raise CaptionlabError(f"the split {name[:60]!r} of the photo {photo[:200]} is unknown; use train, val and test")
     return split
 
 
-def names_split(name: str) -> bool:
-    """Whether a file with this name seems to list the photos of a split."""
-    return _FILE.fullmatch(name) is not None
+def seem_to_be_splits(source: Path) -> list[str]:
+    """The files whose names suggest that they define splits, in the places that ``read_split_files`` reads."""
+    paths = [path for place in _places(source) for path in sorted(place.iterdir()) if path.is_file()]
+    found = [path for path in paths if _FILE.fullmatch(path.name) or path.name.lower() in ("split.csv", "splits.csv")]
+    return [path.relative_to(source).as_posix() for path in found]
+
+
+def _places(source: Path) -> list[Path]:
+    """The folders in which split files may be."""
+    inner = [path for path in sorted(source.iterdir()) if path.name.lower() in _FOLDERS and path.is_dir()]
+    return [source, *inner]
 
 
 def read_split_files(source: Path) -> tuple[dict[Split, list[str]], list[str]]:
@@ -43,16 +54,18 @@ def read_split_files(source: Path) -> tuple[dict[Split, list[str]], list[str]]:
 
     They are ``train.txt``, ``val.txt`` (or ``valid``, ``validation``, ``dev``) and ``test.txt``, or such names with the
     same beginning, as ``flickr30k_train.txt`` and ``Flickr_8k.trainImages.txt``; files without a beginning count alone.
-    Without any they are looked for in the subfolder ``splits``. Raises CaptionlabError if only some of the three exist,
-    and for several sets.
+    A single file with a beginning, as ``requirements-dev.txt``, is none of them. Without any they are looked for in the
+    subfolders ``splits``, ``Flickr8k_text`` and ``Images``. A first line that names the column is left out. Raises
+    CaptionlabError if only some of the three exist, and for several sets.
     """
-    for folder in (source, source / SPLIT_FOLDER):
+    for folder in _places(source):
         sets: dict[str, dict[Split, list[str]]] = {}
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        for path in sorted(folder.iterdir()):
             if (match := _FILE.fullmatch(path.name)) and match[3].lower() == "txt" and path.is_file():
                 sets.setdefault(match[1], {}).setdefault(SPLIT_NAMES[match[2].lower()], []).append(
                     path.relative_to(source).as_posix()
                 )
+        sets = {name: own for name, own in sets.items() if not name or len(own) > 1}
         if sets:
             return _read_sets(source, sets)
     return {}, []
@@ -73,7 +86,10 @@ def _read_sets(source: Path, sets: dict[str, dict[Split, list[str]]]) -> tuple[d
         raise CaptionlabError(f"{source} has several files for a split ({', '.join(names)}); keep one for each")
     files = {split: found[split][0] for split in SPLITS}
     lines = {split: read_text(source / name).split("\n") for split, name in files.items()}
-    return {split: [line.strip() for line in own if line.strip()] for split, own in lines.items()}, [*files.values()]
+    photos = {split: [line.strip() for line in own if line.strip()] for split, own in lines.items()}
+    first = {own[0] for own in photos.values() if own}
+    header = len(first) == 1 and column([*first], PHOTO_NAME) is not None
+    return {split: own[header:] for split, own in photos.items()}, [*files.values()]
 
 
 def completed(found: Found, photos: Collection[str], params: DatasetParams) -> Found:
@@ -84,6 +100,7 @@ def completed(found: Found, photos: Collection[str], params: DatasetParams) -> F
     missing = [split for split in SPLITS if split not in found.splits]
     if not missing:
         return found
+    refuse_overlap(found.splits)
     notes = []
     if found.splits:
         if "train" in missing:
@@ -104,6 +121,14 @@ def completed(found: Found, photos: Collection[str], params: DatasetParams) -> F
     if found.splits:
         split_source = f"{found.split_source}; {' and '.join(missing)} {split_source}"
     return dataclasses.replace(found, splits=splits, split_source=split_source, notes=[*found.notes, *notes])
+
+
+def refuse_overlap(splits: Mapping[Split, Collection[str]]) -> None:
+    """Raise CaptionlabError if two splits share a photo."""
+    for one, other in combinations(splits, 2):
+        if shared := sorted(set(splits[one]) & set(splits[other])):
+            photos = f"{len(shared):,} photo{'' if len(shared) == 1 else 's'} ({some_of(shared)})"
+            raise CaptionlabError(f"the splits {one} and {other} share {photos}; remove them from one of the two")
 
 
 def draw(shares: Mapping[Split, float], photos: set[str], seed: int) -> dict[Split, list[str]]:

@@ -15,6 +15,7 @@ def check_params(params: Params, root: Path) -> list[str]:
     The first stage that reads data depends on the file written, so that this one runs before any other, for a single
     target too. Raises CaptionlabError where a folder or a file that params.yaml names is missing.
     """
+    _ = params.dataset.resolved_format  # refuses a name that is no format
     if not is_imported(root, params.dataset.source):
         source_folder(root, params.dataset.source)
     for name, guest in params.guests.items():

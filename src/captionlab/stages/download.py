@@ -64,6 +64,7 @@ def download(params: Params, root: Path) -> list[str]:
     sizes = ", ".join(f"{splits[split]:,} {split}" for split in SPLITS)
     aside = f"; {checked.set_aside:,} photos without a split are left out" if checked.set_aside else ""
     lines = [f"download: {len(kept):,} photos ({sizes}), {captions:,} captions{aside}"]
+    lines.append(f"download: splits: {found.split_source}")
     if checked.problems:
         lines.append(f"download: {_summary(checked.problems)}; all are in {DATASET}/manifest.json")
     return [*lines, *(f"download: {note}" for note in found.notes)]
