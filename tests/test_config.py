@@ -89,6 +89,11 @@ def test_the_shipped_file_is_read() -> None:
         ("dataset.source", "~/photos", f"dataset.source: DVC does not expand the ~ of ~/photos; write {HOME}/photos"),
         ("evaluate.clip", "~/clip", f"evaluate.clip: DVC does not expand the ~ of ~/clip; write {HOME}/clip"),
         ("guests", {"b": {"captions": "~/b.json"}}, "guests.b.captions: DVC does not expand the ~ of ~/b.json"),
+        (
+            "evaluate.clip",
+            "~no-such-user/b",
+            "evaluate.clip: DVC does not expand the ~ of ~no-such-user/b; write the whole path",
+        ),
         ("guest_models", {"b": {"model": "~/b"}}, "guest_models.b.model: DVC does not expand the ~ of ~/b"),
         ("training.optimizer", "sgd", "training.optimizer must be one of 'adamw', 'adam' or 'rmsprop', not 'sgd'"),
         ("training", None, "training must be a mapping, not None"),

@@ -69,6 +69,8 @@ def test_missing_weights_are_one_error_line_without_a_download(tmp_path: Path, m
     ) as caught:
         ImageToText.load(ImageToTextParams(model="no-one/nothing"), tmp_path, "cpu")
     assert "\n" not in str(caught.value)
+    with pytest.raises(CaptionlabError, match=r"/no/folder is neither .*; name a folder that exists$"):
+        ImageToText.load(ImageToTextParams(model="/no/folder"), tmp_path, "cpu")
 
 
 def test_a_folder_without_a_model_is_one_error_line(tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ def _check_repeats(values: tuple[int, ...]) -> tuple[int, ...]:
 
 def _check_path(path: str) -> str:
     if path.startswith("~"):
-        raise ValueError(f"DVC does not expand the ~ of {path}; write {os.path.expanduser(path)}")
+        whole = os.path.expanduser(path)
+        raise ValueError(f"DVC does not expand the ~ of {path}; write {whole if whole != path else 'the whole path'}")
     return path
 
 

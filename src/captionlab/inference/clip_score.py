@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from captionlab.data.photos import read_upright
 from captionlab.errors import CaptionlabError
-from captionlab.inference.image_to_text import first_line, import_transformers
+from captionlab.inference.image_to_text import first_line, how_to_get, import_transformers
 
 _PREFIX = "A photo depicts "
 _WEIGHT = 2.5
@@ -35,7 +35,7 @@ class ClipScorer:
         except (OSError, ValueError) as error:
             raise CaptionlabError(
                 f"{model} is neither a folder with CLIP's weights nor in the Hugging Face cache ({first_line(error)}); "
-                f"to download it: hf download {model}"
+                f"{how_to_get(model)}"
             ) from error
         self._model: Any = loaded.float().eval().to(device)
         self._device = device

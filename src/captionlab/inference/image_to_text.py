@@ -3,6 +3,7 @@
 Weights are read from a folder or from the Hugging Face cache and never downloaded here.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class ImageToText:
         except OSError as error:
             raise CaptionlabError(
                 f"the model {params.model} is neither a folder with its weights nor in the Hugging Face cache "
-                f"({first_line(error)}); to download it: hf download {params.model}"
+                f"({first_line(error)}); {how_to_get(params.model)}"
             ) from error
         except (ValueError, ImportError) as error:
             raise CaptionlabError(
@@ -112,6 +113,12 @@ def import_transformers() -> Any:
 def _without_prompt(caption: str, prompt: str) -> str:
     """Tokenizers may write in small letters what was read in capitals."""
     return caption[len(prompt) :].strip() if prompt and caption.lower().startswith(prompt.lower()) else caption
+
+
+def how_to_get(model: str) -> str:
+    """What to do where a model's weights are missing: only a name on the Hugging Face Hub can be downloaded."""
+    is_name = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model) is not None
+    return f"to download it: hf download {model}" if is_name else "name a folder that exists"
 
 
 def first_line(error: Exception) -> str:
