@@ -52,7 +52,8 @@ _CAPTIONS = (
     "image\tcaption\na.jpg\tUn café\n".encode("utf-16"),
 )
 _METADATA = (
-    b'{"file_name": "a.jpg", "text": "A dog", "split": "train"}\n{"file_name": "b.jpg", "text": ["A man", "x"]}\n',
+    b'{"file_name": "a.jpg", "text": "A dog", "split": "train"}\n{"file_name": "b.jpg", "text": ["A man", "x"]}\n'
+    b'{"file_name": "c.jpg", "caption_1": "Grass", "caption_2": null}\n',
 )
 _SPLIT = (b"a.jpg\n", b"a.jpg\nb.jpg\n", b"\xef\xbb\xbfa.jpg\r\n\n")
 
