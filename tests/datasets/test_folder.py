@@ -199,6 +199,8 @@ def test_another_reader_names_this_format(
 def test_files_of_splits_that_are_not_read_are_named(tmp_path: Path, images: Path, files: tuple[str, ...]) -> None:
     source = photo_folder(tmp_path / "mine")
     (source / "splits").mkdir()
+    (source / ".ipynb_checkpoints").mkdir()
+    (source / ".ipynb_checkpoints/captions.txt").write_text("image,caption\n")
     for name in files:
         (source / name).write_text("image,caption\n0.jpg,A dog\n")
     assert folder(source, images).notes == [

@@ -114,7 +114,11 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
         found = [values[index] for index in caption_columns(keys)] or [None]
         captions = [text for each in found for text in (each if isinstance(each, list) else [each])]
         captions = [text for text in captions if text not in (None, "")] or captions[:1]  # some keys may have none
-        texts = [None if image is None else values[image], *captions, "" if split is None else values[split] or ""]
+        texts = [
+            None if image is None else values[image],
+            *captions,
+            "" if split is None or values[split] is None else values[split],
+        ]
         if not all(map(is_text, texts)):
             raise CaptionlabError(
                 f"{path}, line {number} has no file_name and text that are text; write one JSON object for each photo"

@@ -11,7 +11,7 @@ from captionlab.datasets import Found, Problem
 from captionlab.datasets.captions_file import CAPTION_FILES, Row, read_captions
 from captionlab.datasets.layouts import but_has
 from captionlab.datasets.photo_names import PhotoNames, find_photos
-from captionlab.datasets.reading import read_bytes
+from captionlab.datasets.reading import entries, read_bytes
 from captionlab.datasets.splits import SPLIT_NAMES, read_split_files, seem_to_be_splits, split_named
 from captionlab.errors import CaptionlabError
 
@@ -53,7 +53,7 @@ def folder(source: Path, images: Path, caption_files: Sequence[str] = CAPTION_FI
 
 def _rows(source: Path, names: Sequence[str]) -> tuple[list[Row], list[Problem], list[str]]:
     """The rows of the captions file or files, problems, and the other captions files that are not read."""
-    folders = [path for path in sorted(source.iterdir()) if path.is_dir()]
+    folders = [path for path in entries(source) if path.is_dir()]
     there = [path for place in (source, *folders) for path in _captions_files(place, names)]
     of_all = next((path for path in there if path.parent == source or path.parent.name.lower() == "images"), None)
     by_folder = {path.parent: path for path in reversed(there) if path.parent.name.lower() in SPLIT_NAMES}
@@ -72,7 +72,7 @@ def _rows(source: Path, names: Sequence[str]) -> tuple[list[Row], list[Problem],
 
 def _captions_files(place: Path, names: Sequence[str]) -> list[Path]:
     """The files of a folder with these names, in capitals or not, in their order."""
-    files = {path.name.lower(): path for path in sorted(place.iterdir()) if path.is_file()}
+    files = {path.name.lower(): path for path in entries(place) if path.is_file()}
     return [files[name.lower()] for name in names if name.lower() in files]
 
 

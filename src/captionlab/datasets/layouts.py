@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from captionlab.datasets.captions_file import CAPTION_FILES
+from captionlab.datasets.reading import entries
 
 _FILES = {
     "*.parquet": "parquet",
@@ -20,7 +21,7 @@ def other_format(source: Path) -> str | None:
     """A file of a known format in the source, and how to set that format or that folder; None without one."""
     if not source.is_dir():
         return None
-    for place in (source, *(path for path in sorted(source.iterdir()) if path.is_dir())):
+    for place in (source, *(path for path in entries(source) if path.is_dir())):
         for pattern, name in _FILES.items():
             if found := sorted(path for path in place.glob(pattern) if path.is_file()):
                 inner = "" if place == source else f", dataset.source to {place}"

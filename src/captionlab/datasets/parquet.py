@@ -50,7 +50,13 @@ def parquet(source: Path, images: Path) -> Found:
     photo_of: dict[tuple[Split | None, bytes], str] = {}  # by content: a photo may have a row for each caption
     for own, files in by_split.items():
         for number, row in enumerate(_rows(files)):
-            content = own, sha256(row.content).digest()
+            shown = row.path or f"row {number}"
+            split = split_named(row.split, shown) if row.split else own if len(by_split) > 1 else None
+            if len(by_split) > 1 and split != own:
+                raise CaptionlabError(
+                    f"{source}: the column split of {shown} says {split}, its file's name {own}; correct one of them"
+                )
+            content = split, sha256(row.content).digest()
             if row.content and content in photo_of:
                 captions += [(photo_of[content], text) for text in row.captions]
                 continue
@@ -58,18 +64,13 @@ def parquet(source: Path, images: Path) -> Found:
             if name is None or (images / name).exists():
                 name = f"{own or 'photo'}-{number:05d}{_SUFFIXES.get(row.content[:2], '.jpg')}"
             photo_of[content] = name
-            split = split_named(row.split, name) if row.split else own if len(by_split) > 1 else None
-            if len(by_split) > 1 and split != own:
-                raise CaptionlabError(
-                    f"{source}: the column split of {name} says {split}, its file's name {own}; correct one of them"
-                )
             if split:
                 splits.setdefault(split, []).append(name)
                 split_sources.add("the column split" if row.split else "the files' names")
             captions += [(name, text) for text in row.captions]
             if row.content:  # a photo without bytes is reported by the checks
                 (images / name).write_bytes(row.content)
-    if not photo_of or not any(images.iterdir()):
+    if photo_of and not any(images.iterdir()):
         raise CaptionlabError(
             f"{source}: no photo's bytes are in the files, only paths; save the dataset with its photos in it"
         )
@@ -85,10 +86,9 @@ def _files(source: Path) -> tuple[dict[Split | None, list[Path]], list[Path]]:
     if not files:
         advice = but_has(source, "put them there")
         raise CaptionlabError(f"{source} has no *.parquet files, neither there nor in its folder data{advice}")
+    split_of = {path: _split_of(path.relative_to(source)) for path in files}
     by_split: dict[Split | None, list[Path]] = {
-        split: own
-        for split in SPLITS
-        if (own := [path for path in files if _split_of(path.relative_to(source)) == split])
+        split: own for split in SPLITS if (own := [path for path in files if split_of[path] == split])
     }
     if not by_split:
         return {None: files}, []

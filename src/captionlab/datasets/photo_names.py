@@ -9,7 +9,7 @@ from pathlib import Path
 from captionlab.data.photos import SUFFIXES, skipped_formats
 from captionlab.data.text import nfc
 from captionlab.datasets import Problem
-from captionlab.datasets.reading import files_under, photos_among
+from captionlab.datasets.reading import entries, files_under, photos_among
 from captionlab.errors import CaptionlabError
 
 _LONGEST = 4096  # characters of a path on most systems; normalising a megabyte of accents would take hours
@@ -92,7 +92,7 @@ def find_photos(source: Path) -> tuple[PhotoNames, str | None]:
     Also returns a message with the number of photos in unsupported formats, if any. Raises CaptionlabError if there is
     no photo.
     """
-    for place in [*(path for path in sorted(source.iterdir()) if path.name.lower() == "images"), source]:
+    for place in [*(path for path in entries(source) if path.name.lower() == "images"), source]:
         files = files_under(place) if place.is_dir() else []
         names, skipped = PhotoNames(place, photos_among(files)), skipped_formats(files)
         if names.files:

@@ -42,6 +42,14 @@ def read_text(path: Path, shown: Path | None = None) -> str:
         raise CaptionlabError(f"{shown or path} is not UTF-8 text ({error}); save it as UTF-8") from error
 
 
+def entries(folder: Path) -> list[Path]:
+    """The files and folders in a folder, sorted, without hidden ones and ``__MACOSX``."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX")
+    except OSError as error:
+        raise _cannot_read(folder, error) from error
+
+
 def files_under(folder: Path) -> list[Path]:
     """Every file in the folder and its subfolders, sorted; hidden ones and ``__MACOSX`` are left out.
 

@@ -13,7 +13,7 @@ from captionlab.config import DatasetParams
 from captionlab.core.records import SPLITS, Split
 from captionlab.datasets import Found
 from captionlab.datasets.columns import PHOTO_NAME, column
-from captionlab.datasets.reading import read_text
+from captionlab.datasets.reading import entries, read_text
 from captionlab.errors import CaptionlabError, some_of
 
 SPLIT_NAMES: dict[str, Split] = {
@@ -38,14 +38,14 @@ def split_named(name: str, photo: str) -> Split:
 
 def seem_to_be_splits(source: Path) -> list[str]:
     """The files whose names suggest that they define splits, in the places that ``read_split_files`` reads."""
-    paths = [path for place in _places(source) for path in sorted(place.iterdir()) if path.is_file()]
+    paths = [path for place in _places(source) for path in entries(place) if path.is_file()]
     found = [path for path in paths if _FILE.fullmatch(path.name) or path.name.lower() in ("split.csv", "splits.csv")]
     return [path.relative_to(source).as_posix() for path in found]
 
 
 def _places(source: Path) -> list[Path]:
     """The folders in which split files may be."""
-    inner = [path for path in sorted(source.iterdir()) if path.name.lower() in _FOLDERS and path.is_dir()]
+    inner = [path for path in entries(source) if path.name.lower() in _FOLDERS and path.is_dir()]
     return [source, *inner]
 
 
@@ -60,7 +60,7 @@ def read_split_files(source: Path) -> tuple[dict[Split, list[str]], list[str]]:
     """
     for folder in _places(source):
         sets: dict[str, dict[Split, list[str]]] = {}
-        for path in sorted(folder.iterdir()):
+        for path in entries(folder):
             if (match := _FILE.fullmatch(path.name)) and match[3].lower() == "txt" and path.is_file():
                 sets.setdefault(match[1], {}).setdefault(SPLIT_NAMES[match[2].lower()], []).append(
                     path.relative_to(source).as_posix()
