@@ -99,7 +99,7 @@ def test_presets_are_listed_with_their_time(project: Path) -> None:
     listed = dict(line.split("  ", 1) for line in every_preset(project))
     assert list(listed) == NAMES
     assert all(
-        "on two CPU cores" in time or "not measured" in time or "on one core" in time for time in listed.values()
+        "on two CPU cores" in time or "not measured" in time or "on one CPU core" in time for time in listed.values()
     )
     shutil.rmtree(project / "presets")
     with pytest.raises(CaptionlabError, match="there are no presets in presets/; run captionlab from the project's fo"):

@@ -42,7 +42,8 @@ def web_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if packed.returncode:
         pytest.skip(f"npm cannot fetch onnxruntime-web: {packed.stderr[-200:]}")
     with tarfile.open(next(folder.glob("*.tgz"))) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 has it, 3.11.2 does not
+        archive.extractall(folder)
     return folder / "package/dist"
 
 
