@@ -19,6 +19,7 @@ from mlflow.entities import Run
 from captionlab.config import Params, load_params
 from captionlab.core.files import write_json
 from captionlab.core.records import TIMINGS
+from captionlab.core.timings import Timing
 from captionlab.tracking import runs as tracking
 from results_tree import history, write_results
 
@@ -49,8 +50,8 @@ def write_pipeline(root: Path, bleu: float = 0.2, key: str = "key") -> None:
     write_results(root, PARAMS, quality, epochs=3, key=key)
     (root / "reports/scenes").mkdir(parents=True, exist_ok=True)
     (root / "reports/scenes/comparison.csv").write_text("system\nbaseline\n")
-    timing = {"stage": "train_baseline", "seconds": 1.5, "peak_megabytes": 900}
-    write_json(root / TIMINGS / "train_baseline.lite1.json", timing)
+    timing = Timing(stage="train_baseline", item="lite1", seconds=1.5, peak_megabytes=900.0)
+    write_json(root / TIMINGS / "train_baseline.lite1.json", dataclasses.asdict(timing))
 
 
 def runs(root: Path, uri: str = "") -> dict[str, list[Run]]:

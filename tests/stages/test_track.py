@@ -92,7 +92,7 @@ def test_runs_without_live_tracking_are_published_from_files(pipeline: Path) -> 
     names = sorted(path.name for path in stored.iterdir())
     assert names == ["comparison.csv", "evaluation.json", "history.csv", "summary.json"]
     timings = (pipeline / "reports/scenes/timings.csv").read_text()
-    assert timings == "stage,item,seconds,peak_megabytes\ntrain_baseline,lite1,1.5,900\n"
+    assert timings == "stage,item,seconds,peak_megabytes\ntrain_baseline,lite1,1.5,900.0\n"
 
 
 def test_an_experiment_names_its_runs(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from captionlab.core.results import (
 from captionlab.core.results.further_scores import read_further_scores
 from captionlab.core.results.guests import guest_folder, read_guest
 from captionlab.core.results.photos import read_captions
+from captionlab.core.timings import read_timing
 from captionlab.metrics.scorer import Scorer
 from captionlab.serving import registry
 from captionlab.tracking import runs
@@ -269,8 +270,6 @@ def _write_timings(params: Params, root: Path) -> None:
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["stage", "item", "seconds", "peak_megabytes"])
     for stage, item in stages:
-        path = root / records.TIMINGS / (f"{stage}.{item}.json" if item else f"{stage}.json")
-        if path.exists():
-            timing = files.read_json(path)
-            table.writerow([stage, item, timing["seconds"], timing["peak_megabytes"]])
+        if timing := read_timing(root, stage, item):
+            table.writerow([stage, item, timing.seconds, timing.peak_megabytes])
     files.write_text(root / records.REPORTS / params.dataset.name / "timings.csv", out.getvalue())
