@@ -9,12 +9,10 @@ from captionlab.core.devices import choose_device
 from captionlab.core.records import RELEASED
 from cuda_systems import draw
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not RELEASED.exists(), reason="no captioner ships with this checkout"),
-]
+pytestmark = pytest.mark.cuda
 
 
+@pytest.mark.skipif(not RELEASED.exists(), reason="no captioner ships with this checkout")
 def test_photos_get_the_captions_that_a_cpu_writes(tmp_path: Path) -> None:
     """For 95 % of them: the encoder computes in half precision."""
     paths = [tmp_path / name for name in draw(tmp_path, 60)]

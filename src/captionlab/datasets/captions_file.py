@@ -24,7 +24,7 @@ CAPTION_FILES = (
 )  # fmt: skip
 _SEPARATORS = ("\t", ";", "|", ",")
 # Lines without text; sep= is Excel's.
-_ABOVE_HEADER = re.compile(r'(?:[\s,;|]*\n)?(?:"?sep=."?\n)?(?:[\s,;|]*\n)?', re.IGNORECASE)
+_ABOVE_HEADER = re.compile(r'\A(?:[\s,;|]*\n)?(?:"?sep=."?\n)?(?:[\s,;|]*\n)?', re.IGNORECASE)
 _TOKEN_LINE = re.compile(r"[^\t\n]+#\d+\t")
 _NUMBER_FIRST = re.compile(r"\s*(\d+)\s+(.*)", re.DOTALL)
 
@@ -67,9 +67,9 @@ def read_captions(path: Path) -> tuple[list[Row], list[Problem]]:
 
 def _table_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
     """The rows below the header, each with the number of its last line."""
-    above = _ABOVE_HEADER.match(text)
-    first = 1 + (above[0].count("\n") if above else 0)
-    header, _, body = text[above.end() if above else 0 :].partition("\n")
+    table_text = _ABOVE_HEADER.sub("", text, count=1)
+    first = 1 + text.count("\n") - table_text.count("\n")
+    header, _, body = table_text.partition("\n")
     table = _table_of(header)
     if table is None:
         raise CaptionlabError(
@@ -180,7 +180,7 @@ class _Table:
         # One line of Flickr30k's results.csv lacks the separator between the caption's number and the caption.
         if surplus == -1 and self.separator == "|" and (parts := _NUMBER_FIRST.fullmatch(fields[-1])):
             return [*fields[:-1], *parts.groups()]
-        return [*fields, *[""] * max(0, -surplus)]
+        return [*fields, *[""] * -surplus]
 
 
 def _table_of(header: str) -> _Table | None:

@@ -20,16 +20,20 @@ _NUMBERED = re.compile(rf"(?:{'|'.join(_CAPTION)})(\d{{1,6}})")
 
 def column(names: Sequence[str], known: Sequence[str]) -> int | None:
     """The index of the column that has one of the ``known`` names; None without one."""
-    found = [re.sub(r"[\s_-]", "", name).lower() for name in names]
+    found = _plain(names)
     return next((found.index(name) for name in known if name in found), None)
 
 
 def caption_columns(names: Sequence[str]) -> list[int]:
     """The indices of the column of captions and of numbered ones such as ``caption_1``, these by number."""
     one = column(names, _CAPTION)
-    found = [_NUMBERED.fullmatch(re.sub(r"[\s_-]", "", name).lower()) for name in names]
-    numbered = [(int(match[1]), index) for index, match in enumerate(found) if match]
+    found = enumerate(map(_NUMBERED.fullmatch, _plain(names)))
+    numbered = [(int(match[1]), index) for index, match in found if match]
     return [*([] if one is None else [one]), *(index for _, index in sorted(numbered))]
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    return [re.sub(r"[\s_-]", "", name).lower() for name in names]
 
 
 def captions_in(text: str) -> list[str]:

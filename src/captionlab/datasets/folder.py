@@ -72,8 +72,9 @@ def _rows(source: Path, names: Sequence[str]) -> tuple[list[Row], list[Problem],
 
 def _captions_files(place: Path, names: Sequence[str]) -> list[Path]:
     """The files of a folder with these names, in capitals or not, in their order."""
-    files = {path.name.lower(): path for path in entries(place) if path.is_file()}
-    return [files[name.lower()] for name in names if name.lower() in files]
+    wanted = [name.lower() for name in names]
+    files = {name: path for path in entries(place) if (name := path.name.lower()) in wanted and path.is_file()}
+    return [files[name] for name in wanted if name in files]
 
 
 def _by_column(rows: Sequence[Row], photo_of: Mapping[str, str]) -> dict[Split, list[str]]:

@@ -38,9 +38,9 @@ def split_named(name: str, photo: str) -> Split:
 
 def seem_to_be_splits(source: Path) -> list[str]:
     """The files whose names suggest that they define splits, in the places that ``read_split_files`` reads."""
-    paths = [path for place in _places(source) for path in entries(place) if path.is_file()]
+    paths = [path for place in _places(source) for path in entries(place)]
     found = [path for path in paths if _FILE.fullmatch(path.name) or path.name.lower() in ("split.csv", "splits.csv")]
-    return [path.relative_to(source).as_posix() for path in found]
+    return [path.relative_to(source).as_posix() for path in found if path.is_file()]
 
 
 def _places(source: Path) -> list[Path]:
