@@ -132,8 +132,9 @@ def test_a_token_file_needs_no_header(file: Path) -> None:
     assert read(file, text) == [Row("a.jpg", "A dog , running ."), Row("a.jpg", "A dog ."), Row("b.jpg", "A dog .")]
 
 
-def test_a_split_column_is_read(file: Path) -> None:
-    assert read(file, "image,split,caption\na.jpg,train,A dog\nb.jpg,,A cat\n") == [
+@pytest.mark.parametrize("name", ["split", "Data_Split", "subset", "partition", "set"])
+def test_a_split_column_is_read(file: Path, name: str) -> None:
+    assert read(file, f"image,{name},caption\na.jpg,train,A dog\nb.jpg,,A cat\n") == [
         Row("a.jpg", "A dog", "train"),
         Row("b.jpg", "A cat"),
     ]

@@ -175,6 +175,14 @@ def test_the_format_of_another_source_is_named(tmp_path: Path, images: Path, nam
         folder(source, images)
 
 
+def test_a_captions_file_two_folders_down_is_named(tmp_path: Path, images: Path) -> None:
+    """As zips are often unpacked."""
+    inner = photo_folder(tmp_path / "archive/flickr8k")
+    message = rf"but archive/flickr8k/captions.txt; set dataset.format to folder, dataset.source to {inner}$"
+    with pytest.raises(CaptionlabError, match=message):
+        folder(tmp_path, images)
+
+
 @pytest.mark.parametrize("read", [coco, karpathy, parquet, flickr8k])
 def test_another_reader_names_this_format(
     tmp_path: Path, images: Path, read: Callable[[Path, Path], Found], monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ PHOTO_NAME = (
     "image", "imagename", "filename", "file", "imagepath", "imagefile", "photo", "img", "path", "name", "imageid",
 )  # fmt: skip
 PHOTO_BYTES = ("image", "img", "photo", "picture", "jpg", "jpeg", "png", "webp")
-SPLIT = ("split", "splitname", "datasplit")
+SPLIT = ("split", "splitname", "datasplit", "subset", "partition", "set")
 _CAPTION = (
     "caption", "comment", "text", "sentence", "description", "captions", "texts", "txt", "sentences", "sentencesraw",
 )  # fmt: skip

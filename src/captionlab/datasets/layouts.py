@@ -21,11 +21,13 @@ def other_format(source: Path) -> str | None:
     """A file of a known format in the source, and how to set that format or that folder; None without one."""
     if not source.is_dir():
         return None
-    for place in (source, *(path for path in entries(source) if path.is_dir())):
+    inner = [path for path in entries(source) if path.is_dir()]
+    deeper = [path for place in inner for path in entries(place) if path.is_dir()]
+    for place in (source, *inner, *deeper):
         for pattern, name in _FILES.items():
             if found := sorted(path for path in place.glob(pattern) if path.is_file()):
-                inner = "" if place == source else f", dataset.source to {place}"
-                return f"{found[0].relative_to(source).as_posix()}; set dataset.format to {name}{inner}"
+                there = "" if place == source else f", dataset.source to {place}"
+                return f"{found[0].relative_to(source).as_posix()}; set dataset.format to {name}{there}"
     return None
 
 
