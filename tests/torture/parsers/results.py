@@ -7,6 +7,7 @@ from pathlib import Path
 
 from captionlab.core.results import read_diagnostics, read_evaluation, read_manifest, read_summary, read_training
 from captionlab.core.results.further_scores import read_further_scores
+from captionlab.core.results.guests import GuestCaptions, read_guest, write_guest
 from captionlab.core.results.judgments import read_agreements
 from captionlab.core.results.photos import read_attention, read_captions, read_gallery
 from results_tree import toys, write_results
@@ -14,7 +15,7 @@ from torture.fuzz import Parser, mutate_bytes, mutate_json
 from torture.parsers.inputs import BAD_JSON
 
 _MODEL, _EVALUATION = "artifacts/models/baseline/lite0", "artifacts/evaluation"
-_KEY = "attention.lite2"
+_KEY, _GUEST = "attention.lite2", "artifacts/models/guests/other"
 # The reader of each file, given the project's root.
 _READERS: dict[str, Callable[[Path], object]] = {
     "artifacts/dataset/manifest.json": read_manifest,
@@ -27,6 +28,7 @@ _READERS: dict[str, Callable[[Path], object]] = {
     f"{_EVALUATION}/attention/{_KEY}.json": lambda root: read_attention(root, _KEY),
     f"{_EVALUATION}/captions/{_KEY}.jsonl": lambda root: read_captions(root, _KEY),
     f"{_MODEL}/history.csv": lambda root: read_training(root / _MODEL),
+    f"{_GUEST}/captions.json": lambda root: read_guest(root, "other"),
 }
 
 
@@ -41,6 +43,8 @@ def parsers() -> list[Parser]:
     """Every reader of results."""
     with tempfile.TemporaryDirectory() as folder:
         write_results(Path(folder), toys(), judged=True)
+        (Path(folder) / _GUEST).mkdir(parents=True)
+        write_guest(Path(folder) / _GUEST, GuestCaptions(source="other.json", captions={"test": {"a.jpg": "a dog"}}))
         valid = {name: (Path(folder) / name).read_bytes() for name in _READERS}
     summary = valid[f"{_MODEL}/summary.json"]
     return [

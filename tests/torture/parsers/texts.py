@@ -14,6 +14,7 @@ from captionlab.config import Params, load_params
 from captionlab.core.files import read_json, read_jsonl
 from captionlab.core.records import LONGEST_CAPTION
 from captionlab.core.validation import validate
+from captionlab.data.caption_formats import captions_by_split
 from captionlab.data.text import CLEANINGS, clean
 from captionlab.data.vocab import Vocabulary
 from captionlab.datasets.scenes import scene_words
@@ -87,6 +88,20 @@ _SCORES = (
     pair({"annotations": [{"image_id": 1, "caption": "A dog"}], "images": [{"id": 1, "file_name": "a"}]}, {"1": "a"}),
     pair({"images": [{"split": "test", "filename": "a", "sentences": [{"raw": "A dog"}], "cocoid": 1}]}, {"a": "a"}),
 )
+
+
+def _guest(data: bytes, work: Path) -> None:
+    path = work / "captions.json"
+    path.write_bytes(data)
+    captions_by_split(path, {"val": ["b.jpg"], "test": ["a.jpg", "COCO_val2014_000000000042.jpg"]})
+
+
+_GUESTS = (
+    b'{"a.jpg": "A dog", "42": "two cats"}',
+    b'{"a": ["A dog"], "COCO_val2014_000000000042": "two cats", "b.jpg": ""}',
+    b'[{"image_id": 42, "caption": "A dog"}, {"image_id": "a", "caption": "two cats"}]',
+    b'{"image": "photos/a.jpg", "caption": "A dog"}\n{"image": "COCO_val2014_000000000042.jpg", "caption": "cats"}\n',
+)
 _ROWS = b'{"image": "a.jpg", "split": "train", "captions": ["A", "\xc3\xa9"]}\n{"image": "b", "n": [1, 2.5, null]}\n'
 VOCABULARY = b'{"cleaning": "standard", "min_count": 3, "words": ["<pad>", "<start>", "<end>", "<unk>", "dog", "a"]}'
 
@@ -143,6 +158,7 @@ def parsers() -> list[Parser]:
         Parser(name="presets", corpus=presets, read=_preset, mutate=mutate_bytes, special=_BAD_YAML, share=1),
         Parser(name="scenes grammar", corpus=[grammar], read=_grammar, mutate=mutate_bytes, special=_BAD_YAML, share=1),
         Parser(name="score JSON", corpus=_SCORES, read=_score, mutate=mutate_json, special=BAD_JSON, share=3),
+        Parser(name="guests", corpus=_GUESTS, read=_guest, mutate=mutate_bytes, special=BAD_JSON, share=2),
         Parser(
             name="JSON", corpus=[VOCABULARY, _ROWS.split(b"\n")[0]], read=_json_file, mutate=mutate_json,
             special=BAD_JSON, share=4,
