@@ -65,7 +65,22 @@ def git(folder: Path) -> Path:
     return folder
 
 
-MODELS: dict[str, Callable[[Path], Path]] = {"blip": blip, "git": git}
+def vit_bert(folder: Path) -> Path:
+    """A vision-encoder-decoder of ViT and BERT with the same words, and with a processor each for photos and texts."""
+    tokenizer = _tokenizer(folder)
+    torch.manual_seed(3)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.ViTConfig(**_VISION), transformers.BertConfig(**_SMALL, vocab_size=len(WORDS)),
+        decoder_start_token_id=2, pad_token_id=0, eos_token_id=3,
+    )  # fmt: skip
+    transformers.VisionEncoderDecoderModel(config).save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": PIXELS, "width": PIXELS}).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+WITH_PROMPT: dict[str, Callable[[Path], Path]] = {"blip": blip, "git": git}
+MODELS = {**WITH_PROMPT, "vit_bert": vit_bert}
 
 
 def clip(folder: Path) -> Path:

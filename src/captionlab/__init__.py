@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from captionlab.core.records import Decoding
     from captionlab.errors import CaptionlabError
+    from captionlab.evaluation.rows import RowCaptioner
     from captionlab.inference.captioner import Captioner, EnsembleCaptioner, Sentence
 
 # By default OpenMP's threads spin while they wait for one another, which slows down whatever else runs on their cores.
@@ -17,13 +18,14 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
-__all__ = ["Captioner", "CaptionlabError", "Decoding", "EnsembleCaptioner", "Sentence"]
+__all__ = ["Captioner", "CaptionlabError", "Decoding", "EnsembleCaptioner", "RowCaptioner", "Sentence"]
 
 _MODULES = {
     "Captioner": "inference.captioner",
     "CaptionlabError": "errors",
     "Decoding": "core.records",
     "EnsembleCaptioner": "inference.captioner",
+    "RowCaptioner": "evaluation.rows",
     "Sentence": "inference.captioner",
 }
 

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +17,7 @@ from captionlab.core.files import read_json, read_jsonl
 from captionlab.stages.extract_features import extract_features
 from captionlab.tracking.store import tracking_uri
 from captionlab.training.fit import train_system
+from torchrun import torchrun
 
 if TYPE_CHECKING:
     from conftest import Run, World
@@ -43,15 +41,6 @@ def fragile(*given):
 nn.utils.clip_grad_norm_ = fragile
 cli.main()
 """
-
-
-def torchrun(root: Path, *arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    source = os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run(
-        [*command, *arguments], cwd=root, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,7 +165,8 @@ def test_single_process_commands_refuse_torchrun(tmp_path: Path, run: "Run", mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun sets this for its processes
     assert run("download") == (
-        1, "", "captionlab: torchrun is for extract_features, train_* and caption; run this command without it\n"
+        1, "", "captionlab: torchrun is for extract_features, train_*, finetune and caption; run this command without "
+        "it\n",
     )  # fmt: skip
 
 

@@ -363,7 +363,7 @@ def test_timm_networks_give_their_pooled_vector_and_map(hub: Path, model: str, p
     np.testing.assert_allclose(pooled_ND, expected_ND, rtol=1e-3, atol=1e-3)
     compiled = OnnxEngine(encoder, batch=1)(pixels)
     for ours, reference in zip(compiled, (pooled_ND, grid_NRC), strict=True):
-        assert np.abs(ours - reference).max() / reference.std() < 1e-2
+        assert np.abs(ours - reference).max() / reference.std() < 1e-3
 
 
 def test_a_tag_selects_other_weights_of_the_same_network(hub: Path) -> None:
@@ -408,7 +408,11 @@ def test_trained_blocks_follow_the_trunk(name: str) -> None:
     assert {key: value.shape for key, value in fresh.state_dict().items()} == own
 
 
-@pytest.mark.parametrize("name", ["timm_test_vit_last2", "timm_test_vit_all", "timm_test_resnet_all"])
+@pytest.mark.parametrize("name", [
+    "timm_test_vit_last2", "timm_test_vit_all", "timm_test_resnet_all", "timm_vit_xsmall_patch16_clip_224_last2",
+    pytest.param("timm_vit_small_patch14_reg4_dinov2_last2", marks=pytest.mark.slow),
+    pytest.param("timm_vit_base_patch32_siglip_256_last2", marks=pytest.mark.slow),  # without prefix tokens
+])  # fmt: skip
 def test_trained_blocks_of_timm_follow_the_trunk(hub: Path, name: str) -> None:
     model = name.removeprefix("timm_").rsplit("_", 1)[0]
     downloaded(model, hub)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,6 +50,17 @@ def test_scores_equal_the_published_formulas(folder: Path, photos: dict[str, Pat
     assert (found["clip_score"] > 0).any()
     itself = found["clip_score"][1]  # "dogs" is one of its own references
     assert found["ref_clip_score"][1] == pytest.approx(2 * itself / (itself + 1) if itself else 0, abs=1e-5)
+
+
+def test_scores_of_known_embeddings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computed by hand: cosines 0.6 with the photo and 0.8 with the nearer reference; and a cosine below 0."""
+    scorer = ClipScorer(str(folder))
+    embedded = {"a dog": (0.6, 0.8), "a cat": (0.0, 1.0), "a hat": (-1.0, 0.0)}
+    monkeypatch.setattr(scorer, "_photos", lambda paths: np.array([(1.0, 0.0)]))
+    monkeypatch.setattr(scorer, "_texts", lambda texts: np.array([embedded[text] for text in texts]))
+    found = scorer.scores([("a", "a dog"), ("a", "a hat")], {"a": Path("a.jpg")}, {"a": ["a cat", "a hat"]})
+    assert found["clip_score"] == pytest.approx([1.5, 0])
+    assert found["ref_clip_score"] == pytest.approx([2 * 1.5 * 0.8 / 2.3, 0])
 
 
 def test_weights_in_half_precision_compute_in_fp32(folder: Path, photos: dict[str, Path], tmp_path: Path) -> None:

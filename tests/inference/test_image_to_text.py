@@ -1,5 +1,6 @@
 """Image-to-text models of transformers: tiny models of two families with random weights."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from captionlab.data.photos import read_upright
 from captionlab.errors import CaptionlabError
 from captionlab.inference.image_to_text import ImageToText
 from photo_sets import jpeg
-from tiny_transformers import MODELS, transformers
+from tiny_transformers import MODELS, WITH_PROMPT, transformers
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +38,30 @@ def test_captions_equal_those_of_transformers(folders: dict[str, Path], photos: 
     said = list(loaded(folders[name], beams=3, max_tokens=6).captions(photos))
     assert len(said) == len(photos)
     model = transformers.AutoModelForImageTextToText.from_pretrained(folders[name]).eval()
-    processor = transformers.AutoProcessor.from_pretrained(folders[name])
+    images = transformers.AutoImageProcessor.from_pretrained(folders[name])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders[name])
     for photo, caption in zip(photos, said, strict=True):  # one by one, and not in batches
-        inputs = processor(images=[read_upright(photo, 1024)], return_tensors="pt")
+        inputs = images(images=[read_upright(photo, 1024)], return_tensors="pt")
         with torch.inference_mode():
             tokens = model.generate(**inputs, num_beams=3, max_new_tokens=6, do_sample=False)
-        assert caption == processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
+        assert caption == tokenizer.batch_decode(tokens, skip_special_tokens=True)[0].strip()
 
 
-@pytest.mark.parametrize("name", MODELS)
+def test_a_prompt_that_a_model_does_not_take_is_one_error_line(folders: dict[str, Path], photos: list[Path]) -> None:
+    model = loaded(folders["vit_bert"], prompt="A photo of")
+    with pytest.raises(CaptionlabError, match=r"^vit_bert takes no prompt \(.*\); leave it out$"):
+        next(model.captions(photos))
+
+
+def test_a_missing_prompt_is_one_error_line(folders: dict[str, Path], photos: list[Path]) -> None:
+    """As with chat models, whose processors want text; here it is a tokenizer."""
+    model = loaded(folders["git"])
+    model = dataclasses.replace(model, images=model.processor.tokenizer)
+    with pytest.raises(CaptionlabError, match=r"^git takes only photos with a prompt \(.*\); add one$"):
+        next(model.captions(photos))
+
+
+@pytest.mark.parametrize("name", WITH_PROMPT)
 def test_a_prompt_is_not_part_of_the_caption(folders: dict[str, Path], photos: list[Path], name: str) -> None:
     prompted = list(loaded(folders[name], prompt="A photo of", max_tokens=6).captions(photos[:2]))
     assert not any("photo of" in caption[:10] for caption in prompted)

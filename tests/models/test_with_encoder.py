@@ -8,6 +8,7 @@ from torch import nn
 
 from captionlab.core.tokens import START
 from captionlab.encoders.network import LastBlocks, Parts, PooledMap
+from captionlab.errors import CaptionlabError
 from captionlab.models.base import Features
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
@@ -80,3 +81,8 @@ def test_a_crop_is_a_part_of_the_map() -> None:
     assert 0.49 < steps.min() < 0.6
     assert 0.9 < steps.max() <= 1.001
     torch.testing.assert_close(random_crops(map_NRC, 1.0), map_NRC)
+
+
+def test_tokens_with_a_class_token_are_not_cropped() -> None:
+    with pytest.raises(CaptionlabError, match=r"training\.crop is for square maps; this encoder gives 50 tokens"):
+        random_crops(torch.zeros(2, 50, 3), 0.7)

@@ -79,6 +79,20 @@ def test_the_decoding_is_chosen_on_validation(
     assert (scored.loss, scored.accuracy) == pytest.approx((test.loss, test.accuracy), abs=1e-5)
 
 
+def test_the_least_number_of_words_and_repeated_words_are_chosen_like_the_beam(copy: Path, tiny_params: Params) -> None:
+    wanted = dataclasses.replace(tiny_params.evaluate, min_words=(1, 5), no_repeat_ngram=(0, 1))
+    evaluate(dataclasses.replace(tiny_params, evaluate=wanted), copy)
+    scored = read_evaluation(copy)["attention.tiny"]
+    assert [each.decoding for each in scored.decodings] == wanted.decodings
+    assert len(scored.decodings) == 2 * 2 * 2
+    assert scored.val_cider == max(each.val_cider for each in scored.decodings)
+    for row in read_photo_captions(copy, "attention.tiny"):
+        for decoding in wanted.decodings:
+            words = row.captions[decoding.label].caption.split()
+            assert len(words) >= decoding.min_words
+            assert not decoding.no_repeat_ngram or len(set(words)) == len(words)
+
+
 REFERENCES: dict[Split, dict[str, Sequence[str]]] = {
     split: {f"{split}0": ["a black dog runs over the grass"], f"{split}1": ["the white cat sleeps in a box"]}
     for split in ("val", "test")

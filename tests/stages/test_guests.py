@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from captionlab.commands.caption import Options, caption_photos
 from captionlab.config import Params
 from captionlab.core.files import read_jsonl
 from captionlab.core.params import GuestParams, ImageToTextParams
@@ -43,7 +44,9 @@ def write(root: Path, captions: Any) -> None:
     (root / "guest.json").write_text(json.dumps(captions), encoding="utf-8")
 
 
-def test_a_guest_with_a_systems_captions_has_its_scores_and_diagnostics(root: Path, tiny_params: Params) -> None:
+def test_a_guest_with_a_systems_captions_has_its_scores_and_diagnostics(
+    root: Path, tiny_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copied = read_evaluation(root)["attention.tiny"]
     rows = read_captions(root, "attention.tiny")
     write(root, {row.image: row.captions[copied.best.decoding.label].caption for row in rows})
@@ -63,6 +66,9 @@ def test_a_guest_with_a_systems_captions_has_its_scores_and_diagnostics(root: Pa
     assert found.pairs["guests.friend"]["attention.tiny"]["cider"].p == 1.0
     with pytest.raises(CaptionlabError, match=r"guests\.friend is a guest and cannot caption photos"):
         RowCaptioner.load(root, "guests.friend", "cpu")
+    monkeypatch.chdir(root)
+    with pytest.raises(CaptionlabError, match=r"guests\.friend is a guest and cannot caption photos"):
+        caption_photos(["a.jpg"], Options(model="guests.friend"))
     assert [row.captions["as given"].caption for row in read_captions(root, "guests.friend")] == [
         row.captions[copied.best.decoding.label].caption for row in rows
     ]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from builders import digests, draw_photos, tiny_system, write_tree
+from captionlab import RowCaptioner
 from captionlab.config import (
     EncoderParams,
     EnsembleParams,
@@ -26,13 +27,13 @@ from captionlab.data.store import open_store
 from captionlab.demo.lineup import Lineup
 from captionlab.encoders.load import load_encoder
 from captionlab.errors import CaptionlabError
-from captionlab.evaluation.rows import RowCaptioner
 from captionlab.inference.captioner import Captioner
 from captionlab.models.with_encoder import WithEncoder
 from captionlab.stages.evaluate import evaluate
 from captionlab.stages.extract_features import extract_features
 from captionlab.stages.finetune import finetune
 from captionlab.training.fit import train_system
+from torchrun import torchrun
 
 if TYPE_CHECKING:
     from conftest import Run, World
@@ -60,6 +61,13 @@ def params(tiny_params: Params) -> Params:
                 system="attention", config="tiny", training={"encoder_learning_rate": 0.001, "crop": 0.7}
             ),
             "frozen": FinetuneParams(system="attention", config="tiny"),
+            "distilled": FinetuneParams(
+                system="attention",
+                config="tiny",
+                teachers=("tiny",),
+                cross_entropy=0.5,
+                training={"encoder_learning_rate": 0.001},
+            ),
         },
     )
 
@@ -120,6 +128,49 @@ def test_finetuning_is_deterministic(root: Path, params: Params, name: str) -> N
     assert digests(root / MODELS / "finetune" / name) == first
 
 
+@pytest.mark.slow
+def test_two_processes_train_blocks_like_one(root: Path, tmp_path: Path) -> None:
+    """Without dropout and crops; the only difference is the order of sums."""
+    name = "distilled"
+    shutil.copytree(root, tmp_path / "copy")
+    done = torchrun(tmp_path / "copy", "-m", "captionlab.cli", "finetune", name)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 3  # two epochs and the closing line, once
+    ours, theirs = (read_training(place / MODELS / "finetune" / name).history for place in (tmp_path / "copy", root))
+    assert len(ours) == len(theirs) == 2
+    for own, expected in zip(ours, theirs, strict=True):
+        found, wanted = (np.array(dataclasses.astuple(epoch), dtype=float) for epoch in (own, expected))
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=2e-6)
+
+
+def test_self_critical_training_is_refused_in_several_processes(
+    root: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captionlab.core.distributed.world_size", lambda: 2)
+    critical = FinetuneParams(system="attention", config="tiny", samples=2, cross_entropy=0.2)
+    with pytest.raises(CaptionlabError, match="critical trains self-critically, in one process"):
+        finetune(dataclasses.replace(params, finetune={"critical": critical}), root, "critical")
+
+
+def test_the_whole_encoder_can_be_trained(root: Path, tmp_path: Path, params: Params) -> None:
+    """From photos, with random crops."""
+    shutil.copytree(root, tmp_path / "copy")
+    whole = "efficientnet_lite0_all"
+    training = dataclasses.replace(params.training, encoder_learning_rate=0.001, crop=0.7, epochs=1)
+    systems: Any = {"baseline": {"whole": tiny_system("baseline", encoder=whole)}}
+    changed = dataclasses.replace(
+        params, training=training, **systems,
+        extract_features=ExtractFeaturesParams(encoders={whole: EncoderParams(grid=2, mirrored=True)}),
+    )  # fmt: skip
+    extract_features(changed, tmp_path / "copy", whole)
+    train_system(changed, tmp_path / "copy", "baseline", "whole")
+    published = load_encoder(whole, grid=2).network.last.state_dict()
+    unchanged = same(blocks_of(tmp_path / "copy", "baseline", "whole"), published)
+    assert set(unchanged) == {name for name in published if not name.endswith(("weight", "bias"))}
+    captioner = Captioner.load(checkpoint_of(tmp_path / "copy", "baseline", "whole"))
+    assert captioner.caption(next((root / DATASET / "images").iterdir()))[0].caption
+
+
 def test_a_photo_is_captioned_from_its_file_as_from_its_features(root: Path, world: "World") -> None:
     for system, name in (("baseline", "tiny"), ("finetune", "trained")):
         captioner = Captioner.load(checkpoint_of(root, system, name))
@@ -150,6 +201,8 @@ def test_a_row_gives_the_captions_of_its_evaluation(root: Path, key: str) -> Non
         assert not isinstance(sentences, CaptionlabError)
         best[image] = sentences[0].caption
     assert best == evaluated
+    image, caption = next(iter(best.items()))
+    assert row.caption(root / DATASET / "images" / image)[0].caption == caption
 
 
 def test_the_command_names_a_row(root: Path, monkeypatch: pytest.MonkeyPatch, run: "Run") -> None:
@@ -164,6 +217,9 @@ def test_the_command_names_a_row(root: Path, monkeypatch: pytest.MonkeyPatch, ru
     code, out, err = run("caption", photo, "--model", "ensemble.none")
     assert (code, out) == (1, "")
     assert err.startswith("captionlab: ensemble.none has not been evaluated")
+    code, out, err = run("caption", photo, "--model", "retrieval.tiny", "--beam", "3")
+    assert (code, out) == (1, "")
+    assert err == "captionlab: retrieval.tiny copies captions and has no beam; leave it out\n"
     code, _, err = run("caption", photo, "--model", "ensemble.both", "--attention", "map.png")
     assert code == 1
     assert "ensemble.both has no attention to show" in err

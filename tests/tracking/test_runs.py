@@ -1,5 +1,6 @@
 """MLflow runs during training: killed, repeated and concurrent trainings, and MLflow unavailable."""
 
+import dataclasses
 import os
 import socket
 import sqlite3
@@ -47,6 +48,20 @@ def test_a_killed_training_and_its_publication_share_one_run(pipeline: Path) -> 
     assert published.data.metrics["bleu_4"] == 0.2
     for key in CURVES:
         assert points(pipeline, published, key) == expected("lite0", key)
+
+
+def test_a_run_with_other_parameters_names_them(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `dvc repro` after a change of params.yaml; under `dvc exp run` the experiment's name does."""
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    first = start()
+    changes = [{}, {"hidden": 128}, {"hidden": 128, "a": 1, "b": 2, "c": 3}, {"hidden": 512}]
+    for number, change in enumerate(changes):
+        params = dict.fromkeys("abc", 0) | dict(first.params) | change
+        own = dataclasses.replace(first, training_key=str(number), params=params)
+        with tracking.open_tracker(pipeline, EXPERIMENT, own):
+            pass
+    name = first.name
+    assert set(runs(pipeline)) == {name, f"{name} hidden=128", f"{name} hidden=512", f"{name} a=1 b=2 c=3 …"}
 
 
 @pytest.mark.parametrize("switch", ["", "false"])

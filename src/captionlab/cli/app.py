@@ -45,7 +45,9 @@ def together(shared: bool) -> Iterator[bool]:
         yield True
         return
     if not shared:
-        raise CaptionlabError("torchrun is for extract_features, train_* and caption; run this command without it")
+        raise CaptionlabError(
+            "torchrun is for extract_features, train_*, finetune and caption; run this command without it"
+        )
     from captionlab.core import distributed
 
     with distributed.process_group():

@@ -23,7 +23,7 @@ def _run(stage: str, *items: str) -> None:
     params = load_params(root / "params.yaml")
     work: Callable[..., list[str]] = getattr(import_module(f"captionlab.stages.{stage}"), stage)
     start = time.perf_counter()
-    with together(shared=stage == "extract_features" or stage.startswith("train_")) as first:
+    with together(shared=stage in ("extract_features", "finetune") or stage.startswith("train_")) as first:
         lines = work(params, root, *items)
     if not first:
         return

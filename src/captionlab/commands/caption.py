@@ -82,6 +82,8 @@ def caption_photos(names: Sequence[str], options: Options) -> bool:
     captioner = _load(options.model)
     if options.attention and not isinstance(captioner, Captioner):
         raise CaptionlabError(f"{options.model} has no attention to show")
+    if options.decoding and isinstance(captioner.decoding, Neighbours):
+        raise CaptionlabError(f"{options.model} copies captions and has no {', '.join(options.decoding)}; leave it out")
     file = None
     photos = found.photos
     if options.out:

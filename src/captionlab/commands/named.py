@@ -6,7 +6,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner, Device, EnsembleCaptioner
 from captionlab.serving.registry import local_checkpoint
 
-WITHOUT_CHECKPOINT = ("ensemble", "retrieval")  # sections of params.yaml whose rows have none of their own
+WITHOUT_CHECKPOINT = ("ensemble", "guests", "retrieval")  # systems of the comparison that have none of their own
 
 
 def load_captioner(model: str | None, device: Device = "auto") -> Captioner | EnsembleCaptioner:

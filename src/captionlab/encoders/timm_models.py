@@ -95,10 +95,13 @@ class _FirstBlocks(nn.Module):
         self.net, self._count = net, count
 
     def forward(self, x: Tensor) -> Tensor:
-        ((tokens_NRC, prefix_NRC),) = self.net.forward_intermediates(
+        (found,) = self.net.forward_intermediates(
             x, indices=[self._count - 1], return_prefix_tokens=True, stop_early=True, output_fmt="NLC",
             intermediates_only=True,
         )  # fmt: skip
+        if isinstance(found, Tensor):  # without prefix tokens
+            return found
+        tokens_NRC, prefix_NRC = found
         return torch.cat([prefix_NRC, tokens_NRC], 1)
 
 

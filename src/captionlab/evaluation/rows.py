@@ -22,7 +22,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.evaluation.reranking import ranked_by_neighbours
 from captionlab.evaluation.retrieval import Retrieved, Retriever
 from captionlab.inference.captioner import Device, EnsembleCaptioner, Sentence
-from captionlab.inference.photos import PhotoReader, stream_photos
+from captionlab.inference.photos import CaptionsPhotos, PhotoReader, stream_photos
 from captionlab.metrics.cider import Words
 from captionlab.models.base import Features
 from captionlab.training.fit import read_captions
@@ -32,7 +32,7 @@ Ranked = Sequence[Sentence | Retrieved]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowCaptioner:
+class RowCaptioner(CaptionsPhotos[Ranked]):
     """A row of the comparison, ready to caption photos as it was evaluated."""
 
     key: str  # system.configuration
@@ -77,13 +77,7 @@ class RowCaptioner:
             decoding=decoding, describe=describe,
         )  # fmt: skip
 
-    def stream(
-        self, photos: Sequence[Photo], **changes: Any
-    ) -> Iterator[Sequence[Sentence | Retrieved] | CaptionlabError]:
-        """The captions of each photo in order, best first; for one that cannot be read, the error instead.
-
-        ``changes`` are fields of the row's decoding, such as ``beam=3``.
-        """
+    def stream(self, photos: Sequence[Photo], **changes: Any) -> Iterator[Ranked | CaptionlabError]:
         decoding = dataclasses.replace(self.decoding, **changes)
         return stream_photos(self.readers, photos, lambda features: self.describe(features, decoding))
 

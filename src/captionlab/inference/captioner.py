@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal
 
 import torch
 
@@ -22,7 +22,7 @@ from captionlab.data.vocab import Vocabulary
 from captionlab.encoders.load import Encoder
 from captionlab.errors import CaptionlabError
 from captionlab.inference.decoding import beam_search
-from captionlab.inference.photos import PhotoReader, stream_photos
+from captionlab.inference.photos import CaptionsPhotos, PhotoReader, stream_photos
 from captionlab.models.base import Decoder, Features
 from captionlab.models.ensemble import Ensemble
 from captionlab.training.checkpoint import load_checkpoint
@@ -44,7 +44,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Captioner:
+class Captioner(CaptionsPhotos[list[Sentence]]):
     """A trained system, ready to caption photos or features on its ``device``.
 
     ``decoding`` was selected on the validation split; every call may override parts of it.
@@ -115,29 +115,7 @@ class Captioner:
         """The same by decoding, in less time than one after another."""
         return _describe(self.model, self.vocab, features.to(self.device), decodings)
 
-    @overload
-    def caption(self, photos: Photo, **decoding: Any) -> list[Sentence]: ...
-    @overload
-    def caption(self, photos: Sequence[Photo], **decoding: Any) -> list[list[Sentence]]: ...
-    def caption(self, photos: Photo | Sequence[Photo], **decoding: Any) -> list[Sentence] | list[list[Sentence]]:
-        """The captions of a photo, best first, or of each photo of a list or tuple.
-
-        A photo is a path, a file's bytes, a Pillow image or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
-        ``decoding`` is that of ``stream``. The first photo that cannot be read is a CaptionlabError.
-        """
-        many = isinstance(photos, list | tuple)
-        sentences = []
-        for said in self.stream(cast(Sequence[Photo], photos) if many else [cast(Photo, photos)], **decoding):
-            if isinstance(said, CaptionlabError):
-                raise said
-            sentences.append(said)
-        return sentences if many else sentences[0]
-
     def stream(self, photos: Sequence[Photo], **changes: Any) -> Iterator[list[Sentence] | CaptionlabError]:
-        """The captions of each photo in order, as they are made; for one that cannot be read, the error instead.
-
-        ``changes`` are fields of ``Decoding``, such as ``beam=3``; the others are those of ``decoding``.
-        """
         decoding = dataclasses.replace(self.decoding, **changes)
         return stream_photos([self.reader], photos, lambda features: self.describe(features, decoding))
 
@@ -177,7 +155,7 @@ class Captioner:
 
 
 @dataclass(frozen=True)
-class EnsembleCaptioner:
+class EnsembleCaptioner(CaptionsPhotos[list[Sentence]]):
     """Several trained systems whose next-word probabilities are averaged."""
 
     model: Ensemble
@@ -249,7 +227,6 @@ class EnsembleCaptioner:
         return _describe(self.model, self.vocab, features.to(self.device), decodings)
 
     def stream(self, photos: Sequence[Photo], **changes: Any) -> Iterator[list[Sentence] | CaptionlabError]:
-        """As ``Captioner.stream``."""
         decoding = dataclasses.replace(self.decoding, **changes)
         return stream_photos(self.readers, photos, lambda features: self.describe(features, decoding))
 

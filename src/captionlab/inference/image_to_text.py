@@ -26,7 +26,8 @@ class ImageToText:
 
     params: ImageToTextParams
     model: Any
-    processor: Any
+    processor: Any  # of photos and texts, or of texts alone
+    images: Any  # of photos: the same, or another
     device: str
 
     @classmethod
@@ -39,7 +40,9 @@ class ImageToText:
         folder = root / params.model
         place = str(folder) if folder.is_dir() else params.model
         try:
-            processor = transformers.AutoProcessor.from_pretrained(place, local_files_only=True)
+            processor = images = transformers.AutoProcessor.from_pretrained(place, local_files_only=True)
+            if not hasattr(processor, "image_processor"):  # the models called vision-encoder-decoder have two
+                images = transformers.AutoImageProcessor.from_pretrained(place, local_files_only=True)
             model = transformers.AutoModelForImageTextToText.from_pretrained(
                 place, local_files_only=True, use_safetensors=True
             )
@@ -52,7 +55,7 @@ class ImageToText:
             raise CaptionlabError(
                 f"{params.model} is not an image-to-text model that transformers loads ({first_line(error)})"
             ) from error
-        return cls(params=params, model=model.eval().to(device), processor=processor, device=device)
+        return cls(params=params, model=model.eval().to(device), processor=processor, images=images, device=device)
 
     @property
     def parameters(self) -> int:
@@ -65,30 +68,36 @@ class ImageToText:
         return sum(weights.numel() * weights.element_size() for weights in self.model.parameters()) / 1e6
 
     def captions(self, photos: Sequence[Path]) -> Iterator[str]:
-        """One caption for each photo, found by beam search, without the prompt."""
+        """One caption for each photo, found by beam search, without the prompt.
+
+        Raises CaptionlabError if the model takes no prompt and there is one, or the other way round.
+        """
         for begin in range(0, len(photos), _BATCH):
             yield from self._captions([read_upright(photo, _LONGEST) for photo in photos[begin : begin + _BATCH]])
 
     @torch.inference_mode()
     def _captions(self, images: Sequence[Any]) -> list[str]:
         params = self.params
-        inputs = self._inputs(images)
-        tokens = self.model.generate(
-            **inputs, num_beams=params.beams, max_new_tokens=params.max_tokens, do_sample=False
-        )
+        try:
+            inputs = self._inputs(images)
+            tokens = self.model.generate(
+                **inputs, num_beams=params.beams, max_new_tokens=params.max_tokens, do_sample=False
+            )
+        except (TypeError, ValueError) as error:
+            takes, advice = ("no prompt", "leave it out") if params.prompt else ("only photos with a prompt", "add one")
+            raise CaptionlabError(f"{params.model} takes {takes} ({first_line(error)}); {advice}") from error
         found = self.processor.batch_decode(tokens, skip_special_tokens=True)
         return [_without_prompt(" ".join(caption.split()), params.prompt) for caption in found]
 
     def _inputs(self, images: Sequence[Any]) -> dict[str, Any]:
         prompt = self.params.prompt
         if not prompt:
-            return dict(self.processor(images=images, return_tensors="pt").to(self.device))
-        try:
-            inputs = self.processor(
-                images=images, text=[prompt] * len(images), return_tensors="pt", return_token_type_ids=False
-            ).to(self.device)
-        except (TypeError, ValueError) as error:
-            raise CaptionlabError(f"{self.params.model} takes no prompt ({first_line(error)}); leave it out") from error
+            return dict(self.images(images=images, return_tensors="pt").to(self.device))
+        if self.images is not self.processor:
+            raise ValueError("it has one processor for photos and one for texts")
+        inputs = self.processor(
+            images=images, text=[prompt] * len(images), return_tensors="pt", return_token_type_ids=False
+        ).to(self.device)
         if self.model.config.model_type == "git":  # its processor ends the prompt as if it were a whole caption
             inputs["input_ids"], inputs["attention_mask"] = (
                 inputs["input_ids"][:, :-1],

@@ -4,10 +4,11 @@ Knows encoders; nothing of captions. Shape letters as in ``models.base``; N phot
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -23,6 +24,35 @@ ACCELERATOR_BLOCK = 256
 COMPILE_FROM = 100  # photos from which compiling the encoder saves more time than it takes
 
 Captions = TypeVar("Captions")
+
+
+class CaptionsPhotos(ABC, Generic[Captions]):
+    """What every captioner does with photos; ``Captions`` are those of one photo, best first."""
+
+    @abstractmethod
+    def stream(self, photos: Sequence[Photo], **changes: Any) -> Iterator[Captions | CaptionlabError]:
+        """The captions of each photo in order, as they are made; for one that cannot be read, the error instead.
+
+        ``changes`` are fields of ``Decoding``, such as ``beam=3``; the others are those that validation selected.
+        """
+
+    @overload
+    def caption(self, photos: Photo, **changes: Any) -> Captions: ...
+    @overload
+    def caption(self, photos: Sequence[Photo], **changes: Any) -> list[Captions]: ...
+    def caption(self, photos: Photo | Sequence[Photo], **changes: Any) -> Captions | list[Captions]:
+        """The captions of a photo, best first, or of each photo of a list or tuple.
+
+        A photo is a path, a file's bytes, a Pillow image or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
+        ``changes`` are those of ``stream``. The first photo that cannot be read is a CaptionlabError.
+        """
+        many = isinstance(photos, list | tuple)
+        captions = []
+        for said in self.stream(cast(Sequence[Photo], photos) if many else [cast(Photo, photos)], **changes):
+            if isinstance(said, CaptionlabError):
+                raise said
+            captions.append(said)
+        return captions if many else captions[0]
 
 
 class PhotoReader:

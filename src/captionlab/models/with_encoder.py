@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder, Features, Outputs, Standardise, State
 
 
@@ -60,9 +61,14 @@ class WithEncoder(Decoder):
 
 
 def random_crops(map_NRC: Tensor, smallest: float) -> Tensor:
-    """A square part of each map, of ``smallest`` to all of its area, at its old size by bilinear interpolation."""
+    """A square part of each map, of ``smallest`` to all of its area, at its old size by bilinear interpolation.
+
+    Raises CaptionlabError for tokens with prefix tokens, which are no map.
+    """
     n, r, c = map_NRC.shape
     side = math.isqrt(r)
+    if side * side != r:
+        raise CaptionlabError(f"training.crop is for square maps; this encoder gives {r} tokens; set it to 1")
     area_N, x_N, y_N = torch.rand(3, n, device=map_NRC.device)
     scale_N = (smallest + (1 - smallest) * area_N).sqrt()
     zero_N = torch.zeros_like(scale_N)

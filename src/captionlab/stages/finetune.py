@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from captionlab.config import FinetuneParams, Params, build_system
+from captionlab.core import distributed
 from captionlab.core.files import digest_of, sha256_of
 from captionlab.core.records import VOCAB, Decoding, Split
 from captionlab.core.results import checkpoint_of
@@ -21,8 +22,13 @@ from captionlab.training.loop import Finetuning
 
 
 def finetune(params: Params, root: Path, name: str) -> list[str]:
-    """Write ``artifacts/models/finetune/<name>/``; the checkpoint that it starts from is not changed."""
+    """Write ``artifacts/models/finetune/<name>/``; the checkpoint that it starts from is not changed.
+
+    Raises CaptionlabError for self-critical training in several processes, whose rewards are of a whole batch.
+    """
     finetuned = params.finetuned(name)
+    if finetuned.samples and distributed.world_size() > 1:
+        raise CaptionlabError(f"finetune.{name} trains self-critically, in one process; run it without torchrun")
     config = params.system(finetuned.system, finetuned.config)
     training = params.training_of(config, finetuned.training)
     start = checkpoint_of(root, finetuned.system, finetuned.config)

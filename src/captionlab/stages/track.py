@@ -265,6 +265,8 @@ def _write_timings(params: Params, root: Path) -> None:
     stages += [("extract_features", encoder) for encoder in params.extract_features.encoders]
     stages += [(f"train_{system}", config) for system, config, _ in params.systems()]
     stages += [("finetune", name) for name in params.finetune]
+    stages += [("guests", name) for name in params.guests]
+    stages += [("guest_models", name) for name in params.guest_models]
     stages += [("evaluate", ""), ("report", "")]
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 RESULT_KEY = "captionlab.result_key"
 PRUNED = "captionlab.pruned"
+_SHOWN = 3  # parameters in a run's name
 DVC_EXPERIMENT = "DVC_EXP_NAME"  # set by `dvc exp run` for its stages
 NOTE = "mlflow.note.content"  # the description on the run's page
 VIEW = "captionlab"
@@ -273,10 +274,27 @@ def _complete(client: "MlflowClient", store: Store, run: "Run", result: Result) 
 
 
 def _create(client: "MlflowClient", store: Store, start: Start) -> "Run":
-    """A new run; under ``dvc exp run`` its name tells experiments apart: ``baseline.lite0 (dandy-hues)``."""
+    """A new run whose name tells it from others of the configuration.
+
+    Under ``dvc exp run`` it is ``baseline.lite0 (dandy-hues)``; else ``baseline.lite0 hidden=128``, with what differs
+    from the first run of that name.
+    """
     experiment = os.environ.get(DVC_EXPERIMENT)
-    name = f"{start.name} ({experiment})" if experiment else start.name
+    name = f"{start.name} ({experiment})" if experiment else start.name + _differences(client, store, start)
     return client.create_run(store.experiment_id, run_name=name, tags={TRAINING_KEY: start.training_key})
+
+
+def _differences(client: "MlflowClient", store: Store, start: Start) -> str:
+    """The parameters that differ from those of the first run with the configuration's name; empty without one."""
+    first = client.search_runs(
+        [store.experiment_id], f"attributes.run_name = '{start.name}'", max_results=1,
+        order_by=["attributes.start_time ASC"],
+    )  # fmt: skip
+    if not first:
+        return ""
+    before = first[0].data.params
+    changed = [f"{key}={value}" for key, value in start.params.items() if before.get(key, str(value)) != str(value)]
+    return "".join(f" {change:.40}" for change in changed[:_SHOWN]) + (" …" if len(changed) > _SHOWN else "")
 
 
 def _monitor(store: Store, run: "Run") -> "SystemMetricsMonitor | None":

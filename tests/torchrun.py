@@ -1,0 +1,18 @@
+"""Starts commands under torchrun, on one machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "src"
+
+
+def torchrun(root: Path, *arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments in several processes, in the folder ``root``."""
+    source = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run(
+        [*command, *arguments], cwd=root, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
