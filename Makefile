@@ -67,7 +67,7 @@ ui: .venv/.installed
 # machine where `make repro` has run. BENCH=--smoke only tries whether all runs.
 BENCH ?=
 bench: .venv/.installed
-	for part in extraction training shared decoding startup growth stages; do python bench/$$part.py $(BENCH) || exit 1; done
+	for part in extraction training shared decoding startup export growth stages; do python bench/$$part.py $(BENCH) || exit 1; done
 
 # make gpu [SOURCE=folder with Flickr8k's zips]: the tests that need an NVIDIA GPU, then its speeds, to reports/gpu.md;
 # six minutes. Speeds are measured even if a test fails. (presets/gpu.yaml is something else: captionlab preset gpu.)

@@ -20,7 +20,8 @@ import torch
 from captionlab.core.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).parents[1]
-ORDER = ("extraction", "training", "shared", "decoding", "startup", "growth", "stages")  # of the report's sections
+# Of the report's sections.
+ORDER = ("extraction", "training", "shared", "decoding", "startup", "export", "growth", "stages")
 Workload = Callable[[], float]  # does some work and returns its amount: photos, captions, operations
 
 
