@@ -179,6 +179,10 @@ def test_the_loss_is_reinforce_with_the_other_samples_as_baseline(setup: Setup) 
     torch.testing.assert_close(loss, total / words, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="this CPU does not support bf16, which training refuses then",
+)
 def test_it_learns_in_bf16_too(setup: Setup) -> None:
     model = setup.model().train()
     (batch,) = setup.train_set.batches(100)
