@@ -96,6 +96,11 @@ def test_repeated_photos_and_captions_of_flickr8k_are_listed(tmp_path: Path, ima
     assert len(raw.captions) == 16
 
 
+def test_blank_lines_among_flickr8ks_captions_are_left_out(tmp_path: Path, images: Path) -> None:
+    tokens = "\n \n".join(f"{n}.jpg#{i}\tA dog .\n" for n in range(8) for i in (0, 1))
+    assert len(flickr8k(zips(tmp_path / "zips", **{"Flickr8k.token.txt": tokens}), images, TINY).captions) == 16
+
+
 @pytest.mark.parametrize("name", [PHOTOS_ZIP, TEXT_ZIP])
 def test_a_truncated_or_missing_zip_is_refused(tmp_path: Path, images: Path, name: str) -> None:
     source = zips(tmp_path / "zips")

@@ -10,10 +10,13 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from captionlab.stages.track import track
 from captionlab.tracking import runs as tracking
@@ -62,6 +65,20 @@ def test_a_run_with_other_parameters_names_them(pipeline: Path, monkeypatch: pyt
             pass
     name = first.name
     assert set(runs(pipeline)) == {name, f"{name} hidden=128", f"{name} hidden=512", f"{name} a=1 b=2 c=3 …"}
+
+
+def test_a_dataset_that_a_run_has_is_not_logged_again(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a kill, MLflow can store a run's dataset and refuse the call all the same."""
+    log_inputs = MlflowClient.log_inputs
+
+    def stored_but_refused(client: MlflowClient, *arguments: Any) -> None:
+        log_inputs(client, *arguments)
+        raise MlflowException("UNIQUE constraint failed: inputs.source_type", BAD_REQUEST)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", stored_but_refused)
+    train(pipeline)
+    (run,) = runs(pipeline)["baseline.lite0"]
+    assert (run.info.status, len(run.inputs.dataset_inputs)) == ("FINISHED", 1)
 
 
 @pytest.mark.parametrize("switch", ["", "false"])

@@ -192,7 +192,8 @@ def _read_text_files(folder: Path, origin: Path) -> Texts:
         for name, known in _SHA256.items()
         if (found := sha256_of(folder / name)) != known
     ]
-    by_id = dict(line.split("\t", 1) for line in contents[_TOKENS].removesuffix("\n").split("\n"))
+    lines = (line.partition("\t") for line in contents[_TOKENS].split("\n") if line.strip())
+    by_id = {key: caption for key, _, caption in lines}
     judged, broken = read_judgments(folder, by_id, _by_photo(captions))
     return Texts(
         captions=captions, splits={split: contents[name].split() for split, name in SPLIT_FILES.items()},

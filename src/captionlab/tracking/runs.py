@@ -329,7 +329,9 @@ def _log_start(client: "MlflowClient", store: Store, run: "Run", start: Start) -
     except MlflowException as error:
         if error.error_code != "BAD_REQUEST":
             raise
-        client.log_inputs(run.info.run_id, inputs)  # another machine has made the same entry meanwhile
+        used = client.get_run(run.info.run_id).inputs
+        if dataset.digest not in [each.dataset.digest for each in (used.dataset_inputs if used else [])]:
+            client.log_inputs(run.info.run_id, inputs)  # another machine has made the same entry meanwhile
 
 
 def _logged(client: "MlflowClient", run_id: str, key: str) -> dict[int, float]:
