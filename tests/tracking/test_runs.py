@@ -78,6 +78,7 @@ def test_a_dataset_that_a_run_has_is_not_logged_again(pipeline: Path, monkeypatc
     monkeypatch.setattr(MlflowClient, "log_inputs", stored_but_refused)
     train(pipeline)
     (run,) = runs(pipeline)["baseline.lite0"]
+    assert run.inputs is not None
     assert (run.info.status, len(run.inputs.dataset_inputs)) == ("FINISHED", 1)
 
 
