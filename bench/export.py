@@ -7,12 +7,10 @@ first one. Without a folder of photos they are drawn. Needs the captioner that s
 """
 
 import os
-import subprocess
-import sys
+import runpy
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from captionlab import Captioner
@@ -20,20 +18,11 @@ from captionlab.datasets.reading import photos_among
 from captionlab.exporting.onnx_folder import export
 from common import Rates, Workload, interleave, load, options, publish, section
 from extraction import draw_photos
+from startup import process
 
 PYTORCH, WHOLE, INT8 = "captionlab caption", "export", "export, 8 bits"
 SPEED_PHOTOS = 200
 Captions = Callable[[Sequence[Path]], list[str]]
-
-
-def first_caption(*command: str) -> Workload:
-    """A new process that captions one photo."""
-
-    def run() -> float:
-        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
-        return 1
-
-    return run
 
 
 def pytorch(captioner: Captioner) -> Captions:
@@ -43,12 +32,7 @@ def pytorch(captioner: Captioner) -> Captions:
 
 def runner(folder: Path) -> Captions:
     """What captions photos with an export, as its caption.py does."""
-    spec = spec_from_file_location("exported_caption", folder / "caption.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    caption = module.Captioner(folder).caption
+    caption = runpy.run_path(str(folder / "caption.py"))["Captioner"](folder).caption
 
     def captions(photos: Sequence[Path]) -> list[str]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -73,8 +57,8 @@ def main() -> None:
         timed, one = photos[:SPEED_PHOTOS], str(photos[0])
         systems = {PYTORCH: pytorch(captioner), WHOLE: runner(place / WHOLE), INT8: runner(place / INT8)}
         said = {kind: system(photos) for kind, system in systems.items()}
-        starts = {PYTORCH: first_caption("-m", "captionlab.cli", "caption", one)}
-        starts |= {kind: first_caption(str(place / kind / "caption.py"), one) for kind in (WHOLE, INT8)}
+        starts = {PYTORCH: process("-m", "captionlab.cli", "caption", one)}
+        starts |= {kind: process(str(place / kind / "caption.py"), one) for kind in (WHOLE, INT8)}
         cold = interleave(starts, rounds)
         many = interleave({kind: _captions(system, timed) for kind, system in systems.items()}, rounds)
         sizes = {kind: sum(path.stat().st_size for path in (place / kind).glob("*.onnx")) for kind in (WHOLE, INT8)}

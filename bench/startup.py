@@ -21,7 +21,9 @@ PYTHON, TORCH, MLFLOW, HELP, CAPTION = "python -c pass", "import torch", "import
 HEAVY = ("torch", "mlflow", "matplotlib", "onnxruntime", "nltk", "sklearn", "pandas", "starlette")
 
 
-def _process(*arguments: str) -> Workload:
+def process(*arguments: str) -> Workload:
+    """A new Python process with these arguments."""
+
     def run() -> float:
         subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
         return 1
@@ -53,11 +55,11 @@ def main() -> None:
         (photo,) = draw_photos(Path(folder), 1)
         caption = ["caption", str(photo), "--model", str(model)]
         workloads = {
-            PYTHON: _process("-c", "pass"),
-            TORCH: _process("-c", "import torch"),
-            MLFLOW: _process("-c", "import mlflow"),
-            HELP: _process(*cli, "--help"),
-            CAPTION: _process(*cli, *caption),
+            PYTHON: process("-c", "pass"),
+            TORCH: process("-c", "import torch"),
+            MLFLOW: process("-c", "import mlflow"),
+            HELP: process(*cli, "--help"),
+            CAPTION: process(*cli, *caption),
         }
         rates = interleave(workloads, rounds)
         imported = {HELP: _imported_by(["--help"]), CAPTION: _imported_by(caption)}

@@ -131,12 +131,12 @@ def test_finetuning_is_deterministic(root: Path, params: Params, name: str) -> N
 @pytest.mark.slow
 def test_two_processes_train_blocks_like_one(root: Path, tmp_path: Path) -> None:
     """Without dropout and crops; the only difference is the order of sums."""
-    name = "distilled"
     shutil.copytree(root, tmp_path / "copy")
-    done = torchrun(tmp_path / "copy", "-m", "captionlab.cli", "finetune", name)
+    done = torchrun(tmp_path / "copy", "-m", "captionlab.cli", "finetune", "distilled")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 3  # two epochs and the closing line, once
-    ours, theirs = (read_training(place / MODELS / "finetune" / name).history for place in (tmp_path / "copy", root))
+    places = (place / MODELS / "finetune/distilled" for place in (tmp_path / "copy", root))
+    ours, theirs = (read_training(place).history for place in places)
     assert len(ours) == len(theirs) == 2
     for own, expected in zip(ours, theirs, strict=True):
         found, wanted = (np.array(dataclasses.astuple(epoch), dtype=float) for epoch in (own, expected))
