@@ -130,7 +130,10 @@ def test_finetuning_is_deterministic(root: Path, params: Params, name: str) -> N
 
 @pytest.mark.slow
 def test_two_processes_train_blocks_like_one(root: Path, tmp_path: Path) -> None:
-    """Without dropout and crops; the only difference is the order of sums."""
+    """Without dropout and crops; the only difference is the order of sums, which Adam's division magnifies.
+
+    Seen: 2e-5 and 1.5e-4 on two processors; 2e-2 where the processes do not share the blocks' gradients.
+    """
     shutil.copytree(root, tmp_path / "copy")
     done = torchrun(tmp_path / "copy", "-m", "captionlab.cli", "finetune", "distilled")
     assert done.returncode == 0, done.stderr
@@ -140,7 +143,7 @@ def test_two_processes_train_blocks_like_one(root: Path, tmp_path: Path) -> None
     assert len(ours) == len(theirs) == 2
     for own, expected in zip(ours, theirs, strict=True):
         found, wanted = (np.array(dataclasses.astuple(epoch), dtype=float) for epoch in (own, expected))
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=2e-6)
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=2e-6)
 
 
 def test_self_critical_training_is_refused_in_several_processes(
