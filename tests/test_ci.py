@@ -12,6 +12,24 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
+# The properties in use, as https://containers.dev/implementors/json_reference defines them; no package has the schema.
+TEXT = {"type": "string"}
+CONTAINER = {
+    "type": "object",
+    "required": ["image"],
+    "additionalProperties": False,
+    "properties": {
+        "name": TEXT,
+        "image": TEXT,
+        "features": {"type": "object", "additionalProperties": {"type": ["object", "string", "boolean"]}},
+        "postCreateCommand": {"type": ["string", "array", "object"]},
+        "forwardPorts": {"type": "array", "items": {"type": ["integer", "string"], "maximum": 65535}},
+        "customizations": {
+            "type": "object",
+            "properties": {"vscode": {"properties": {"extensions": {"type": "array", "items": TEXT}}}},
+        },
+    },
+}
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 
@@ -71,8 +89,11 @@ def test_the_image_copies_existing_files() -> None:
     assert all((ROOT / name).exists() for name in copied)
 
 
-def test_the_development_container_uses_the_makefile() -> None:
-    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
+def test_the_development_container_follows_its_schema_and_uses_the_makefile(tmp_path: Path) -> None:
+    path = ROOT / ".devcontainer/devcontainer.json"
+    (tmp_path / "schema.json").write_text(json.dumps(CONTAINER), encoding="utf-8")
+    check("check_jsonschema", "--schemafile", tmp_path / "schema.json", path)
+    container = json.loads(path.read_text(encoding="utf-8"))
     target = container["postCreateCommand"].removeprefix("make ")
     assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
     python = container["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
