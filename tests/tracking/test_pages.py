@@ -1,10 +1,12 @@
-"""MLflow's experiment page in Chromium."""
+"""MLflow's pages in Chromium: the runs of an experiment, their charts, and runs compared."""
 
+import json
 import socket
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver import Chrome
 from selenium.webdriver.support.ui import WebDriverWait
@@ -32,6 +34,18 @@ def test_the_page_opens_on_bleu_4_cider_and_validation_loss(
         assert "bleu_1" not in found
         charts = f"{page}&compareRunsMode=CHART"
         shown(browser, charts, "bleu_4", "cider", "val_loss", "bleu_1")  # charts, in order
+        client = MlflowClient()
+        (found_experiment,) = client.search_experiments(filter_string=f"name = '{EXPERIMENT}'")
+        experiment = found_experiment.experiment_id
+        for name in ("third", "fourth", "fifth", "sixth"):
+            run = client.create_run(experiment, run_name=name)
+            client.log_metric(run.info.run_id, "bleu_4", 0.3)
+        runs = client.search_runs([experiment], order_by=["start_time"])
+        for count in (2, 6):
+            chosen = json.dumps([run.info.run_id for run in runs[:count]])
+            compared = f"http://127.0.0.1:{port}/#/compare-runs?runs={chosen}&experiments={json.dumps([experiment])}"
+            # The first chart is of BLEU-4, and rows that do not differ can be hidden.
+            shown(browser, compared, "bleu_4", *(run.info.run_name for run in runs[:count]), "Show diff only", "cider")
 
 
 def shown(browser: Chrome, page: str, *names: str) -> list[str]:
