@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import sklearn.model_selection  # noqa: F401 - what imports it when it first needs it would exceed an input's time
 
 from captionlab.config import load_params
 from captionlab.datasets import Found
