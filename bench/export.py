@@ -3,7 +3,7 @@
     python bench/export.py [--photos FOLDER] [--rounds 5] [--smoke]
 
 A first caption is timed in a new process whose files are in the page cache; captions a second in this process, after a
-first one. Without a folder of photos they are drawn. Needs the captioner that ships.
+first one. Without a folder of photos they are drawn. Needs the released captioner.
 """
 
 import os
@@ -74,7 +74,7 @@ def main() -> None:
     columns = ["", "same captions", "size", "first caption", "faster", "photos a second", "faster"]
     note = (
         f"{len(photos):,} photos of {'a folder' if arguments.photos else 'noise'} for the captions, {len(timed)} of "
-        f"them for photos a second. The captioner that ships, {captioner.identity.encoder}, {captioner.decoding.label}."
+        f"them for photos a second. The released captioner, {captioner.identity.encoder}, {captioner.decoding.label}."
     )
     publish(section("export", "Export", columns, rows, [note], load=before), arguments)
 

@@ -247,7 +247,7 @@ def captioning_part(bench: Bench) -> list[str]:
     times = [seconds(bench.device, lambda: captioner.caption(photos)) for _ in range(bench.sizes.rounds)]
     return [
         *heading,
-        f"The captioner that ships captions {len(photos)} photo files in {figure(statistics.median(times))} s, its "
+        f"The released captioner captions {len(photos)} photo files in {figure(statistics.median(times))} s, its "
         f"encoder {captioner.identity.encoder} already loaded. The aim is 3 s for 200.",
     ]
 

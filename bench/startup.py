@@ -80,7 +80,7 @@ def main() -> None:
     notes = [
         f"`captionlab --help` imports none of {', '.join(HEAVY)}; `captionlab caption` imports "
         f"{', '.join(sorted(imported[CAPTION])) or 'none'} of them. The photo is captioned by "
-        f"{'the captioner that ships' if model == RELEASED else f'attention.{name}'}."
+        f"{'the released captioner' if model == RELEASED else f'attention.{name}'}."
     ]
     publish(
         section("startup", "Start-up", ["command", "seconds", "compared with", "target"], rows, notes, load=before),

@@ -160,11 +160,14 @@ def test_two_processes_extract_the_same_bytes_even_if_one_is_killed(tmp_path: Pa
     assert set(read) == {f"{number:03d}.jpg" for number in range(21)}
 
 
-def test_single_process_commands_refuse_torchrun(tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["download", "doctor", "preset"])
+def test_single_process_commands_refuse_torchrun(
+    tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun sets this for its processes
-    assert run("download") == (
+    assert run(command) == (
         1, "", "captionlab: torchrun is for extract_features, train_*, finetune and caption; run this command without "
         "it\n",
     )  # fmt: skip

@@ -84,19 +84,20 @@ def judgments(
 def caption(
     photos: Annotated[list[str], typer.Argument(help="Photos, folders of photos, or - for one on standard input.")],
     model: Annotated[
-        str | None, typer.Option(help="A row of the table, a checkpoint or an MLflow model; default: the released one.")
+        str | None,
+        typer.Option(help="A row of the comparison, a checkpoint or an MLflow model; default: the released one."),
     ] = None,
     beam: Annotated[
-        int | None, typer.Option(min=1, max=50, help="1 is greedy search; default: selected on validation.")
+        int | None, typer.Option(min=1, max=50, help="1 is greedy decoding; default: selected on validation.")
     ] = None,
     length_penalty: Annotated[
-        float | None, typer.Option(min=0, max=10, help="Above 0 prefers longer captions; default: that of validation.")
+        float | None, typer.Option(min=0, max=10, help="Above 0 prefers longer captions; default: as evaluated.")
     ] = None,
     min_words: Annotated[int | None, typer.Option(min=1, help="Fewest words; default: selected on validation.")] = None,
-    max_words: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Most words; default: that of validation.")
+    max_words: Annotated[int | None, typer.Option(min=1, max=1000, help="Most words; default: as evaluated.")] = None,
+    no_repeat_ngram: Annotated[
+        int | None, typer.Option(min=0, help="No n-gram of this length twice; 0 allows it.")
     ] = None,
-    no_repeat_ngram: Annotated[int | None, typer.Option(min=0, help="No n words in a row twice; 0 allows it.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Captions per photo; default: 1, with --json all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per photo.")] = False,
     attention: Annotated[Path | None, typer.Option(help="Write each word's attention as PNG; one photo only.")] = None,
@@ -115,7 +116,7 @@ def caption(
     given |= {"min_words": min_words, "no_repeat_ngram": no_repeat_ngram}
     decoding = {key: value for key, value in given.items() if value is not None}
     options = Options(model=model, decoding=decoding, top=top, as_json=as_json, attention=attention, out=out)
-    with together(shared=True):
+    with together():
         all_read = caption_photos(photos, options)
     if not all_read:
         raise typer.Exit(1)
@@ -123,7 +124,7 @@ def caption(
 
 @app.command("tune")
 def tune(
-    system: Annotated[str, typer.Argument(help="system.config, such as baseline.lite0.")],
+    system: Annotated[str, typer.Argument(help="SYSTEM.CONFIGURATION, such as baseline.lite0.")],
     sampler: Annotated[
         Literal["grid", "random", "hyperband"], typer.Option(help="hyperband: random points with early pruning.")
     ] = ("random"),

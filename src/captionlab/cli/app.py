@@ -10,6 +10,8 @@ import typer
 from captionlab import __version__
 from captionlab.errors import CaptionlabError
 
+PARALLEL = {"extract_features", "train_baseline", "train_modified", "train_attention", "finetune", "caption"}
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -26,6 +28,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error occurred.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
@@ -36,18 +39,18 @@ def options(
     Example: captionlab doctor
     """
     # main() reads --traceback from the arguments: errors can occur before a callback.
+    if "TORCHELASTIC_RUN_ID" in os.environ and context.invoked_subcommand not in PARALLEL:
+        raise CaptionlabError(
+            "torchrun is for extract_features, train_*, finetune and caption; run this command without it"
+        )
 
 
 @contextmanager
-def together(shared: bool) -> Iterator[bool]:
+def together() -> Iterator[bool]:
     """Join the other processes that torchrun started, if any; yields whether this is the first of them."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield True
         return
-    if not shared:
-        raise CaptionlabError(
-            "torchrun is for extract_features, train_*, finetune and caption; run this command without it"
-        )
     from captionlab.core import distributed
 
     with distributed.process_group():

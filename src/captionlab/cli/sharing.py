@@ -8,16 +8,16 @@ import typer
 app = typer.Typer()
 
 _Model = Annotated[
-    str | None, typer.Option(help="A trained system, a checkpoint or an MLflow model; default: the released one.")
+    str | None, typer.Option(help="A trained configuration, a checkpoint or an MLflow model; default: released.")
 ]
 
 
 @app.command("release")
 def release(
-    system: Annotated[str | None, typer.Argument(help="system.config; with --yes the best on validation.")] = None,
+    system: Annotated[str | None, typer.Argument(help="Such as attention.lite2; not needed with --yes.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Release the best on validation without naming it.")] = False,
 ) -> None:
-    """Make a trained system the captioner that ships. It replaces the former one, which git keeps.
+    """Make a trained configuration the released captioner. Git keeps the former one.
 
     Example: captionlab release attention.lite2
     """
@@ -49,7 +49,7 @@ def export(
 @app.command("publish")
 def publish(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    model: Annotated[str | None, typer.Option(help="A released checkpoint; default: the one that ships.")] = None,
+    model: Annotated[str | None, typer.Option(help="A released checkpoint; default: the released captioner.")] = None,
     repository: Annotated[
         str | None, typer.Option("--repo", help="OWNER/NAME on the Hugging Face Hub; without it nothing is uploaded.")
     ] = None,

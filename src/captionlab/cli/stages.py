@@ -23,7 +23,7 @@ def _run(stage: str, *items: str) -> None:
     params = load_params(root / "params.yaml")
     work: Callable[..., list[str]] = getattr(import_module(f"captionlab.stages.{stage}"), stage)
     start = time.perf_counter()
-    with together(shared=stage in ("extract_features", "finetune") or stage.startswith("train_")) as first:
+    with together() as first:
         lines = work(params, root, *items)
     if not first:
         return
@@ -109,7 +109,7 @@ def train_attention(config: _Configuration) -> None:
 
 @app.command("finetune")
 def finetune(name: Annotated[str, typer.Argument(help="An entry of finetune in params.yaml.")]) -> None:
-    """Fine-tune a trained system by CIDEr-D or distillation.
+    """Train a trained configuration further.
 
     Example: captionlab finetune lite2
     """
@@ -127,7 +127,7 @@ def guests(name: Annotated[str, typer.Argument(help="An entry of guests in param
 
 @app.command("guest_models")
 def guest_models(name: Annotated[str, typer.Argument(help="An entry of guest_models in params.yaml.")]) -> None:
-    """Caption the photos with a model of transformers.
+    """Caption the photos with a Hugging Face model.
 
     Example: captionlab guest_models blip
     """
@@ -136,7 +136,7 @@ def guest_models(name: Annotated[str, typer.Argument(help="An entry of guest_mod
 
 @app.command("evaluate")
 def evaluate() -> None:
-    """Caption and score the test photos with every system.
+    """Caption and score with every configuration.
 
     Example: captionlab evaluate
     """

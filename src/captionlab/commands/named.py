@@ -10,7 +10,7 @@ WITHOUT_CHECKPOINT = ("ensemble", "guests", "retrieval")  # systems of the compa
 
 
 def load_captioner(model: str | None, device: Device = "auto") -> Captioner | EnsembleCaptioner:
-    """Load a trained system, a checkpoint or an MLflow model by name; None is the captioner that ships.
+    """Load a trained system, a checkpoint or an MLflow model by name; None is the released captioner.
 
     Raises CaptionlabError as ``local_checkpoint`` and the captioners' ``load`` do, and for systems without a
     checkpoint.

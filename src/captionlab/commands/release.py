@@ -1,4 +1,4 @@
-"""From a trained and scored system to the captioner that ships with the package, and its model card.
+"""From a trained and scored system to the released captioner, and its model card.
 
 Knows where the stages leave their files. Everything the card says of the system stands in the released file too.
 """

@@ -23,7 +23,7 @@ class BuildVocabParams(Checked):
     """Which words are in the vocabulary."""
 
     min_count: Size  # in the training captions
-    released_words: StrictBool = False  # add the words of the captioner that ships, for training.warm_start
+    released_words: StrictBool = False  # add the words of the released captioner, for training.warm_start
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ class Captioner(CaptionsPhotos[list[Sentence]]):
     def load(
         cls, path: Path | str | None = None, device: Device = "auto", decoding: Decoding | None = None
     ) -> "Captioner":
-        """Load a checkpoint, or the one in a folder; without a path, the captioner that ships with the package.
+        """Load a checkpoint, or the one in a folder; without a path, the released captioner.
 
         Without ``decoding`` it uses the one selected on the validation split, if that is known. Raises CaptionlabError
         if the checkpoint is missing, damaged or made with another preprocessing.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 MODEL = "captionlab"
-RELEASED_ALIAS = "released"  # the captioner that ships with the package
+RELEASED_ALIAS = "released"  # the released captioner
 MODEL_KEY = "captionlab.model_key"
 MEMBERS = "members"  # the folder of an ensemble's checkpoints
 SCORE = "validation_cider"
@@ -52,7 +52,7 @@ class Candidate:
     decoding: Decoding  # chosen on validation
     dataset: str  # name of the data that it was trained on
     tags: Mapping[str, str]
-    score: float | None = None  # CIDEr-D on the validation split; None for the captioner that ships
+    score: float | None = None  # CIDEr-D on the validation split; None for the released captioner
     scores: Scores | None = None  # on the test split, with this decoding
     result_key: str | None = None  # of the run that shows it
 
@@ -122,7 +122,7 @@ def register(root: Path, experiment: str, candidate: Candidate, floor: float) ->
 
 
 def register_released(root: Path, experiment: str, candidate: Candidate) -> int:
-    """Register the captioner that ships as a version with the alias ``released``; returns its number."""
+    """Register the released captioner as a version with the alias ``released``; returns its number."""
     store = Store(root, experiment)
     _, version = _ensure_version(store, candidate)
     with store.session() as client:

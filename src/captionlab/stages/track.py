@@ -120,7 +120,7 @@ def _best(params: Params, root: Path, evaluation: Evaluation, results: list[runs
 
 
 def _released() -> registry.Candidate:
-    """The captioner that ships with the package."""
+    """The released captioner."""
     header = read_header(RELEASED)  # without PyTorch, which takes longer to import than the rest of this stage
     identity, decoding, release = header.identity, header.decoding or Decoding(), header.release
     return registry.Candidate(

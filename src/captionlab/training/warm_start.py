@@ -1,4 +1,4 @@
-"""Begin a training from the weights of another checkpoint of the same sizes, such as the captioner that ships.
+"""Begin a training from the weights of another checkpoint of the same sizes, such as the released captioner.
 
 Knows weights and vocabularies; nothing of files.
 """
