@@ -14,7 +14,7 @@ _Model = Annotated[
 
 @app.command("release")
 def release(
-    system: Annotated[str | None, typer.Argument(help="Such as attention.lite2; not needed with --yes.")] = None,
+    system: Annotated[str | None, typer.Argument(help="SYSTEM.CONFIGURATION, such as attention.lite2.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Release the best on validation without naming it.")] = False,
 ) -> None:
     """Make a trained configuration the released captioner. Git keeps the former one.
