@@ -41,7 +41,7 @@ ALLOWED = {
     "metrics": "core data.text errors",
     "finetuning": "core data.vocab inference.decoding metrics.cider models training",
     "evaluation": "config core data errors inference metrics models training",
-    "report": "config core errors",
+    "report": "config core data.photos",
     "serving": "core errors tracking training.checkpoint",
     "tuning": "config core data errors training tracking",
     "demo": "core datasets.drawing errors evaluation inference models",

@@ -332,6 +332,14 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
         load_text(tmp_path, text)
 
 
+def test_a_file_without_configurations_is_refused(tmp_path: Path) -> None:
+    plain = shipped()
+    for system in ("baseline", "modified", "attention"):
+        plain[system] = {}
+    with pytest.raises(CaptionlabError, match=r"params\.yaml: it names no configuration of any system; add one"):
+        load(tmp_path, plain)
+
+
 FINETUNED = {"system": "attention", "config": "lite2", "cross_entropy": 0.2}
 
 

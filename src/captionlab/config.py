@@ -337,6 +337,8 @@ def load_params(path: Path) -> Params:
             _check_encoder(params, f"retrieval.{name}", retrieval.encoder)
         for system, name, config in params.systems():
             check_configuration(params, f"{system}.{name}", config)
+        if not params.configurations():
+            raise CaptionlabError("it names no configuration of any system; add one, for example under baseline")
         if max(params.evaluate.min_words) > params.evaluate.max_words:
             raise CaptionlabError("evaluate.min_words must be at most evaluate.max_words")
         for name, finetuned in params.finetune.items():

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 import captionlab
 from captionlab import cli
+from captionlab.core.command_line import internal_error
 from captionlab.core.files import read_json, write_jsonl
 from captionlab.errors import CaptionlabError
 
@@ -144,6 +145,10 @@ def test_an_internal_error_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch
     assert err.startswith("captionlab: unexpected error (KeyError: ")
     assert err.endswith("); `captionlab --traceback doctor --json` shows where it occurred\n")
     assert err.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", ["captionlab", "caption", "my photo.jpg"])
+    assert internal_error(KeyError("x")).endswith(
+        "`captionlab --traceback caption 'my photo.jpg'` shows where it occurred"
+    )
     monkeypatch.setattr(sys, "argv", ["captionlab", "--traceback", "doctor"])
     with pytest.raises(KeyError):
         cli.main()

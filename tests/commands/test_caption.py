@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,22 @@ def test_every_part_of_the_decoding_can_be_replaced(folder: Path, run: "Run") ->
     expected = "beam 2, 2 words or more, no 1-gram twice, length penalty 0, at most 3 words"
     assert {row["decoding"] for row in rows} == {expected}
     assert all(2 <= len(row["caption"].split()) <= 3 for row in rows)
+
+
+def test_options_that_contradict_are_one_line(folder: Path, run: "Run") -> None:
+    code, out, err = run("caption", "photos", "--min-words", "40")
+    assert (code, out, err) == (1, "", "captionlab: min_words must be at most max_words, 6, not 40\n")
+    code, out, err = run("caption", "photos/000.jpg", "--attention", "map.png", "--out", "all.jsonl")
+    assert (code, out) == (2, "")
+    assert "cannot be used with --out" in err
+
+
+@pytest.mark.parametrize("name", ["ensemble.safetensors", "retrieval.safetensors"])
+def test_a_checkpoint_may_be_called_like_a_system(folder: Path, run: "Run", released: Path, name: str) -> None:
+    shutil.copy(released, folder / name)
+    assert run("caption", "photos/000.jpg", "--model", name) == run(
+        "caption", "photos/000.jpg", "--model", str(released)
+    )
 
 
 def test_caption_lines_can_be_scored(folder: Path, run: "Run") -> None:
@@ -168,6 +185,16 @@ def row(image: str, **source: str) -> str:
 
 def opened(path: Path) -> CaptionFile:
     return CaptionFile(path, ["a.jpg", "b.jpg"], SOURCE)
+
+
+def test_a_file_with_brackets_in_its_name_gets_all_lines(tmp_path: Path) -> None:
+    path = tmp_path / "all[1].jsonl"
+    file = opened(path)
+    (tmp_path / "all[1].jsonl.rank1").write_text(f"{row('a.jpg')}\n")  # another process's
+    (tmp_path / "all1.jsonl.rank0").write_text("another file's\n")
+    file.close()
+    assert path.read_text() == f"{row('a.jpg')}\n"
+    assert sorted(other.name for other in tmp_path.iterdir()) == ["all1.jsonl.rank0", "all[1].jsonl"]
 
 
 @pytest.mark.parametrize("content", [

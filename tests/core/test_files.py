@@ -139,8 +139,33 @@ def test_a_file_size_limit_is_the_same_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_linked_folder_is_replaced_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    for content in ("first", "second"):
+        with atomic_folder(tmp_path / "out") as temporary:
+            (temporary / "a.txt").write_text(content)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "out"]
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "disk/a.txt").read_text() == "second"
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for write in (atomic_file, atomic_folder):
+        with pytest.raises(CaptionlabError, match="would be replaced as a whole; name a file or folder in it"):
+            write(Path(name)).__enter__()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_in_place_of_a_folder_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(CaptionlabError, match="file is a file, not a folder; move it away"),
+        atomic_folder(tmp_path / "file"),
+    ):
+        pass
     with pytest.raises(CaptionlabError, match=r"cannot write .*file/out\.json: .*choose a writable folder"):
         write_json(tmp_path / "file/out.json", 1)
     with (

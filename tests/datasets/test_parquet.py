@@ -55,6 +55,16 @@ def test_photos_without_unique_names_get_new_names(tmp_path: Path, images: Path)
     assert texts == [f"caption {i} of 100" for i in range(11)]  # by number: caption_10 is the last
 
 
+def test_a_new_name_is_not_that_of_another_row(tmp_path: Path, images: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    table = pa.concat_tables([rows(1, path="photo-00001.jpg"), rows(1, 1, path=None)], promote_options="permissive")
+    pq.write_table(table, tmp_path / "hub/photos.parquet")
+    found = parquet(tmp_path / "hub", images)
+    assert {photo for photo, _ in found.captions} == {"photo-00001.jpg", "_photo-00001.jpg"}
+    assert (images / "photo-00001.jpg").read_bytes() == jpeg(0)
+    assert (images / "_photo-00001.jpg").read_bytes() == jpeg(1)
+
+
 def test_a_photo_with_a_row_for_each_caption_is_one_photo(tmp_path: Path, images: Path) -> None:
     again = rows(4, path=None).set_column(0, "image", rows(2, path=None)["image"].combine_chunks().take([0, 0, 1, 1]))
     (tmp_path / "hub").mkdir()

@@ -65,6 +65,14 @@ def test_a_missing_split_is_drawn_from_training_with_a_note(shares: DatasetParam
     assert result.notes == ["first", "the dataset has no val split: drawn at random from its training photos"]
 
 
+def test_splits_are_drawn_from_photos_that_are_there(shares: DatasetParams) -> None:
+    missing = [f"missing_{number}.jpg" for number in range(80)]
+    found = completed(Found(captions=[], splits={"train": [*missing, *PHOTOS]}), PHOTOS, shares)
+    assert not {*missing} & {*found.splits["val"], *found.splits["test"]}
+    assert len(found.splits["test"]) == round(0.2 * len(PHOTOS))
+    assert {*found.splits["train"]} == {*missing, *PHOTOS} - {*found.splits["val"], *found.splits["test"]}
+
+
 @pytest.mark.parametrize(
     ("found", "fault"),
     [

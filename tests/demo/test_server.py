@@ -163,6 +163,14 @@ def test_a_photo_that_arrives_too_slowly_is_refused(monkeypatch: pytest.MonkeyPa
         assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
 
 
+def test_an_interrupted_upload_is_no_error_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    with served(Waiting()) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as leaving:
+            leaving.sendall(f"POST {QUERY} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nx".encode())
+        assert ask(port, "GET", "/")[0] == 200
+    assert "Traceback" not in caplog.text
+
+
 def test_a_port_in_use_is_one_error_line(tmp_path: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as other,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from captionlab.core.attention_overlay import overlay_opacity
-from captionlab.core.records import EVALUATION, NO_WORDS
+from captionlab.core.records import DATASET, EVALUATION, NO_WORDS
 from captionlab.core.results.photos import (
     PhotoCaptions,
     SaidCaption,
@@ -34,6 +34,22 @@ def root(tmp_path: Path) -> Path:
 def gallery(root: Path) -> str:
     found = results.load(toys(), root)
     return gallery_html(found, [(run, read_captions(root, run.name)) for run in found.runs], root)
+
+
+def test_photos_are_read_as_encoders_read_them(root: Path) -> None:
+    """A transparent one is white, and one without an end marker is complete."""
+    photos = sorted((root / DATASET / "images").iterdir())
+    for number, path in enumerate(photos):
+        if number % 2:
+            Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(path, "PNG")
+        else:
+            path.write_bytes(path.read_bytes().removesuffix(b"\xff\xd9"))
+    shown = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+        for content in re.findall(r"data:image/jpeg;base64,([^\"]+)", gallery(root))
+    ]
+    assert shown
+    assert any((photo > 250).all() for photo in shown)
 
 
 def test_each_word_carries_its_attention_overlay(root: Path) -> None:

@@ -96,6 +96,9 @@ def test_a_model_worse_than_retrieval_is_not_the_best(root: Path, released: Path
     assert register(root, candidate(released), floor=0.51).best is None
     assert client(root).get_registered_model("captionlab").aliases == {}
     assert register(root, candidate(released), floor=0.5).best == 1
+    assert list(client(root).get_registered_model("captionlab").aliases) == ["best-scenes"]
+    assert register(root, candidate(released), floor=0.51).best is None  # retrieval has become better
+    assert client(root).get_registered_model("captionlab").aliases == {}
 
 
 def test_the_alias_is_the_best_model_of_the_dataset(root: Path, released: Path, tmp_path: Path) -> None:

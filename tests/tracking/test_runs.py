@@ -82,6 +82,30 @@ def test_a_dataset_that_a_run_has_is_not_logged_again(pipeline: Path, monkeypatc
     assert (run.info.status, len(run.inputs.dataset_inputs)) == ("FINISHED", 1)
 
 
+@pytest.mark.parametrize("name", ["Anna's run", 'a "new" run', """both ' and \" in one"""])
+def test_a_name_with_quotes_is_a_run(pipeline: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    with tracking.open_tracker(pipeline, EXPERIMENT, dataclasses.replace(start(), name=name)):
+        pass
+    assert set(runs(pipeline)) == {name}
+
+
+@pytest.mark.parametrize(("variable", "value"), [
+    ("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "yes"), ("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "fast")
+])  # fmt: skip
+def test_a_setting_that_mlflow_refuses_is_a_warning(
+    pipeline: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv(variable, value)
+    train(pipeline)
+    (run,) = runs(pipeline)["baseline.lite0"]
+    assert run.info.status == "FINISHED"
+    warned = capsys.readouterr().err
+    assert "system metrics" in warned
+    assert variable in warned
+
+
 @pytest.mark.parametrize("switch", ["", "false"])
 def test_a_training_logs_the_load_of_the_machine_unless_that_is_switched_off(
     pipeline: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, switch: str

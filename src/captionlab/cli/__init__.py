@@ -110,6 +110,10 @@ def caption(
     """
     if attention and (len(photos) > 1 or Path(photos[0]).is_dir()):
         raise typer.BadParameter("needs exactly one photo", param_hint="--attention")
+    if attention and out:
+        raise typer.BadParameter(
+            "cannot be used with --out, which leaves out photos that it has", param_hint="--attention"
+        )
     from captionlab.commands.caption import Options, caption_photos
 
     given: dict[str, float | None] = {"beam": beam, "length_penalty": length_penalty, "max_words": max_words}

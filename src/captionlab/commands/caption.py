@@ -20,7 +20,7 @@ from captionlab.commands.named import WITHOUT_CHECKPOINT, load_captioner
 from captionlab.core import distributed
 from captionlab.core.files import atomic_file, through_link
 from captionlab.core.output import json_line
-from captionlab.core.records import Decoding, Neighbours
+from captionlab.core.records import Neighbours
 from captionlab.data.photos import SUFFIXES, Photo, read_upright, skipped_formats
 from captionlab.errors import CaptionlabError, printable
 from captionlab.inference.captioner import Captioner, EnsembleCaptioner, Sentence
@@ -82,8 +82,16 @@ def caption_photos(names: Sequence[str], options: Options) -> bool:
     captioner = _load(options.model)
     if options.attention and not isinstance(captioner, Captioner):
         raise CaptionlabError(f"{options.model} has no attention to show")
-    if options.decoding and isinstance(captioner.decoding, Neighbours):
-        raise CaptionlabError(f"{options.model} copies captions and has no {', '.join(options.decoding)}; leave it out")
+    if options.decoding:
+        if isinstance(captioner.decoding, Neighbours):
+            raise CaptionlabError(
+                f"{options.model} copies captions and has no {', '.join(options.decoding)}; leave it out"
+            )
+        changes: dict[str, Any] = {**options.decoding}
+        try:
+            dataclasses.replace(captioner.decoding, **changes)
+        except ValueError as error:
+            raise CaptionlabError(str(error)) from None
     file = None
     photos = found.photos
     if options.out:
@@ -97,7 +105,7 @@ def caption_photos(names: Sequence[str], options: Options) -> bool:
 
 
 def _load(model: str | None) -> "AnyCaptioner":
-    if model and model.partition(".")[0] in WITHOUT_CHECKPOINT:
+    if model and model.partition(".")[0] in WITHOUT_CHECKPOINT and not Path(model).exists():
         from captionlab.evaluation.rows import RowCaptioner
 
         return RowCaptioner.load(Path.cwd(), model)
@@ -145,14 +153,7 @@ def _caption(captioner: "AnyCaptioner", photos: Sequence[Named], options: Option
 def _source(captioner: "AnyCaptioner", changes: Mapping[str, float]) -> dict[str, str]:
     """Which model captions, and how it decodes, as a file of captions says it."""
     decoding = dataclasses.replace(captioner.decoding, **changes)  # type: ignore[arg-type]
-    return {"model": captioner.label, "decoding": _in_words(decoding)}
-
-
-def _in_words(decoding: Decoding | Neighbours) -> str:
-    if isinstance(decoding, Neighbours):
-        return decoding.label
-    penalty = "" if decoding.beam == 1 else f", length penalty {decoding.length_penalty:g}"
-    return f"{decoding.label}{penalty}, at most {decoding.max_words} words"
+    return {"model": captioner.label, "decoding": decoding.full_label}
 
 
 def _find(names: Sequence[str]) -> Found:

@@ -3,6 +3,7 @@
 Knows lines that name an image, a model and its decoding; nothing of how captions are made.
 """
 
+import glob
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -61,7 +62,7 @@ class CaptionFile:
 
     def _merge(self) -> int:
         """Bring all lines into the one file, and drop an incomplete one; returns how many images the file has."""
-        parts = sorted(self._path.parent.glob(f"{self._path.name}.rank*"))
+        parts = sorted(self._path.parent.glob(f"{glob.escape(self._path.name)}.rank*"))
         lines: dict[str, str] = {}
         incomplete = False
         for path in (self._path, *parts):

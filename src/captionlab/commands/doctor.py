@@ -30,7 +30,7 @@ from captionlab.core.records import DATASET
 from captionlab.core.results import read_manifest
 from captionlab.errors import CaptionlabError
 from captionlab.tracking.address import reason, shown
-from captionlab.tracking.store import tracking_uri
+from captionlab.tracking.store import sqlite_file, tracking_uri
 
 SHOWN_PACKAGES = ("torch", "torchvision", "dvc", "mlflow")
 FULL_GIGABYTES, TIGHT_GIGABYTES = 0.5, 5.0  # the drawn scenes leave 0.2 GB behind; Flickr8k needs 4 with its zips
@@ -301,9 +301,9 @@ def _runs(root: Path) -> Finding:
             advice = "start it or unset MLFLOW_TRACKING_URI; trainings continue, captionlab track publishes later"
             found = f"{server} does not answer ({reason(error, uri) or type(error).__name__})"
             return Finding(name="mlflow runs", verdict="warn", found=found, advice=advice)
-    if not uri.startswith("sqlite:///"):
+    path = sqlite_file(uri)
+    if path is None:
         return Finding(name="mlflow runs", verdict="ok", found=f"at {shown(uri)}; not checked")
-    path = Path(uri.removeprefix("sqlite:///"))
     if not path.exists():
         return Finding(name="mlflow runs", verdict="ok", found=f"none yet; the first training makes {path.name}")
     try:

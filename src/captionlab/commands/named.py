@@ -16,7 +16,7 @@ def load_captioner(model: str | None, device: Device = "auto") -> Captioner | En
     checkpoint.
     """
     system = (model or "").partition(".")[0]
-    if system in WITHOUT_CHECKPOINT:
+    if model and system in WITHOUT_CHECKPOINT and not Path(model).exists():
         raise CaptionlabError(f"{model} has no checkpoint: {system} has no weights; name a trained system")
     if model is None:
         return Captioner.load(device=device)

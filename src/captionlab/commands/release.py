@@ -11,7 +11,6 @@ from statistics import median_high
 
 import jinja2
 import torch
-from PIL import Image
 
 from captionlab import __version__
 from captionlab.core.files import write_text
@@ -24,6 +23,7 @@ from captionlab.core.results import (
     read_evaluation,
     read_manifest,
 )
+from captionlab.data.photos import stored_size
 from captionlab.data.store import open_store
 from captionlab.encoders.load import trained_blocks
 from captionlab.errors import CaptionlabError
@@ -95,10 +95,7 @@ def release(root: Path, name: str | None = None, *, unnamed: bool = True) -> lis
 
 def _photo_size(folder: Path) -> tuple[int, int]:
     """The median width and height of some of the photos, as they are stored."""
-    sizes = []
-    for path in islice(sorted(folder.iterdir()), SIZED):
-        with Image.open(path) as photo:
-            sizes.append(photo.size)
+    sizes = [stored_size(path) for path in islice(sorted(folder.iterdir()), SIZED)]
     return median_high(width for width, _ in sizes), median_high(height for _, height in sizes)
 
 

@@ -1,6 +1,7 @@
 """What every command has in common: arguments that are refused, and the line for an error that none expects."""
 
 import errno
+import shlex
 import sys
 from itertools import pairwise
 
@@ -27,5 +28,5 @@ def internal_error(error: Exception) -> str:
     if lacks_memory or isinstance(error, MemoryError):
         return "not enough memory; use a smaller batch_size or system, or stop other programs"
     what = " ".join(f"{type(error).__name__}: {error}".split())
-    command = " ".join(["captionlab", "--traceback", *sys.argv[1:]])
+    command = shlex.join(["captionlab", "--traceback", *sys.argv[1:]])
     return f"unexpected error ({what}); `{command}` shows where it occurred"

@@ -32,6 +32,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     Raises CaptionlabError when the disk is full, the folder cannot be written or ``path`` is a device or a pipe.
     """
+    _check_named(path)
     check_regular(path)
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.partial")
     try:
@@ -70,6 +71,12 @@ def check_regular(path: Path) -> None:
             raise _no_file(path)
 
 
+def _check_named(path: Path) -> None:
+    """Raise CaptionlabError for the current folder and the like, beside which nothing can be written."""
+    if path.name in ("", ".."):
+        raise CaptionlabError(f"{path} would be replaced as a whole; name a file or folder in it")
+
+
 def _no_file(path: Path) -> CaptionlabError:
     return CaptionlabError(f"{path} is a device or a pipe, not a file; name a file")
 
@@ -96,7 +103,16 @@ def _is_running(process: int) -> bool:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a fresh temporary folder; on success it replaces ``path`` as a whole, on failure it is removed."""
+    """Yield a fresh temporary folder; on success it replaces ``path`` as a whole, on failure it is removed.
+
+    Of a symbolic link the folder that it names is replaced. Raises CaptionlabError when ``path`` is a file, and as
+    ``atomic_file`` does.
+    """
+    _check_named(path)
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not path.is_dir():
+        raise CaptionlabError(f"{path} is a file, not a folder; move it away")
     temporary = path.with_name(f".{path.name}.partial")
     former = path.with_name(f".{path.name}.former.partial")
     try:

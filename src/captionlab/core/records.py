@@ -61,6 +61,8 @@ class Decoding:
         for name in ("beam", "max_words", "min_words"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words must be at most max_words, {self.max_words}, not {self.min_words}")
 
     @property
     def label(self) -> str:
@@ -71,6 +73,12 @@ class Decoding:
         if self.no_repeat_ngram:
             parts.append(f"no {self.no_repeat_ngram}-gram twice")
         return ", ".join(parts)
+
+    @property
+    def full_label(self) -> str:
+        """Its name with the length penalty and the most words, which tables state once."""
+        penalty = "" if self.beam == 1 else f", length penalty {self.length_penalty:g}"
+        return f"{self.label}{penalty}, at most {self.max_words} words"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +93,11 @@ class Neighbours:
     def label(self) -> str:
         """As tables and files name it."""
         return f"{self.neighbours} neighbour{'s' if self.neighbours > 1 else ''}"
+
+    @property
+    def full_label(self) -> str:
+        """The same; it has no other part."""
+        return self.label
 
 
 @dataclass(frozen=True, kw_only=True)

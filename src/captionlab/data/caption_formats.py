@@ -20,6 +20,7 @@ from captionlab.data.caption_json import (
     is_coco,
     is_id,
     is_karpathy,
+    is_text,
     karpathy_images,
     parse,
     unique,
@@ -57,7 +58,7 @@ def read_references(path: Path) -> list[References]:
             raise CaptionlabError(
                 f"{path}: image {image!r} must have a list of at least one reference; known formats: {REFERENCES}"
             )
-        if not all(isinstance(caption, str) and caption.strip() for caption in captions):
+        if not all(is_text(caption) and caption.strip() for caption in captions):
             raise CaptionlabError(f"{path}: image {image!r} has a reference that is not text or is blank")
         _check_length(path, image, captions)
     return [_in_nfc(path, candidate) for candidate in candidates]
@@ -77,8 +78,10 @@ def read_captions(path: Path) -> list[Captions]:
     else:
         raise CaptionlabError(f"{path} has no captions with image ids; known formats: {CAPTIONS}")
     for image, caption in candidates[0].items():
-        if not isinstance(caption, str):
-            raise CaptionlabError(f"{path}: image {image!r} must have one caption; known formats: {CAPTIONS}")
+        if not is_text(caption):
+            raise CaptionlabError(
+                f"{path}: image {image!r} must have one caption, of valid text; known formats: {CAPTIONS}"
+            )
         _check_length(path, image, [caption])
     return [_in_nfc(path, candidate) for candidate in candidates]
 

@@ -81,6 +81,11 @@ def read_upright(photo: Photo, longest: int) -> Image.Image:
     return _read(photo, reduced)
 
 
+def stored_size(photo: Path) -> tuple[int, int]:
+    """Width and height in pixels, before the photo is turned upright. Raises what ``read_photo`` does."""
+    return _read(photo, lambda image: image.size)
+
+
 def fault_of(photo: Path) -> str | None:
     """Why ``read_photo`` cannot read a photo's file, without the file's name; None where it can."""
     try:
@@ -232,7 +237,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
-        return "it is not a photo, or not in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF)"
+        return "it is not a photo, or not in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PPM)"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # without the path, which the message already has
     return " ".join(str(error).split()) or type(error).__name__

@@ -83,7 +83,7 @@ def _download_from(url: str, target: Path, md5: str | None, pause_seconds: float
             attempt = 1 if _size(partial) > before else attempt + 1
             if attempt > ATTEMPTS:
                 raise _MirrorFailedError(f"{error}, {ATTEMPTS} times") from error
-            time.sleep(pause_seconds * 2 ** (attempt - 1))
+            time.sleep(pause_seconds * 2 ** max(0, attempt - 2))  # attempt 1: the last one made progress
     state.unlink(missing_ok=True)
     if md5 is not None and (found := _md5(partial)) != md5:
         partial.unlink()

@@ -63,6 +63,8 @@ def parquet(source: Path, images: Path) -> Found:
             name = _safe_name(row.path)
             if name is None or (images / name).exists():
                 name = f"{own or 'photo'}-{number:05d}{_SUFFIXES.get(row.content[:2], '.jpg')}"
+                while (images / name).exists():  # another row's own name
+                    name = f"_{name}"
             photo_of[content] = name
             if split:
                 splits.setdefault(split, []).append(name)

@@ -105,7 +105,7 @@ def completed(found: Found, photos: Collection[str], params: DatasetParams) -> F
     if found.splits:
         if "train" in missing:
             raise CaptionlabError(f"the dataset has no train split, only {' and '.join(found.splits)}; add it")
-        pool = set(found.splits["train"])
+        pool = set(found.splits["train"]).intersection(photos)
         notes = [f"the dataset has no {' and no '.join(missing)} split: drawn at random from its training photos"]
     else:
         pool = {photo for photo, _ in found.captions}.intersection(photos)
@@ -117,6 +117,7 @@ def completed(found: Found, photos: Collection[str], params: DatasetParams) -> F
         )
     drawn = draw(shares, pool, params.split_seed)
     splits = {split: drawn[split] if split in drawn else found.splits[split] for split in SPLITS}
+    splits["train"] = [*splits["train"], *(name for name in found.splits.get("train", ()) if name not in photos)]
     split_source = f"drawn at random with seed {params.split_seed}"
     if found.splits:
         split_source = f"{found.split_source}; {' and '.join(missing)} {split_source}"

@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -164,7 +164,7 @@ def _number(request: Request, name: str, least: float, most: float) -> float | N
 
 
 async def _body(request: Request) -> bytes:
-    """The whole body. Raises HTTPException as soon as it is too large or too slow."""
+    """The whole body. Raises HTTPException as soon as it is too large, too slow or interrupted."""
     too_large = HTTPException(413, f"the photo is too large; the limit is {MAX_BYTES / 1e6:.0f} MB")
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > MAX_BYTES:
@@ -178,6 +178,8 @@ async def _body(request: Request) -> bytes:
                     raise too_large
     except TimeoutError:
         raise HTTPException(408, f"the photo took longer than {BODY_SECONDS:.0f} seconds to arrive") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the upload was interrupted") from None
     if not body:
         raise HTTPException(422, "the file is empty; choose a photo")
     return bytes(body)

@@ -63,10 +63,6 @@ def lite_parts(networks: Sequence[nn.Sequential], trained: Trained) -> Parts:
     return Parts(trunk=trunk, last=last, head=PooledMap())
 
 
-def _blocks(net: nn.Sequential) -> list[int]:
-    return [i for i, layer in enumerate(net) if isinstance(layer, _Block)]
-
-
 def _together(networks: Sequence[nn.Module]) -> nn.Module:
     return _SideBySide(networks) if len(networks) > 1 else networks[0]
 

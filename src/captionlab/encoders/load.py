@@ -116,7 +116,8 @@ def _unknown(name: str) -> CaptionlabError:
 def find_weights(name: str) -> tuple[str, Path | None]:
     """The source of an encoder's weights, in words, and their file if it is on this machine. Downloads nothing.
 
-    Raises CaptionlabError for a name that ``load_encoder`` does not know.
+    Raises CaptionlabError for a name that ``load_encoder`` does not know, and for one of several networks side by
+    side: each has weights of its own.
     """
     name, _ = trained_blocks(name)
     if name in LITE_PIXELS:

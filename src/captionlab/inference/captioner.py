@@ -180,8 +180,9 @@ class EnsembleCaptioner(CaptionsPhotos[list[Sentence]]):
                 )
         if len(datasets := {member.dataset: None for member in members}) > 1:
             raise CaptionlabError(f"the members of an ensemble are of several datasets: {', '.join(datasets)}")
-        if len(decodings := {member.decoding.label: None for member in members}) > 1:
-            raise CaptionlabError(f"the members have several decodings ({', '.join(decodings)}); give one for all")
+        if len(decodings := dict.fromkeys(member.decoding for member in members)) > 1:
+            labels = "; ".join(decoding.full_label for decoding in decodings)
+            raise CaptionlabError(f"the members have several decodings ({labels}); give one for all")
         encoders = list(dict.fromkeys(member.identity.encoder for member in members))
         model = Ensemble([m.model for m in members], [encoders.index(m.identity.encoder) for m in members])
         return cls(model.eval(), members[0].vocab, members, members[0].decoding, members[0].device)

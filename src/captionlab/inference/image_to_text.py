@@ -113,7 +113,7 @@ def import_transformers() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "transformers":
             raise
-        raise CaptionlabError("this guest needs transformers: pip install 'captionlab[transformers]'") from error
+        raise CaptionlabError("transformers is not installed: pip install 'captionlab[transformers]'") from error
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers

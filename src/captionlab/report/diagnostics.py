@@ -115,6 +115,7 @@ def _caption_statistics(results: Results, runs: Sequence[Run]) -> Table:
         rows.append(
             [*row, *(share for sort in (found.colours, found.counts) for share in (sort.precision, sort.recall))]
         )
+    several = {1: "one", 2: "two"}.get(results.recall_references, results.recall_references)
     return table(
         "Caption statistics",
         columns,
@@ -125,8 +126,8 @@ def _caption_statistics(results: Results, runs: Sequence[Run]) -> Table:
             "Words used is the number of different words. Length ratio: words of all captions by words of the "
             "references closest in length; below 1 the brevity penalty of BLEU applies.",
             "Colours and counts (two to ten): precision is the share of those in captions that some reference of the "
-            "photo has; recall is the share of those in two or more references that the caption has. Whether a colour "
-            "belongs to the right object is not checked.",
+            f"photo has; recall is the share of those in {several} or more references that the caption has. Whether a "
+            "colour belongs to the right object is not checked.",
         ),
     )
 

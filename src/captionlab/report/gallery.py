@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from captionlab.core import records
 from captionlab.core.attention_overlay import DESCRIPTION, overlay_opacity
 from captionlab.core.results.photos import PhotoCaptions, SaidCaption, read_attention, read_gallery
+from captionlab.data.photos import read_upright
 from captionlab.report.render import page
 from captionlab.report.results import Results, Run
 from captionlab.report.tables import ranked
@@ -70,7 +71,7 @@ def gallery_html(results: Results, captions: Captions, root: Path) -> str:
     terciles: dict[str, list[Card]] = {title: [] for title in _TERCILES.values()}
     for chosen in gallery.photos:
         image = chosen.image
-        photo = _photo(root, image)
+        photo = read_upright(root / records.DATASET / "images" / image, _PIXELS)
         terciles[_TERCILES[chosen.tercile]].append(
             Card(
                 image=image,
@@ -113,14 +114,6 @@ def _run_captions(run: Run, image: str, captions: Mapping[str, SaidCaption], ove
 def _overlays(root: Path, run: Run) -> Overlays:
     """The attention overlays of one configuration; empty without attention."""
     return {(run.name, entry.image): tuple(map(_overlay, entry.maps)) for entry in read_attention(root, run.name)}
-
-
-def _photo(root: Path, image: str) -> Image.Image:
-    """The photo, upright and scaled down."""
-    with Image.open(root / records.DATASET / "images" / image) as source:
-        photo = ImageOps.exif_transpose(source).convert("RGB")
-    photo.thumbnail((_PIXELS, _PIXELS))
-    return photo
 
 
 def _jpeg(photo: Image.Image) -> str:

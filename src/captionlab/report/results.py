@@ -27,7 +27,6 @@ from captionlab.core.results import (
 from captionlab.core.results.further_scores import FurtherScores, read_further_scores
 from captionlab.core.results.guests import read_guest
 from captionlab.core.results.judgments import Agreements, read_agreements
-from captionlab.errors import CaptionlabError
 
 Stated = Literal["report_a", "report_b", "literature"]  # where reference rows come from
 
@@ -133,6 +132,7 @@ class Results:
     manifest: Manifest
     idf: str
     decoding: Decoding  # length penalty and maximum length, which are the same for all beams
+    recall_references: int  # of a photo, that have what recall expects
     diagnostics: Diagnostics
     agreements: Agreements  # of each score with human judgments; empty if the dataset has none
     further: FurtherScores
@@ -144,14 +144,13 @@ class Results:
 
 def load(params: Params, root: Path) -> Results:
     """Read all results. Raises CaptionlabError if a file is missing or a configuration has no scores."""
-    if not params.configurations():
-        raise CaptionlabError("params.yaml names no configuration of any system; add one, for example under baseline")
     evaluation, diagnostics = read_evaluation(root), read_diagnostics(root)
     fewer = evaluation.fewer_references
     return Results(
         manifest=read_manifest(root),
         idf=evaluation.idf,
         decoding=params.evaluate.decodings[0],
+        recall_references=params.evaluate.recall_references,
         diagnostics=diagnostics,
         agreements=read_agreements(root),
         further=read_further_scores(root),

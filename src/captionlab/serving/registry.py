@@ -21,7 +21,15 @@ from captionlab.core.records import CHECKPOINT, Decoding, Scores
 from captionlab.core.results import checkpoint_of
 from captionlab.errors import CaptionlabError
 from captionlab.tracking.runs import RESULT_KEY
-from captionlab.tracking.store import Store, adopt_files, configure_mlflow, home, tracking_uri, translated
+from captionlab.tracking.store import (
+    Store,
+    adopt_files,
+    configure_mlflow,
+    home,
+    sqlite_file,
+    tracking_uri,
+    translated,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -101,7 +109,7 @@ def register(root: Path, experiment: str, candidate: Candidate, floor: float) ->
     """Make the candidate a version of the model, and set the alias of its dataset to the best version.
 
     The best is the version with the highest validation score, the newest of equal ones. A version below ``floor``, the
-    score of retrieval, never becomes the best.
+    score of retrieval, is never the best; without a better one there is no alias.
     Raises TrackingError when the server or the database cannot be used.
     """
     store = Store(root, experiment)
@@ -118,6 +126,8 @@ def register(root: Path, experiment: str, candidate: Candidate, floor: float) ->
         best = max(rivals)[1] if rivals else None
         if best is not None:
             _set_alias(client, alias, best)
+        elif alias in client.get_registered_model(MODEL).aliases:
+            client.delete_registered_model_alias(MODEL, alias)
     return Registered(outcome=outcome, version=int(version.version), best=best)
 
 
@@ -183,8 +193,8 @@ def local_checkpoint(root: Path, name: str) -> Iterator[Path]:
         return
     configure_mlflow()
     where = tracking_uri(root)
-    database = Path(where.removeprefix("sqlite:///"))
-    if where.startswith("sqlite:///") and not database.exists():  # MLflow would create one
+    database = sqlite_file(where)
+    if database and not database.exists():  # MLflow would create one
         raise CaptionlabError(f"{name}: no MLflow database at {database}; run dvc repro, or set MLFLOW_TRACKING_URI")
     from mlflow.artifacts import download_artifacts
 

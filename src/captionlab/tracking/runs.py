@@ -169,7 +169,10 @@ class _RunTracker(Tracker):
 
         self._attempt(log)
         if not self._monitor and not self._over:  # MLflow's pages open on the metric that was logged first
-            self._monitor = _monitor(self._store, self._run)
+            try:
+                self._monitor = _monitor(self._store, self._run)
+            except Exception as error:  # a setting of MLflow's that it refuses, for example
+                _warn(TrackingError(f"system metrics: {error}"))
 
     def end(self, status: str, tags: Mapping[str, str]) -> None:
         if self._monitor:
@@ -286,8 +289,11 @@ def _create(client: "MlflowClient", store: Store, start: Start) -> "Run":
 
 def _differences(client: "MlflowClient", store: Store, start: Start) -> str:
     """The parameters that differ from those of the first run with the configuration's name; empty without one."""
+    quote = '"' if "'" in start.name else "'"  # MLflow's filters have no escape
+    if quote in start.name:
+        return ""
     first = client.search_runs(
-        [store.experiment_id], f"attributes.run_name = '{start.name}'", max_results=1,
+        [store.experiment_id], f"attributes.run_name = {quote}{start.name}{quote}", max_results=1,
         order_by=["attributes.start_time ASC"],
     )  # fmt: skip
     if not first:

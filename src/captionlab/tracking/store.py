@@ -165,7 +165,7 @@ def sqlite_file(uri: str) -> Path | None:
     """The file of an SQLite database; None for any other address."""
     from sqlalchemy.engine import make_url
 
-    database = make_url(uri).database if uri.startswith("sqlite") else None
+    database = make_url(uri).database if uri.startswith(("sqlite:///", "sqlite+")) else None
     return Path(database) if database else None
 
 

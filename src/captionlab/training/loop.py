@@ -140,7 +140,12 @@ def train(
                 val_perplexity=_perplexity(val.loss),
                 learning_rate=run.optimizer.param_groups[0]["lr"],
                 train_reward=fmean(rewards) if rewards else None,
-                val_cider=finetuning.validation.cider(run.validated, device) if finetuning is not None else None,
+                # computed once: processors that round differently could disagree about when to stop
+                val_cider=distributed.broadcast_object(
+                    finetuning.validation.cider(run.validated, device)
+                    if finetuning is not None and distributed.is_main()
+                    else None
+                ),
             )
             run.finish(epoch)
             if distributed.is_main():

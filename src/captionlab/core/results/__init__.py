@@ -309,8 +309,8 @@ class LanguageBias:
 class WordAgreement:
     """Words of one sort, such as colours, against the references; each counts once per photo.
 
-    ``precision``: of those generated, the share that some reference has. ``recall``: of those that two references or
-    more have, the share that was generated.
+    ``precision``: of those generated, the share that some reference has. ``recall``: of those that
+    ``evaluate.recall_references`` references or more have, the share that was generated.
     """
 
     said: int
