@@ -24,7 +24,7 @@ UNTOUCHED = (  # edits that affect no results
 )  # fmt: skip
 STALE: dict[str, set[str]] = {  # by the file that is edited
     "datasets/scenes.py": {"download"},
-    "data/photos.py": {"download", "extract_features", "guest_models"} | LATER,
+    "data/photos.py": {"download", "extract_features", "guest_models", "report"} | LATER,
     "data/text.py": {"download", "clean_captions", "build_vocab", "guests"} | LATER,
     "data/caption_formats.py": {"guests"} | LATER,
     "data/vocab.py": {"build_vocab"} | TRAININGS | LATER,
