@@ -35,19 +35,19 @@ REPEATS = 10  # passes over the photos per round for the fast implementations
 
 
 class _Photos(Dataset[Tensor]):
-    def __init__(self, paths: Sequence[Path], pixels: int) -> None:
-        self._paths, self._pixels = paths, pixels
+    def __init__(self, paths: Sequence[Path], encoder: Encoder) -> None:
+        self._paths, self._pixels, self._interpolation = paths, encoder.pixels, encoder.interpolation
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(read_photo(self._paths[index], self._pixels).copy())
+        return torch.from_numpy(read_photo(self._paths[index], self._pixels, self._interpolation).copy())
 
 
 def alone(encoder: Encoder, device: str, paths: Sequence[Path]) -> Floats:
     """Features as both reports compute them: one photo at a time."""
-    photos = _Photos(paths, encoder.pixels)
+    photos = _Photos(paths, encoder)
     with torch.inference_mode():
         alone_1HW3 = (photos[number].unsqueeze(0).to(device) for number in range(len(photos)))
         return np.concatenate([encoder.network(photo_1HW3)[0].cpu().numpy() for photo_1HW3 in alone_1HW3])
@@ -55,7 +55,7 @@ def alone(encoder: Encoder, device: str, paths: Sequence[Path]) -> Floats:
 
 def batches(encoder: Encoder, device: str, paths: Sequence[Path]) -> Floats:
     """Features as in PyTorch's tutorials: a DataLoader with one worker per core."""
-    loader = DataLoader(_Photos(paths, encoder.pixels), batch_size=32, num_workers=cpu_count() or 1)
+    loader = DataLoader(_Photos(paths, encoder), batch_size=32, num_workers=cpu_count() or 1)
     with torch.inference_mode():
         return np.concatenate([encoder.network(photos.to(device))[0].cpu().numpy() for photos in loader])
 
@@ -63,7 +63,7 @@ def batches(encoder: Encoder, device: str, paths: Sequence[Path]) -> Floats:
 def raw(encoder: Encoder, device: str, paths: Sequence[Path]) -> Callable[[], Floats]:
     """The upper limit: the engine alone, on decoded photos, with the same number of threads."""
     engine = OnnxEngine(encoder) if device == "cpu" else TorchEngine(encoder, device)
-    pixels = np.stack([read_photo(path, encoder.pixels) for path in paths])
+    pixels = np.stack([read_photo(path, encoder.pixels, encoder.interpolation) for path in paths])
     chunks = [pixels[i : i + engine.batch] for i in range(0, len(pixels), engine.batch)]
 
     def run() -> Floats:
@@ -112,7 +112,7 @@ def main() -> None:
         often = list(paths) * REPEATS
         engine = raw(encoder, device, often)
         few = paths[:8]
-        expected, tolerance = alone(encoder, device, few), 1e-3 if device == "cpu" else 0.1  # bf16 on an accelerator
+        expected, tolerance = alone(encoder, device, few), 1e-3 if device == "cpu" else 0.1  # fp16 on CUDA
         for found in (batches(encoder, device, few), engine()[: len(few)], ours(encoder, device, few)):
             difference = np.abs(found - expected).max() / expected.std()
             assert difference < tolerance, f"the implementations differ by {difference} standard deviations"

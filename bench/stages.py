@@ -20,7 +20,9 @@ def items(root: Path) -> list[str]:
     names = ["download", "clean_captions", "build_vocab"]
     names += [f"extract_features.{encoder}" for encoder in params.extract_features.encoders]
     names += [f"train_{system}.{name}" for system in SYSTEMS for name in getattr(params, system)]
-    return [*names, *(f"finetune.{name}" for name in params.finetune), "evaluate", "report", "track"]
+    for stage in ("finetune", "guests", "guest_models"):
+        names += [f"{stage}.{name}" for name in getattr(params, stage)]
+    return [*names, "evaluate", "report", "track"]
 
 
 def _timing(path: Path) -> Any:
