@@ -148,7 +148,8 @@ def test_two_processes_extract_the_same_bytes_even_if_one_is_killed(tmp_path: Pa
     out = tmp_path / "artifacts/features/efficientnet_lite0"
     expected = digests(out)
     shutil.rmtree(out)
-    write_params(tmp_path, {"efficientnet_lite0": 3}, {})
+    baseline = {"encoder": "efficientnet_lite0", "embedding": 8, "hidden": 8, "layers": 1, "dropout": 0.0}
+    write_params(tmp_path, {"efficientnet_lite0": 3}, {}, baseline={"tiny": baseline})
     (tmp_path / "dying.py").write_text(DYING)
     done = torchrun(tmp_path, "--max-restarts=1", "dying.py", "extract_features", "efficientnet_lite0")
     assert done.returncode == 0, done.stderr
