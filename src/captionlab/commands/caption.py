@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from captionlab.commands.attention_map import TILE, attention_map
 from captionlab.commands.caption_file import CaptionFile
-from captionlab.commands.named import WITHOUT_CHECKPOINT, load_captioner
+from captionlab.commands.named import load_captioner, names_no_checkpoint
 from captionlab.core import distributed
 from captionlab.core.files import atomic_file, through_link
 from captionlab.core.output import json_line
@@ -105,7 +105,7 @@ def caption_photos(names: Sequence[str], options: Options) -> bool:
 
 
 def _load(model: str | None) -> "AnyCaptioner":
-    if model and model.partition(".")[0] in WITHOUT_CHECKPOINT and not Path(model).exists():
+    if model and names_no_checkpoint(model):
         from captionlab.evaluation.rows import RowCaptioner
 
         return RowCaptioner.load(Path.cwd(), model)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 MODEL = "captionlab"
-RELEASED_ALIAS = "released"  # the released captioner
+RELEASED_ALIAS = "released"
 MODEL_KEY = "captionlab.model_key"
 MEMBERS = "members"  # the folder of an ensemble's checkpoints
 SCORE = "validation_cider"

@@ -155,6 +155,7 @@ class _RunTracker(Tracker):
     def __init__(self, store: Store, start: Start) -> None:
         self._store = store
         self._over = False
+        self._monitored = False  # whether its start has been tried
         self._monitor: SystemMetricsMonitor | None = None
         with store.session() as client:
             runs = [run for run in store.runs_of(client, start.training_key) if RESULT_KEY not in run.data.tags]
@@ -168,11 +169,12 @@ class _RunTracker(Tracker):
                 _log(client, self._run, [(key, value, epoch) for key, value in metrics.items()])
 
         self._attempt(log)
-        if not self._monitor and not self._over:  # MLflow's pages open on the metric that was logged first
+        if not self._monitored and not self._over:  # MLflow's pages open on the metric that was logged first
+            self._monitored = True
             try:
                 self._monitor = _monitor(self._store, self._run)
             except Exception as error:  # a setting of MLflow's that it refuses, for example
-                _warn(TrackingError(f"system metrics: {error}"))
+                print(f"warning: no system metrics of this training: {error}", file=sys.stderr)
 
     def end(self, status: str, tags: Mapping[str, str]) -> None:
         if self._monitor:
