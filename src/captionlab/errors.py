@@ -11,6 +11,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def first_line(error: BaseException) -> str:
+    """An error's message up to its first line break, or the name of its type where it has no message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def some_of(names: Sequence[str]) -> str:
     """The first three of the names, as a message gives them."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

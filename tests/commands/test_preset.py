@@ -237,6 +237,13 @@ def test_a_preset_in_flow_style_gives_the_same_file_as_in_block_style(project: P
     assert texts[0] == texts[1]
 
 
+def test_a_preset_counts_every_row_of_its_comparison(project: Path) -> None:
+    said = apply_preset(project, "trained_blocks")[0]
+    rows = load_params(project / "params.yaml").rows()
+    assert f" {len(rows)} configurations over " in said
+    assert {system for system, _ in rows} == {"attention", "finetune", "ensemble", "retrieval"}
+
+
 def test_a_preset_states_its_duration(project: Path) -> None:
     for name in NAMES:
         _, time, _ = apply_preset(project, name)

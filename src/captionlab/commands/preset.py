@@ -65,7 +65,7 @@ def apply_preset(root: Path, name: str) -> list[str]:
             raise CaptionlabError(f"{PRESETS / name}.yaml: {reason}; params.yaml is unchanged") from None
     encoders = ", ".join(changed.extract_features.encoders)
     return [
-        f"params.yaml holds preset {name}: {len(changed.systems())} configurations over {encoders}",
+        f"params.yaml holds preset {name}: {len(changed.rows())} configurations over {encoders}",
         *(f"time: {time}" for time in _times(source)),
         "run it with `dvc exp run`; `git restore params.yaml` goes back",
     ]

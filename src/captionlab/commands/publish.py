@@ -13,7 +13,7 @@ from captionlab import __version__
 from captionlab.commands.release import card
 from captionlab.core.files import atomic_folder, write_json
 from captionlab.core.records import RELEASED
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, first_line
 from captionlab.inference.captioner import Captioner
 from captionlab.serving.registry import local_checkpoint
 
@@ -110,9 +110,8 @@ def _upload(folder: Path, repository: str) -> str:
         api.create_repo(repository, exist_ok=True)
         commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="captionlab publish")
     except Exception as error:  # those of its HTTP library, which is not always the same
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CaptionlabError(
-            f"{repository} cannot be uploaded ({reason}); {folder} is complete: log in with `hf auth login`, then "
-            f"hf upload {repository} {folder}"
+            f"{repository} cannot be uploaded ({first_line(error)}); {folder} is complete: log in with "
+            f"`hf auth login`, then hf upload {repository} {folder}"
         ) from error
     return str(commit.commit_url)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, first_line
 
 Value = TypeVar("Value")
 TIMEOUT = timedelta(days=1)  # the first to finish waits for the slowest; torchrun itself notices lost processes
@@ -126,6 +126,6 @@ def _translated_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:  # of gloo, NCCL or the store
         raise CaptionlabError(
-            f"another process of this run cannot be reached ({str(error).splitlines()[0][:200]}); run the same command "
+            f"another process of this run cannot be reached ({first_line(error)[:200]}); run the same command "
             "again to resume (torchrun --max-restarts does so by itself)"
         ) from error

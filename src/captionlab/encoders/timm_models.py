@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from captionlab.encoders.efficientnet_lite import USE_OFFLINE
 from captionlab.encoders.network import Normalise, Parts, Trained, as_map, split
 from captionlab.encoders.torchvision_models import import_torchvision
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, first_line
 
 TIMM_PREFIX = "timm_"
 
@@ -41,7 +41,7 @@ def timm_network(model: str, file: Path | None) -> Any:
     try:
         net = timm.create_model(model, pretrained=file is not None, pretrained_cfg_overlay=source, num_classes=0)
     except (OSError, RuntimeError, ValueError) as error:
-        raise CaptionlabError(f"{file} does not hold the weights of {model} ({_first_line(error)})") from error
+        raise CaptionlabError(f"{file} does not hold the weights of {model} ({first_line(error)})") from error
     return net.eval()
 
 
@@ -137,7 +137,7 @@ def check_map(model: str, net: Any, parts: Parts) -> None:
         with torch.no_grad():
             shape = parts.head(parts.last(parts.trunk(torch.zeros(1, *pixels))))[1].shape
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise CaptionlabError(f"timm's {model} does not return a map ({_first_line(error)})") from error
+        raise CaptionlabError(f"timm's {model} does not return a map ({first_line(error)})") from error
     if len(shape) != 4 or shape[2] != shape[3]:
         raise CaptionlabError(f"timm's {model} does not return a square map of channels, but {tuple(shape)}")
 
@@ -161,7 +161,7 @@ def timm_weights(model: str) -> Path:
         except EntryNotFoundError:
             continue
         except (OSError, HfHubHTTPError, RuntimeError) as error:
-            raise CaptionlabError(f"the weights of {model} cannot be downloaded ({_first_line(error)})") from error
+            raise CaptionlabError(f"the weights of {model} cannot be downloaded ({first_line(error)})") from error
     raise CaptionlabError(f"https://huggingface.co/{repository} has none of {', '.join(names)}")
 
 
@@ -172,7 +172,7 @@ def timm_repository(model: str) -> tuple[str, list[str]]:
     try:
         cfg = timm.get_pretrained_cfg(model)
     except RuntimeError as error:  # a tag that the model does not have
-        raise CaptionlabError(_first_line(error)) from error
+        raise CaptionlabError(first_line(error)) from error
     if cfg is None or not cfg.hf_hub_id:
         raise CaptionlabError(f"timm has no published weights for {model!r}")
     return cfg.hf_hub_id, [cfg.hf_hub_filename] if cfg.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
@@ -199,10 +199,6 @@ def _check_hub(model: str, repository: str, file: str) -> None:
     except Exception as error:  # those of its HTTP library, which is not always the same
         folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
         raise CaptionlabError(
-            f"the weights of {model} are not in {folder}, and {url} cannot be reached ({_first_line(error)}); copy "
+            f"the weights of {model} are not in {folder}, and {url} cannot be reached ({first_line(error)}); copy "
             f"that folder from a machine that has it, or {USE_OFFLINE}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

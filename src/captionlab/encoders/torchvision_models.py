@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from captionlab.core.files import sha256_of
 from captionlab.encoders.efficientnet_lite import USE_OFFLINE
 from captionlab.encoders.network import Normalise, Parts, PooledMap, Trained, split
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, first_line
 
 TORCHVISION_WEIGHTS = {
     "resnet18": "ResNet18_Weights",
@@ -99,10 +99,9 @@ def torchvision_state(name: str) -> dict[str, Tensor]:
     except (EOFError, UnpicklingError) as error:
         raise CaptionlabError(f"{cached} does not hold plain weights; delete it to download it again") from error
     except (OSError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CaptionlabError(
             f"the weights of {name} are not available: {cached} is missing or incomplete, and the download of "
-            f"{weights.url} failed ({reason}); put the file there, or {USE_OFFLINE}"
+            f"{weights.url} failed ({first_line(error)}); put the file there, or {USE_OFFLINE}"
         ) from error
     return cast(dict[str, Tensor], state)
 

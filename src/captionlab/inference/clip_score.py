@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from captionlab.data.photos import read_upright
-from captionlab.errors import CaptionlabError
-from captionlab.inference.image_to_text import first_line, how_to_get, import_transformers
+from captionlab.errors import CaptionlabError, first_line
+from captionlab.inference.image_to_text import how_to_get, import_transformers
 
 _PREFIX = "A photo depicts "
 _WEIGHT = 2.5

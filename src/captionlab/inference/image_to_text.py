@@ -14,7 +14,7 @@ import torch
 from captionlab.core.params import ImageToTextParams
 from captionlab.data.photos import read_upright
 from captionlab.encoders.torchvision_models import import_torchvision
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, first_line
 
 _LONGEST = 1024  # pixels of a photo's longer side; the models read 224 to 480
 _BATCH = 8
@@ -128,7 +128,3 @@ def how_to_get(model: str) -> str:
     """What to do where a model's weights are missing: only a name on the Hugging Face Hub can be downloaded."""
     is_name = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model) is not None
     return f"to download it: hf download {model}" if is_name else "name a folder that exists"
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

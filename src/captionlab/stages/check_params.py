@@ -22,6 +22,4 @@ def check_params(params: Params, root: Path) -> list[str]:
         if not (root / guest.captions).is_file():
             raise CaptionlabError(f"guests.{name}.captions {guest.captions} is not a file; put the captions there")
     write_text(root / PARAMS_VALID, "params.yaml is valid\n")
-    return [
-        f"check_params: params.yaml is valid; {len(params.configurations()) + len(params.retrieval)} configurations"
-    ]
+    return [f"check_params: params.yaml is valid; {len(params.rows())} configurations"]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captionlab.errors import first_line
 from captionlab.training.batches import Batch
 
 # Computes a batch's gradients, given the scheduled-sampling probability; returns its loss and the sums of its metrics.
@@ -74,8 +75,7 @@ class GraphedStep:
             self._fails = True
             torch.cuda.set_stream(current)
             generator.graphsafe_set_state(generator.clone_state())  # the old one may wait for the end of a recording
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"training without CUDA graphs, which is slower: {reason}", stacklevel=2)
+            warnings.warn(f"training without CUDA graphs, which is slower: {first_line(error)}", stacklevel=2)
         generator.set_state(random)  # recording has used random numbers, and the step is still to come
 
     def _record(self, batch: Batch) -> _Recorded:
