@@ -165,6 +165,17 @@ def test_too_little_memory_is_one_line(
     assert run("doctor") == (1, "", expected)
 
 
+def test_too_little_memory_on_a_gpu_says_how_to_do_without_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def allocate(root: Path, *, cache: Path) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.50 GiB. GPU 0 has 8 GiB in total")
+
+    monkeypatch.setattr("captionlab.commands.doctor.examine", allocate)
+    status, out, error = run("doctor")
+    assert (status, out, error.count("\n")) == (1, "", 1)
+    assert error.startswith("captionlab: not enough memory on the GPU; ")
+    assert "CUDA_VISIBLE_DEVICES= before the command" in error
+
+
 def few_scenes(folder: Path) -> None:
     yaml = YAML()
     params = yaml.load(REPOSITORY / "params.yaml")

@@ -23,7 +23,7 @@ from captionlab.core.files import read_json, write_json
 from captionlab.data.photos import Pixels, read_photo
 from captionlab.data.store import describe, open_store
 from captionlab.encoders import extraction
-from captionlab.encoders.engines import OnnxEngine, TorchEngine
+from captionlab.encoders.engines import OnnxEngine, TorchEngine, gpu_batch
 from captionlab.encoders.extraction import Photos, encode_photos, extract, finish
 from captionlab.encoders.load import Encoder, load_encoder
 from captionlab.encoders.network import PooledMap
@@ -52,6 +52,19 @@ def test_the_compiled_engine_equals_eager_pytorch(tmp_path: Path, name: str) -> 
         assert np.abs(ours - reference).max() / reference.std() < TOLERANCE
     alone = OnnxEngine(encoder)(pixels[:1])
     np.testing.assert_array_equal(alone[0][0], compiled[0][0])  # independent of the other photos in the batch
+
+
+def test_the_engine_of_a_gpu_encodes_large_photos_in_smaller_batches() -> None:
+    """So that those of 518 pixels, as DINOv2 reads them, take no more memory."""
+    assert [gpu_batch(pixels) for pixels in (224, 260, 380, 518, 10**4)] == [256, 256, 119, 64, 1]
+    encoder, taken = tiny_encoder(2), []
+    encoder.network.register_forward_pre_hook(lambda _, given: taken.append(len(given[0])))
+    engine = TorchEngine(encoder, "cpu")
+    pixels = torch.randint(256, (11, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    found = engine.encode([pixels[:5], pixels[5:]])
+    assert taken == [4, 4, 3]
+    for ours, whole in zip(found, encoder.network(pixels), strict=True):
+        torch.testing.assert_close(ours, whole, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("count", [1, 5, 8, 13])

@@ -25,6 +25,11 @@ def internal_error(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"cannot write the output: {error.strerror}; free space"
     lacks_memory = isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+    if lacks_memory and "out of memory" in str(error):
+        return (
+            "not enough memory on the GPU; use a smaller batch_size or system, stop other programs on it, or compute "
+            "on the CPU: CUDA_VISIBLE_DEVICES= before the command"
+        )
     if lacks_memory or isinstance(error, MemoryError):
         return "not enough memory; use a smaller batch_size or system, or stop other programs"
     what = " ".join(f"{type(error).__name__}: {error}".split())

@@ -20,7 +20,7 @@ from captionlab.encoders.load import Encoder
 
 Floats = NDArray[np.float32]
 CPU_BATCH = 4  # photos a call; a few keep a core's cache warm, larger batches were slower
-GPU_BATCH = 256  # from here on larger batches are no faster
+GPU_BATCH = 256  # of photos of 260 pixels, and fewer of larger ones; from here on larger batches are no faster
 
 
 class Engine(Protocol):
@@ -90,7 +90,7 @@ class TorchEngine:
     """Eager PyTorch, channels-last: fp16 inside the CNN on CUDA, float32 elsewhere (the reference on CPU)."""
 
     def __init__(self, encoder: Encoder, device: str) -> None:
-        self.batch = CPU_BATCH if device == "cpu" else GPU_BATCH
+        self.batch = CPU_BATCH if device == "cpu" else gpu_batch(encoder.pixels)
         self._device = device
         self._network = encoder.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -100,13 +100,18 @@ class TorchEngine:
 
     @torch.inference_mode()
     def encode(self, chunks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Encode photos that come in several tensors (N, H, W, 3); the results stay on the device.
+        """Encode photos that come in several tensors (N, H, W, 3), ``batch`` at a time; the results stay on the device.
 
         On CUDA nothing is waited for: neither the copy of the photos nor the results.
         """
         pixels_NHW3 = torch.cat([to_device(chunk, self._device) for chunk in chunks])
-        pooled_ND, grid_NRC = self._network(pixels_NHW3)
-        return pooled_ND, grid_NRC
+        pooled, grids = zip(*map(self._network, pixels_NHW3.split(self.batch)), strict=True)
+        return torch.cat(pooled), torch.cat(grids)
+
+
+def gpu_batch(pixels: int) -> int:
+    """Photos that a GPU encodes together, by their side: about the memory of ``GPU_BATCH`` photos of 260 pixels."""
+    return max(1, min(GPU_BATCH, GPU_BATCH * 260**2 // pixels**2))
 
 
 def copied_to_host(*tensors: Tensor) -> Callable[[], list[NDArray[Any]]]:

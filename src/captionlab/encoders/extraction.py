@@ -28,7 +28,7 @@ from captionlab.encoders.engines import CPU_BATCH, Floats, OnnxEngine, TorchEngi
 from captionlab.encoders.load import Encoder
 from captionlab.errors import CaptionlabError
 
-BLOCK = 256  # photos between two records of progress; a GPU encodes them together
+BLOCK = 256  # photos between two records of progress
 CHUNK = 8  # photos that a worker process decodes before it takes others; a divisor of BLOCK
 
 
