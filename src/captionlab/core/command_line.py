@@ -17,20 +17,16 @@ def refuse_empty(arguments: list[str]) -> None:
             raise CaptionlabError(f"{argument.removesuffix('=')} is empty; is a variable unset?")
 
 
-_NO_MEMORY = ("can't allocate memory", "out of memory")  # PyTorch's messages, on the CPU and on a GPU
-
-
 def internal_error(error: Exception) -> str:
     """One line for an error that no command expects: a full disk or memory, or a fault of captionlab."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"cannot write the output: {error.strerror}; free space"
-    lacks_memory = isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
-    if lacks_memory and "out of memory" in str(error):
+    if isinstance(error, RuntimeError) and "out of memory" in str(error):  # CUDA's and MPS's
         return (
             "not enough memory on the GPU; use a smaller batch_size or system, stop other programs on it, or compute "
             "on the CPU: CUDA_VISIBLE_DEVICES= before the command"
         )
-    if lacks_memory or isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
         return "not enough memory; use a smaller batch_size or system, or stop other programs"
     what = " ".join(f"{type(error).__name__}: {error}".split())
     command = shlex.join(["captionlab", "--traceback", *sys.argv[1:]])
