@@ -79,6 +79,39 @@ def vit_bert(folder: Path) -> Path:
     return folder
 
 
+def llava(folder: Path) -> Path:
+    """A LLaVA, whose prompt says where the photo is: with the token ``<image>``."""
+    tokenizer = _tokenizer(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.image_token = "<image>"
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    torch.manual_seed(5)
+    text = transformers.LlamaConfig(
+        **_SMALL, vocab_size=len(tokenizer), num_key_value_heads=2, pad_token_id=0, bos_token_id=2, eos_token_id=3
+    )
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**_VISION), text_config=text, image_token_index=image,
+        vision_feature_layer=-1,
+    )  # fmt: skip
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    size = {"height": PIXELS, "width": PIXELS}
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": PIXELS}, crop_size=size)
+    transformers.LlavaProcessor(
+        images, tokenizer, patch_size=16, vision_feature_select_strategy="default", image_token="<image>",
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def with_pickled_weights(folder: Path) -> Path:
+    """The same model with pytorch_model.bin alone, as many models on the Hugging Face Hub still have it."""
+    from safetensors.torch import load_file
+
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
 WITH_PROMPT: dict[str, Callable[[Path], Path]] = {"blip": blip, "git": git}
 MODELS = {**WITH_PROMPT, "vit_bert": vit_bert}
 

@@ -10,7 +10,7 @@ from captionlab.data.photos import read_upright
 from captionlab.errors import CaptionlabError
 from captionlab.inference.clip_score import ClipScorer
 from photo_sets import jpegs
-from tiny_transformers import clip, transformers
+from tiny_transformers import clip, transformers, with_pickled_weights
 
 REFERENCES = {"0.jpg": ["a red dog .", "dogs"], "1.jpg": ["two cats on a bed ."]}
 PAIRS = [("0.jpg", "a dog ."), ("0.jpg", "dogs"), ("1.jpg", "a dog ."), ("1.jpg", "a very long caption of a bed")]
@@ -63,10 +63,13 @@ def test_scores_of_known_embeddings(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert found["ref_clip_score"] == pytest.approx([2 * 1.5 * 0.8 / 2.3, 0])
 
 
-def test_weights_in_half_precision_compute_in_fp32(folder: Path, photos: dict[str, Path], tmp_path: Path) -> None:
+def test_pickled_weights_in_half_precision_compute_in_fp32(
+    folder: Path, photos: dict[str, Path], tmp_path: Path
+) -> None:
     halved = tmp_path / "half"
     transformers.CLIPModel.from_pretrained(folder).half().save_pretrained(halved)
     transformers.CLIPProcessor.from_pretrained(folder).save_pretrained(halved)
+    with_pickled_weights(halved)
     found = ClipScorer(str(halved)).scores(PAIRS, photos, REFERENCES)["clip_score"]
     assert found == pytest.approx(ClipScorer(str(folder)).scores(PAIRS, photos, REFERENCES)["clip_score"], abs=0.01)
 

@@ -11,7 +11,7 @@ from captionlab.data.photos import read_upright
 from captionlab.errors import CaptionlabError
 from captionlab.inference.image_to_text import ImageToText
 from photo_sets import jpeg
-from tiny_transformers import MODELS, WITH_PROMPT, transformers
+from tiny_transformers import MODELS, WITH_PROMPT, blip, llava, transformers, with_pickled_weights
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_captions_equal_those_of_transformers(folders: dict[str, Path], photos: 
 
 def test_a_prompt_that_a_model_does_not_take_is_one_error_line(folders: dict[str, Path], photos: list[Path]) -> None:
     model = loaded(folders["vit_bert"], prompt="A photo of")
-    with pytest.raises(CaptionlabError, match=r"^vit_bert takes no prompt \(.*\); leave it out$"):
+    with pytest.raises(CaptionlabError, match=r"^vit_bert refuses its input \(.*\); leave the prompt out, or write it"):
         next(model.captions(photos))
 
 
@@ -57,7 +57,7 @@ def test_a_missing_prompt_is_one_error_line(folders: dict[str, Path], photos: li
     """As with chat models, whose processors want text; here it is a tokenizer."""
     model = loaded(folders["git"])
     model = dataclasses.replace(model, images=model.processor.tokenizer)
-    with pytest.raises(CaptionlabError, match=r"^git takes only photos with a prompt \(.*\); add one$"):
+    with pytest.raises(CaptionlabError, match=r"^git refuses its input \(.*\); add a prompt$"):
         next(model.captions(photos))
 
 
@@ -69,6 +69,42 @@ def test_a_prompt_is_not_part_of_the_caption(folders: dict[str, Path], photos: l
     tokens = model._inputs([read_upright(photos[0], 1024)])["input_ids"][0].tolist()
     assert model.processor.tokenizer.convert_ids_to_tokens(tokens)[:4] == ["[CLS]", "a", "photo", "of"]
     assert (name == "git") == (tokens[-1] != model.processor.tokenizer.sep_token_id)  # BLIP removes the prompt itself
+
+
+def test_the_prompt_of_a_chat_model_is_not_part_of_the_caption(tmp_path: Path, photos: list[Path]) -> None:
+    folder = llava(tmp_path / "llava")
+    prompt = "[CLS] <image> A dog on the photo"
+    said = list(loaded(folder, prompt=prompt, max_tokens=6).captions(photos[:2]))
+    assert not any("dog on the photo" in caption for caption in said)
+    assert all(said)
+    for wrong in ("", "a photo of"):
+        with pytest.raises(CaptionlabError, match=r"^llava refuses its input \(.*\); (add a|leave the) prompt"):
+            next(loaded(folder, prompt=wrong).captions(photos))
+
+
+def test_weights_that_are_no_safetensors_are_loaded(tmp_path: Path, photos: list[Path]) -> None:
+    """pytorch_model.bin, the only weights of some well-known models; code in it is not run."""
+    folder = blip(tmp_path / "blip")
+    said = list(loaded(folder, max_tokens=6).captions(photos))
+    assert list(loaded(with_pickled_weights(folder), max_tokens=6).captions(photos)) == said
+
+
+@pytest.mark.parametrize("damage", ["code", "half", "empty"])
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "model.safetensors"])
+def test_damaged_weights_are_one_error_line(tmp_path: Path, file: str, damage: str) -> None:
+    folder = blip(tmp_path / "blip")
+    if file == "pytorch_model.bin":
+        with_pickled_weights(folder)
+    weights = folder / file
+    if damage == "code":
+        torch.save({"weights": print}, weights)
+    else:
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2 if damage == "half" else 0])
+    with pytest.raises(
+        CaptionlabError, match=r"blip is (not an image-to-text model|neither a folder) .*\(.+\)"
+    ) as caught:
+        loaded(folder)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", MODELS)

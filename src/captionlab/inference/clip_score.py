@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from captionlab.data.photos import read_upright
 from captionlab.errors import CaptionlabError, first_line
-from captionlab.inference.image_to_text import how_to_get, import_transformers
+from captionlab.inference.image_to_text import DAMAGED, how_to_get, import_transformers
 
 _PREFIX = "A photo depicts "
 _WEIGHT = 2.5
@@ -31,8 +31,8 @@ class ClipScorer:
         transformers = import_transformers()
         try:
             self._processor = transformers.CLIPProcessor.from_pretrained(model, local_files_only=True)
-            loaded = transformers.CLIPModel.from_pretrained(model, local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError) as error:
+            loaded = transformers.CLIPModel.from_pretrained(model, local_files_only=True)
+        except (OSError, ValueError, *DAMAGED) as error:
             raise CaptionlabError(
                 f"{model} is neither a folder with CLIP's weights nor in the Hugging Face cache ({first_line(error)}); "
                 f"{how_to_get(model)}"

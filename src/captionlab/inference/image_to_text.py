@@ -3,6 +3,7 @@
 Weights are read from a folder or from the Hugging Face cache and never downloaded here.
 """
 
+import pickle
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from captionlab.core.params import ImageToTextParams
 from captionlab.data.photos import read_upright
@@ -18,6 +20,9 @@ from captionlab.errors import CaptionlabError, first_line
 
 _LONGEST = 1024  # pixels of a photo's longer side; the models read 224 to 480
 _BATCH = 8
+
+# What reading a damaged weights file raises, and one that would run code: pytorch_model.bin is a pickle.
+DAMAGED = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +48,13 @@ class ImageToText:
             processor = images = transformers.AutoProcessor.from_pretrained(place, local_files_only=True)
             if not hasattr(processor, "image_processor"):  # the models called vision-encoder-decoder have two
                 images = transformers.AutoImageProcessor.from_pretrained(place, local_files_only=True)
-            model = transformers.AutoModelForImageTextToText.from_pretrained(
-                place, local_files_only=True, use_safetensors=True
-            )
+            model = transformers.AutoModelForImageTextToText.from_pretrained(place, local_files_only=True)
         except OSError as error:
             raise CaptionlabError(
                 f"the model {params.model} is neither a folder with its weights nor in the Hugging Face cache "
                 f"({first_line(error)}); {how_to_get(params.model)}"
             ) from error
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, *DAMAGED) as error:
             raise CaptionlabError(
                 f"{params.model} is not an image-to-text model that transformers loads ({first_line(error)})"
             ) from error
@@ -84,10 +87,17 @@ class ImageToText:
                 **inputs, num_beams=params.beams, max_new_tokens=params.max_tokens, do_sample=False
             )
         except (TypeError, ValueError) as error:
-            takes, advice = ("no prompt", "leave it out") if params.prompt else ("only photos with a prompt", "add one")
-            raise CaptionlabError(f"{params.model} takes {takes} ({first_line(error)}); {advice}") from error
-        found = self.processor.batch_decode(tokens, skip_special_tokens=True)
-        return [_without_prompt(" ".join(caption.split()), params.prompt) for caption in found]
+            advice = "leave the prompt out, or write it as the model's page does" if params.prompt else "add a prompt"
+            raise CaptionlabError(f"{params.model} refuses its input ({first_line(error)}); {advice}") from error
+        found = self._texts(tokens)
+        if not params.prompt:
+            return found
+        # Most models repeat the prompt. Decoded as the captions are, it has their capitals and no image token.
+        prompts = self._texts(inputs["input_ids"])
+        return [caption.removeprefix(prompt).strip() for caption, prompt in zip(found, prompts, strict=True)]
+
+    def _texts(self, tokens: torch.Tensor) -> list[str]:
+        return [" ".join(text.split()) for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
 
     def _inputs(self, images: Sequence[Any]) -> dict[str, Any]:
         prompt = self.params.prompt
@@ -117,11 +127,6 @@ def import_transformers() -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers
-
-
-def _without_prompt(caption: str, prompt: str) -> str:
-    """Tokenizers may write in small letters what was read in capitals."""
-    return caption[len(prompt) :].strip() if prompt and caption.lower().startswith(prompt.lower()) else caption
 
 
 def how_to_get(model: str) -> str:
