@@ -1,5 +1,5 @@
 # docker build -t captionlab . && docker run --rm -v "$PWD:/photos" captionlab caption /photos/photo.jpg
-# For CUDA: docker build --build-arg TORCH=cu130 -t captionlab . and docker run --gpus all ...
+# For CUDA: docker build --build-arg TORCH=cu130 -t captionlab . and docker run --gpus all --shm-size=1g ...
 FROM python:3.11-slim
 ARG TORCH=cpu
 WORKDIR /captionlab

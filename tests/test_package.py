@@ -1,12 +1,17 @@
 """The effects of importing the package, and the wheel in a separate environment."""
 
+import ast
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from builders import draw_photos
 
@@ -41,6 +46,22 @@ def test_user_settings_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "GOMP_SPINCOUNT = '1000'" not in report
     report = openmp(script, monkeypatch, GOMP_SPINCOUNT="1234", KMP_BLOCKTIME="1234")
     assert "GOMP_SPINCOUNT = '1234'" in report or "KMP_BLOCKTIME='1234" in report
+
+
+def test_every_imported_library_is_a_dependency() -> None:
+    imported = set()
+    for path in (REPOSITORY / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).split(".")[0])
+    imported -= sys.stdlib_module_names | {"captionlab"}
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [line for extra, lines in project["optional-dependencies"].items() if extra != "dev" for line in lines]
+    declared = {canonicalize_name(Requirement(line).name) for line in project["dependencies"] + extras}
+    packages = packages_distributions()
+    assert {name for name in imported if not declared & {canonicalize_name(p) for p in packages[name]}} == set()
 
 
 def call(*command: str | Path, folder: Path) -> str:

@@ -23,7 +23,7 @@ from captionlab.core.params import EncoderParams as EncoderParams
 from captionlab.core.params import ExtractFeaturesParams as ExtractFeaturesParams
 from captionlab.core.params import GuestParams as GuestParams
 from captionlab.core.params import ImageToTextParams as ImageToTextParams
-from captionlab.core.records import Decoding
+from captionlab.core.records import MAX_BEAM, MAX_LENGTH_PENALTY, MAX_WORDS, Decoding
 from captionlab.core.validation import (
     Checked,
     FilePath,
@@ -57,10 +57,12 @@ RENAMED = {  # keys of earlier versions
 }
 
 Entry = typing.TypeVar("Entry")
-Beam = Annotated[StrictInt, Field(ge=1, le=50)]  # 1 is greedy
-Words = Annotated[StrictInt, Field(ge=1, le=1000)]
+Beam = Annotated[StrictInt, Field(ge=1, le=MAX_BEAM)]  # 1 is greedy
+Words = Annotated[StrictInt, Field(ge=1, le=MAX_WORDS)]
 Ngram = Annotated[StrictInt, Field(ge=0, le=1000)]  # words; 0 is none
-LengthPenalty = Annotated[Number, Field(ge=0, le=10)]  # score = log probability / length ** length_penalty
+LengthPenalty = Annotated[
+    Number, Field(ge=0, le=MAX_LENGTH_PENALTY)
+]  # score = log probability / length ** length_penalty
 
 
 @dataclass(frozen=True, kw_only=True)

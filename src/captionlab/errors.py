@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-_LONGEST = 1000  # characters; messages quote file names and captions of any length
+_LONGEST = 1000  # characters; messages quote names and texts of any length
 _END = 200
 
 

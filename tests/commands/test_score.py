@@ -75,21 +75,39 @@ def test_every_format_gives_the_same_scores(tmp_path: Path) -> None:
         {"filename": name, "cocoid": place, "split": "test", "sentences": [{"raw": text} for text in own]}
         for place, (name, own) in enumerate(REFERENCES.items())
     ]
+    rows = [{"image": name, "split": "test", "captions": own} for name, own in REFERENCES.items()]
+    rows.append({"image": "c.jpg", "split": "val", "captions": ["a cat"]})
     references = write(
-        tmp_path, plain=REFERENCES, coco={"images": images, "annotations": annotations}, karpathy={"images": karpathy}
+        tmp_path,
+        lines_of_a_dataset="\n".join(map(json.dumps, rows)),
+        token="\r\n".join(f"{name}#{n}\t{text}" for name, own in REFERENCES.items() for n, text in enumerate(own)),
+        plain=REFERENCES,
+        coco={"images": images, "annotations": annotations},
+        karpathy={"images": karpathy},
     )
-    rows = [json.dumps({"image": f"photos/{name}", "caption": caption}) for name, caption in CAPTIONS.items()]
+    lines = [json.dumps({"image": f"photos/{name}", "caption": caption}) for name, caption in CAPTIONS.items()]
     results = [{"image_id": place, "caption": caption} for place, caption in enumerate(CAPTIONS.values())]
     captions = write(
         tmp_path, one=CAPTIONS, list={name: [caption] for name, caption in CAPTIONS.items()},
-        lines="\n".join(rows), results=results,
+        lines="\n".join(lines), results=results,
     )  # fmt: skip
     for known in references:
         for generated in captions:
-            if (known.name, generated.name) != ("plain", "results"):  # file names and numbers
+            if known.name in ("coco", "karpathy") or generated.name != "results":  # file names and numbers
                 assert score_files(known, generated, meteor=False) == EXPECTED, (known.name, generated.name)
     with pytest.raises(CaptionlabError, match=r"2 without a hypothesis \(a.jpg, b.jpg\) and 2 without references"):
         score_files(tmp_path / "plain", tmp_path / "results", meteor=False)
+
+
+def test_a_subset_has_the_scores_of_its_own_photos(tmp_path: Path, run: "Run") -> None:
+    more = REFERENCES | {"c.jpg": ["a cat sleeps"]}
+    known, generated = write(tmp_path, known=more, generated=CAPTIONS)
+    assert score_files(known, generated, meteor=False, subset=True) == EXPECTED
+    files = ("score", "--references", str(known), "--hypotheses", str(generated), "--no-meteor")
+    code, _, err = run(*files)
+    assert code == 1
+    assert "1 without a hypothesis (c.jpg); --subset leaves these out" in err
+    assert run(*files, "--subset")[:2] == run(*files[:2], str(write(tmp_path, same=REFERENCES)[0]), *files[3:])[:2]
 
 
 def test_ids_must_match_and_the_nearest_pair_is_named(tmp_path: Path) -> None:

@@ -115,6 +115,13 @@ def test_ids_of_jsonl_are_paths_or_file_names(tmp_path: Path) -> None:
         ({"annotations": [{"image_id": 1, "caption": None}]}, "image '1' has a reference that is not text or is blank"),
         ({"images": [{"split": "test", "filename": "a"}]}, "no filename or no sentences"),
         ({"images": [KARPATHY["images"][0]] * 2}, r"'p0\.jpg' occurs more than once"),
+        (b"a.jpg#0\ta dog\na.jpg a cat", "line 2: there must be a file name, # and a number, a tab, a caption"),
+        (b"a.jpg#0\ta dog\na.jpg#1\t", "'a.jpg' has a reference that is not text or is blank"),
+        (
+            b'{"image": "a", "split": "test", "captions": ["x"]}\n{"image": "b"}',
+            "line 2: there must be captions, image",
+        ),
+        (b'{"image": "a", "split": "test", "captions": ["x"]}\n' * 2, "'a' occurs more than once"),
         ({"a": ["x", "a " * 500_000]}, r"image 'a' has a caption of 1,000,000 characters; at most 10,000"),
     ],
 )

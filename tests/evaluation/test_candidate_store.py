@@ -59,7 +59,9 @@ def test_candidates_are_read_from_a_read_only_disk(
 
 
 @pytest.mark.parametrize("change", ["checkpoint", "captions", "decodings", "device", "damaged", "missing"])
-def test_a_changed_input_invalidates_candidates(root: Path, project_params: Params, change: str) -> None:
+def test_a_changed_input_invalidates_candidates(
+    root: Path, project_params: Params, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     store = CandidateStore(project_params, root)
     store.save(BOTH, FOUND)
     params = project_params
@@ -71,7 +73,7 @@ def test_a_changed_input_invalidates_candidates(root: Path, project_params: Para
         case "decodings":
             params = dataclasses.replace(params, evaluate=dataclasses.replace(params.evaluate, length_penalty=0.1))
         case "device":
-            params = dataclasses.replace(params, device="cuda")
+            monkeypatch.setattr(candidate_store, "choose_device", lambda wanted: "cuda")  # auto, where a GPU is now
         case "damaged":
             path = store.path(BOTH)
             path.write_bytes(path.read_bytes()[:-20])

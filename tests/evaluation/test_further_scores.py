@@ -23,7 +23,9 @@ def photos(tmp_path: Path) -> dict[str, Path]:
 
 def test_a_configuration_has_the_mean_over_its_captions(tmp_path: Path, photos: dict[str, Path]) -> None:
     name = str(clip(tmp_path / "clip"))
-    found = FurtherScorer(clip=name, spice=False, photos=lambda: photos).of_configurations(SAID, REFERENCES)
+    found = FurtherScorer(clip=name, spice=False, photos=lambda: photos, device="cpu").of_configurations(
+        SAID, REFERENCES
+    )
     assert found.scores == ("clip_score", "ref_clip_score")
     for key, own in SAID.items():
         alone = ClipScorer(name).scores([*own.items()], photos, REFERENCES)
@@ -35,7 +37,7 @@ def test_what_is_not_here_is_none_with_its_reason(
     tmp_path: Path, photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # without Java
-    scorer = FurtherScorer(clip=str(tmp_path / "nothing"), spice=True, photos=lambda: photos)
+    scorer = FurtherScorer(clip=str(tmp_path / "nothing"), spice=True, photos=lambda: photos, device="cpu")
     found = scorer.of_configurations(SAID, REFERENCES)
     assert found.configurations["baseline.one"] == {"clip_score": None, "ref_clip_score": None, "spice": None}
     assert "is neither a folder with CLIP's weights" in scorer.missing["clip_score, ref_clip_score"]
@@ -43,5 +45,7 @@ def test_what_is_not_here_is_none_with_its_reason(
 
 
 def test_nothing_is_computed_unless_it_is_asked_for(photos: dict[str, Path]) -> None:
-    found = FurtherScorer(clip=None, spice=False, photos=lambda: photos).of_configurations(SAID, REFERENCES)
+    found = FurtherScorer(clip=None, spice=False, photos=lambda: photos, device="cpu").of_configurations(
+        SAID, REFERENCES
+    )
     assert (found.scores, found.configurations) == ((), {key: {} for key in SAID})

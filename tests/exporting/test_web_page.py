@@ -125,6 +125,12 @@ def test_the_page_gives_the_captions_of_the_runner(page: Chrome, folder: Path) -
     assert [entry["message"] for entry in page.get_log("browser")] == []
 
 
+def test_the_page_opened_as_a_file_says_what_to_do(browser: Chrome, folder: Path) -> None:
+    browser.get((folder / "index.html").as_uri())
+    caption = browser.find_element(By.ID, "caption")
+    WebDriverWait(browser, 20).until(lambda _: "python -m http.server" in str(caption.get_property("value")))
+
+
 def test_a_file_that_is_not_a_photo_is_reported(page: Chrome, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("only words")
     assert said(page, tmp_path / "notes.txt").startswith("This photo cannot be captioned: ")

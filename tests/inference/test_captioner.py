@@ -7,8 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -99,6 +100,28 @@ def test_the_caption_does_not_depend_on_batch_size_or_compilation(shipped: Path)
         )
     with pytest.raises(CaptionlabError, match=r"no\.jpg: No such file"):
         system.caption(["holiday.jpg", "no.jpg"])
+
+
+def test_a_gpu_gets_one_batch_at_a_time_in_the_calling_thread(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another thread CUDA's current device is the first one, and batches side by side need more memory."""
+    reader = Captioner.load().reader
+    engine = reader.engine(1)
+    threads = []
+
+    class Listening:
+        batch = 1
+
+        def __call__(self, pixels_NHW3: Any) -> Any:
+            threads.append(threading.current_thread())
+            return engine(pixels_NHW3)
+
+    monkeypatch.setattr(reader, "engine", lambda photos: Listening())
+    for device in ("cuda", "cpu"):
+        threads.clear()
+        monkeypatch.setattr(reader, "device", device)
+        list(reading.stream_photos([reader], ["holiday.jpg", "beach.png"], lambda read: [[]] * len(read.pooled_PD)))
+        assert len(threads) == 2
+        assert ({*threads} == {threading.current_thread()}) == (device == "cuda")
 
 
 def test_describe_each_equals_describe_for_each_decoding(shipped: Path) -> None:

@@ -15,7 +15,7 @@ from builders import write_small_manifest
 from captionlab.config import Params
 from captionlab.core.params import GuestParams
 from captionlab.core.records import EVALUATION, MODELS
-from captionlab.core.results import read_evaluation, read_training, write_training
+from captionlab.core.results import read_evaluation, read_training, write_evaluation, write_training
 from captionlab.core.results.photos import (
     SaidCaption,
     read_captions,
@@ -393,6 +393,26 @@ def test_configurations_that_differ_in_their_seed_have_a_mean(params: Params, ro
     assert "baseline.lite2_wide" not in by_name  # better, but not the first
     assert by_name["baseline.lite0"]["CIDEr, seeds"] == cider
     assert by_name["attention.lite2"]["CIDEr, seeds"] == "–"  # noqa: RUF001 (a dash is meant)
+
+
+def test_means_over_seeds_above_people_are_marked(params: Params, root: Path) -> None:
+    write_results(root, params, judged=True)
+    set_params(root, lite0={"training.seed": 1}, lite2_wide={"training.seed": 2})
+    scores = read_evaluation(root)
+    assert scores.fewer_references
+    people = dataclasses.replace(scores.fewer_references.people, bleu_4=0.0)  # the others are above the baselines'
+    fewer = dataclasses.replace(scores.fewer_references, people=people)
+    write_evaluation(root / EVALUATION, dataclasses.replace(scores, fewer_references=fewer))
+    report(params, root)
+    (folder,) = (root / "reports").iterdir()
+    for name, line in (
+        ("comparison-all.md", "| baseline.lite0, baseline.lite2_wide |"),
+        ("comparison.md", "| baseline.lite0 |"),
+    ):
+        (found, *_) = [row for row in (folder / name).read_text("utf-8").splitlines() if row.startswith(line)]
+        marked = [cell.strip() for cell in found.split("|") if "±" in cell and ABOVE_PEOPLE in cell]
+        assert len(marked) == 1
+        assert marked[0].startswith("0.1")
 
 
 def test_names_are_text_and_not_markup(params: Params, root: Path) -> None:

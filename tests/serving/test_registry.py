@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from captionlab.commands.caption import Options, caption_photos
 from captionlab.commands.export import export
 from captionlab.commands.publish import publish
-from captionlab.core.records import Scores
+from captionlab.core.records import Decoding, Scores
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner, EnsembleCaptioner
 from captionlab.serving import registry
@@ -98,6 +99,8 @@ def test_a_model_worse_than_retrieval_is_not_the_best(root: Path, released: Path
     assert register(root, candidate(released), floor=0.5).best == 1
     assert list(client(root).get_registered_model("captionlab").aliases) == ["best-scenes"]
     assert register(root, candidate(released), floor=0.51).best is None  # retrieval has become better
+    # as where the validation split is one photo, whose CIDEr is always 0
+    assert register(root, candidate(released, score=0.0, result_key="other", dataset="one")).best is None
     assert client(root).get_registered_model("captionlab").aliases == {}
 
 
@@ -174,6 +177,20 @@ def test_a_registered_model_uses_the_decoding_chosen_on_validation(
     assert capsys.readouterr().out.splitlines() == [sentence.caption for sentence in said]
     assert caption_photos(["holiday.jpg"], Options(model=model, decoding={"beam": 1}, top=4))
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_every_decoding_of_params_yaml_can_be_served(
+    root: Path, released: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+    chosen = Decoding(beam=2, max_words=150, min_words=5)
+    version = register(root, candidate(released, decoding=chosen)).version
+    model = mlflow.pyfunc.load_model(f"models:/captionlab/{version}")
+    Image.effect_noise((64, 48), 80).save("holiday.jpg")
+    photos = pd.DataFrame({"image": [Path("holiday.jpg").read_bytes()]})
+    assert len(model.predict(photos)["caption"][0].split()) >= 5
+    with pytest.raises(MlflowException, match="min_words must be at most max_words, 3, not 5"):
+        model.predict(photos, params={"max_words": 3})
 
 
 def test_an_ensemble_is_registered_with_its_members(

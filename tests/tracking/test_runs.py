@@ -313,11 +313,11 @@ def test_an_unavailable_server_or_mlflow_is_one_warning(
     assert "hidden" not in warning + lines[0]
 
 
-@pytest.mark.parametrize("missing", ["mlflow", "psycopg", "pymysql"])
+@pytest.mark.parametrize("missing", ["mlflow", "psycopg", "pymysql", "MySQLdb"])
 def test_a_missing_package_is_one_warning(
     missing: str, pipeline: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schemes = {"psycopg": "postgresql+psycopg", "pymysql": "mysql+pymysql"}
+    schemes = {"psycopg": "postgresql+psycopg", "pymysql": "mysql+pymysql", "MySQLdb": "mysql"}
     if missing == "mlflow":
         for module in [name for name in sys.modules if name.split(".")[0] == "mlflow"]:
             monkeypatch.delitem(sys.modules, module)
@@ -329,6 +329,6 @@ def test_a_missing_package_is_one_warning(
     lines = track(PARAMS, pipeline)
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: MLflow")
-    assert f"pip install {missing}" in warning
+    assert f"pip install {'mysqlclient' if missing == 'MySQLdb' else missing}" in warning
     assert "not everything is published" in lines[0]
     assert "hidden" not in warning + lines[0]

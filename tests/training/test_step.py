@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 SYSTEMS: list[tuple[str, dict[str, Any]]] = [
     ("baseline", {"layers": 2}),
+    ("baseline", {"image": "init-inject"}),
+    ("baseline", {"image": "par-inject"}),
+    ("baseline", {"image": "merge"}),
     ("modified", {}),
     ("modified", {"kind": "merge"}),
     ("attention", {}),

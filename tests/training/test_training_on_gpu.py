@@ -19,6 +19,7 @@ from captionlab.core.devices import choose_device, gpu_arithmetic
 from captionlab.core.records import Decoding
 from captionlab.core.results import Epoch
 from captionlab.encoders.load import fresh_last_blocks
+from captionlab.finetuning.continued import Continued
 from captionlab.finetuning.distillation import Distillation
 from captionlab.finetuning.self_critical import SelfCritical
 from captionlab.finetuning.validation import ValidationCider
@@ -131,7 +132,7 @@ def test_a_recorded_step_gets_new_random_numbers(tmp_path: Path) -> None:
     assert histories[0] == histories[1] != histories[2]
 
 
-@pytest.mark.parametrize("kind", ["self-critical", "distillation"])
+@pytest.mark.parametrize("kind", ["self-critical", "distillation", "continued"])
 def test_finetuning_runs(world: "World", tiny: Any, settings: Any, tmp_path: Path, kind: str) -> None:
     train_set, val_set = world.split("train", True), world.split("val", True)
     references: dict[str, dict[str, list[tuple[str, ...]]]] = {"train": {}, "val": {}}
@@ -144,6 +145,8 @@ def test_finetuning_runs(world: "World", tiny: Any, settings: Any, tmp_path: Pat
     finetuning: Finetuning
     if kind == "distillation":
         finetuning = Distillation(teacher.to("cuda"), train_set, validation, cross_entropy=0.3, top_k=8)
+    elif kind == "continued":
+        finetuning = Continued(validation)
     else:
         finetuning = SelfCritical(world.vocab, train_set, references["train"], validation, samples=3, cross_entropy=0.3)
     trained = train(

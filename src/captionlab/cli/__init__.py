@@ -14,6 +14,7 @@ from captionlab.cli import sharing, stages  # noqa: F401 - the stages' commands 
 from captionlab.cli.app import app, together
 from captionlab.core.command_line import internal_error, refuse_empty
 from captionlab.core.output import check_streams, escape_what_cannot_be_encoded, json_line
+from captionlab.core.records import MAX_BEAM, MAX_LENGTH_PENALTY, MAX_WORDS
 from captionlab.errors import CaptionlabError
 
 
@@ -36,6 +37,7 @@ def score(
     references: Annotated[Path, typer.Option(help='JSON {"id": ["reference"]}, COCO annotations or Karpathy\'s.')],
     hypotheses: Annotated[Path, typer.Option(help='JSON {"id": "caption"}, COCO results or caption --out\'s lines.')],
     meteor: Annotated[bool, typer.Option(help="METEOR needs Java and 5 to 10 seconds.")] = True,
+    subset: Annotated[bool, typer.Option("--subset", help="Leave out photos that have no caption.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     mlflow_run: Annotated[
         str | None, typer.Option(help="Add the scores to this project's MLflow experiment as a run of this name.")
@@ -47,7 +49,7 @@ def score(
     """
     from captionlab.commands.score import lines, score_files
 
-    scores = score_files(references, hypotheses, meteor)
+    scores = score_files(references, hypotheses, meteor, subset)
     for line in [json_line(dataclasses.asdict(scores))] if as_json else lines(scores, meteor):
         print(line)
     if mlflow_run:
@@ -88,13 +90,16 @@ def caption(
         typer.Option(help="A row of the comparison, a checkpoint or an MLflow model; default: the released one."),
     ] = None,
     beam: Annotated[
-        int | None, typer.Option(min=1, max=50, help="1 is greedy decoding; default: selected on validation.")
+        int | None, typer.Option(min=1, max=MAX_BEAM, help="1 is greedy decoding; default: selected on validation.")
     ] = None,
     length_penalty: Annotated[
-        float | None, typer.Option(min=0, max=10, help="Above 0 prefers longer captions; default: as evaluated.")
+        float | None,
+        typer.Option(min=0, max=MAX_LENGTH_PENALTY, help="Above 0 prefers longer captions; default: as evaluated."),
     ] = None,
     min_words: Annotated[int | None, typer.Option(min=1, help="Fewest words; default: selected on validation.")] = None,
-    max_words: Annotated[int | None, typer.Option(min=1, max=1000, help="Most words; default: as evaluated.")] = None,
+    max_words: Annotated[
+        int | None, typer.Option(min=1, max=MAX_WORDS, help="Most words; default: as evaluated.")
+    ] = None,
     no_repeat_ngram: Annotated[
         int | None, typer.Option(min=0, help="No n-gram of this length twice; 0 allows it.")
     ] = None,

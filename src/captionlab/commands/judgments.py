@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from captionlab.core.devices import choose_device
 from captionlab.core.output import json_line
 from captionlab.core.results.further_scores import NEEDS
 from captionlab.core.results.judgments import Agreements, Tau, as_plain
@@ -45,7 +46,7 @@ def judgments(
             copy_photos(source, Path(folder))
             return {path.name: path for path in Path(folder).iterdir()}
 
-        further = FurtherScorer(clip=clip or CLIP, spice=True, photos=photos)
+        further = FurtherScorer(clip=clip or CLIP, spice=True, photos=photos, device=choose_device("auto"))
         if clip:
             _ = further.clip_scores  # one that was named and cannot be loaded is an error, before minutes of work
         found = agreements(texts.references, texts.judged, resamples, seed, further.scores)

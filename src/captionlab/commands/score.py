@@ -14,8 +14,10 @@ from captionlab.errors import CaptionlabError
 from captionlab.metrics.scorer import score
 
 
-def score_files(references: Path, captions: Path, meteor: bool = True) -> Scores:
+def score_files(references: Path, captions: Path, meteor: bool = True, subset: bool = False) -> Scores:
     """Score captions under the strict protocol; without ``meteor`` no Java is started.
+
+    With ``subset``, photos that have no caption are left out, also of CIDEr's word weights.
 
     CIDEr of a single photo is None: it weighs words by the share of photos that have them. Raises CaptionlabError
     naming the file when its format is unknown, and naming some ids when the two files do not have the same ones.
@@ -26,9 +28,13 @@ def score_files(references: Path, captions: Path, meteor: bool = True) -> Scores
         key=lambda pair: len(pair[0].keys() & pair[1].keys()),
     )
     try:
+        if subset:
+            known = {image: own for image, own in known.items() if image in generated}
         scores = score(known, generated, meteor=meteor)
     except CaptionlabError as error:
-        raise CaptionlabError(f"{references} and {captions}: {error}") from None
+        can_help = not subset and generated and generated.keys() < known.keys()
+        advice = "; --subset leaves these out" if can_help else ""
+        raise CaptionlabError(f"{references} and {captions}: {error}{advice}") from None
     return dataclasses.replace(scores, cider=None) if len(known) == 1 else scores
 
 

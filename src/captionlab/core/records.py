@@ -44,6 +44,9 @@ class Caption:
     words: tuple[str, ...]
 
 
+MAX_BEAM, MAX_LENGTH_PENALTY, MAX_WORDS = 50, 10, 1000  # of a decoding that is asked for
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
     """How captions are searched and ranked. The defaults are for a system whose decoding was never chosen."""

@@ -12,7 +12,7 @@ from captionlab.core.typed import read_record
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """The cost of one run of a stage; ``item`` is its encoder or configuration, if it has one."""
+    """The cost of one run of a stage; ``item`` is what it ran for, if it runs for each of several."""
 
     stage: str
     item: str

@@ -28,10 +28,15 @@ from captionlab.data.caption_json import (
 from captionlab.data.text import nfc
 from captionlab.errors import CaptionlabError, some_of
 
-REFERENCES = '{"id": ["reference", ...]}, COCO annotations, or Karpathy\'s dataset_*.json (one split or all)'
+REFERENCES = (
+    '{"id": ["reference", ...]}, COCO annotations, Karpathy\'s dataset_*.json (one split or all), Flickr8k\'s or '
+    "Flickr30k's .token.txt, or a project's artifacts/dataset/dataset.jsonl"
+)
 CAPTIONS = '{"id": "caption"}, {"id": ["caption"]}, COCO results, or what captionlab caption --out writes'
 
 ROW = {"image", "caption"}  # what a line of captionlab caption has, and no mapping of ids
+DATASET_ROW = {"image", "split", "captions"}  # what a line of dataset.jsonl has
+_TOKEN = re.compile(r"(?P<image>[^\t]+)#\d+\t(?P<caption>.*)")  # a line of .token.txt
 
 References = dict[str, list[str]]
 Captions = dict[str, str]
@@ -41,14 +46,16 @@ def read_references(path: Path) -> list[References]:
     """Read references by image id, in any of the formats of ``REFERENCES``.
 
     The ids of COCO annotations are image ids or file names, Karpathy's are file names or COCO's image ids, of each
-    split; all are in NFC. Raises CaptionlabError naming the file for anything else, for a photo without references and
-    for a blank reference.
+    split; those of a dataset.jsonl are file names, of each split too. All are in NFC. Raises CaptionlabError naming
+    the file for anything else, for a photo without references and for a blank reference.
     """
     value = _read(path, REFERENCES)
     if is_coco(value):
         candidates = _coco_references(path, value)
     elif is_karpathy(value):
         candidates = _karpathy_references(path, value["images"])
+    elif are_objects(value) and value[0].keys() >= DATASET_ROW:
+        candidates = _dataset_references(path, value)
     elif isinstance(value, dict) and value:
         candidates = [value]
     else:
@@ -147,6 +154,27 @@ def _karpathy_references(path: Path, images: list[dict[str, Any]]) -> list[Refer
     return candidates
 
 
+def _dataset_references(path: Path, rows: list[dict[str, Any]]) -> list[References]:
+    by_split: dict[str, list[tuple[str, Any]]] = {}
+    for number, row in enumerate(rows, 1):
+        if not is_id(row.get("image")) or not is_text(row.get("split")) or "captions" not in row:
+            raise CaptionlabError(f"{path}, line {number}: there must be {', '.join(sorted(DATASET_ROW))}")
+        by_split.setdefault(row["split"], []).append((str(row["image"]), row["captions"]))
+    everything = [own for rows in by_split.values() for own in rows]
+    splits = sorted(by_split, key=lambda split: split != "test")
+    return [unique(path, own) for own in [*(by_split[split] for split in splits), everything]]
+
+
+def _token_references(path: Path, lines: Sequence[str]) -> References:
+    found: References = {}
+    for number, line in enumerate(lines, 1):
+        parts = _TOKEN.fullmatch(line.rstrip("\r"))
+        if not parts:
+            raise CaptionlabError(f"{path}, line {number}: there must be a file name, # and a number, a tab, a caption")
+        found.setdefault(parts["image"], []).append(parts["caption"])
+    return found
+
+
 def _caption_rows(path: Path, rows: list[dict[str, Any]]) -> list[Captions]:
     """COCO results, and the lines of captionlab caption."""
     key = "image" if "image" in rows[0] else "image_id"
@@ -182,26 +210,28 @@ def _check_length(path: Path, image: str, captions: Iterable[str]) -> None:
 
 
 def _read(path: Path, formats: str) -> Any:
-    """A file's JSON; JSON lines become a list. ``formats`` are named where it is not JSON."""
+    """A file's JSON; JSON lines become a list, a .token.txt references. ``formats`` are named for anything else."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # some Windows editors write a byte order mark
     except OSError as error:
         raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise CaptionlabError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    lines = text.strip().split("\n")
+    if formats == REFERENCES and _TOKEN.match(lines[0]):
+        return _token_references(path, lines)
     if text.strip()[:1] not in ("{", "["):
         raise CaptionlabError(f"{path} is not JSON; known formats: {formats}")
-    lines = text.strip().split("\n")
-    if len(lines) > 1 and _is_caption_row(lines[0]):
+    if len(lines) > 1 and _is_row(lines[0]):
         return [parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     value = parse(text, str(path))
-    return [value] if isinstance(value, dict) and value.keys() >= ROW else value
+    return [value] if isinstance(value, dict) and (value.keys() >= ROW or value.keys() >= DATASET_ROW) else value
 
 
-def _is_caption_row(line: str) -> bool:
-    """Whether this is a whole line of captionlab caption, and not the beginning of a larger JSON value."""
+def _is_row(line: str) -> bool:
+    """Whether this is a whole line of JSON lines, and not the beginning of a larger JSON value."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return isinstance(row, dict) and row.keys() >= ROW
+    return isinstance(row, dict) and (row.keys() >= ROW or row.keys() >= DATASET_ROW)

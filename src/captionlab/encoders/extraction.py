@@ -26,7 +26,7 @@ from captionlab.core.files import digest_of, read_json, write_json
 from captionlab.data.photos import PREPROCESSINGS, Pixels, read_photo
 from captionlab.encoders.engines import CPU_BATCH, Floats, OnnxEngine, TorchEngine, copied_to_host
 from captionlab.encoders.load import Encoder
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, first_line
 
 BLOCK = 256  # photos between two records of progress
 CHUNK = 8  # photos that a worker process decodes before it takes others; a divisor of BLOCK
@@ -116,7 +116,7 @@ def decode_in_processes(
         _Pixels(paths, read, mirrored), CHUNK, num_workers=workers, prefetch_factor=4, pin_memory=pinned,
         collate_fn=_chunk_of,
     )  # fmt: skip
-    return map(_raised, iter(loader))
+    return _raising(iter(loader))
 
 
 def _chunk_of(photos: Sequence[Pixels | CaptionlabError]) -> Tensor | CaptionlabError:
@@ -124,10 +124,20 @@ def _chunk_of(photos: Sequence[Pixels | CaptionlabError]) -> Tensor | Captionlab
     return next(errors, None) or torch.from_numpy(np.stack(photos))  # type: ignore[arg-type]
 
 
-def _raised(chunk: Tensor | CaptionlabError) -> Tensor:
-    if isinstance(chunk, CaptionlabError):
-        raise chunk
-    return chunk
+def _raising(chunks: Iterator[Tensor | CaptionlabError]) -> Iterator[Tensor]:
+    try:
+        for chunk in chunks:
+            if isinstance(chunk, CaptionlabError):
+                raise chunk
+            yield chunk
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        # Killed, often for want of shared memory: a container has 64 MB by default.
+        raise CaptionlabError(
+            f"a process that decodes photos ended ({first_line(error)}); in a container, start it with more shared "
+            "memory: docker run --shm-size=1g"
+        ) from error
 
 
 def reader(encoder: Encoder) -> Callable[[Path], Pixels]:

@@ -81,7 +81,11 @@ class LastBlocks(nn.Module):
 
     def forward(self, rows_NRC: Tensor) -> tuple[Tensor, Tensor]:
         """Features at the cut to pooled (N, D) and grid (N, ``grid`` squared, C), both float32."""
-        return self.pooled_and_grid(as_map(rows_NRC) if self.spatial else rows_NRC)
+        if not self.spatial:
+            return self.pooled_and_grid(rows_NRC)
+        map_NCHW = as_map(rows_NRC)
+        # Max pooling of channels-last maps adds up its gradients on CUDA in any order.
+        return self.pooled_and_grid(map_NCHW.contiguous() if map_NCHW.is_cuda else map_NCHW)
 
     def pooled_and_grid(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same for what the trunk returned."""
@@ -106,7 +110,7 @@ class Network(nn.Module):
     def forward(self, pixels_NHW3: Tensor) -> tuple[Tensor, Tensor]:
         """Bytes (N, H, W, 3) to pooled (N, D) and grid (N, R, C), both float32, also under autocast.
 
-        On CUDA the network itself runs in fp16, whose error is a tenth of bf16's; pooling runs in fp32.
+        On CUDA the network itself runs in fp16, whose error is a tenth of bf16's; averages over the map are fp32.
         """
         x = pixels_NHW3.permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
         with _half_on_cuda(pixels_NHW3.device.type):

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from captionlab.config import Params
+from captionlab.core.devices import choose_device
 from captionlab.core.files import digest_of, read_json, sha256_of, write_text
 from captionlab.core.records import CAPTIONS, VOCAB
 from captionlab.core.results import checkpoint_of, read_manifest
@@ -20,7 +21,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.evaluation.candidates import Candidates, Members
 
 KEPT = 200  # files; the least recently used are deleted
-_CODE = ("core/tokens.py", "data", "encoders", "evaluation", "inference", "models", "training")
+_CODE = ("core/devices.py", "core/tokens.py", "data", "encoders", "evaluation", "inference", "models", "training")
 
 
 class CandidateStore:
@@ -34,7 +35,7 @@ class CandidateStore:
             sha256_of(root / CAPTIONS),
             sha256_of(root / VOCAB),
             [dataclasses.asdict(decoding) for decoding in params.evaluate.decodings],
-            [params.device, torch.__version__, torch.get_num_threads()],
+            [choose_device(params.device), torch.__version__, torch.get_num_threads()],
             _code(),
         ]
 

@@ -24,6 +24,7 @@ class FurtherScorer:
     clip: str | None  # a folder or a name in the Hugging Face cache; None: neither CLIPScore nor RefCLIPScore
     spice: bool
     photos: Callable[[], Mapping[str, Path]]  # by image id; called once, when CLIP is loaded
+    device: str  # CLIP's
     missing: dict[str, str] = field(default_factory=dict)  # by names of scores, why they could not be computed
 
     @property
@@ -73,5 +74,5 @@ class FurtherScorer:
         from captionlab.inference.clip_score import ClipScorer  # transformers takes seconds
 
         assert self.clip
-        scorer, photos = ClipScorer(self.clip), self.photos()
+        scorer, photos = ClipScorer(self.clip, self.device), self.photos()
         return lambda pairs, references: scorer.scores(pairs, photos, references)

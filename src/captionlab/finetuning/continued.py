@@ -10,6 +10,8 @@ from captionlab.training.batches import Batch
 class Continued:
     """Leaves the loss of ``training.train`` as it is."""
 
+    own_loss = False
+
     def __init__(self, validation: ValidationCider) -> None:
         self.validation = validation
 

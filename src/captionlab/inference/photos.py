@@ -74,7 +74,10 @@ class PhotoReader:
 
     def warm_up(self) -> None:
         """Load and compile the encoder now, so that a server's first request does not wait for it."""
-        _ = self._compiled if self.device == "cpu" else self.encoder
+        if self.device == "cpu":
+            _ = self._compiled
+        black_1HW3 = np.zeros((1, self.encoder.pixels, self.encoder.pixels, 3), np.uint8)
+        self.encode(self.engine(1), black_1HW3, map)  # a GPU loads its kernels when they are first used
 
     def features(self, photos: Sequence[Photo]) -> Features:
         """The features of some photos; CaptionlabError for the first that cannot be read."""
@@ -122,6 +125,8 @@ def stream_photos(
             for reader, engine, own in zip(readers, engines, read, strict=True):
                 whole = [pixels for pixels in own if not isinstance(pixels, CaptionlabError)]
                 if whole:
-                    features.append(reader.encode(engine, np.stack(whole), pool.map))
+                    # A GPU gets one batch at a time, in this thread: others would use the first GPU of several.
+                    run = pool.map if reader.device == "cpu" else map
+                    features.append(reader.encode(engine, np.stack(whole), run))
             said = iter(describe(features[0]._replace(others=tuple(features[1:]))) if features else ())
             yield from (pixels if isinstance(pixels, CaptionlabError) else next(said) for pixels in read[0])

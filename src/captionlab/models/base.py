@@ -6,7 +6,8 @@ A attention size, X any size.
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeVar
+from contextlib import nullcontext
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from captionlab.core.devices import to_device
 from captionlab.core.tokens import PAD
 
-Lstm = TypeVar("Lstm", nn.LSTM, nn.LSTMCell)
+Lstm = TypeVar("Lstm", "LSTM", nn.LSTMCell)
 
 
 class Features(NamedTuple):
@@ -129,7 +130,7 @@ class Standardise(nn.Module):
         total = torch.zeros(len(self.mean), dtype=torch.float64)
         squares, count = total.clone(), 0
         for block in blocks:
-            rows = block.reshape(-1, block.shape[-1]).double()
+            rows = block.cpu().reshape(-1, block.shape[-1]).double()
             total, squares, count = total + rows.sum(0), squares + rows.square().sum(0), count + len(rows)
         mean = total / count
         self.mean.copy_(mean)
@@ -137,6 +138,18 @@ class Standardise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.float() - self.mean) * self.scale
+
+
+class LSTM(nn.LSTM):
+    """``nn.LSTM``, on a GPU in training without cuDNN.
+
+    cuDNN keeps random numbers of its own for the dropout between layers, which a CUDA graph cannot reproduce. PyTorch's
+    own LSTM has torch's. Gradients are computed as the forward pass was.
+    """
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> Any:  # type: ignore[override]
+        with torch.backends.cudnn.flags(enabled=False) if input.is_cuda and self.training else nullcontext():
+            return super().forward(input, hx)
 
 
 def one_bias(lstm: Lstm, forget: float = 1.0) -> Lstm:
@@ -156,7 +169,7 @@ def one_bias(lstm: Lstm, forget: float = 1.0) -> Lstm:
     return lstm
 
 
-def lstm_step(lstm: nn.LSTM, input_BE: Tensor, h_BLH: Tensor, c_BLH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def lstm_step(lstm: LSTM, input_BE: Tensor, h_BLH: Tensor, c_BLH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One step of an LSTM whose state has its rows first, as ``State`` needs it: hidden_BH, h_BLH, c_BLH."""
     past = (h_BLH.transpose(0, 1).contiguous(), c_BLH.transpose(0, 1).contiguous())
     hidden_B1H, (h_LBH, c_LBH) = lstm(input_BE.unsqueeze(1), past)

@@ -14,7 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from captionlab.core.tokens import PAD
-from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, lstm_step, of_captions, one_bias
+from captionlab.models.base import (
+    LSTM,
+    Decoder,
+    Features,
+    Outputs,
+    Standardise,
+    State,
+    lstm_step,
+    of_captions,
+    one_bias,
+)
 from captionlab.models.params import BaselineParams
 
 
@@ -31,7 +41,7 @@ class Baseline(Decoder):
         between = config.dropout if layers > 1 else 0.0
         read = 2 * embedding if image == "par-inject" else embedding
         # The LSTM sees the image once and must keep it: a forget bias of 3 keeps 0.95 of the cell a step, 1 keeps 0.73.
-        lstm = nn.LSTM(read, hidden, layers, batch_first=True, dropout=between)
+        lstm = LSTM(read, hidden, layers, batch_first=True, dropout=between)
         self.lstm = one_bias(lstm, forget=config.forget_bias)
         self.dropout = nn.Dropout(config.dropout)
         self.image_dropout = nn.Dropout(config.image_dropout)

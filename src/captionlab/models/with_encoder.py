@@ -76,5 +76,6 @@ def random_crops(map_NRC: Tensor, smallest: float) -> Tensor:
     theta_N23 = torch.stack([scale_N, zero_N, across_N, zero_N, scale_N, down_N], 1).view(n, 2, 3)
     map_NCHW = map_NRC.unflatten(1, (side, side)).permute(0, 3, 1, 2)
     places_NHW2 = nn.functional.affine_grid(theta_N23, [n, c, side, side], align_corners=False)
-    cropped_NCHW = nn.functional.grid_sample(map_NCHW, places_NHW2, padding_mode="border", align_corners=False)
+    places_NHW2 = places_NHW2.clamp(1 / side - 1, 1 - 1 / side)  # as padding_mode="border", which MPS does not have
+    cropped_NCHW = nn.functional.grid_sample(map_NCHW, places_NHW2, align_corners=False)
     return cropped_NCHW.flatten(2).transpose(1, 2)

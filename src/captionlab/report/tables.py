@@ -1,6 +1,6 @@
 """The tables of the report: their rows, order and notes. Knows no file format.
 
-To add a table, add a ``table(title, columns, rows)`` to ``further_tables``; Markdown and HTML both show it.
+To add a table, add a ``Table`` to ``further_tables``; Markdown and HTML both show it.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Literal
 from captionlab.config import SECTIONS
 from captionlab.core.results.further_scores import NEEDS
 from captionlab.report.results import Results, Row, Run
-from captionlab.report.table import ABOVE_PEOPLE, Column, Kind, Line, Table, Value, table
+from captionlab.report.table import ABOVE_PEOPLE, Column, Line, Table, Value
 
 SYSTEM_NAMES = {system: system.replace("_", " ").capitalize() for system in SECTIONS}
 MAIN_ROWS = 20  # of the main table and the figures
@@ -136,7 +136,15 @@ def main_table(results: Results) -> Table:
     if not any(len(seeds[run.recipe]) > 1 for run in runs):
         return made
     means = [_means(seeds[run.recipe], ("bleu_4", "cider")) for run in runs]
-    return _inserted(made, [Column(label="BLEU-4, seeds"), Column(label="CIDEr, seeds")], means, notes=(_SEEDS,))
+    made = _inserted(made, [Column(label="BLEU-4, seeds"), Column(label="CIDEr, seeds")], means, notes=(_SEEDS,))
+    above = [
+        {f"{label}, seeds" for label in _above_people(results, seeds[run.recipe], ("bleu_4", "cider"))} for run in runs
+    ]
+    lines = [
+        dataclasses.replace(line, above_people=line.above_people | own)
+        for line, own in zip(made.lines, above, strict=True)
+    ]
+    return dataclasses.replace(made, lines=tuple(lines))
 
 
 def every_table(results: Results) -> Table:
@@ -277,13 +285,23 @@ def _further_scores(results: Results) -> list[Table]:
 def _seeds(results: Results) -> list[Table]:
     """Mean and deviation of configurations that differ only in their training seed; empty if there are none."""
     groups = [runs for runs in _by_recipe(ranked(results.runs)).values() if len(runs) > 1]
-    rows = [(", ".join(sorted(run.name for run in runs)), *_means(runs, _SCORES)) for runs in groups]
-    columns: dict[str, Kind] = {"Configurations": "text", **{_COLUMNS[score].label: "text" for score in _SCORES}}
+    lines = [
+        Line(
+            values=(", ".join(sorted(run.name for run in runs)), *_means(runs, _SCORES)),
+            above_people=_above_people(results, runs, _PER_PHOTO),
+        )
+        for runs in groups
+    ]
+    columns = [Column(label="Configurations"), *(Column(label=_COLUMNS[score].label) for score in _SCORES)]
     notes = (
         "Configurations that differ only in their training seed: mean and sample standard deviation of the test "
         "scores, each under the decoding that validation chose for it.",
     )
-    return [table("Mean and deviation over seeds", columns, rows, notes)] if rows else []
+    people = (_PEOPLE,) if any(line.above_people for line in lines) else ()
+    made = Table(
+        title="Mean and deviation over seeds", columns=tuple(columns), lines=tuple(lines), notes=(*notes, *people)
+    )
+    return [made] if lines else []
 
 
 def _by_recipe(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -301,6 +319,15 @@ def _means(runs: Sequence[Run], scores: Sequence[str]) -> list[str | None]:
         f"{fmean(numbers):.3f} ± {stdev(numbers):.3f}" if len(numbers) > 1 and None not in numbers else None
         for numbers in of_all
     ]
+
+
+def _above_people(results: Results, runs: Sequence[Run], scores: Sequence[str]) -> frozenset[str]:
+    """The labels of the scores that in the mean over these configurations are above people's."""
+    if results.people is None or len(runs) < 2:
+        return frozenset()
+    rows = [run.row("fewer_references") for run in runs]
+    means = {score: fmean(getattr(row, score) for row in rows) for score in scores}
+    return frozenset(_COLUMNS[score].label for score in scores if means[score] > getattr(results.people, score))
 
 
 def _image_positions(results: Results) -> list[Table]:

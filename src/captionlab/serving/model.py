@@ -6,6 +6,7 @@ model contract and the captioner; nothing of runs or of the registry.
 """
 
 import base64
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -18,10 +19,9 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 
 from captionlab import CaptionlabError, Decoding
+from captionlab.core.records import MAX_BEAM, MAX_LENGTH_PENALTY, MAX_WORDS
 
 MAX_PHOTOS = 64  # of one request
-MAX_BEAM = 50
-MAX_WORDS = 100
 OUTPUTS = Schema(
     [
         ColSpec(DataType.long, "image"),
@@ -75,15 +75,21 @@ class CaptionModel(PythonModel):
         """
         assert params is not None  # MLflow fills in the defaults
         beam, top, length_penalty, max_words = (params[p] for p in ("beam", "top", "length_penalty", "max_words"))
-        if not (1 <= beam <= MAX_BEAM and top >= 1 and 0 <= length_penalty <= 10 and 1 <= max_words <= MAX_WORDS):
+        in_range = 1 <= beam <= MAX_BEAM and 0 <= length_penalty <= MAX_LENGTH_PENALTY and 1 <= max_words <= MAX_WORDS
+        if not (in_range and top >= 1):
             raise MlflowException.invalid_parameter_value(
-                f"beam must be 1 to {MAX_BEAM}, top 1 or more, length_penalty 0 to 10, max_words 1 to {MAX_WORDS}"
+                f"beam must be 1 to {MAX_BEAM}, top 1 or more, length_penalty 0 to {MAX_LENGTH_PENALTY}, "
+                f"max_words 1 to {MAX_WORDS}"
             )
+        decoding = {"beam": beam, "length_penalty": length_penalty, "max_words": max_words}
+        try:
+            dataclasses.replace(self.captioner.decoding, **decoding)
+        except ValueError as error:  # more words than max_words were chosen on validation as the fewest
+            raise MlflowException.invalid_parameter_value(str(error)) from error
         if len(model_input) > MAX_PHOTOS:
             raise MlflowException.invalid_parameter_value(f"{len(model_input)} photos; a request takes {MAX_PHOTOS}")
         photos = [_bytes(number, value) for number, value in enumerate(model_input["image"])]
         rows = []
-        decoding = {"beam": beam, "length_penalty": length_penalty, "max_words": max_words}
         for number, said in enumerate(self.captioner.stream(photos, **decoding)):
             if isinstance(said, CaptionlabError):
                 raise MlflowException.invalid_parameter_value(f"photo {number}: {said}")

@@ -109,7 +109,7 @@ def register(root: Path, experiment: str, candidate: Candidate, floor: float) ->
     """Make the candidate a version of the model, and set the alias of its dataset to the best version.
 
     The best is the version with the highest validation score, the newest of equal ones. A version below ``floor``, the
-    score of retrieval, is never the best; without a better one there is no alias.
+    score of retrieval, is never the best, nor is one with a score of 0; without a better one there is no alias.
     Raises TrackingError when the server or the database cannot be used.
     """
     store = Store(root, experiment)
@@ -121,9 +121,9 @@ def register(root: Path, experiment: str, candidate: Candidate, floor: float) ->
         rivals = [
             (float(there.tags[SCORE]), int(there.version))
             for there in _versions(client)
-            if there.tags.get("dataset_digest") == digest and float(there.tags.get(SCORE, "-inf")) >= floor
+            if there.tags.get("dataset_digest") == digest and float(there.tags.get(SCORE, "0")) >= floor
         ]
-        best = max(rivals)[1] if rivals else None
+        best = max(rivals)[1] if any(score > 0 for score, _ in rivals) else None
         if best is not None:
             _set_alias(client, alias, best)
         elif alias in client.get_registered_model(MODEL).aliases:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from captionlab.config import Params, RetrievalParams
+from captionlab.core.devices import choose_device
 from captionlab.core.files import atomic_folder, iter_jsonl, read_json, read_jsonl, write_json
 from captionlab.core.records import (
     DATASET,
@@ -113,6 +114,7 @@ def evaluate(params: Params, root: Path) -> list[str]:
     further = FurtherScorer(
         clip=params.evaluate.clip, spice=params.evaluate.spice,
         photos=lambda: {path.name: path for path in (root / DATASET / "images").iterdir()},
+        device=choose_device(params.device),
     )  # fmt: skip
     with atomic_folder(root / EVALUATION) as out:
         write_evaluation(out, evaluation)

@@ -70,7 +70,7 @@ class Dataset:
     name: str
     digest: str  # 36 characters at most
     source: str  # a folder
-    splits: Mapping[str, int]  # photos
+    splits: Mapping[str, int]  # their sizes
     context: Literal["training", "evaluation"] = "training"
 
 

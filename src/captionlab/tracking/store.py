@@ -57,6 +57,9 @@ def configure_mlflow() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # no tracebacks and retries beside our one warning
 
 
+_PACKAGES = {"MySQLdb": "mysqlclient", "psycopg2": "psycopg2-binary"}  # of modules with another name
+
+
 @contextmanager
 def translated(uri: str) -> Iterator[None]:
     """Turn every error inside into a TrackingError that names the server or database, without its password."""
@@ -70,7 +73,8 @@ def translated(uri: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:  # the driver of a database, say
-        raise TrackingError(f"MLflow at {shown(uri)} cannot be used; it needs: pip install {error.name}") from error
+        package = _PACKAGES.get(str(error.name), error.name)
+        raise TrackingError(f"MLflow at {shown(uri)} cannot be used; it needs: pip install {package}") from error
     # CommandError: half-made tables. OSError: the network, and the lock's time limit. ValueError and ParseError: an
     # answer that is not MLflow's.
     except (MlflowException, SQLAlchemyError, sqlite3.Error, CommandError, OSError, ValueError, ParseError) as error:

@@ -90,7 +90,7 @@ class CaptionedFeatures:
     """The photos of one split: their rows in the feature store and their encoded captions."""
 
     store: FeatureStore
-    uses_regions: bool
+    reads_grid: bool  # instead of the pooled vectors alone
     images: Sequence[str]  # sorted
     rows: np.ndarray[tuple[int], np.dtype[np.int64]]
     captions: CaptionTokens  # by photo, in the order of ``images``
@@ -98,7 +98,7 @@ class CaptionedFeatures:
 
     @classmethod
     def of(
-        cls, store: FeatureStore, uses_regions: bool, captions: Sequence[Caption], split: Split, vocab: Vocabulary
+        cls, store: FeatureStore, reads_grid: bool, captions: Sequence[Caption], split: Split, vocab: Vocabulary
     ) -> "CaptionedFeatures":
         """Collect a split's photos that have a caption with words; raises CaptionlabError if there are none."""
         image_of = attrgetter("image")
@@ -107,12 +107,12 @@ class CaptionedFeatures:
             raise CaptionlabError(f"split {split} has no captions; a system needs some for training and validation")
         images = [image for image, _ in groupby(own, image_of)]
         tokens = CaptionTokens((vocab.encode(caption.words) for caption in same) for _, same in groupby(own, image_of))
-        return cls(store, uses_regions or store.is_cut, images, store.rows(images), tokens)
+        return cls(store, reads_grid or store.is_cut, images, store.rows(images), tokens)
 
     def features(self, positions: Sequence[int], mirrored: Sequence[bool] = ()) -> Features:
         """Read features of photos, by position, from the memory map; of mirror images where ``mirrored`` is True."""
         rows, grid = self.rows[list(positions)], self.store.grid
-        pooled_PD, grid_PRC = self.store.pooled[rows], grid[rows] if self.uses_regions and grid is not None else None
+        pooled_PD, grid_PRC = self.store.pooled[rows], grid[rows] if self.reads_grid and grid is not None else None
         mirror = self.store.mirrored
         if mirror is not None and any(mirrored):
             turned = np.flatnonzero(mirrored)

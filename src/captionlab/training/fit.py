@@ -48,8 +48,8 @@ def features_for(
 ) -> CaptionedFeatures:
     """A split's photos as each encoder of ``sources`` saw them, with its grid where that is wanted."""
     first, *others = (
-        CaptionedFeatures.of(open_store(root / FEATURES / encoder), uses_regions, captions, split, vocab)
-        for encoder, uses_regions in sources.items()
+        CaptionedFeatures.of(open_store(root / FEATURES / encoder), reads_grid, captions, split, vocab)
+        for encoder, reads_grid in sources.items()
     )
     return dataclasses.replace(first, others=others)
 
@@ -113,7 +113,7 @@ def train_system(params: Params, root: Path, system: str, name: str) -> list[str
     key = training_key(params, root, system, name)
     experiment = Experiment(
         key=f"{system}.{name}",
-        model=fresh_model(config, training, material, f"{system}.{name}"),
+        model=fresh_model(config, training, material, f"{system}.{name}", choose_device(params.device)),
         identity=_identity(system, name, config, material, key),
         training=training,
         settings=settings_of(config, training),
@@ -194,7 +194,7 @@ def _progress(epoch: Epoch, epochs: int) -> str:
     )
 
 
-def fresh_model(config: SystemParams, training: TrainingParams, material: Material, row: str) -> Decoder:
+def fresh_model(config: SystemParams, training: TrainingParams, material: Material, row: str, device: str) -> Decoder:
     """A system to be trained, its features' standardisation fitted: with fresh weights, or with those it starts from.
 
     Raises CaptionlabError, before memory is taken, for one that is larger than ``training.max_megabytes``.
@@ -215,8 +215,12 @@ def fresh_model(config: SystemParams, training: TrainingParams, material: Materi
         warm_start(model, material.vocab, load_checkpoint(RELEASED))
     else:
         with torch.no_grad():
-            photos_per_block = 64 if store.is_cut else 512
-            model.standardise.fit(material.train_set.feature_blocks(model.eval().encode, photos_per_block))
+            if store.is_cut:  # on the device, because the trained blocks have to run on every photo
+                model.to(device).eval()
+                features = material.train_set.feature_blocks(lambda stored: model.encode(stored.to(device)), 64)
+            else:
+                features = material.train_set.feature_blocks()
+            model.standardise.fit(features)
     return model
 
 

@@ -84,6 +84,8 @@ class Validation(Protocol):
 class Finetuning(Protocol):
     """A training whose loss has more than the cross-entropy of the reference captions."""
 
+    own_loss: bool  # whether ``loss`` is another than the cross-entropy
+
     @property
     def validation(self) -> Validation:
         """Early stopping watches its score."""
@@ -205,12 +207,13 @@ class _Run:
 
 
 class _Gradients:
-    """Computes the gradients of one batch: from a CUDA graph where there is CUDA, except in a fine-tuning."""
+    """Computes the gradients of one batch: from a CUDA graph on CUDA, unless a fine-tuning has its own loss."""
 
     def __init__(self, model: Decoder, params: TrainingParams, bf16: bool, finetuning: Finetuning | None) -> None:
-        self._model, self._params, self._bf16, self._finetuning = model, params, bf16, finetuning
+        self._model, self._params, self._bf16 = model, params, bf16
+        self._finetuning = finetuning if finetuning is not None and finetuning.own_loss else None
         self.device = next(model.parameters()).device
-        graphs = self.device.type == "cuda" and finetuning is None
+        graphs = self.device.type == "cuda" and self._finetuning is None
         self.graphed = GraphedStep(partial(_padded_step, model, params), model) if graphs else None
 
     def prepared(self, batches: Iterator[Batch]) -> Iterator[Batch]:

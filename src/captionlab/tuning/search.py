@@ -273,9 +273,10 @@ def _run(search: Search, study: optuna.Study, trial: optuna.Trial) -> None:
             ),
         ) as tracker:  # fmt: skip
             material = Material.of(search.root, config)
-            model = fresh_model(config, training, material, f"{search.row}, trial {trial.number},")
+            device = choose_device(params.device)
+            model = fresh_model(config, training, material, f"{search.row}, trial {trial.number},", device)
             train(
-                model.to(choose_device(params.device)), Splits(material.train_set, material.val_set), training,
+                model.to(device), Splits(material.train_set, material.val_set), training,
                 resume_file=ResumeFile(resume, _key(study, trial.number)), on_epoch=on_epoch,
             )  # fmt: skip
         value = _best_loss(history)

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from captionlab.core.tokens import PAD
-from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, lstm_step, of_captions, one_bias
+from captionlab.models.base import (
+    LSTM,
+    Decoder,
+    Features,
+    Outputs,
+    Standardise,
+    State,
+    lstm_step,
+    of_captions,
+    one_bias,
+)
 from captionlab.models.params import ModifiedParams
 
 
@@ -26,9 +36,9 @@ class Modified(Decoder):
         self.image = nn.Linear(pooled, embedding)
         self.embedding = nn.Embedding(vocab, embedding, padding_idx=PAD)
         between = config.dropout if layers > 1 else 0.0
-        self.caption = one_bias(nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=between))
+        self.caption = one_bias(LSTM(embedding, hidden, layers, batch_first=True, dropout=between))
         self.project = nn.Linear(hidden, embedding)
-        self.ahead = one_bias(nn.LSTM(embedding, hidden, batch_first=True))
+        self.ahead = one_bias(LSTM(embedding, hidden, batch_first=True))
         self.back = one_bias(nn.LSTMCell(embedding, hidden))
         self.dropout = nn.Dropout(config.dropout)
         self.image_dropout = nn.Dropout(config.image_dropout)

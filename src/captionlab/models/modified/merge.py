@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from captionlab.core.tokens import PAD
-from captionlab.models.base import Decoder, Features, Outputs, Standardise, State, lstm_step, of_captions, one_bias
+from captionlab.models.base import (
+    LSTM,
+    Decoder,
+    Features,
+    Outputs,
+    Standardise,
+    State,
+    lstm_step,
+    of_captions,
+    one_bias,
+)
 from captionlab.models.params import MergeParams, StatesParams
 
 
@@ -24,7 +34,7 @@ class Merge(Decoder):
         self.image = nn.Linear(pooled, embedding)
         self.embedding = nn.Embedding(vocab, embedding, padding_idx=PAD)
         between = config.dropout if layers > 1 else 0.0
-        self.lstm = one_bias(nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=between))
+        self.lstm = one_bias(LSTM(embedding, hidden, layers, batch_first=True, dropout=between))
         self.dense = nn.Linear(hidden, config.dense)
         self.dropout = nn.Dropout(config.dropout)
         self.out = nn.Linear(config.dense, vocab)
