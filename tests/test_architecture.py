@@ -8,11 +8,12 @@ from functools import cache
 from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from ruamel.yaml import YAML
 
-from captionlab.config import SYSTEMS, system_params
+from captionlab.config import SYSTEMS, Params
 from captionlab.serving.registry import REQUIREMENTS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -108,7 +109,8 @@ def ours(module: str) -> frozenset[str]:
 
 def networks(system: str) -> set[str]:
     """The modules of the networks that a system's parameters build."""
-    return {f"captionlab.models.{params.network.rpartition('.')[0]}" for params in system_params(system)}
+    kind = get_args(get_type_hints(Params)[system])[1]  # of its configurations, or several kinds
+    return {f"captionlab.models.{params.network.rpartition('.')[0]}" for params in get_args(kind) or (kind,)}
 
 
 def short(module: str) -> str:

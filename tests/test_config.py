@@ -68,12 +68,12 @@ def test_the_shipped_file_is_read() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("colour", 1, "unknown key colour; known are device, dataset, "),
-        ("training.momentum", 0.9, "unknown key training.momentum; known are seed, epochs, "),
-        ("baseline.lite0.hiden", 1, "unknown key baseline.lite0.hiden; known are encoder, embedding, "),
+        ("colour", 1, "unknown key colour; known: device, dataset, "),
+        ("training.momentum", 0.9, "unknown key training.momentum; known: seed, epochs, "),
+        ("baseline.lite0.hiden", 1, "unknown key baseline.lite0.hiden; known: encoder, embedding, "),
         ("baseline.lite0.repeats", 1, "unknown key baseline.lite0.repeats"),
         ("training.2024", 1, "unknown key training.2024"),
-        ("training.\ud800", 1, "unknown key training.\\ud800; known are seed, "),
+        ("training.\ud800", 1, "unknown key training.\\ud800; known: seed, "),
         ("device", "\ud800", "device"),
         ("build_vocab.min_count", "3", "build_vocab.min_count must be an integer, not '3'"),
         ("build_vocab.min_count", 3.0, "build_vocab.min_count must be an integer, not 3.0"),
@@ -104,7 +104,7 @@ def test_the_shipped_file_is_read() -> None:
         ("baseline.lite0.encoder", "lite0", "baseline.lite0.encoder 'lite0' is not in extract_features.encoders"),
         ("retrieval.lite2.encoder", "lite0", "retrieval.lite2.encoder 'lite0' is not in extract_features.encoders"),
         ("attention.lite2.encoder", "efficientnet_lite0", "attention.lite2 needs a grid"),
-        ("baseline.lite0.training", {"epoch": 3}, "unknown key baseline.lite0.training.epoch; known are seed, "),
+        ("baseline.lite0.training", {"epoch": 3}, "unknown key baseline.lite0.training.epoch; known: seed, "),
         ("baseline.lite0.training", {"epochs": "3"}, "baseline.lite0.training.epochs must be an integer, not '3'"),
         ("baseline.lite0.training", {"epochs": 0}, "baseline.lite0.training.epochs must be at least 1, not 0"),
         ("baseline.lite0.training", [], "baseline.lite0.training must be a mapping"),
@@ -292,7 +292,7 @@ def test_unknown_systems_and_configurations_are_refused() -> None:
     params = load_params(REPOSITORY / "params.yaml")
     with pytest.raises(CaptionlabError, match=r"baseline has no configuration 'lite9'; params.yaml has lite0, "):
         params.system("baseline", "lite9")
-    with pytest.raises(CaptionlabError, match="unknown system 'transformer'; known are baseline, modified, attention"):
+    with pytest.raises(CaptionlabError, match="unknown system 'transformer'; known: baseline, modified, attention"):
         build_system("transformer", {})
     with pytest.raises(CaptionlabError, match=r"missing key baseline\.encoder"):
         build_system("baseline", {"embedding": 1, "hidden": 1, "layers": 1, "dropout": 0.0})

@@ -106,7 +106,7 @@ class TrainingParams(Checked):
     seed: Seed
     epochs: Size  # at most
     patience: Size  # epochs without a better validation loss before it stops
-    batch_size: Size  # photos a step; each with all its captions
+    batch_size: Size  # photos per step; each with all its captions
     optimizer: Literal["adamw", "adam", "rmsprop"]
     learning_rate: Annotated[Number, Field(gt=0, le=10)]
     encoder_learning_rate: Annotated[Number, Field(ge=0, le=10)] = 0.0  # of encoder blocks trained with the system
@@ -313,15 +313,10 @@ SYSTEMS = tuple(_SYSTEM_PARAMS)
 SECTIONS = (*SYSTEMS, "finetune", "ensemble", "retrieval", "guests")  # those whose configurations are compared
 
 
-def system_params(system: str) -> tuple[type[SystemParams], ...]:
-    """The kinds of parameters that a system's configurations may have."""
-    return get_args(_SYSTEM_PARAMS[system]) or (_SYSTEM_PARAMS[system],)
-
-
 def build_system(system: str, values: dict[str, Any]) -> SystemParams:
     """A configuration from plain values, as a checkpoint stores it; checked as params.yaml is."""
     if system not in _SYSTEM_PARAMS:
-        raise CaptionlabError(f"unknown system {system!r}; known are {', '.join(_SYSTEM_PARAMS)}")
+        raise CaptionlabError(f"unknown system {system!r}; known: {', '.join(_SYSTEM_PARAMS)}")
     (annotated,) = get_args(get_type_hints(Params, include_extras=True)[system])[1:]
     return typing.cast(SystemParams, validate(annotated, values, system, RENAMED))
 

@@ -1,4 +1,4 @@
-"""The error type that users see, and how text from strangers is shown. Knows nothing else of the project."""
+"""The error type that users see, and how text from files is shown safely. Knows nothing else of the project."""
 
 from collections.abc import Sequence
 

@@ -137,7 +137,7 @@ def test_missing_and_wrong_lite_weights_are_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unknown_encoder_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(CaptionlabError, match=r"unknown encoder 'xception'; known are efficientnet_lite0, .*timm_<any"):
+    with pytest.raises(CaptionlabError, match=r"unknown encoder 'xception'; known: efficientnet_lite0, .*timm_<any"):
         load_encoder("xception")
 
 

@@ -224,7 +224,7 @@ def test_a_failed_trial_does_not_stop_the_others(root: Path, find: Find) -> None
     ("baseline", "grid", [], "baseline has no configuration ''"),
     ("ensemble.both", "grid", [], "'ensemble.both' cannot be tuned; name a system and its configuration"),
     ("baseline.lite9", "grid", [], "baseline has no configuration 'lite9'; params.yaml has tiny"),
-    ("baseline.tiny", "grid", ["hiden=1,2"], "unknown key baseline.hiden; known are encoder, embedding, hidden"),
+    ("baseline.tiny", "grid", ["hiden=1,2"], "unknown key baseline.hiden; known: encoder, embedding, hidden"),
     ("baseline.tiny", "grid", ["training.rate=1,2"], "unknown key baseline.tiny.training.rate"),
     ("baseline.tiny", "grid", ["hidden=4,x"], "baseline.hidden must be an integer, not 'x'"),
     ("baseline.tiny", "random", ["hidden=1..2.5"], "baseline.hidden must be an integer, not 1.0"),

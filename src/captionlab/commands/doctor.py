@@ -295,7 +295,7 @@ def _runs(root: Path) -> Finding:
     if uri.startswith(("http://", "https://")):
         server = shown(uri)
         try:
-            with urllib.request.urlopen(f"{server.rstrip('/')}/health", timeout=SERVER_SECONDS):  # wants no password
+            with urllib.request.urlopen(f"{server.rstrip('/')}/health", timeout=SERVER_SECONDS):  # needs no password
                 return Finding(name="mlflow runs", verdict="ok", found=f"{server} answers")
         except (OSError, ValueError, HTTPException) as error:  # ValueError and HTTPException: not a valid address
             advice = "start it or unset MLFLOW_TRACKING_URI; trainings continue, captionlab track publishes later"

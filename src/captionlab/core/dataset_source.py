@@ -7,7 +7,7 @@ from captionlab.errors import CaptionlabError
 
 
 def source_folder(root: Path, source: str) -> Path:
-    """The folder, or a CaptionlabError where it is none."""
+    """The folder; raises CaptionlabError where there is none."""
     folder = root / source
     if not folder.is_dir():
         raise CaptionlabError(f"dataset.source {source} is not a folder; set it to the folder of the dataset")

@@ -30,7 +30,7 @@ class BuildVocabParams(Checked):
 class EncoderParams(Checked):
     """What to keep of one encoder's output."""
 
-    grid: Annotated[StrictInt, Field(ge=0, le=64)]  # regions a side, pooled from the last feature map; 0: no grid
+    grid: Annotated[StrictInt, Field(ge=0, le=64)]  # regions per side, pooled from the last feature map; 0: no grid
     mirrored: StrictBool = False  # the mirrored photos too; training then picks either of the two at random
 
 
@@ -50,7 +50,7 @@ class GuestParams(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageToTextParams(Checked):
-    """A captioner of others that runs here: a model of the library transformers."""
+    """An image-to-text model of the library transformers, which captions the photos here."""
 
     model: FilePath  # a folder, or a name in the Hugging Face cache
     prompt: StrictStr = ""  # beginning of every caption, which the model continues; not part of the caption

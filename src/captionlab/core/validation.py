@@ -167,7 +167,7 @@ def first_fault(error: ValidationError, key: str = "", renamed: Mapping[str, str
         unknown = ".".join([*place, str(cause.key)])
         if cause.key in renamed:
             return f"{unknown} is now called {renamed[str(cause.key)]}"
-        return f"unknown key {unknown}; known are {', '.join(cause.known)}"
+        return f"unknown key {unknown}; known: {', '.join(cause.known)}"
     if kind == "unexpected_keyword_argument":
         return f"unknown key {where}"
     if kind == "missing":

@@ -31,7 +31,7 @@ class FeatureStore:
     preprocessing: str
     weights: str
     images: tuple[str, ...]
-    side: int  # regions a side that attention sees; 0 for none
+    side: int  # regions per side that attention sees; 0 for none
     pooled: NDArray[np.float32]
     grid: NDArray[np.float16] | None
     is_cut: bool = False  # the grid is a map inside the encoder, whose last blocks belong to the systems

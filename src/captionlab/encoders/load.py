@@ -110,7 +110,7 @@ def _published(name: str, trained: Trained) -> tuple[Parts, int, str, dict[str, 
 
 def _unknown(name: str) -> CaptionlabError:
     known = ", ".join([*LITE_PIXELS, *SIDE_BY_SIDE, *TORCHVISION_WEIGHTS])
-    return CaptionlabError(f"unknown encoder {name!r}; known are {known}, and {TIMM_PREFIX}<any model of timm>")
+    return CaptionlabError(f"unknown encoder {name!r}; known: {known}, and {TIMM_PREFIX}<any model of timm>")
 
 
 def find_weights(name: str) -> tuple[str, Path | None]:

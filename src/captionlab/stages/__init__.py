@@ -1,1 +1,1 @@
-"""One module a stage: read, work, write, say what was found. Stages never import one another."""
+"""One module per stage: read, work, write, say what was found. Stages never import one another."""

@@ -1,4 +1,4 @@
-"""Stage evaluate: caption the test split with every configuration; score under one protocol and the reports' own.
+"""Stage ``evaluate``: caption the test split with every configuration; score under one protocol and the reports' own.
 
 The decoding of each configuration and the best configuration are selected on the validation split; the test split is
 only reported.

@@ -1,4 +1,4 @@
-"""Stage extract_features: memory-mapped features of all photos by one encoder."""
+"""Stage ``extract_features``: memory-mapped features of all photos by one encoder."""
 
 import time
 from pathlib import Path

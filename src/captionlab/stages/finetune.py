@@ -1,4 +1,4 @@
-"""Stage finetune: train a configuration further, as before, self-critically or by knowledge distillation."""
+"""Stage ``finetune``: train a configuration further, as before, self-critically or by knowledge distillation."""
 
 import dataclasses
 from pathlib import Path

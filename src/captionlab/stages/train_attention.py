@@ -1,4 +1,4 @@
-"""Stage train_attention: one configuration of the system ``attention``, from features and captions to a checkpoint."""
+"""Stage ``train_attention``: a configuration of the system ``attention``, from features to a checkpoint."""
 
 from pathlib import Path
 

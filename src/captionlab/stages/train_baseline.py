@@ -1,4 +1,4 @@
-"""Stage train_baseline: one configuration of the system ``baseline``, from features and captions to a checkpoint."""
+"""Stage ``train_baseline``: a configuration of the system ``baseline``, from features to a checkpoint."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Stage train_modified: one configuration of the system ``modified``, from features and captions to a checkpoint."""
+"""Stage ``train_modified``: a configuration of the system ``modified``, from features to a checkpoint."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One safe file a system: weights, configuration, vocabulary and preprocessing. Nothing in it is ever unpickled."""
+"""One safe file per system: weights, configuration, vocabulary and preprocessing. Nothing in it is ever unpickled."""
 
 import dataclasses
 import json

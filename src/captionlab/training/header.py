@@ -33,7 +33,7 @@ class Identity:
     encoder: str
     preprocessing: str
     encoder_weights: str  # digest
-    grid: Size  # regions a side, 0 for pooled features
+    grid: Size  # regions per side, 0 for pooled features
     pooled: Size
     channels: Size
     cleaning: str

@@ -108,7 +108,7 @@ def padded_loss(
 
 
 def _sums(nats_N: Tensor, words_N: Tensor, target_N: Tensor) -> Tensor:
-    """Nats, right words and all words; PAD is none."""
+    """The sums of nats, of correct words and of all words, without padding."""
     real_N = target_N != PAD
     right_N = (words_N == target_N) & real_N
     return torch.stack([nats_N.sum(), right_N.sum().float(), real_N.sum().float()])

@@ -1,4 +1,4 @@
-"""The captions of a guest, a captioner of others: a typed record and its file. Computes nothing."""
+"""The captions of a guest, a captioner from elsewhere: a typed record and its file. Computes nothing."""
 
 import dataclasses
 from dataclasses import dataclass

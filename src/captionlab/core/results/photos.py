@@ -47,7 +47,7 @@ class AttentionMap:
 
     image: str
     words: tuple[str, ...]
-    grid: int  # regions a side
+    grid: int  # regions per side
     maps: tuple[tuple[float, ...], ...]
 
 
