@@ -58,7 +58,10 @@ def test_runs_without_live_tracking_are_published_from_files(pipeline: Path) -> 
     assert run.info.status == "FINISHED"
     decoding = {"decoding": "beam 3", "evaluate.length_penalty": "0.7", "evaluate.max_words": "30"}
     settings = read_training(pipeline / MODELS / "baseline/lite1").summary.params
-    assert run.data.params == {key: str(value) for key, value in settings.items()} | decoding
+    data = {key: run.data.params[key] for key in ("clean_captions.cleaning", "build_vocab.min_count")}
+    assert data == {"clean_captions.cleaning": "standard", "build_vocab.min_count": "3"}
+    of_data = {key: value for key, value in run.data.params.items() if key.startswith(("clean_", "build_", "extract_"))}
+    assert run.data.params == {key: str(value) for key, value in settings.items()} | decoding | of_data
     assert (settings["hidden"], settings["training.seed"]) == (256, 1)
     scores = read_evaluation(pipeline)["baseline.lite1"]
     expected_scores = {
@@ -107,6 +110,16 @@ def test_an_experiment_names_its_runs(pipeline: Path, monkeypatch: pytest.Monkey
     (plain,), (changed,) = runs(pipeline)["baseline.lite1"], runs(pipeline)["baseline.lite1 (sly-newt)"]
     assert "mlflow.runColor" in plain.data.tags
     assert "mlflow.runColor" not in changed.data.tags
+
+
+def test_a_run_with_another_vocabulary_has_another_name(pipeline: Path) -> None:
+    """Its configuration is the same, and so is the dataset."""
+    for count in (1, 2):
+        params = dataclasses.replace(PARAMS, build_vocab=dataclasses.replace(PARAMS.build_vocab, min_count=count))
+        write_training(pipeline / MODELS / "baseline/lite1", another_training(pipeline, f"of {count}"))
+        track(params, pipeline)
+    (second,) = runs(pipeline)["baseline.lite1 build_vocab.min_count=2"]
+    assert second.data.params["build_vocab.min_count"] == "2"
 
 
 def another_training(root: Path, key: str) -> Training:

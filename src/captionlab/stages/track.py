@@ -34,7 +34,7 @@ from captionlab.serving import registry
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
 from captionlab.training.header import read_header
-from captionlab.training.logged import dataset_of
+from captionlab.training.logged import data_settings, dataset_of
 
 Published = TypeVar("Published")
 # MLflow's error codes if another machine created or removed the same row meanwhile; some come from its database.
@@ -138,7 +138,7 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
     members = params.members(scores.system, scores.name)
     sizes: dict[str, Any]
     settings: dict[str, Any]
-    history, kept = [], []
+    history, kept, of_data = [], [], dict[str, object]()
     if scores.system == "retrieval":
         members = ()
         settings = dataclasses.asdict(params.retrieval[scores.name])
@@ -164,6 +164,7 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
         training = read_training(folder)
         summary, settings, training_key = training.summary, training.summary.params, training.summary.training_key
         sizes = {key: getattr(summary, key) for key in ("encoder", "parameters", "megabytes", "epochs")}
+        of_data = data_settings(params, summary.encoder)
         history = [epoch.rounded() for epoch in training.history]
         kept = [folder / "summary.json", folder / "history.csv"]
     weights = [files.sha256_of(checkpoint_of(root, system, name)) for system, name in members]
@@ -187,6 +188,7 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
         result_key=files.digest_of(content),
         params={
             **settings,
+            **of_data,
             "decoding": label,
             "evaluate.length_penalty": params.evaluate.length_penalty,
             "evaluate.max_words": params.evaluate.max_words,

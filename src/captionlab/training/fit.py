@@ -30,7 +30,7 @@ from captionlab.tracking import runs
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from captionlab.training.header import Identity
-from captionlab.training.logged import dataset_of
+from captionlab.training.logged import data_settings, dataset_of
 from captionlab.training.loop import Finetuning, ResumeFile, Splits, train
 from captionlab.training.warm_start import warm_start
 
@@ -134,7 +134,8 @@ def fit(params: Params, root: Path, experiment: Experiment, material: Material) 
     dataset = params.dataset.name
     tags = {"system": system, "configuration": name, "encoder": config.encoder, "dataset": dataset}
     start = runs.Start(
-        name=experiment.key, training_key=key, params=experiment.settings, tags=tags,
+        name=experiment.key, training_key=key,
+        params={**experiment.settings, **data_settings(params, config.encoder)}, tags=tags,
         dataset=dataset_of(root, params.dataset.source),
     )  # fmt: skip
     with (
