@@ -22,7 +22,9 @@ from captionlab import cli
 from captionlab.commands import doctor
 from captionlab.commands.doctor import Finding, examine
 from captionlab.core.dataset_formats import Format
-from captionlab.core.files import write_json, write_jsonl
+from captionlab.core.files import write_json
+from captionlab.core.records import CaptionedImage
+from captionlab.core.results.dataset import write_dataset
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -43,8 +45,9 @@ def project(tmp_path: Path) -> Path:
     (folder / "images").mkdir(parents=True)
     for name in ("a.jpg", "b.jpg"):
         (folder / "images" / name).write_bytes(b"")
-    write_jsonl(
-        folder / "dataset.jsonl", [{"image": name, "captions": ["a dog", "dog"]} for name in ("a.jpg", "b.jpg")]
+    write_dataset(
+        folder,
+        [CaptionedImage(image=name, split="train", captions=("a dog", "dog")) for name in ("a.jpg", "b.jpg")],
     )
     write_small_manifest(tmp_path, name="scenes", images=2, captions=4)
     return tmp_path

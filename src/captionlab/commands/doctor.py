@@ -25,9 +25,9 @@ from packaging.specifiers import SpecifierSet
 from captionlab.config import Params, load_params
 from captionlab.core.dataset_formats import FORMATS
 from captionlab.core.dataset_source import is_imported
-from captionlab.core.files import read_jsonl
 from captionlab.core.records import DATASET
 from captionlab.core.results import read_manifest
+from captionlab.core.results.dataset import iter_dataset
 from captionlab.errors import CaptionlabError
 from captionlab.tracking.address import reason, shown
 from captionlab.tracking.store import sqlite_file, tracking_uri
@@ -217,15 +217,15 @@ def _dataset(params: Params, root: Path) -> Iterator[Finding]:
         return
     try:
         manifest = read_manifest(root)
-        rows = read_jsonl(folder / "dataset.jsonl")
+        photos = list(iter_dataset(root))
         there = {path.name for path in (folder / "images").iterdir()}
-        missing = [row["image"] for row in rows if row["image"] not in there]
-        captions = sum(len(row["captions"]) for row in rows)
-        counted = f"{len(rows) - len(missing):,} of {manifest.images:,} photos, {captions:,} of "
+        missing = [photo.image for photo in photos if photo.image not in there]
+        captions = sum(len(photo.captions) for photo in photos)
+        counted = f"{len(photos) - len(missing):,} of {manifest.images:,} photos, {captions:,} of "
         counted += f"{manifest.captions:,} captions"
-        complete = not missing and (len(rows), captions) == (manifest.images, manifest.captions)
+        complete = not missing and (len(photos), captions) == (manifest.images, manifest.captions)
         named = manifest.name
-    except (CaptionlabError, OSError, KeyError, TypeError) as error:
+    except (CaptionlabError, OSError) as error:
         advice = "dvc repro -f download makes it again"
         yield Finding(name="dataset", verdict="fail", found=f"incomplete: {_one_line(error)}", advice=advice)
         return

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from captionlab.config import Params
-from captionlab.core.files import iter_jsonl, write_json
-from captionlab.core.records import CAPTIONS, RELEASED, SPLITS, VOCAB, Split
+from captionlab.core.files import write_json
+from captionlab.core.records import RELEASED, SPLITS, VOCAB, Split
+from captionlab.core.results.dataset import iter_cleaned
 from captionlab.core.tokens import SPECIALS
 from captionlab.data.vocab import Vocabulary, read_words
 
@@ -13,8 +14,8 @@ from captionlab.data.vocab import Vocabulary, read_words
 def build_vocab(params: Params, root: Path) -> list[str]:
     """Count the words of the training captions only: those of validation and test must stay unknown."""
 
-    def words(split: Split) -> Iterator[list[str]]:
-        return (row["words"] for row in iter_jsonl(root / CAPTIONS) if row["split"] == split)
+    def words(split: Split) -> Iterator[tuple[str, ...]]:
+        return (caption.words for caption in iter_cleaned(root) if caption.split == split)
 
     min_count = params.build_vocab.min_count
     vocabulary = Vocabulary.build(words("train"), cleaning=params.clean_captions.cleaning, min_count=min_count)

@@ -1,12 +1,12 @@
 """Stage ``clean_captions``: split the raw captions into words."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from captionlab.config import Params
-from captionlab.core.files import iter_jsonl, write_json, write_jsonl
-from captionlab.core.records import CAPTIONS, DATASET, Caption, Split
+from captionlab.core.files import write_json
+from captionlab.core.records import CAPTIONS, Caption, Split
+from captionlab.core.results.dataset import iter_dataset, write_cleaned
 from captionlab.data.text import clean
 from captionlab.errors import CaptionlabError, some_of
 
@@ -21,9 +21,9 @@ def clean_captions(params: Params, root: Path) -> list[str]:
     """
     cleaning = params.clean_captions.cleaning
     captions = [
-        Caption(image=row["image"], split=row["split"], raw=raw, words=clean(raw, cleaning))
-        for row in iter_jsonl(root / DATASET / "dataset.jsonl")
-        for raw in row["captions"]
+        Caption(image=photo.image, split=photo.split, raw=raw, words=clean(raw, cleaning))
+        for photo in iter_dataset(root)
+        for raw in photo.captions
     ]
     if wordless := _wordless(captions, ("val", "test"), cleaning):
         raise CaptionlabError(wordless[0])
@@ -33,7 +33,7 @@ def clean_captions(params: Params, root: Path) -> list[str]:
         "dropped": sum(not caption.words for caption in captions),
         "longest": max((len(caption.words) for caption in captions), default=0),
     }
-    write_jsonl(root / CAPTIONS, map(dataclasses.asdict, captions))
+    write_cleaned(root, captions)
     write_json((root / CAPTIONS).with_name("summary.json"), summary)
     return [
         f"clean_captions: {summary['captions']:,} captions cleaned ({cleaning}): {summary['changed']:,} changed,"

@@ -13,6 +13,7 @@ from captionlab.core.dataset_source import source_folder
 from captionlab.core.files import atomic_folder, write_json, write_jsonl
 from captionlab.core.records import DATASET, SPLITS
 from captionlab.core.results import Manifest, write_manifest
+from captionlab.core.results.dataset import write_dataset
 from captionlab.core.results.judgments import write_judged
 from captionlab.data.text import nfc
 from captionlab.datasets import Problem
@@ -43,7 +44,7 @@ def download(params: Params, root: Path) -> list[str]:
                 path.unlink()
         splits = Counter(record.split for record in checked.records)
         captions = sum(len(record.captions) for record in checked.records)
-        write_jsonl(folder / "dataset.jsonl", map(dataclasses.asdict, checked.records))
+        write_dataset(folder, checked.records)
         if found.truth:
             write_jsonl(folder / "truth.jsonl", found.truth)
             write_json(folder / "words.json", found.words)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from captionlab.config import Params, RetrievalParams
 from captionlab.core.devices import choose_device
-from captionlab.core.files import atomic_folder, iter_jsonl, read_json, read_jsonl, write_json
+from captionlab.core.files import atomic_folder, read_json, read_jsonl, write_json
 from captionlab.core.records import (
     DATASET,
     EVALUATION,
@@ -42,6 +42,7 @@ from captionlab.core.results import (
     write_diagnostics,
     write_evaluation,
 )
+from captionlab.core.results.dataset import iter_dataset
 from captionlab.core.results.further_scores import write_further_scores
 from captionlab.core.results.guests import read_guest
 from captionlab.core.results.judgments import Agreements, read_judged, write_agreements
@@ -90,9 +91,9 @@ def evaluate(params: Params, root: Path) -> list[str]:
     """Write ``artifacts/evaluation/`` (captions, scores, diagnostics, attention maps) and the metrics DVC shows."""
     manifest = read_manifest(root)
     data = _Dataset(captions=read_captions(root), references={"val": {}, "test": {}})
-    for record in iter_jsonl(root / DATASET / "dataset.jsonl"):
-        if record["split"] in data.references:
-            data.references[record["split"]][record["image"]] = record["captions"]
+    for record in iter_dataset(root):
+        if record.split in data.references:
+            data.references[record.split][record.image] = list(record.captions)
     search = _search(params, root, data)
 
     @cache  # configurations of the same encoder share it
@@ -258,11 +259,7 @@ def _agreements(params: Params, root: Path, captions: Sequence[Caption], further
     """How far each score agrees with people; empty where the dataset has no judgments."""
     judged = read_judged(root)
     images = {each.image for each in judged}
-    references = {
-        record["image"]: record["captions"]
-        for record in iter_jsonl(root / DATASET / "dataset.jsonl")
-        if record["image"] in images
-    }
+    references = {record.image: list(record.captions) for record in iter_dataset(root) if record.image in images}
     if not judged:
         return {}
     retrievals = [config.encoder for config in params.retrieval.values()]

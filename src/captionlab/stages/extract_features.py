@@ -6,9 +6,9 @@ from pathlib import Path
 from captionlab.config import Params
 from captionlab.core import distributed
 from captionlab.core.devices import choose_device
-from captionlab.core.files import iter_jsonl
 from captionlab.core.records import DATASET, FEATURES
 from captionlab.core.results import read_manifest
+from captionlab.core.results.dataset import iter_dataset
 from captionlab.data.store import MIRRORED, describe
 from captionlab.encoders import extraction
 from captionlab.encoders.load import load_encoder
@@ -21,7 +21,7 @@ def extract_features(params: Params, root: Path, encoder: str) -> list[str]:
     if encoder not in wanted:
         raise CaptionlabError(f"{encoder!r} is not in extract_features.encoders of params.yaml ({', '.join(wanted)})")
     device = choose_device(params.device)
-    images = sorted(record["image"] for record in iter_jsonl(root / DATASET / "dataset.jsonl"))
+    images = sorted(record.image for record in iter_dataset(root))
     grid = wanted[encoder].grid
     out = root / FEATURES / encoder
     began = time.perf_counter()

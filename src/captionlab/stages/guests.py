@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from captionlab.config import Params, entry
-from captionlab.core.files import atomic_folder, iter_jsonl
-from captionlab.core.records import DATASET, Split
+from captionlab.core.files import atomic_folder
+from captionlab.core.records import Split
+from captionlab.core.results.dataset import iter_dataset
 from captionlab.core.results.guests import GuestCaptions, guest_folder, write_guest
 from captionlab.data.caption_formats import captions_by_split
 
@@ -16,9 +17,9 @@ def guests(params: Params, root: Path, name: str) -> list[str]:
     """
     source = entry("guests", params.guests, name).captions
     images: dict[Split, list[str]] = {"val": [], "test": []}
-    for record in iter_jsonl(root / DATASET / "dataset.jsonl"):
-        if record["split"] in images:
-            images[record["split"]].append(record["image"])
+    for record in iter_dataset(root):
+        if record.split in images:
+            images[record.split].append(record.image)
     captions = captions_by_split(root / source, images)
     with atomic_folder(guest_folder(root, name)) as folder:
         write_guest(folder, GuestCaptions(source=source, captions=captions))

@@ -16,9 +16,10 @@ import torch
 from captionlab.config import Params, TrainingParams, build_system
 from captionlab.core import distributed
 from captionlab.core.devices import choose_device
-from captionlab.core.files import digest_of, iter_jsonl, read_json, sha256_of
+from captionlab.core.files import digest_of, read_json, sha256_of
 from captionlab.core.records import CAPTIONS, CHECKPOINT, FEATURES, MODELS, RELEASED, VOCAB, Caption, Split
 from captionlab.core.results import Epoch, Summary, Training, read_manifest, write_training
+from captionlab.core.results.dataset import iter_cleaned
 from captionlab.data.store import MIRRORED, FeatureStore, open_store
 from captionlab.data.vocab import Vocabulary
 from captionlab.encoders.load import fresh_last_blocks, load_encoder
@@ -38,8 +39,8 @@ from captionlab.training.warm_start import warm_start
 def read_captions(root: Path) -> list[Caption]:
     """The cleaned captions of all splits. Equal words are one object, which takes a fifth of the memory."""
     return [
-        Caption(image=intern(row["image"]), split=row["split"], raw=row["raw"], words=tuple(map(intern, row["words"])))
-        for row in iter_jsonl(root / CAPTIONS)
+        dataclasses.replace(caption, image=intern(caption.image), words=tuple(map(intern, caption.words)))
+        for caption in iter_cleaned(root)
     ]
 
 
