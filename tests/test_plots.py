@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from repository import Repository
 
 CURVES = "configuration,epoch,train_loss,val_loss,val_accuracy,val_cider\n"
@@ -13,7 +15,9 @@ TITLES = {
 }  # fmt: skip
 
 
-def test_plots_diff_overlays_two_versions(tmp_path: Path) -> None:
+@pytest.fixture
+def repository_with_results(tmp_path: Path) -> Repository:
+    """Its committed results have a validation loss of 2.5, those in the workspace of 1.5."""
     repository = Repository(tmp_path)
     reports = tmp_path / "reports/scenes"
     reports.mkdir(parents=True)
@@ -23,11 +27,23 @@ def test_plots_diff_overlays_two_versions(tmp_path: Path) -> None:
         if loss == 2.5:
             repository.run("git", "add", "-f", "reports")
             repository.commit("first results")
-    found = json.loads(repository.run("dvc", "plots", "diff", "HEAD", "workspace", "--json"))["data"]
+    return repository
+
+
+def test_plots_diff_overlays_two_versions(repository_with_results: Repository) -> None:
+    found = json.loads(repository_with_results.run("dvc", "plots", "diff", "HEAD", "workspace", "--json"))["data"]
     assert found.keys() == TITLES
     losses = _values(found["Validation loss"][0]["content"], "val_loss")
     assert losses == {"HEAD": ["2.5"], "workspace": ["1.5"]}
     assert _values(found["Scores on the test split"][0]["content"], "value") == {"HEAD": ["0.4"], "workspace": ["0.7"]}
+
+
+def test_an_editor_can_colour_the_versions(repository_with_results: Repository) -> None:
+    """DVC's extension for VS Code asks for the drawing without data, and gives each version its own colour."""
+    asked = repository_with_results.run("dvc", "plots", "diff", "HEAD", "workspace", "--json", "--split")
+    for drawings in json.loads(asked)["data"].values():
+        assert drawings[0]["content"]["spec"]["encoding"]["color"] == "<DVC_METRIC_COLOR>"
+        assert drawings[0]["anchor_definitions"]["<DVC_METRIC_COLOR>"]["scale"]["domain"] == ["workspace", "HEAD"]
 
 
 def _values(content: object, field: str) -> dict[str, list[str]]:
