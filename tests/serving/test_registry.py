@@ -84,7 +84,7 @@ def test_a_version_describes_its_scores(root: Path, released: Path) -> None:
         "validation_cider": "0.500000",
     }  # fmt: skip
     assert version.description == (
-        "attention.tiny, trained on scenes. Decoding: beam 2. "
+        "attention.tiny, trained on scenes. Decoding: beam 2, length penalty 0.4, at most 5 words. "
         "Scores: test BLEU-4 0.2100, test CIDEr 0.7500, validation CIDEr 0.500000."
     )
     assert register(root, candidate(released, scores=dataclasses.replace(scores, cider=0.8))).outcome == "present"

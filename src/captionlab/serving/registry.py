@@ -81,7 +81,7 @@ class Candidate:
     @property
     def description(self) -> str:
         """What its version says: the dataset, the decoding and the scores."""
-        text = f"{self.name}, trained on {self.dataset}. Decoding: {self.decoding.label}."
+        text = f"{self.name}, trained on {self.dataset}. Decoding: {self.decoding.full_label}."
         scores = [f"{label} {self.all_tags[tag]}" for tag, label in LABELS.items() if tag in self.all_tags]
         return f"{text} Scores: {', '.join(scores)}." if scores else text
 
