@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ import torch
 
 from captionlab.core.devices import choose_device, gpu_arithmetic
 from captionlab.core.files import write_text
-from captionlab.core.records import Caption, Split
+from captionlab.core.records import RELEASED, Caption, Split
+from captionlab.core.tokens import SPECIALS
+from captionlab.data.photos import PREPROCESSINGS
 from captionlab.data.store import FeatureStore, open_store
 from captionlab.data.text import clean
 from captionlab.data.vocab import Vocabulary
@@ -35,6 +37,8 @@ from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.training import loop
 from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.checkpoint import Checkpoint, save_checkpoint
+from captionlab.training.header import Identity
 from captionlab.training.loop import ResumeFile, Splits, train
 from common import ROOT, Workload, figure, interleave, machine
 from extraction import draw_photos
@@ -235,19 +239,41 @@ def decoding_part(bench: Bench) -> list[str]:
     ]
 
 
+def fresh_captioner(folder: Path) -> Path:
+    """The checkpoint of an attention system with random weights, for a checkout without the released captioner."""
+    (own,) = (each for each in subjects(8) if each.name == "attention.lite2")
+    encoder = load_encoder(ENCODER, GRID)
+    model = own.fresh()
+    words = len(model.words(torch.zeros(1, own.config.hidden))[0]) - len(SPECIALS)
+    identity = Identity(
+        system="attention", name="lite2", dataset="drawn", config=asdict(own.config), encoder=encoder.name,
+        preprocessing=PREPROCESSINGS[encoder.interpolation], encoder_weights=encoder.weights_digest, grid=GRID,
+        pooled=1280, channels=1280, cleaning="standard", training_key="",
+    )  # fmt: skip
+    vocab = Vocabulary.build([tuple(f"word{n}" for n in range(words))], cleaning="standard", min_count=1)
+    path = folder / "fresh.safetensors"
+    save_checkpoint(path, Checkpoint(model=model, vocab=vocab, identity=identity))
+    return path
+
+
 def captioning_part(bench: Bench) -> list[str]:
-    """Seconds from photo files to captions with the released captioner, if its encoder is installed."""
+    """Seconds from photo files to captions with the released captioner, or one of the same kind with random weights."""
     heading = ["", "## Captions from photos", ""]
     photos = draw_photos(bench.folder, 2 * bench.sizes.captions)
+    name, checkpoint = (
+        ("The released captioner", None)
+        if RELEASED.exists()
+        else ("An attention system with random weights", fresh_captioner(bench.folder))
+    )
     try:
-        captioner = Captioner.load(None, bench.device)  # type: ignore[arg-type]
+        captioner = Captioner.load(checkpoint, bench.device)  # type: ignore[arg-type]
         captioner.caption(photos[:2])
     except CaptionlabError as error:
         return [*heading, f"Not measured: {error}."]
     times = [seconds(bench.device, lambda: captioner.caption(photos)) for _ in range(bench.sizes.rounds)]
     return [
         *heading,
-        f"The released captioner captions {len(photos)} photo files in {figure(statistics.median(times))} s, its "
+        f"{name} captions {len(photos)} photo files in {figure(statistics.median(times))} s, its "
         f"encoder {captioner.identity.encoder} already loaded. The aim is 3 s for 200.",
     ]
 

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import common
 import decoding
+import gpu
 import growth
 import training
 from captionlab.core.files import write_jsonl
@@ -138,3 +139,10 @@ def test_the_gpu_benchmark_runs(tmp_path: Path) -> None:
     for name in SUBJECTS:
         assert sum(line.startswith(f"| {name} |") for line in page) == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_captioning_is_timed_without_the_released_captioner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a system with random weights: `make gpu` needs no more files than code and encoders."""
+    monkeypatch.setattr(gpu, "RELEASED", tmp_path / "none")
+    *_, said = gpu.captioning_part(gpu.Bench("cpu", gpu.SMOKE, tmp_path))
+    assert said.startswith("An attention system with random weights captions ")
