@@ -254,7 +254,7 @@ def test_caption_and_release_name_missing_files(run: Run, tmp_path: Path) -> Non
     (tmp_path / "empty").mkdir()
     code, out, err = run("caption", "empty")
     assert (code, out) == (1, "")
-    assert err.startswith("captionlab: no photos in empty; known: .")
+    assert err.startswith("captionlab: no photos in empty; formats are .")
     code, out, err = run("caption", "photo.jpg", "--model", "missing.safetensors")
     assert (code, out) == (1, "")
     assert err.startswith("captionlab: missing.safetensors")

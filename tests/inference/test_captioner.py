@@ -245,7 +245,7 @@ def test_a_bad_photo_does_not_stop_the_others(shipped: Path, run: "Run") -> None
     assert code == 1
     assert [line.split("\t")[0] for line in out.splitlines()] == ["beach.png", "holiday.jpg", "more/house.webp"]
     assert [line.split(":")[:2] for line in err.splitlines()] == [
-        ["captionlab", f" no photos in empty; known: {', '.join(sorted(SUFFIXES))}"],
+        ["captionlab", f" no photos in empty; formats are {', '.join(sorted(SUFFIXES))}"],
         ["captionlab", " cannot read the photo bad.jpg"],
         ["captionlab", " cannot read the photo missing.jpg"],
     ]

@@ -169,7 +169,7 @@ def _find(names: Sequence[str]) -> Found:
             found.photos.extend(photos)
             found.others.extend(file for file in files if file.suffix.lower() not in SUFFIXES)
             if not photos:
-                found.faults.append(f"no photos in {printable(name)}; known: {', '.join(sorted(SUFFIXES))}")
+                found.faults.append(f"no photos in {printable(name)}; formats are {', '.join(sorted(SUFFIXES))}")
         else:
             found.photos.append(Named(_decodable(path), path))
     return found
