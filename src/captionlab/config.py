@@ -60,9 +60,7 @@ Entry = typing.TypeVar("Entry")
 Beam = Annotated[StrictInt, Field(ge=1, le=MAX_BEAM)]  # 1 is greedy
 Words = Annotated[StrictInt, Field(ge=1, le=MAX_WORDS)]
 Ngram = Annotated[StrictInt, Field(ge=0, le=1000)]  # words; 0 is none
-LengthPenalty = Annotated[
-    Number, Field(ge=0, le=MAX_LENGTH_PENALTY)
-]  # score = log probability / length ** length_penalty
+LengthPenalty = Annotated[Number, Field(ge=0, le=MAX_LENGTH_PENALTY)]  # score = log probability / length ** penalty
 
 
 @dataclass(frozen=True, kw_only=True)

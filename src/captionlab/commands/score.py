@@ -17,10 +17,9 @@ from captionlab.metrics.scorer import score
 def score_files(references: Path, captions: Path, meteor: bool = True, subset: bool = False) -> Scores:
     """Score captions under the strict protocol; without ``meteor`` no Java is started.
 
-    With ``subset``, photos that have no caption are left out, also of CIDEr's word weights.
-
-    CIDEr of a single photo is None: it weighs words by the share of photos that have them. Raises CaptionlabError
-    naming the file when its format is unknown, and naming some ids when the two files do not have the same ones.
+    With ``subset``, photos that have no caption are left out, also of CIDEr's word weights. CIDEr of a single photo is
+    None: it weighs words by the share of photos that have them. Raises CaptionlabError naming the file when its format
+    is unknown, and naming some ids when the two files do not have the same ones.
     """
     # the pair of candidates with the most ids in common
     known, generated = max(

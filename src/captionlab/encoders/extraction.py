@@ -133,7 +133,7 @@ def _raising(chunks: Iterator[Tensor | CaptionlabError]) -> Iterator[Tensor]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        # Killed, often for want of shared memory: a container has 64 MB by default.
+        # Killed, often because shared memory is full: a container has 64 MB by default.
         raise CaptionlabError(
             f"a process that decodes photos ended ({first_line(error)}); in a container, start it with more shared "
             "memory: docker run --shm-size=1g"

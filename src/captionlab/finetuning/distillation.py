@@ -24,8 +24,6 @@ class Distillation:
     their probabilities scaled to sum to 1.
     """
 
-    own_loss = True
-
     def __init__(
         self, teacher: Decoder, train_set: CaptionedFeatures, validation: ValidationCider, *, cross_entropy: float,
         top_k: int,

@@ -29,8 +29,6 @@ class SelfCritical:
     the evaluation does.
     """
 
-    own_loss = True
-
     def __init__(
         self, vocab: Vocabulary, train_set: CaptionedFeatures, train_references: Mapping[str, Sequence[Words]],
         validation: ValidationCider, *, samples: int, cross_entropy: float,

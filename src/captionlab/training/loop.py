@@ -81,19 +81,20 @@ class Validation(Protocol):
         """CIDEr-D of these captions."""
 
 
-class Finetuning(Protocol):
-    """A training whose loss has more than the cross-entropy of the reference captions."""
+# The loss of a batch, given the system, its words' logits (N, V) and their cross-entropy; the mean reward, if any.
+Loss = Callable[[Decoder, Batch, Tensor, Tensor], tuple[Tensor, float | None]]
 
-    own_loss: bool  # whether ``loss`` is another than the cross-entropy
+
+class Finetuning(Protocol):
+    """A training that is stopped by the score of generated captions, and may have a loss of its own."""
 
     @property
     def validation(self) -> Validation:
         """Early stopping watches its score."""
 
-    def loss(
-        self, model: Decoder, batch: Batch, logits_NV: Tensor, cross_entropy: Tensor
-    ) -> tuple[Tensor, float | None]:
-        """The loss of a batch, given its words' logits and their cross-entropy; the mean reward, if there is one."""
+    @property
+    def loss(self) -> Loss | None:
+        """None where it is the cross-entropy of the reference captions."""
 
 
 def train(
@@ -107,8 +108,9 @@ def train(
 ) -> Trained:
     """Train until the validation loss stops falling, and leave the best epoch's weights in ``model``.
 
-    It runs on the model's device. With ``finetuning`` its loss is trained on, until the CIDEr-D of the validation
-    captions stops rising. With ``params.ema_decay`` the moving average of the weights is validated and returned.
+    It runs on the model's device. With ``finetuning`` its loss, if it has one, is trained on, until the CIDEr-D of the
+    validation captions stops rising. With ``params.ema_decay`` the moving average of the weights is validated and
+    returned.
 
     After each epoch the whole state is saved; a run with the same key continues from it to the result of an
     uninterrupted one. ``on_epoch`` is called for every epoch, resumed ones included. Under torchrun all ranks call
@@ -211,9 +213,9 @@ class _Gradients:
 
     def __init__(self, model: Decoder, params: TrainingParams, bf16: bool, finetuning: Finetuning | None) -> None:
         self._model, self._params, self._bf16 = model, params, bf16
-        self._finetuning = finetuning if finetuning is not None and finetuning.own_loss else None
+        self._loss = None if finetuning is None else finetuning.loss
         self.device = next(model.parameters()).device
-        graphs = self.device.type == "cuda" and self._finetuning is None
+        graphs = self.device.type == "cuda" and self._loss is None
         self.graphed = GraphedStep(partial(_padded_step, model, params), model) if graphs else None
 
     def prepared(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -227,13 +229,13 @@ class _Gradients:
         """Leave the gradients in the model: the batch's loss, the sums of its metrics, and a fine-tuning's reward."""
         if self.graphed is not None:
             return *self.graphed(batch, sampling), None
-        if self._finetuning is None and self._model.uses_fixed_shapes(batch.tokens_BT):
+        if self._loss is None and self._model.uses_fixed_shapes(batch.tokens_BT):
             return *_padded_step(self._model, self._params, batch, sampling), None
         reward = None
         with autocast(self._bf16):
             loss, sums_3, logits_NV = packed_loss(self._model, batch, self._params, sampling)
-            if self._finetuning is not None:
-                loss, reward = self._finetuning.loss(self._model, batch, logits_NV, loss)
+            if self._loss is not None:
+                loss, reward = self._loss(self._model, batch, logits_NV, loss)
         return _backward(self._model, loss), sums_3, reward
 
 
