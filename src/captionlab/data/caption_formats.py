@@ -217,11 +217,11 @@ def _read(path: Path, formats: str) -> Any:
         raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise CaptionlabError(f"{path} is not UTF-8 text; save it as UTF-8") from None
-    lines = text.strip().split("\n")
-    if formats == REFERENCES and _TOKEN.match(lines[0]):
-        return _token_references(path, lines)
+    if formats == REFERENCES and _TOKEN.match(text):
+        return _token_references(path, text.rstrip("\r\n").split("\n"))  # a tab may end the last line
     if text.strip()[:1] not in ("{", "["):
         raise CaptionlabError(f"{path} is not JSON; known formats: {formats}")
+    lines = text.strip().split("\n")
     if len(lines) > 1 and _is_row(lines[0]):
         return [parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     value = parse(text, str(path))
