@@ -36,7 +36,7 @@ CAPTIONS = '{"id": "caption"}, {"id": ["caption"]}, COCO results, or what captio
 
 ROW = {"image", "caption"}  # what a line of captionlab caption has, and no mapping of ids
 DATASET_ROW = {"image", "split", "captions"}  # what a line of dataset.jsonl has
-_TOKEN = re.compile(r"(?P<image>[^\t]+)#\d+\t(?P<caption>.*)")  # a line of .token.txt
+_TOKEN = re.compile(r"(?P<image>[^\t\n]+)#\d+\t(?P<caption>.*)")  # a line of .token.txt
 
 References = dict[str, list[str]]
 Captions = dict[str, str]
