@@ -12,7 +12,7 @@ import pytest
 
 from captionlab.commands.score import score_files
 from captionlab.errors import CaptionlabError
-from captionlab.metrics.scorer import score
+from captionlab.metrics.scorer import Scorer, score
 from tracked import REPOSITORY, runs
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_every_format_gives_the_same_scores(tmp_path: Path) -> None:
     for known in references:
         for generated in captions:
             if known.name in ("coco", "karpathy") or generated.name != "results":  # file names and numbers
-                assert score_files(known, generated, meteor=False) == EXPECTED, (known.name, generated.name)
+                assert score_files(known, generated, meteor=False).scores == EXPECTED, (known.name, generated.name)
     with pytest.raises(CaptionlabError, match=r"2 without a hypothesis \(a.jpg, b.jpg\) and 2 without references"):
         score_files(tmp_path / "plain", tmp_path / "results", meteor=False)
 
@@ -102,7 +102,7 @@ def test_every_format_gives_the_same_scores(tmp_path: Path) -> None:
 def test_a_subset_has_the_scores_of_its_own_photos(tmp_path: Path, run: "Run") -> None:
     more = REFERENCES | {"c.jpg": ["a cat sleeps"]}
     known, generated = write(tmp_path, known=more, generated=CAPTIONS)
-    assert score_files(known, generated, meteor=False, subset=True) == EXPECTED
+    assert score_files(known, generated, meteor=False, subset=True).scores == EXPECTED
     files = ("score", "--references", str(known), "--hypotheses", str(generated), "--no-meteor")
     code, _, err = run(*files)
     assert code == 1
@@ -124,6 +124,19 @@ def test_cider_of_one_photo_is_not_available(tmp_path: Path, run: "Run") -> None
     files = ("score", "--references", known, "--hypotheses", generated, "--no-meteor")
     assert "cider    n/a (needs several photos)\n" in run(*files)[1]
     assert json.loads(run(*files, "--json")[1])["cider"] is None
+
+
+def test_intervals_are_those_of_the_resampled_photos(tmp_path: Path, run: "Run") -> None:
+    """Those of two photos of which each is drawn twice, once or never: from one photo's score to the other's."""
+    known, generated = map(str, write(tmp_path, known=REFERENCES, generated=CAPTIONS))
+    files = ("score", "--references", known, "--hypotheses", generated, "--no-meteor", "--intervals")
+    found = json.loads(run(*files, "--json")[1])
+    assert {key: value for key, value in found.items() if key != "intervals"} == dataclasses.asdict(EXPECTED)
+    ciders = Scorer(REFERENCES).per_photo(CAPTIONS).cider_N
+    assert found["intervals"]["cider"] == pytest.approx([ciders.min(), ciders.max()])
+    assert "meteor" not in found["intervals"]
+    low, high = found["intervals"]["bleu_1"]
+    assert f"bleu_1   {EXPECTED.bleu_1:.4f}  {low:.4f} to {high:.4f}\n" in run(*files)[1]
 
 
 def test_text_and_json(tmp_path: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:

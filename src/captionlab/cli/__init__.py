@@ -38,6 +38,7 @@ def score(
     hypotheses: Annotated[Path, typer.Option(help='JSON {"id": "caption"}, COCO results or caption --out\'s lines.')],
     meteor: Annotated[bool, typer.Option(help="METEOR needs Java and 5 to 10 seconds.")] = True,
     subset: Annotated[bool, typer.Option("--subset", help="Leave out photos that have no caption.")] = False,
+    intervals: Annotated[bool, typer.Option("--intervals", help="Add 95 % intervals.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     mlflow_run: Annotated[
         str | None, typer.Option(help="Add the scores to this project's MLflow experiment as a run of this name.")
@@ -47,15 +48,15 @@ def score(
 
     Example: captionlab score --references refs.json --hypotheses captions.json
     """
-    from captionlab.commands.score import lines, score_files
+    from captionlab.commands.score import as_record, lines, score_files
 
-    scores = score_files(references, hypotheses, meteor, subset)
-    for line in [json_line(dataclasses.asdict(scores))] if as_json else lines(scores, meteor):
+    scored = score_files(references, hypotheses, meteor=meteor, subset=subset, intervals=intervals)
+    for line in [json_line(as_record(scored))] if as_json else lines(scored, meteor):
         print(line)
     if mlflow_run:
         from captionlab.commands.scored_run import add_to_mlflow
 
-        print(add_to_mlflow(Path.cwd(), mlflow_run, scores, references, hypotheses), file=sys.stderr)
+        print(add_to_mlflow(Path.cwd(), mlflow_run, scored.scores, references, hypotheses), file=sys.stderr)
 
 
 @app.command("judgments")
