@@ -11,8 +11,10 @@ import argparse
 import statistics
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from captionlab.datasets.flickr8k import flickr8k
 from captionlab.encoders.engines import TorchEngine
 from captionlab.encoders.extraction import BLOCK, Photos, decode_in_processes, encode_photos, extract, finish, reader
 from captionlab.encoders.load import Encoder, load_encoder
-from captionlab.errors import CaptionlabError
+from captionlab.errors import first_line
 from captionlab.inference.captioner import Captioner
 from captionlab.inference.decoding import beam_search
 from captionlab.models.base import Decoder
@@ -125,8 +127,6 @@ def extraction_part(bench: Bench) -> list[str]:
     kilobytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e3
     rows = [[name, rates[name].text(), rates[name].over(rates[slower]).text()] for name in rates]
     return [
-        "## Extraction",
-        "",
         *table(["", "photos a second", f"over {slower}"], rows),
         "",
         f"{len(paths):,} random photos of {kilobytes:.0f} kB; {ENCODER}, {encoder.pixels} pixels, grid {GRID}x{GRID}, "
@@ -154,8 +154,11 @@ def forward_pass(encoder: Encoder, device: str, batch: int, photos: int) -> Work
 # Training
 
 
-def step_times(subject: Subject, device: str) -> tuple[float, float, float]:
-    """Seconds of an epoch: a later one, the first one, and one without CUDA graphs."""
+def step_times(subject: Subject, device: str) -> tuple[float | None, float | None, float]:
+    """Seconds of an epoch: a later one, the first one, and one without CUDA graphs.
+
+    The first two are None where no graph could be recorded; a warning says why.
+    """
     with gpu_arithmetic(device):
         run = loop._Run(subject.fresh().to(device), subject.training)
         gradients = loop._Gradients(run.model, subject.training, False, None)
@@ -166,6 +169,8 @@ def step_times(subject: Subject, device: str) -> tuple[float, float, float]:
         first = seconds(device, one_pass)
         usual = statistics.median(seconds(device, one_pass) for _ in range(3))
         if gradients.graphed is not None:
+            if gradients.graphed.fails:
+                return None, None, usual
             gradients.graphed._fails = True  # runs without graphs from here on
         return usual, first, seconds(device, one_pass)
 
@@ -184,7 +189,7 @@ def training_part(bench: Bench) -> list[str]:
                 torch.cuda.reset_peak_memory_stats()
             passes = step_times(own, device)
             peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0.0
-            each = [figure(1e3 * taken / steps) for taken in (*passes, preparing)]
+            each = ["no graph" if taken is None else figure(1e3 * taken / steps) for taken in (*passes, preparing)]
             rows.append([own.name, str(photos), *each, f"{peak:,.0f}"])
             print(" | ".join(rows[-1]), flush=True)
     columns = [
@@ -192,8 +197,6 @@ def training_part(bench: Bench) -> list[str]:
         "most memory, MiB",
     ]  # fmt: skip
     return [
-        "## Training",
-        "",
         *table(columns, rows),
         "",
         f"{bench.sizes.steps} steps per pass over random captions with Flickr8k's lengths, five per photo; fp32 with "
@@ -230,8 +233,6 @@ def decoding_part(bench: Bench) -> list[str]:
         rows.append([subject.name, figure(rates[0]), figure(rates[1]), f"{same} of {sizes.on_cpu}"])
         print(" | ".join(rows[-1]), flush=True)
     return [
-        "## Captions from features",
-        "",
         *table(["system", "captions a second", "on this machine's CPU", "the same captions"], rows),
         "",
         f"Beam {BEAM}, up to {MAX_WORDS} words, {sizes.captions} photos at once ({sizes.on_cpu} on the CPU), after one "
@@ -258,21 +259,16 @@ def fresh_captioner(folder: Path) -> Path:
 
 def captioning_part(bench: Bench) -> list[str]:
     """Seconds from photo files to captions with the released captioner, or one of the same kind with random weights."""
-    heading = ["", "## Captions from photos", ""]
     photos = draw_photos(bench.folder, 2 * bench.sizes.captions)
     name, checkpoint = (
         ("The released captioner", None)
         if RELEASED.exists()
         else ("An attention system with random weights", fresh_captioner(bench.folder))
     )
-    try:
-        captioner = Captioner.load(checkpoint, bench.device)  # type: ignore[arg-type]
-        captioner.caption(photos[:2])
-    except CaptionlabError as error:
-        return [*heading, f"Not measured: {error}."]
+    captioner = Captioner.load(checkpoint, bench.device)  # type: ignore[arg-type]
+    captioner.caption(photos[:2])
     times = [seconds(bench.device, lambda: captioner.caption(photos)) for _ in range(bench.sizes.rounds)]
     return [
-        *heading,
         f"{name} captions {len(photos)} photo files in {figure(statistics.median(times))} s, its "
         f"encoder {captioner.identity.encoder} already loaded. The aim is 3 s for 200.",
     ]
@@ -281,7 +277,7 @@ def captioning_part(bench: Bench) -> list[str]:
 # Flickr8k
 
 
-def flickr8k_part(bench: Bench, source: Path) -> list[str]:
+def flickr8k_part(source: Path, bench: Bench) -> list[str]:
     """Flickr8k: the time to encode its photos, and of an epoch of every system with validation and a saved state."""
     images = bench.folder / "flickr8k"
     images.mkdir()
@@ -299,9 +295,6 @@ def flickr8k_part(bench: Bench, source: Path) -> list[str]:
     chosen = [subject for subject in subjects(2) if subject.preset == "flickr8k"]
     rows = [_epoch_row(subject, store, captions, vocab, bench) for subject in chosen]
     return [
-        "",
-        "## Flickr8k",
-        "",
         f"{len(names):,} photos encoded by {ENCODER} (grid {GRID}x{GRID}) and stored in {taken:.1f} s: "
         f"{len(names) / taken:,.0f} a second, the start of the worker processes included.",
         "",
@@ -347,26 +340,34 @@ def _epoch_row(
     return row
 
 
-def report(bench: Bench, source: Path | None) -> list[str]:
-    """The page."""
+def report(bench: Bench, source: Path | None) -> tuple[list[str], bool]:
+    """The page, and whether it is complete: one part that fails does not lose the others."""
     card = "the CPU" if bench.device == "cpu" else torch.cuda.get_device_name()
     versions = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     began = time.perf_counter()
-    parts = [
-        *extraction_part(bench), "", *training_part(bench), "", *decoding_part(bench), *captioning_part(bench),
-        *(flickr8k_part(bench, source) if source else []),
-    ]  # fmt: skip
+    parts: dict[str, Callable[[Bench], list[str]]] = {
+        "Extraction": extraction_part, "Training": training_part, "Captions from features": decoding_part,
+        "Captions from photos": captioning_part, **({"Flickr8k": partial(flickr8k_part, source)} if source else {}),
+    }  # fmt: skip
+    lines, complete = [], True
+    for heading, part in parts.items():
+        try:
+            measured = part(bench)
+        except Exception as error:
+            traceback.print_exc()
+            measured, complete = [f"Not measured: {first_line(error)}"], False
+        lines += ["", f"## {heading}", "", *measured]
     taken = time.perf_counter() - began
-    return [
+    page = [
         f"# Speed on {card}",
         "",
         "`make gpu` repeats these measurements and writes this page; figures are medians over the rounds, with the "
         "lowest and highest in brackets.",
         "",
         f"**Machine**: {card}; {versions}; {machine()}. Measured in {taken:.0f} s.",
-        "",
-        *parts,
+        *lines,
     ]
+    return page, complete
 
 
 def main() -> None:
@@ -381,10 +382,12 @@ def main() -> None:
         raise SystemExit("bench/gpu.py measures an NVIDIA GPU, and this machine has none that PyTorch can use")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(choose_device(arguments.device), SMOKE if arguments.smoke else Sizes(), Path(folder))
-        page = report(bench, arguments.source)
+        page, complete = report(bench, arguments.source)
     print("\n".join(page))
     if not arguments.smoke:
         write_text(arguments.reports / "gpu.md", "\n".join(page) + "\n")
+    if not complete:
+        raise SystemExit("not everything was measured; the errors are above")
 
 
 if __name__ == "__main__":

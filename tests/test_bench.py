@@ -141,6 +141,21 @@ def test_the_gpu_benchmark_runs(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_part_of_the_gpu_benchmark_that_fails_does_not_lose_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: gpu.Bench) -> list[str]:
+        raise RuntimeError("CUDA error: out of memory\nand more")
+
+    for part in ("extraction_part", "captioning_part", "decoding_part"):
+        monkeypatch.setattr(gpu, part, lambda _: ["measured"])
+    monkeypatch.setattr(gpu, "training_part", fail)
+    page, complete = gpu.report(gpu.Bench("cpu", gpu.SMOKE, tmp_path), None)
+    assert page[page.index("## Training") + 2] == "Not measured: CUDA error: out of memory"
+    assert page[page.index("## Captions from photos") + 2] == "measured"
+    assert not complete
+
+
 def test_captioning_is_timed_without_the_released_captioner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a system with random weights: `make gpu` needs no more files than code and encoders."""
     monkeypatch.setattr(gpu, "RELEASED", tmp_path / "none")

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from captionlab.core.devices import choose_device
+from captionlab.core.files import read_json
 from captionlab.data.photos import read_photo
+from captionlab.encoders import extraction
 from captionlab.encoders.engines import TorchEngine
 from captionlab.encoders.extraction import encode_photos
 from captionlab.encoders.load import load_encoder
@@ -34,14 +36,16 @@ def test_features_are_close_to_those_of_a_cpu_in_fp32(tmp_path: Path, name: str)
     assert grid_NRC.dtype == np.float32
 
 
-def test_an_interrupted_extraction_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+def test_an_interrupted_extraction_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choose_device("cuda")
-    last = tmp_path / "photos" / draw(tmp_path / "photos", 300)[-1]  # in the second block
+    monkeypatch.setattr(extraction, "BLOCK", 64)
+    last = tmp_path / "photos" / draw(tmp_path / "photos", 300)[-1]  # in the fifth block
     expected = extracted("cuda", tmp_path, "unbroken")
     assert extracted("cuda", tmp_path, "again") == expected
     whole = last.read_bytes()
     last.write_bytes(b"no photo")
     with pytest.raises(CaptionlabError, match=r"^cannot read the photo .*/299\.jpg: "):
         extracted("cuda", tmp_path, "work")
+    assert read_json(tmp_path / "work/progress.json")["done"] == 3 * 64  # the fourth is stored while the fifth is read
     last.write_bytes(whole)
     assert extracted("cuda", tmp_path, "work") == expected

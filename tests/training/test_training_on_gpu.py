@@ -197,7 +197,11 @@ def test_two_processes_compute_the_same_bytes() -> None:
     path = os.pathsep.join(str(REPOSITORY / folder) for folder in ("src", "bench", "tests"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])}
     runs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    printed = [run.communicate(timeout=300)[0] for run in runs]
+    try:
+        printed = [run.communicate(timeout=300)[0] for run in runs]
+    finally:
+        for run in runs:
+            run.kill()
     assert [run.returncode for run in runs] == [0, 0]
     first, second = (json.loads(text.splitlines()[-1]) for text in printed)
     assert first == second

@@ -24,7 +24,8 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> str:
     chosen = next(device for device in ("cuda", "mps", "cpu") if there[device]) if wanted == "auto" else wanted
     if chosen == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-        torch.use_deterministic_algorithms(True, warn_only=True)  # an operation without one warns and runs
+        # As use_deterministic_algorithms, which also imports a compiler. An operation without one warns and runs.
+        torch.set_deterministic_debug_mode("warn")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it writes tensors twice
         warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")  # PyTorch 2.9 alone
         torch.backends.cudnn.allow_tf32 = False  # an LSTM's captions are to be those of the CPU

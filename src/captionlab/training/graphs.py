@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -44,9 +45,14 @@ class GraphedStep:
         self._step, self._model = step, model
         self._device = next(model.parameters()).device
         self._recorded: dict[Shapes, _Recorded] = {}
-        self._stream = torch.cuda.Stream(self._device)
+        self._stream = _stream(self._device)
         self._pool = torch.cuda.graph_pool_handle()  # shared: one step's results are used before the next one runs
         self._fails = False
+
+    @property
+    def fails(self) -> bool:
+        """Whether steps run without graphs, because one could not be recorded."""
+        return self._fails
 
     def __call__(self, batch: Batch, sampling: float) -> tuple[Tensor, Tensor]:
         """The step's loss and sums: to be used before the next call, which overwrites them and the gradients."""
@@ -95,6 +101,12 @@ class GraphedStep:
             results = self._step(held, sampling)
         gradients = [parameter.grad for parameter in self._model.parameters()]
         return _Recorded(graph, held, numbers_3, gradients, results)
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream in which steps are recorded: cuBLAS keeps memory for each one that it has seen."""
+    return torch.cuda.Stream(device)
 
 
 @contextmanager

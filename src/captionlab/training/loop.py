@@ -165,7 +165,8 @@ class _Run:
     def __init__(self, model: Decoder, params: TrainingParams) -> None:
         self.model, self.params = model, params
         self.optimizer = _optimizer(model, params)
-        self.ema = copy.deepcopy(model) if params.ema_decay else None
+        # "to" puts an LSTM's copied weights into one block again, without which cuDNN copies them at every call.
+        self.ema = copy.deepcopy(model).to(next(model.parameters()).device) if params.ema_decay else None
         self.history: list[Epoch] = []
         self.stopping = _Stopping(params)
         self.best = _copy(model)
