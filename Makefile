@@ -1,4 +1,4 @@
-# `make repro` runs everything on the built-in dataset, `make test` and `make test-docs` check everything.
+# `make repro` runs everything on the built-in dataset, `make test` and `make test-slow` check everything.
 # Each makes its own environment in .venv; nothing else on the machine is touched.
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 PRESETS := flickr8k hour trained_blocks clip guests image_places report_a report_a_lite report_b report_b_lite
 
-.PHONY: repro differences $(PRESETS) test pytest test-docs torture check format ui bench bench-keras gpu clean
+.PHONY: repro differences $(PRESETS) test pytest test-slow torture check format ui bench bench-keras gpu clean
 
 repro: .venv/.installed
 	dvc repro
@@ -33,22 +33,24 @@ $(PRESETS): .venv/.installed
 	@echo
 	@echo "The comparison: $(REPORT)/comparison.html; photos and captions: $(REPORT)/gallery/index.html"
 
-# make test [PROCESSES=3]: the checks beside the tests. Those of a file stay in one process and in their order.
+# make test [PROCESSES=3]: the checks beside the tests, without the slow ones. Those of a file stay in one process and in
+# their order.
 PROCESSES ?= 3
 test: .venv/.installed
 	@$(MAKE) --no-print-directory --jobs 2 check pytest
 
 pytest:
-	pytest -m "not docs" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	pytest -m "not slow and not docs" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # make torture [MINUTES=15 of bad data]: kills, damaged and malicious files, full disks, no MLflow, many clients;
-# renders reports/reliability.md. An hour, and root for the full disks.
+# renders reports/reliability.md. One to three hours, and root for the full disks.
 MINUTES ?= 15
 torture: .venv/.installed
 	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m torture --minutes $(MINUTES)
 
-# The how-to pages and the notebook, followed step by step in copies of the project.
-test-docs: .venv/.installed
+# The slow tests, then the how-to pages and the notebook, followed step by step in copies of the project.
+test-slow: .venv/.installed
+	pytest -m slow --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 	pytest -m docs --numprocesses 2 --dist loadgroup
 
 check: .venv/.installed

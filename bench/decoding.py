@@ -14,9 +14,9 @@ import torch
 
 from captionlab.config import load_params
 from captionlab.core.records import FEATURES, MODELS
-from captionlab.core.tokens import END, START
+from captionlab.core.tokens import END, NEVER_GENERATED, START
 from captionlab.data.store import open_store
-from captionlab.inference.decoding import NEVER_GENERATED, beam_search
+from captionlab.inference.decoding import beam_search
 from captionlab.models.base import Decoder, Features
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.checkpoint import load_checkpoint

@@ -14,8 +14,6 @@ from captionlab.core.records import PROTOCOLS
 from captionlab.core.results import read_evaluation
 from repository import Repository
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:

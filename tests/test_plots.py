@@ -11,7 +11,7 @@ CURVES = "configuration,epoch,train_loss,val_loss,val_accuracy,val_cider\n"
 SCORES = "configuration,score,value\n"
 TITLES = {
     "Validation loss", "Training loss", "Accuracy of the next word on validation",
-    "CIDEr of validation captions in fine-tuning", "Scores on the test split",
+    "CIDEr of validation captions", "Scores on the test split",
 }  # fmt: skip
 
 

@@ -119,6 +119,7 @@ class TrainingParams(Checked):
     clip_norm: Annotated[Number, Field(gt=0, le=1_000_000)]
     ema_decay: Annotated[Number, Field(ge=0, lt=1)]  # of the weights' moving average, which is kept; 0: none
     precision: Literal["auto", "fp32", "bf16"]
+    cider_photos: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0  # of validation, captioned after each epoch
     warm_start: Literal["none", "released"] = "none"  # released: begin with the released captioner
     max_megabytes: Annotated[Number, Field(gt=0, le=100_000)]  # of a system's weights; a larger system is refused
 

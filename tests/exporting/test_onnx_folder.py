@@ -19,7 +19,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.exporting import caption
 from captionlab.exporting.onnx_folder import RUNTIME, export
 from captionlab.inference.captioner import Captioner
-from captionlab.models.with_encoder import WithEncoder
+from captionlab.models.build import WithEncoder
 from exported import ENCODER, SCENES, load_runner, make_captioner
 
 if TYPE_CHECKING:

@@ -12,14 +12,15 @@ from captionlab.config import TrainingParams
 from captionlab.core.records import Decoding
 from captionlab.finetuning import distillation
 from captionlab.finetuning.distillation import Distillation
-from captionlab.finetuning.validation import ValidationCider
+from captionlab.finetuning.validation import by_beam_search, references_of
 from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.models.ensemble import Ensemble
 from captionlab.models.params import SystemParams
 from captionlab.training.batches import Batch
-from captionlab.training.loop import ResumeFile, Splits, train
+from captionlab.training.loop import Finetuning, ResumeFile, Splits, train
 from captionlab.training.step import autocast, teacher_forced_logits
+from captionlab.training.validation import ValidationCider
 
 if TYPE_CHECKING:
     from conftest import World
@@ -38,10 +39,12 @@ class Setup:
         model.standardise.fit(self.train_set.feature_blocks())
         return model.eval()
 
+    def cider(self) -> ValidationCider:
+        references = references_of(self._world.captions, "val")
+        return ValidationCider(self._world.vocab, self.val_set, references, by_beam_search(Decoding()))
+
     def distillation(self, teacher: Decoder, cross_entropy: float = 0.0, top_k: int = 32) -> Distillation:
-        references = {c.image: [c.words] for c in self._world.captions if c.split == "val"}
-        validation = ValidationCider(self._world.vocab, self.val_set, references, Decoding())
-        return Distillation(teacher, self.train_set, validation, cross_entropy=cross_entropy, top_k=top_k)
+        return Distillation(teacher, self.train_set, cross_entropy=cross_entropy, top_k=top_k)
 
 
 @pytest.fixture
@@ -123,9 +126,10 @@ def test_the_distillation_loss_falls(setup: Setup, settings: Callable[..., Train
     (batch,) = setup.train_set.batches(100)
     before = loss_of(setup.distillation(teacher), model, batch)
     trained = train(
-        model, Splits(setup.train_set, setup.val_set), settings(epochs=15, patience=15, learning_rate=0.02),
+        model, Splits(setup.train_set, setup.val_set, setup.cider()),
+        settings(epochs=15, patience=15, learning_rate=0.02),
         resume_file=ResumeFile(tmp_path / "resume.pt", "key"), on_epoch=lambda _: None,
-        finetuning=setup.distillation(teacher),
+        finetuning=Finetuning(setup.distillation(teacher).loss),
     )  # fmt: skip
     assert all(epoch.val_cider is not None and epoch.train_reward is None for epoch in trained.history)
     itself = loss_of(setup.distillation(teacher), teacher, batch)  # as low as it gets

@@ -15,15 +15,16 @@ from captionlab.core.records import Decoding, Split
 from captionlab.core.results import Epoch
 from captionlab.core.tokens import END, PAD, START
 from captionlab.finetuning.self_critical import SelfCritical
-from captionlab.finetuning.validation import ValidationCider
+from captionlab.finetuning.validation import by_beam_search, references_of
 from captionlab.inference.decoding import beam_search, sample
 from captionlab.metrics.scorer import Scorer
 from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.training.batches import Batch
-from captionlab.training.loop import ResumeFile, Splits, Trained, train
+from captionlab.training.loop import Finetuning, ResumeFile, Splits, Trained, train
 from captionlab.training.step import autocast, teacher_forced_logits
+from captionlab.training.validation import ValidationCider
 
 if TYPE_CHECKING:
     from conftest import World
@@ -49,18 +50,14 @@ class Setup:
         return model
 
     def references(self, split: Split) -> dict[str, list[tuple[str, ...]]]:
-        found: dict[str, list[tuple[str, ...]]] = {}
-        for caption in self.captions:
-            if caption.split == split:
-                found.setdefault(caption.image, []).append(caption.words)
-        return found
+        return references_of(self.captions, split)
 
     def validation(self) -> ValidationCider:
-        return ValidationCider(self.vocab, self.val_set, self.references("val"), DECODING)
+        return ValidationCider(self.vocab, self.val_set, self.references("val"), by_beam_search(DECODING))
 
     def selfcritical(self, samples: int = 3, cross_entropy: float = 0.0) -> SelfCritical:
         return SelfCritical(
-            self.vocab, self.train_set, self.references("train"), self.validation(), samples=samples,
+            self.vocab, self.train_set, self.references("train"), samples=samples, max_words=DECODING.max_words,
             cross_entropy=cross_entropy,
         )  # fmt: skip
 
@@ -73,8 +70,9 @@ class Setup:
         cross_entropy: float = 0.3,
     ) -> Trained:  # fmt: skip
         return train(
-            model, Splits(self.train_set, self.val_set), settings, resume_file=ResumeFile(self.resume, "key"),
-            on_epoch=on_epoch or (lambda _: None), finetuning=self.selfcritical(3, cross_entropy),
+            model, Splits(self.train_set, self.val_set, self.validation()), settings,
+            resume_file=ResumeFile(self.resume, "key"), on_epoch=on_epoch or (lambda _: None),
+            finetuning=Finetuning(self.selfcritical(3, cross_entropy).loss),
         )  # fmt: skip
 
 

@@ -10,9 +10,8 @@ from captionlab.core.tokens import START
 from captionlab.encoders.network import LastBlocks, Parts, PooledMap
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Features
-from captionlab.models.build import build_model
+from captionlab.models.build import WithEncoder, build_model, random_crops
 from captionlab.models.params import SystemParams
-from captionlab.models.with_encoder import WithEncoder, random_crops
 
 
 def blocks() -> LastBlocks:

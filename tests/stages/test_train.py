@@ -64,6 +64,18 @@ def test_training_is_deterministic(trained: Path, root: Path, tiny_params: Param
     assert digests(root / MODELS / system) == digests(trained / MODELS / system)
 
 
+@pytest.mark.parametrize(("photos", "has_curve"), [(0, False), (1, False), (2, True), (100, True)])
+def test_validation_photos_are_captioned_after_each_epoch(
+    root: Path, tiny_params: Params, photos: int, has_curve: bool
+) -> None:
+    """Of one photo CIDEr-D is always 0."""
+    training = dataclasses.replace(tiny_params.training, cider_photos=photos)
+    said = train_system(dataclasses.replace(tiny_params, training=training), root, "baseline", "tiny")
+    history = read_training(root / MODELS / "baseline/tiny").history
+    assert {epoch.val_cider is not None for epoch in history} == {has_curve}
+    assert len(said) == 1
+
+
 def test_a_killed_stage_resumes_to_the_same_bytes(
     trained: Path, root: Path, tiny_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from captionlab.demo.lineup import Lineup
 from captionlab.encoders.load import load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
-from captionlab.models.with_encoder import WithEncoder
+from captionlab.models.build import WithEncoder
 from captionlab.stages.evaluate import evaluate
 from captionlab.stages.extract_features import extract_features
 from captionlab.stages.finetune import finetune

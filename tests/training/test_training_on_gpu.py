@@ -19,16 +19,16 @@ from captionlab.core.devices import choose_device, gpu_arithmetic
 from captionlab.core.records import Decoding
 from captionlab.core.results import Epoch
 from captionlab.encoders.load import fresh_last_blocks
-from captionlab.finetuning.continued import Continued
 from captionlab.finetuning.distillation import Distillation
 from captionlab.finetuning.self_critical import SelfCritical
-from captionlab.finetuning.validation import ValidationCider
+from captionlab.finetuning.validation import by_beam_search, references_of
 from captionlab.inference.decoding import beam_search, sample
 from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.training.batches import with_fixed_shape
-from captionlab.training.loop import Finetuning, ResumeFile, Splits, train
+from captionlab.training.loop import Finetuning, Loss, ResumeFile, Splits, train
 from captionlab.training.step import measure, packed_loss, padded_loss
+from captionlab.training.validation import ValidationCider, greedy
 from cuda_systems import NAMES, PHOTOS, digest, subject, train_on, without_dropout
 from drawn import draw
 
@@ -97,6 +97,10 @@ def test_captions_equal_those_of_a_cpu(trained: dict[str, Any], name: str) -> No
         found.append([photo[0].tokens for photo in ranked])
     same = sum(ours == theirs for ours, theirs in zip(*found, strict=True))
     assert same >= 0.95 * len(data.images)
+    assert greedy(model, data.features(range(8)).to("cuda"), 20) == [
+        list(found[0].tokens)
+        for found in beam_search(model, data.features(range(8)).to("cuda"), beam=1, length_penalty=0.7, max_words=20)
+    ]
     tokens_BT = sample(model, data.features(range(8)).to("cuda"), count=3, max_words=20)
     assert tokens_BT.shape[0] == 24
 
@@ -135,23 +139,19 @@ def test_a_recorded_step_gets_new_random_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["self-critical", "distillation", "continued"])
 def test_finetuning_runs(world: "World", tiny: Any, settings: Any, tmp_path: Path, kind: str) -> None:
     train_set, val_set = world.split("train", True), world.split("val", True)
-    references: dict[str, dict[str, list[tuple[str, ...]]]] = {"train": {}, "val": {}}
-    for caption in world.captions:
-        if caption.split in references:
-            references[caption.split].setdefault(caption.image, []).append(caption.words)
     torch.manual_seed(1)
     model, teacher = (build_model(tiny("attention"), vocab=len(world.vocab), pooled=10, channels=7) for _ in range(2))
-    validation = ValidationCider(world.vocab, val_set, references["val"], Decoding(beam=3, max_words=7))
-    finetuning: Finetuning
+    generate = by_beam_search(Decoding(beam=3, max_words=7))
+    cider = ValidationCider(world.vocab, val_set, references_of(world.captions, "val"), generate)
+    loss: Loss | None = None
     if kind == "distillation":
-        finetuning = Distillation(teacher.to("cuda"), train_set, validation, cross_entropy=0.3, top_k=8)
-    elif kind == "continued":
-        finetuning = Continued(validation)
-    else:
-        finetuning = SelfCritical(world.vocab, train_set, references["train"], validation, samples=3, cross_entropy=0.3)
+        loss = Distillation(teacher.to("cuda"), train_set, cross_entropy=0.3, top_k=8).loss
+    elif kind == "self-critical":
+        references = references_of(world.captions, "train")
+        loss = SelfCritical(world.vocab, train_set, references, samples=3, max_words=7, cross_entropy=0.3).loss
     trained = train(
-        model.to("cuda"), Splits(train_set, val_set), settings(epochs=2, learning_rate=0.001),
-        resume_file=ResumeFile(tmp_path / "resume.pt", "key"), on_epoch=lambda _: None, finetuning=finetuning,
+        model.to("cuda"), Splits(train_set, val_set, cider), settings(epochs=2, learning_rate=0.001),
+        resume_file=ResumeFile(tmp_path / "resume.pt", "key"), on_epoch=lambda _: None, finetuning=Finetuning(loss),
     )  # fmt: skip
     assert [epoch.val_cider is not None for epoch in trained.history] == [True, True]
 

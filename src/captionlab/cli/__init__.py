@@ -47,6 +47,8 @@ def score(
     """Score captions from files under the strict protocol.
 
     Example: captionlab score --references refs.json --hypotheses captions.json
+
+    \fIts parameters are the command's options.
     """
     from captionlab.commands.score import as_record, lines, score_files
 

@@ -2,3 +2,4 @@
 
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
 PAD, START, END, UNK = range(len(SPECIALS))
+NEVER_GENERATED = (PAD, START, UNK)

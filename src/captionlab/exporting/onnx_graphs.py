@@ -11,12 +11,11 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from captionlab.core.tokens import START
+from captionlab.core.tokens import NEVER_GENERATED, START
 from captionlab.encoders.engines import to_onnx
 from captionlab.encoders.load import Encoder
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
-from captionlab.inference.decoding import NEVER_GENERATED
 from captionlab.models.base import Decoder, Features, State
 
 NEXT = "next_"  # begins the names of the states that a step returns

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from captionlab.core.tokens import PAD
-from captionlab.finetuning.validation import ValidationCider
 from captionlab.models.base import Decoder
 from captionlab.training.batches import Batch, CaptionedFeatures
 from captionlab.training.step import teacher_forced_logits
@@ -24,11 +23,7 @@ class Distillation:
     their probabilities scaled to sum to 1.
     """
 
-    def __init__(
-        self, teacher: Decoder, train_set: CaptionedFeatures, validation: ValidationCider, *, cross_entropy: float,
-        top_k: int,
-    ) -> None:  # fmt: skip
-        self.validation = validation
+    def __init__(self, teacher: Decoder, train_set: CaptionedFeatures, *, cross_entropy: float, top_k: int) -> None:
         self._teacher = teacher.eval()
         self._train_set = train_set
         self._cross_entropy = cross_entropy

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from captionlab.core.tokens import END, PAD
+from captionlab.core.tokens import END, NEVER_GENERATED, PAD
 from captionlab.data.vocab import Vocabulary
-from captionlab.finetuning.validation import ValidationCider
-from captionlab.inference.decoding import NEVER_GENERATED, sample
+from captionlab.inference.decoding import sample
 from captionlab.metrics.cider import CiderD, Words
 from captionlab.models.base import Decoder
 from captionlab.training.batches import Batch, CaptionedFeatures
@@ -22,24 +21,22 @@ from captionlab.training.step import teacher_forced_logits
 class SelfCritical:
     """The loss of ``training.loop.train`` in self-critical training.
 
-    ``samples`` captions, at least 2, are sampled for each photo. ``cross_entropy`` is the share (0 to 1) of the loss
-    that is cross-entropy of the reference captions, which keeps the captions fluent. ``train_references`` holds the
-    words of each training photo's captions; the reward's idf comes from them. In the reward the end of a caption counts
-    as a word; without it the system learns to stop in mid-sentence, after "in a". ``validation`` scores without it, as
-    the evaluation does.
+    ``samples`` captions, at least 2, of up to ``max_words`` words are sampled for each photo. ``cross_entropy`` is the
+    share (0 to 1) of the loss that is cross-entropy of the reference captions, which keeps the captions fluent.
+    ``train_references`` holds the words of each training photo's captions; the reward's idf comes from them. In the
+    reward the end of a caption counts as a word; without it the system learns to stop in mid-sentence, after "in a".
     """
 
     def __init__(
         self, vocab: Vocabulary, train_set: CaptionedFeatures, train_references: Mapping[str, Sequence[Words]],
-        validation: ValidationCider, *, samples: int, cross_entropy: float,
+        *, samples: int, max_words: int, cross_entropy: float,
     ) -> None:  # fmt: skip
-        self.validation = validation
         self._words = vocab.words
         self._references = [
             [(*words, vocab.words[END]) for words in train_references[image]] for image in train_set.images
         ]
         self._reward = CiderD(self._references)
-        self._samples, self._cross_entropy = samples, cross_entropy
+        self._samples, self._max_words, self._cross_entropy = samples, max_words, cross_entropy
 
     def rewards(self, tokens_BT: Tensor, positions: Sequence[int]) -> Tensor:
         """CIDEr-D (0 to 10) of each sampled caption against its photo's references, ends included: (P, S)."""
@@ -56,7 +53,7 @@ class SelfCritical:
         The captions are sampled without dropout and made more likely with it.
         """
         model.eval()
-        tokens_BT = sample(model, batch.features, count=self._samples, max_words=self.validation.decoding.max_words)
+        tokens_BT = sample(model, batch.features, count=self._samples, max_words=self._max_words)
         model.train()
         reward_PS = self.rewards(tokens_BT, batch.positions)
         # A sample's reward above the mean of the others; equals S / (S - 1) times that above the mean of all.

@@ -9,10 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captionlab.core.tokens import END, PAD, START, UNK
+from captionlab.core.tokens import END, NEVER_GENERATED, PAD, START
 from captionlab.models.base import Decoder, Features, State
-
-NEVER_GENERATED = (PAD, START, UNK)
 
 
 class Hypothesis(NamedTuple):

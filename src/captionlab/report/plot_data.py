@@ -12,7 +12,7 @@ SCORES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "meteor")
 
 
 def curves_csv(results: Results) -> str:
-    """A row for each epoch of each trained configuration, with the validation CIDEr-D in fine-tuning."""
+    """A row for each epoch of each trained configuration; CIDEr-D if validation photos are captioned."""
     rows = (
         [run.name, *(run.history[key][place] for key in ("epoch", *CURVES)), run.val_cider[place]]
         for run in results.runs

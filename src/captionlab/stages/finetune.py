@@ -6,19 +6,17 @@ from pathlib import Path
 from captionlab.config import FinetuneParams, Params, build_system
 from captionlab.core import distributed
 from captionlab.core.files import digest_of, sha256_of
-from captionlab.core.records import VOCAB, Decoding, Split
+from captionlab.core.records import VOCAB, Decoding
 from captionlab.core.results import checkpoint_of
-from captionlab.data.text import clean
 from captionlab.errors import CaptionlabError
-from captionlab.finetuning.continued import Continued
 from captionlab.finetuning.distillation import Distillation
 from captionlab.finetuning.self_critical import SelfCritical
-from captionlab.finetuning.validation import ValidationCider
+from captionlab.finetuning.validation import by_beam_search, references_of
 from captionlab.inference.captioner import EnsembleCaptioner
-from captionlab.metrics.cider import Words
 from captionlab.training.checkpoint import load_checkpoint
 from captionlab.training.fit import Experiment, Material, features_for, fit, settings_of, training_key
-from captionlab.training.loop import Finetuning
+from captionlab.training.loop import Finetuning, Loss
+from captionlab.training.validation import ValidationCider
 
 
 def finetune(params: Params, root: Path, name: str) -> list[str]:
@@ -53,30 +51,29 @@ def finetune(params: Params, root: Path, name: str) -> list[str]:
         identity=dataclasses.replace(checkpoint.identity, name=name, training_key=key),
         training=training,
         settings=settings,
-        finetuning=_finetuning(params, root, finetuned, material),
-    )
+        cider=ValidationCider(
+            material.vocab, material.val_set, references_of(material.captions, "val"),
+            by_beam_search(params.finetuning.decoding),
+        ),
+        finetuning=Finetuning(_loss(params, root, finetuned, material)),
+    )  # fmt: skip
     return fit(params, root, experiment, material)
 
 
-def _finetuning(params: Params, root: Path, finetuned: FinetuneParams, material: Material) -> Finetuning:
-    """The loss of the fine-tuning, and the CIDEr-D on validation that early stopping watches."""
-    references: dict[Split, dict[str, list[Words]]] = {"train": {}, "val": {}}
-    for caption in material.captions:
-        if caption.split in references:
-            references[caption.split].setdefault(caption.image, []).append(clean(caption.raw, "characters"))
-    validation = ValidationCider(material.vocab, material.val_set, references["val"], params.finetuning.decoding)
+def _loss(params: Params, root: Path, finetuned: FinetuneParams, material: Material) -> Loss | None:
+    """The loss of the fine-tuning; None if it is that of the training before."""
     if not finetuned.teachers and not finetuned.samples:
-        return Continued(validation)
+        return None
     if not finetuned.teachers:
         return SelfCritical(
-            material.vocab, material.train_set, references["train"], validation,
-            samples=finetuned.samples, cross_entropy=finetuned.cross_entropy,
-        )  # fmt: skip
+            material.vocab, material.train_set, references_of(material.captions, "train"), samples=finetuned.samples,
+            max_words=params.finetuning.max_words, cross_entropy=finetuned.cross_entropy,
+        ).loss  # fmt: skip
     paths = [checkpoint_of(root, finetuned.system, teacher) for teacher in finetuned.teachers]
     teachers = EnsembleCaptioner.load(paths, params.device, Decoding())
     if teachers.vocab.digest != material.vocab.digest:
         raise CaptionlabError(f"{paths[0]} has another vocabulary than {VOCAB}; train it again (dvc repro)")
     teacher_set = features_for(root, teachers.sources, material.captions, "train", material.vocab)
     return Distillation(
-        teachers.model, teacher_set, validation, cross_entropy=finetuned.cross_entropy, top_k=params.finetuning.top_k
-    )
+        teachers.model, teacher_set, cross_entropy=finetuned.cross_entropy, top_k=params.finetuning.top_k
+    ).loss

@@ -24,6 +24,7 @@ from captionlab.data.store import MIRRORED, FeatureStore, open_store
 from captionlab.data.vocab import Vocabulary
 from captionlab.encoders.load import fresh_last_blocks, load_encoder
 from captionlab.errors import CaptionlabError
+from captionlab.metrics.cider import Words
 from captionlab.models.base import Decoder, count_parameters, megabytes
 from captionlab.models.build import build_model, build_shapes
 from captionlab.models.params import SystemParams
@@ -33,6 +34,7 @@ from captionlab.training.checkpoint import Checkpoint, load_checkpoint, save_che
 from captionlab.training.header import Identity
 from captionlab.training.logged import data_settings, dataset_of
 from captionlab.training.loop import Finetuning, ResumeFile, Splits, train
+from captionlab.training.validation import ValidationCider, greedy
 from captionlab.training.warm_start import warm_start
 
 
@@ -100,6 +102,7 @@ class Experiment:
     identity: Identity
     training: TrainingParams
     settings: dict[str, object]
+    cider: ValidationCider | None
     finetuning: Finetuning | None = None
 
 
@@ -118,8 +121,25 @@ def train_system(params: Params, root: Path, system: str, name: str) -> list[str
         identity=_identity(system, name, config, material, key),
         training=training,
         settings=settings_of(config, training),
+        cider=_greedy_cider(material, training.cider_photos),
     )
     return fit(params, root, experiment, material)
+
+
+def _greedy_cider(material: Material, photos: int) -> ValidationCider | None:
+    """The score of the first ``photos`` validation photos' greedy captions, cut at the longest reference's length.
+
+    The references are cleaned as the system learns them, in English as the strict protocol does. None for fewer than
+    two photos, whose CIDEr-D is 0 whatever is said.
+    """
+    if min(photos, len(material.val_set.images)) < 2:
+        return None
+    references: dict[str, list[Words]] = {}
+    for caption in material.captions:
+        if caption.split == "val":
+            references.setdefault(caption.image, []).append(caption.words)
+    longest = max(len(words) for own in references.values() for words in own)
+    return ValidationCider(material.vocab, material.val_set, references, partial(greedy, max_words=longest), photos)
 
 
 def fit(params: Params, root: Path, experiment: Experiment, material: Material) -> list[str]:
@@ -154,8 +174,8 @@ def fit(params: Params, root: Path, experiment: Experiment, material: Material) 
             print(f"{experiment.key} {_progress(epoch, training.epochs)}", flush=True)
 
         trained = train(
-            model.to(choose_device(params.device)), Splits(material.train_set, material.val_set), training,
-            resume_file=ResumeFile(resume, key), on_epoch=on_epoch, finetuning=experiment.finetuning,
+            model.to(choose_device(params.device)), Splits(material.train_set, material.val_set, experiment.cider),
+            training, resume_file=ResumeFile(resume, key), on_epoch=on_epoch, finetuning=experiment.finetuning,
         )  # fmt: skip
     if not distributed.is_main():
         return []

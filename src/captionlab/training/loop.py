@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,11 @@ from captionlab.core.files import atomic_file
 from captionlab.core.results import Epoch
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
-from captionlab.models.with_encoder import WithEncoder
+from captionlab.models.build import WithEncoder
 from captionlab.training.batches import Batch, CaptionedFeatures, prepared_ahead, prepared_for, with_fixed_shape
 from captionlab.training.graphs import GraphedStep
 from captionlab.training.step import RunningMetrics, autocast, measure, packed_loss, padded_loss
+from captionlab.training.validation import ValidationCider
 
 STEPS_A_CHECK = {"cpu": 1, "cuda": 100, "mps": 100}  # reading a loss means to wait for a GPU
 
@@ -42,10 +43,11 @@ class Trained:
 
 
 class Splits(NamedTuple):
-    """The photos a system is trained on, and those that decide when to stop."""
+    """The photos a system is trained on, those that decide when to stop, and the score of captions of some of them."""
 
     train: CaptionedFeatures
     val: CaptionedFeatures
+    cider: ValidationCider | None = None
 
 
 @dataclass(frozen=True)
@@ -74,27 +76,15 @@ class ResumeFile:
             temporary.write_bytes(content.getbuffer())
 
 
-class Validation(Protocol):
-    """Scores the captions that a system generates for the validation photos."""
-
-    def cider(self, model: Decoder, device: str) -> float:
-        """CIDEr-D of these captions."""
-
-
 # The loss of a batch, given the system, its words' logits (N, V) and their cross-entropy; the mean reward, if any.
 Loss = Callable[[Decoder, Batch, Tensor, Tensor], tuple[Tensor, float | None]]
 
 
-class Finetuning(Protocol):
-    """A training that is stopped by the score of generated captions, and may have a loss of its own."""
+@dataclass(frozen=True)
+class Finetuning:
+    """A training that is stopped by the CIDEr-D of validation captions, and may have a loss of its own."""
 
-    @property
-    def validation(self) -> Validation:
-        """Early stopping watches its score."""
-
-    @property
-    def loss(self) -> Loss | None:
-        """None where it is the cross-entropy of the reference captions."""
+    loss: Loss | None = None  # None: the cross-entropy of the reference captions
 
 
 def train(
@@ -108,21 +98,24 @@ def train(
 ) -> Trained:
     """Train until the validation loss stops falling, and leave the best epoch's weights in ``model``.
 
-    It runs on the model's device. With ``finetuning`` its loss, if it has one, is trained on, until the CIDEr-D of the
-    validation captions stops rising. With ``params.ema_decay`` the moving average of the weights is validated and
-    returned.
+    It runs on the model's device. With ``splits.cider`` the validation captions are scored after each epoch. With
+    ``finetuning``, which needs it, that score decides instead of the validation loss, and its loss, if it has one, is
+    trained on. With ``params.ema_decay`` the moving average of the weights is validated and returned.
 
     After each epoch the whole state is saved; a run with the same key continues from it to the result of an
     uninterrupted one. ``on_epoch`` is called for every epoch, resumed ones included. Under torchrun all ranks call
     this, share each step's photos and get the same result; the first one reads and writes the resume file.
-    Raises CaptionlabError when the loss is not finite; the last good state stays in the resume file.
+    Raises CaptionlabError when the loss is not finite; the last good state stays in the resume file. Raises ValueError
+    for ``finetuning`` without ``splits.cider``.
     """
+    if finetuning is not None and splits.cider is None:
+        raise ValueError("fine-tuning is stopped by the score of splits.cider")
     device = next(model.parameters()).device.type
     bf16 = uses_bf16(params.precision, device)
     distributed.broadcast_weights(model)
     if isinstance(model, WithEncoder):
         model.crop = params.crop
-    run = _Run(model, params)
+    run = _Run(model, params, by_cider=finetuning is not None)
     state = distributed.broadcast_object(resume_file.load(device) if distributed.is_main() else None)
     if state is not None:
         run.load_state_dict(state)
@@ -146,9 +139,7 @@ def train(
                 train_reward=fmean(rewards) if rewards else None,
                 # computed once: processors that round differently could disagree about when to stop
                 val_cider=distributed.broadcast_object(
-                    finetuning.validation.cider(run.validated, device)
-                    if finetuning is not None and distributed.is_main()
-                    else None
+                    splits.cider.cider(run.validated, device) if splits.cider and distributed.is_main() else None
                 ),
             )
             run.finish(epoch)
@@ -162,13 +153,13 @@ def train(
 class _Run:
     """A training between two steps: everything that a resumed one needs."""
 
-    def __init__(self, model: Decoder, params: TrainingParams) -> None:
+    def __init__(self, model: Decoder, params: TrainingParams, by_cider: bool = False) -> None:
         self.model, self.params = model, params
         self.optimizer = _optimizer(model, params)
         # "to" puts an LSTM's copied weights into one block again, without which cuDNN copies them at every call.
         self.ema = copy.deepcopy(model).to(next(model.parameters()).device) if params.ema_decay else None
         self.history: list[Epoch] = []
-        self.stopping = _Stopping(params)
+        self.stopping = _Stopping(params, by_cider)
         self.best = _copy(model)
 
     @property
@@ -302,7 +293,8 @@ def _check_finite(loss: float, where: str, params: TrainingParams) -> None:
 class _Stopping:
     """Early stopping, and the plateau schedule's number of reductions."""
 
-    def __init__(self, params: TrainingParams) -> None:
+    def __init__(self, params: TrainingParams, by_cider: bool) -> None:
+        self._by_cider = by_cider  # rather than by the loss
         self._patience, self._plateau_patience = params.patience, params.plateau_patience
         self._best = math.inf
         self._waited = 0
@@ -310,7 +302,7 @@ class _Stopping:
         self.reductions = 0
 
     def update(self, epoch: Epoch) -> None:
-        value = epoch.val_loss if epoch.val_cider is None else -epoch.val_cider
+        value = -(epoch.val_cider or 0.0) if self._by_cider else epoch.val_loss
         if value < self._best:
             self._best, self._waited, self.best_epoch = value, 0, epoch.epoch
             return
