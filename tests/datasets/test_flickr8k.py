@@ -170,6 +170,7 @@ class QuietFiles(SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_the_real_flickr8k_has_the_published_counts(images: Path) -> None:
     if not REAL.is_dir():
         pytest.skip(f"{REAL} is not here, so the real zips cannot be read")

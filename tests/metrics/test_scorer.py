@@ -273,6 +273,7 @@ def test_report_a_counts_start_and_end() -> None:
 # ---- METEOR
 
 
+@pytest.mark.slow
 @needs_java
 def test_meteor_for_several_systems_at_once_and_in_any_language(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(

@@ -225,6 +225,7 @@ def test_a_kill_during_the_database_setup_is_harmless(pipeline: Path, capsys: py
     assert points(pipeline, run, "val_loss") == expected("lite0", "val_loss")
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_one_warning(
     pipeline: Path, capsys: pytest.CaptureFixture[str], short_lock_timeout: None
 ) -> None:

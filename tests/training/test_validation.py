@@ -40,7 +40,8 @@ def tracked(world: "World", settings: Callable[..., TrainingParams], tmp_path: P
     def run(model: Decoder, system: str, cider: ValidationCider | None, **changes: Any) -> Any:
         train_set, val_set = (world.split(split, system == "attention") for split in ("train", "val"))
         return train(
-            model, Splits(train_set, val_set, cider), settings(**{"epochs": 20, "learning_rate": 0.02, "patience": 40} | changes),
+            model, Splits(train_set, val_set, cider),
+            settings(**{"epochs": 20, "learning_rate": 0.02, "patience": 40} | changes),
             resume_file=ResumeFile(tmp_path / f"{id(model)}.pt", "key"), on_epoch=lambda _: None,
         )  # fmt: skip
 
