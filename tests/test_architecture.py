@@ -141,7 +141,7 @@ def test_the_rules_have_no_unused_entries() -> None:
     for folder, rule in ALLOWED.items():
         names = {short(name) for module in MODULES if folder_of(module) == folder for name in ours(module)}
         for entry in rule.replace("*", "").split():
-            assert any(permitted(entry, name) for name in names), f"{folder} no longer imports {entry}; strike it"
+            assert any(permitted(entry, name) for name in names), f"{folder} no longer imports {entry}; remove it"
 
 
 def test_no_folder_imports_in_a_circle() -> None:

@@ -58,7 +58,7 @@ def test_workflows_run_existing_commands(workflow: Path) -> None:
     targets = set(re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     scripts = [step["run"] for step in steps(workflow) if "run" in step]
     assert scripts
-    for script in scripts:
+    for script in [*scripts, (ROOT / ".ci/run").read_text(encoding="utf-8")]:
         subprocess.run(["bash", "-n", "-c", script], check=True)
         assert set(re.findall(r"^make (\S+)", script, re.MULTILINE)) <= targets
         for path in re.findall(r"\.ci/\w+|reports/[\w/.]+", script):

@@ -46,6 +46,6 @@ def test_an_interrupted_extraction_resumes_to_the_same_bytes(tmp_path: Path, mon
     last.write_bytes(b"no photo")
     with pytest.raises(CaptionlabError, match=r"^cannot read the photo .*/299\.jpg: "):
         extracted("cuda", tmp_path, "work")
-    assert read_json(tmp_path / "work/progress.json")["done"] == 3 * 64  # the fourth is stored while the fifth is read
+    assert read_json(tmp_path / "work/progress.json")["done"] == 3 * 64  # the fourth is stored after the fifth is read
     last.write_bytes(whole)
     assert extracted("cuda", tmp_path, "work") == expected

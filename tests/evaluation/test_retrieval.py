@@ -79,10 +79,10 @@ def test_vector_products_equal_the_cosines_of_cider() -> None:
     np.testing.assert_allclose(product, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("agreeing", [1, 2, 125])
-def test_consensus_is_the_mean_over_the_most_similar_captions(agreeing: int) -> None:
+@pytest.mark.parametrize("consensus_k", [1, 2, 125])
+def test_consensus_is_the_mean_over_the_most_similar_captions(consensus_k: int) -> None:
     """Compared with the definition, one candidate at a time."""
-    retriever = Retriever(TRAINING, CAPTIONS, consensus_k=agreeing)
+    retriever = Retriever(TRAINING, CAPTIONS, consensus_k=consensus_k)
     (found,) = retriever.captions(photos((2, 2)), neighbours=6)
     candidates = [own for photo in CAPTIONS for own in photo]
     vectors = _vectors(candidates, np.repeat(np.arange(6), [2, 1, 1, 2, 1, 1])).toarray()
@@ -93,7 +93,7 @@ def test_consensus_is_the_mean_over_the_most_similar_captions(agreeing: int) -> 
             for other, words in enumerate(candidates)
             if other != place
         ]
-        return float(np.mean(sorted(alike, reverse=True)[:agreeing]))
+        return float(np.mean(sorted(alike, reverse=True)[:consensus_k]))
 
     best = max(map(agreement, range(len(candidates))))
     assert max(agreement(i) for i, own in enumerate(candidates) if own == found) == pytest.approx(best, abs=1e-6)

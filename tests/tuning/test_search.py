@@ -176,10 +176,15 @@ def test_a_search_killed_in_a_trial_resumes_to_the_same_result(
 
 
 @pytest.mark.slow
-def test_workers_share_the_trials_even_if_one_is_killed(root: Path, find: Find) -> None:
+@pytest.mark.parametrize("last", [False, True])
+def test_workers_share_the_trials_even_if_one_is_killed(root: Path, find: Find, last: bool) -> None:
+    """Also the ``last`` one, when the other has nothing left to do."""
     with begin(root, "--sampler", "grid", "--workers", "2", "--range", HIDDEN, "--range", OPTIMIZER) as process:
         wait_until(lambda: "trial 1 " in said(root))
         one, _ = children(process.pid)
+        if last:
+            os.kill(one, signal.SIGSTOP)
+            wait_until(lambda: children(process.pid) == [one])
         os.kill(one, signal.SIGKILL)
         out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said(root)

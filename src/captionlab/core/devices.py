@@ -24,7 +24,8 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> str:
     chosen = next(device for device in ("cuda", "mps", "cpu") if there[device]) if wanted == "auto" else wanted
     if chosen == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-        # As use_deterministic_algorithms, which also imports a compiler. An operation without one warns and runs.
+        # Like use_deterministic_algorithms, but without importing PyTorch's compiler. An operation that has no
+        # deterministic version warns and runs.
         torch.set_deterministic_debug_mode("warn")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it writes tensors twice
         warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")  # PyTorch 2.9 alone

@@ -1,4 +1,4 @@
-"""How fine-tuning captions the validation photos, and what it compares with: their CIDEr-D decides when it stops."""
+"""Captions and references for CIDEr-D on validation, which stops a fine-tuning."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence

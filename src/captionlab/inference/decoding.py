@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captionlab.core.tokens import END, NEVER_GENERATED, PAD, START
-from captionlab.models.base import Decoder, Features, State
+from captionlab.core.tokens import END, PAD, START
+from captionlab.models.base import Decoder, Features, State, forbid_tokens
 
 
 class Hypothesis(NamedTuple):
@@ -113,8 +113,7 @@ def sample(model: Decoder, features: Features, *, count: int, max_words: int) ->
 def _next_word(model: Decoder, tokens_B: Tensor, state: State, *, may_end: bool) -> tuple[Tensor, State]:
     """The model's step, with probability 0 for tokens that cannot occur here."""
     log_probs_BV, state = model.step(tokens_B, state)
-    for word in NEVER_GENERATED if may_end else (*NEVER_GENERATED, END):
-        log_probs_BV[:, word].fill_(-torch.inf)
+    forbid_tokens(log_probs_BV, may_end)
     return log_probs_BV, state
 
 

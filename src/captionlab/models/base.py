@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from captionlab.core.devices import to_device
-from captionlab.core.tokens import PAD
+from captionlab.core.tokens import END, NEVER_GENERATED, PAD
 
 Lstm = TypeVar("Lstm", "LSTM", nn.LSTMCell)
 
@@ -188,6 +188,12 @@ def of_captions(rows_PX: Tensor, photo_B: Tensor, dim: int = 0) -> Tensor:
         return rows_PX.index_select(dim, photo_B)
     rows_PX = rows_PX.movedim(dim, 0)
     return nn.functional.embedding(photo_B, rows_PX.flatten(1)).unflatten(1, rows_PX.shape[1:]).movedim(0, dim)
+
+
+def forbid_tokens(log_probs_BV: Tensor, may_end: bool) -> None:
+    """Give probability 0 to the tokens that no caption has; END is one of them where a caption may not end."""
+    for word in NEVER_GENERATED if may_end else (*NEVER_GENERATED, END):
+        log_probs_BV[:, word].fill_(-torch.inf)
 
 
 def lengths_of(tokens_BT: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class Run:
     recipe: str  # equal for configurations that differ only in their seed
     rows: tuple[Row, ...]  # test split, every decoding and protocol
     history: Mapping[str, tuple[float, ...]]  # epoch and the curves, one value per epoch; empty if not trained
-    val_cider: tuple[float | None, ...] = ()  # of each epoch; None without training.cider_photos
+    val_cider: tuple[float | None, ...] = ()  # of each epoch
 
     @property
     def name(self) -> str:

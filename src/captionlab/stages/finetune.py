@@ -39,7 +39,7 @@ def finetune(params: Params, root: Path, name: str) -> list[str]:
     teachers = [checkpoint_of(root, finetuned.system, teacher) for teacher in finetuned.teachers]
     own = {key: value for key, value in dataclasses.asdict(finetuned).items() if key != "training"}
     settings = {
-        **settings_of(config, training),
+        **{key: value for key, value in settings_of(config, training).items() if key != "training.cider_photos"},
         **{f"finetune.{key}": value for key, value in own.items()},
         **{f"finetuning.{key}": value for key, value in dataclasses.asdict(params.finetuning).items()},
     }
@@ -61,7 +61,7 @@ def finetune(params: Params, root: Path, name: str) -> list[str]:
 
 
 def _loss(params: Params, root: Path, finetuned: FinetuneParams, material: Material) -> Loss | None:
-    """The loss of the fine-tuning; None if it is that of the training before."""
+    """The loss of the fine-tuning; None: cross-entropy."""
     if not finetuned.teachers and not finetuned.samples:
         return None
     if not finetuned.teachers:

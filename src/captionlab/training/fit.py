@@ -17,7 +17,7 @@ from captionlab.config import Params, TrainingParams, build_system
 from captionlab.core import distributed
 from captionlab.core.devices import choose_device
 from captionlab.core.files import digest_of, read_json, sha256_of
-from captionlab.core.records import CAPTIONS, CHECKPOINT, FEATURES, MODELS, RELEASED, VOCAB, Caption, Split
+from captionlab.core.records import CAPTIONS, CHECKPOINT, FEATURES, MODELS, RELEASED, VOCAB, Caption, Decoding, Split
 from captionlab.core.results import Epoch, Summary, Training, read_manifest, write_training
 from captionlab.core.results.dataset import iter_cleaned
 from captionlab.data.store import MIRRORED, FeatureStore, open_store
@@ -127,10 +127,10 @@ def train_system(params: Params, root: Path, system: str, name: str) -> list[str
 
 
 def _greedy_cider(material: Material, photos: int) -> ValidationCider | None:
-    """The score of the first ``photos`` validation photos' greedy captions, cut at the longest reference's length.
+    """The score of the first ``photos`` validation photos' greedy captions, of up to 30 words.
 
-    The references are cleaned as the system learns them, in English as the strict protocol does. None for fewer than
-    two photos, whose CIDEr-D is 0 whatever is said.
+    The references are cleaned as the system learns them: with the cleaning ``standard``, as the strict protocol does.
+    None for fewer than two photos, whose CIDEr-D is always 0.
     """
     if min(photos, len(material.val_set.images)) < 2:
         return None
@@ -138,8 +138,8 @@ def _greedy_cider(material: Material, photos: int) -> ValidationCider | None:
     for caption in material.captions:
         if caption.split == "val":
             references.setdefault(caption.image, []).append(caption.words)
-    longest = max(len(words) for own in references.values() for words in own)
-    return ValidationCider(material.vocab, material.val_set, references, partial(greedy, max_words=longest), photos)
+    generate = partial(greedy, max_words=Decoding().max_words)
+    return ValidationCider(material.vocab, material.val_set, references, generate, photos)
 
 
 def fit(params: Params, root: Path, experiment: Experiment, material: Material) -> list[str]:

@@ -105,7 +105,7 @@ class GraphedStep:
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream in which steps are recorded: cuBLAS keeps memory for each one that it has seen."""
+    """One stream for all recordings on a device, because cuBLAS keeps memory for each stream."""
     return torch.cuda.Stream(device)
 
 

@@ -98,9 +98,9 @@ def train(
 ) -> Trained:
     """Train until the validation loss stops falling, and leave the best epoch's weights in ``model``.
 
-    It runs on the model's device. With ``splits.cider`` the validation captions are scored after each epoch. With
-    ``finetuning``, which needs it, that score decides instead of the validation loss, and its loss, if it has one, is
-    trained on. With ``params.ema_decay`` the moving average of the weights is validated and returned.
+    It runs on the model's device. With ``splits.cider`` validation captions are scored after each epoch.
+    ``finetuning`` stops by that score instead of the validation loss, and may replace the loss. With
+    ``params.ema_decay`` the moving average of the weights is validated and returned.
 
     After each epoch the whole state is saved; a run with the same key continues from it to the result of an
     uninterrupted one. ``on_epoch`` is called for every epoch, resumed ones included. Under torchrun all ranks call
@@ -302,7 +302,10 @@ class _Stopping:
         self.reductions = 0
 
     def update(self, epoch: Epoch) -> None:
-        value = -(epoch.val_cider or 0.0) if self._by_cider else epoch.val_loss
+        value = epoch.val_loss
+        if self._by_cider:
+            assert epoch.val_cider is not None
+            value = -epoch.val_cider
         if value < self._best:
             self._best, self._waited, self.best_epoch = value, 0, epoch.epoch
             return

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from captionlab.core.tokens import END, NEVER_GENERATED, PAD, START
+from captionlab.core.tokens import END, PAD, START
 from captionlab.data.vocab import Vocabulary
 from captionlab.metrics.cider import CiderD, Words
-from captionlab.models.base import Decoder, Features
+from captionlab.models.base import Decoder, Features, forbid_tokens
 from captionlab.training.batches import CaptionedFeatures
 
 _PHOTOS_AT_ONCE = 100
@@ -21,9 +21,9 @@ Generate = Callable[[Decoder, Features], Sequence[Sequence[int]]]
 
 
 class ValidationCider:
-    """Captions the first ``photos`` photos of ``val_set``, or all, and scores them against ``references``.
+    """Captions the first ``photos`` photos of ``val_set``, or all, and scores them against ``references``, by image.
 
-    These are words by image. The end of a caption does not count as a word.
+    The end of a caption does not count as a word.
     """
 
     def __init__(
@@ -59,8 +59,7 @@ def greedy(model: Decoder, features: Features, max_words: int) -> list[list[int]
     steps, ended_B = list[Tensor](), torch.zeros_like(tokens_B, dtype=torch.bool)
     for place in range(max_words):
         log_probs_BV, state = model.step(tokens_B, state)
-        for word in NEVER_GENERATED if place else (*NEVER_GENERATED, END):
-            log_probs_BV[:, word].fill_(-torch.inf)
+        forbid_tokens(log_probs_BV, may_end=place > 0)
         tokens_B = log_probs_BV.argmax(1)
         ended_B = ended_B | (tokens_B == END)
         steps.append(tokens_B.masked_fill(ended_B, PAD))

@@ -115,7 +115,7 @@ def tune(
     if min(workers, left) <= 1:
         _work(search, study)
     else:
-        _start_workers(search, min(workers, left))
+        _start_workers(search, study, min(workers, left))
     finished = _trials(search, study)
     _publish(search, study, finished)
     return _found(search, study, finished)
@@ -171,8 +171,11 @@ def _trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False)[: search.trials]
 
 
-def _start_workers(search: Search, workers: int) -> None:
-    """Run the trials in several processes that share the cores; the others take over the trial of a killed one."""
+def _start_workers(search: Search, study: optuna.Study, workers: int) -> None:
+    """Run the trials in several processes that share the cores; the others take over the trial of a killed one.
+
+    If no other is left, this process does.
+    """
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // workers)
     processes = [context.Process(target=_worker, args=(search, threads), daemon=True) for _ in range(workers)]
@@ -180,6 +183,8 @@ def _start_workers(search: Search, workers: int) -> None:
         process.start()
     for process in processes:
         process.join()
+    if any(process.exitcode and process.exitcode < 0 for process in processes):  # killed by a signal
+        _work(search, study)
 
 
 def _worker(search: Search, threads: int) -> None:
