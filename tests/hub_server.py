@@ -1,4 +1,4 @@
-"""A local server with the part of the Hugging Face Hub's API that uploads use."""
+"""A local server with the part of the Hugging Face Hub's API that uploads use, its store for large files included."""
 
 import base64
 import json
@@ -17,6 +17,7 @@ class Hub:
     address: str = ""
     created: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    large: dict[str, bytes] = field(default_factory=dict)  # in the store for large files (LFS), by digest
     tokens: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
 
@@ -41,16 +42,31 @@ def hub() -> Iterator[Hub]:
             elif self.path == "/api/validate-yaml":
                 self._answer({"errors": [], "warnings": []})
             elif "/preupload/" in self.path:
-                files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
-                self._answer({"files": [{**file, "shouldIgnore": False} for file in files]})
+                self._answer({"files": [
+                    {"path": path, "uploadMode": "lfs" if path.endswith(".safetensors") else "regular",
+                     "shouldIgnore": False}
+                    for path in (file["path"] for file in json.loads(body)["files"])
+                ]})  # fmt: skip
+            elif self.path.endswith(".git/info/lfs/objects/batch"):
+                self._answer({"transfer": "basic", "objects": [
+                    {**own, "actions": {"upload": {"href": f"{kept.address}/large/{own['oid']}"}}}
+                    for own in json.loads(body)["objects"]
+                ]})  # fmt: skip
             elif "/commit/" in self.path:
                 for line in map(json.loads, body.splitlines()):
                     if line["key"] == "file":
                         kept.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                    elif line["key"] == "lfsFile":
+                        kept.files[line["value"]["path"]] = kept.large[line["value"]["oid"]]
                 repository = self.path.removeprefix("/api/models/").partition("/commit/")[0]
                 self._answer({"commitUrl": f"{kept.address}/{repository}/commit/1", "commitOid": "1", "success": True})
             else:
                 self.send_error(404)
+
+        def do_PUT(self) -> None:
+            kept.requests.append(self.path)
+            kept.large[self.path.rpartition("/")[2]] = self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer({})
 
         def _answer(self, value: Any) -> None:
             content = json.dumps(value).encode()

@@ -247,6 +247,8 @@ def test_experiments_by_hand(experimenter: tuple[Reader, list[str]]) -> None:
     assert reader.ran(first) == {"check_params", "track"}
     assert reader.ran(run) == {"check_params", "train_baseline@lite0", "evaluate", "report", "track"}
     assert "wider" in shown
+    (header,) = (line for line in shown.splitlines() if "Experiment" in line)
+    assert len(re.split(r"\s{2,}", header.strip())) <= 12
     assert re.search(r"params.yaml +baseline.lite0.hidden +16 +512", diffs), diffs
     assert "reports/scenes/metrics.json" in diffs
     assert "Validation loss" in (reader.folder / "artifacts/plots/index.html").read_text()

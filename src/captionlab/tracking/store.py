@@ -52,6 +52,7 @@ def configure_mlflow() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "3")  # MLflow's 10 miss trainings of ten seconds
     monitor = "mlflow.system_metrics.system_metrics_monitor"
     for name in ("mlflow.store.db.utils", "alembic", "urllib3.connectionpool", monitor):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # no tracebacks and retries beside our one warning
