@@ -190,7 +190,7 @@ def test_every_number_has_a_range() -> None:
         ("ensemble", "a.b", "ensemble: the name 'a.b' has a dot"),
         ("retrieval", "a.b", "retrieval: the name 'a.b' has a dot"),
         ("extract_features.encoders", "timm_resnet18.a1_in1k", "extract_features.encoders: the name "
-         "'timm_resnet18.a1_in1k' has a dot, which separates keys in DVC; write 'timm_resnet18'"),
+         "'timm_resnet18.a1_in1k' has a dot, which separates keys in DVC; write 'timm_resnet18__a1_in1k'"),
         ("extract_features.encoders", "mine.x", "extract_features.encoders: the name 'mine.x' has a dot"),
         ("baseline", "../mine", "baseline: the name '../mine' has a dot"),
         ("baseline", "a/b", "baseline: the name 'a/b' must be that of a folder; use letters, digits, '_' and '-'"),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
 from captionlab.data.photos import (
     Photo,
@@ -210,6 +211,8 @@ def test_floats_from_0_to_1_are_scaled_to_8_bits() -> None:
     eight = preprocess(reopened(Image.fromarray(grey), "PNG"), PIXELS)
     floats = reopened(Image.fromarray(grey.astype(np.float32) / 255), "TIFF")
     np.testing.assert_array_equal(preprocess(floats, PIXELS), eight)
+    sharpened = Image.fromarray(grey.astype(np.float32) / 255 * np.float32(1.02))
+    np.testing.assert_allclose(preprocess(sharpened, PIXELS).astype(int), eight, atol=6)
     assert (preprocess(Image.fromarray(np.zeros((4, 4), np.float32)), 8) == 0).all()
 
 
@@ -293,6 +296,15 @@ def test_a_huge_photo_is_refused_before_it_is_decoded(side: int, message: str) -
         read_photo(png(side, side, 0, b""), PIXELS)
 
 
+def test_a_png_with_much_text_is_read() -> None:
+    """Image editors store a history of megabytes."""
+    info = PngInfo()
+    info.add_text("XML:com.adobe.xmp", "a" * 3_000_000, zip=True)
+    out = io.BytesIO()
+    flag().save(out, "PNG", pnginfo=info)
+    np.testing.assert_array_equal(read_photo(out.getvalue(), PIXELS), read_photo(flag(), PIXELS))
+
+
 def test_a_photo_of_a_large_camera_is_read() -> None:
     out = io.BytesIO()
     flag(size=(9_000, 4_000)).save(out, "JPEG")
@@ -300,7 +312,7 @@ def test_a_photo_of_a_large_camera_is_read() -> None:
 
 
 @pytest.mark.parametrize(("photo", "message"), [
-    (b"", "the photo: it is not a photo, or not in a known format"),
+    (b"", "the photo: it is not a photo, or damaged, or not in a known format"),
     (b"<svg/>", "the photo: it is not a photo"),
     (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "the photo: it is not a photo"),  # would start Ghostscript
     (jpeg(flag())[:900], "the photo: image file is truncated"),

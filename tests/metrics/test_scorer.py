@@ -277,7 +277,7 @@ def test_report_a_counts_start_and_end() -> None:
 @needs_java
 def test_meteor_for_several_systems_at_once_and_in_any_language(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
-        "JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE"
+        "JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE -Duser.language.format=de"
     )  # the default locale has a decimal comma
     perfect = {image: own[0] for image, own in REFERENCES.items()}
     mixed = {image: (HYPOTHESES if number % 2 else perfect)[image] for number, image in enumerate(perfect)}

@@ -197,13 +197,28 @@ def test_captions_without_words_after_cleaning_are_named(root: Path) -> None:
                 clean_captions(params, root)
 
 
+@pytest.mark.parametrize("phrases", ["สุนัขสีน้ำตาล วิ่งบนหญ้าสีเขียว", "一只狗, 在草地上跑"])
+def test_phrases_as_words_give_a_warning(root: Path, phrases: str) -> None:
+    with_captions(root, *[phrases] * 6)
+    params = with_dataset(max_bad_share=0.9)
+    download(params, root)
+    _, warning = clean_captions(params, root)
+    assert warning.startswith("clean_captions: 6 of 6 captions are one word or have whole phrases as words, such as ")
+    assert (
+        len(
+            clean_captions(dataclasses.replace(params, clean_captions=CleanCaptionsParams(cleaning="characters")), root)
+        )
+        == 1
+    )
+
+
 def test_captions_of_one_word_give_a_warning(root: Path) -> None:
     with_captions(root, *["一只狗在跑"] * 6)
     params = with_dataset(max_bad_share=0.9)
     download(params, root)
     assert clean_captions(params, root)[1:] == [
-        "clean_captions: 6 of 6 captions are one word, such as '一只狗在跑'; for a language written without spaces set"
-        " clean_captions.cleaning to characters"
+        "clean_captions: 6 of 6 captions are one word or have whole phrases as words, such as '一只狗在跑'; for a"
+        " language written without spaces set clean_captions.cleaning to characters"
     ]
     params = dataclasses.replace(params, clean_captions=CleanCaptionsParams(cleaning="characters"))
     assert len(clean_captions(params, root)) == 1

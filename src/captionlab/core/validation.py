@@ -64,7 +64,7 @@ def _check_length(name: str) -> None:
 def _check_name(name: str) -> str:
     _check_length(name)
     if "." in name:
-        instead = f"write {name.partition('.')[0]!r}" if name.startswith("timm_") else "use '_' instead"
+        instead = f"write {name.replace('.', '__', 1)!r}" if name.startswith("timm_") else "use '_' instead"
         raise ValueError(f"the name {name!r} has a dot, which separates keys in DVC; {instead}")
     if not re.fullmatch(r"\w[\w-]*", name):
         raise ValueError(f"the name {name!r} must be that of a folder; use letters, digits, '_' and '-'")

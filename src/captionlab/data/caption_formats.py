@@ -32,9 +32,13 @@ REFERENCES = (
     '{"id": ["reference", ...]}, COCO annotations, Karpathy\'s dataset_*.json (one split or all), Flickr8k\'s or '
     "Flickr30k's .token.txt, or a project's artifacts/dataset/dataset.jsonl"
 )
-CAPTIONS = '{"id": "caption"}, {"id": ["caption"]}, COCO results, or what captionlab caption --out writes'
+CAPTIONS = (
+    '{"id": "caption"}, {"id": ["caption"]}, COCO results (a list, or a line each), or what captionlab caption --out '
+    "writes"
+)
 
-ROW = {"image", "caption"}  # what a line of captionlab caption has, and no mapping of ids
+# What a line of captions has, and no mapping of ids: of captionlab caption, and of COCO results as JSON lines.
+ROWS = ({"image", "caption"}, {"image_id", "caption"})
 DATASET_ROW = {"image", "split", "captions"}  # what a line of dataset.jsonl has
 _TOKEN = re.compile(r"(?P<image>[^\t\n]+)#\d+\t(?P<caption>.*)")  # a line of .token.txt
 
@@ -222,16 +226,21 @@ def _read(path: Path, formats: str) -> Any:
     if text.strip()[:1] not in ("{", "["):
         raise CaptionlabError(f"{path} is not JSON; known formats: {formats}")
     lines = text.strip().split("\n")
-    if len(lines) > 1 and _is_row(lines[0]):
+    if len(lines) > 1 and _is_object(lines[0]):
+        if not _is_row(json.loads(lines[0])):
+            raise CaptionlabError(f"{path} has JSON lines of an unknown kind; known formats: {formats}")
         return [parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     value = parse(text, str(path))
-    return [value] if isinstance(value, dict) and (value.keys() >= ROW or value.keys() >= DATASET_ROW) else value
+    return [value] if _is_row(value) else value
 
 
-def _is_row(line: str) -> bool:
+def _is_object(line: str) -> bool:
     """Whether this is a whole line of JSON lines, and not the beginning of a larger JSON value."""
     try:
-        row = json.loads(line)
+        return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
-    return isinstance(row, dict) and (row.keys() >= ROW or row.keys() >= DATASET_ROW)
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict) and any(value.keys() >= keys for keys in (*ROWS, DATASET_ROW))

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from captionlab.core.files import check_regular
 from captionlab.data.upright import upright
@@ -52,6 +52,9 @@ _UNREAD_SUFFIXES = (
 ) - SUFFIXES
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 _INSTALL_HEIC = "pip install 'captionlab[heic]'"
+
+# Pillow refuses a PNG with more decompressed text than 1 MB, which the history of an image editor exceeds.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**26
 
 _JPEG_END = b"\xff\xd9"
 _TAILS = (b"", b"\x55" * 64, b"\x33" * 64)  # tried after the last byte of a truncated JPEG
@@ -237,7 +240,11 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
-        return "it is not a photo, or not in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PPM)"
+        heic = ", HEIC" if _HAS_HEIC else ""
+        return (
+            "it is not a photo, or damaged, or not in a known format "
+            f"(JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PPM{heic})"
+        )
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # without the path, which the message already has
     return " ".join(str(error).split()) or type(error).__name__

@@ -39,6 +39,13 @@ _UNSPACED = (
     r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _CHARACTER = re.compile(rf"[{_UNSPACED}]\W*|[^{_UNSPACED}]+")  # such a letter with its marks, or a word of others
+_LETTER = re.compile(rf"[{_UNSPACED}]\W*")  # with its marks
+
+
+def is_unsplit(words: Iterable[str]) -> bool:
+    """Whether words hold more than one letter, in the mean, of a language that is written without spaces."""
+    letters = [len(_LETTER.findall(word)) for word in words]
+    return sum(letters) > len(letters)
 
 
 def nfc(text: str) -> str:

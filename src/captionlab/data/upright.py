@@ -9,6 +9,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from captionlab.errors import CaptionlabError
 
+_HIGHEST_OF_1 = 2  # of floats from 0 to 1: resampling and sharpening leave some a little above
 _TURNS = {  # EXIF's orientation, and what turns the photo upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -69,6 +70,6 @@ def _to_8_bits(levels_HW: NDArray[np.int32] | NDArray[np.float32]) -> NDArray[np
     scaled: NDArray[np.float32] = levels_HW.astype(np.float32)
     if highest > 255:
         scaled /= 257
-    elif highest <= 1 and levels_HW.dtype == np.float32:
+    elif highest <= _HIGHEST_OF_1 and levels_HW.dtype == np.float32:
         scaled = np.rint(scaled * np.float32(255))
     return scaled.clip(0, 255).astype(np.uint8)

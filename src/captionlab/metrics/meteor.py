@@ -22,7 +22,8 @@ _JAVA_OPTIONS = (
     # It reads 270 MB of paraphrases and keeps most of them: a large heap from the start and a small young generation
     # save a fifth of the time and of the memory that Java takes by itself.
     "-Xms1G", "-Xmx1G", "-Xmn64M", "-XX:+UseSerialGC",
-    "-Duser.language=en", "-Duser.country=US",  # or it writes decimals as the system's language does, with a comma
+    # Or it writes decimals as the system's language does, with a comma.
+    "-Duser.language=en", "-Duser.country=US", "-Duser.language.format=en", "-Duser.country.format=US",
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from captionlab.config import Params
 from captionlab.core.files import write_json
 from captionlab.core.records import CAPTIONS, Caption, Split
 from captionlab.core.results.dataset import iter_dataset, write_cleaned
-from captionlab.data.text import clean
+from captionlab.data.text import clean, is_unsplit
 from captionlab.errors import CaptionlabError, some_of
 
 _MOST_SINGLE = 0.5  # of the captions may be one word before a warning
@@ -55,11 +55,11 @@ def _wordless(captions: Sequence[Caption], splits: Sequence[Split], cleaning: st
 
 
 def _single(captions: Sequence[Caption]) -> list[str]:
-    """A warning that most captions are one word, if they are: BLEU-2 to 4 of such captions are 0."""
-    single = [caption for caption in captions if len(caption.words) == 1]
+    """A warning that most captions are one word or whole phrases, if they are: BLEU-2 to 4 of such captions are 0."""
+    single = [caption for caption in captions if len(caption.words) == 1 or is_unsplit(caption.words)]
     if len(single) <= _MOST_SINGLE * len(captions):
         return []
     return [
-        f"{len(single):,} of {len(captions):,} captions are one word, such as {single[0].words[0]!r}; for a language"
-        " written without spaces set clean_captions.cleaning to characters"
+        f"{len(single):,} of {len(captions):,} captions are one word or have whole phrases as words, such as"
+        f" {single[0].words[0]!r}; for a language written without spaces set clean_captions.cleaning to characters"
     ]

@@ -55,7 +55,9 @@ def _server(uri: str, port: int) -> Iterator["subprocess.Popen[bytes]"]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # it takes seconds and memory, and nothing here uses it
     }
-    with subprocess.Popen(command, env=environment, preexec_fn=_dies_with_this_process()) as server:
+    with subprocess.Popen(
+        command, env=environment, stdout=sys.stderr, preexec_fn=_dies_with_this_process()
+    ) as server:  # fmt: skip
         try:
             yield server
         finally:
