@@ -14,9 +14,10 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from captionlab.core.files import check_regular
+from captionlab.data.resolution import without_resolution
 from captionlab.data.upright import upright
 from captionlab.errors import CaptionlabError
 
@@ -175,27 +176,11 @@ def _opened_file(photo: Path | str | bytes) -> Image.Image:
         start = _first_bytes(photo)
         if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
             return Image.open(source(), formats=_heic())
-        tolerant = _JpegOfAnyResolution if start.startswith(b"\xff\xd8") else _TiffOfAnyResolution
+        content = photo if isinstance(photo, bytes) else Path(photo).read_bytes()
         try:
-            return tolerant(source())
-        except SyntaxError:
+            return Image.open(io.BytesIO(without_resolution(content)), formats=FORMATS)
+        except UnidentifiedImageError:
             raise unknown from None
-
-
-class _JpegOfAnyResolution(JpegImagePlugin.JpegImageFile):
-    """Pillow refuses a JPEG whose resolution in EXIF is not a number. No pixel depends on the resolution."""
-
-    def _read_dpi_from_exif(self) -> None:
-        pass
-
-
-class _TiffOfAnyResolution(TiffImagePlugin.TiffImageFile):
-    """The same for TIFF, where the resolution is a tag of the file itself."""
-
-    def _setup(self) -> None:
-        for tag in (ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit):
-            del self.tag_v2[tag]
-        super()._setup()
 
 
 @cache
