@@ -4,7 +4,8 @@
 
 Photos and captions are generated. With ``--source``, a folder with Flickr8k's two zips, Flickr8k is measured too: its
 photos are encoded, and every system is trained for two epochs. Needs the packages of EfficientNet-Lite0 and -Lite2,
-pydantic, nltk and ruamel.yaml, but neither DVC, MLflow nor a network.
+pydantic, nltk and ruamel.yaml, but neither DVC, MLflow nor a network. Where these cannot be installed, put them into a
+folder beside the checkout (``pip install --target``) and run with PYTHONPATH=src:FOLDER.
 """
 
 import argparse
