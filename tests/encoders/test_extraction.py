@@ -343,6 +343,7 @@ def test_an_incomplete_store_is_refused(tmp_path: Path) -> None:
             open_store(work)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_not_a_killed_process(tmp_path: Path, small_disk: Path) -> None:
     """Writing to a memory map of a sparse file would end the process with SIGBUS."""
     script = (

@@ -163,6 +163,7 @@ def test_the_html_table_has_every_decoding_best_on_validation_first(published: P
     assert 'class="number">0.690<' in html
 
 
+@pytest.mark.slow
 def test_more_than_twenty_configurations_have_a_separate_table(params: Params, root: Path) -> None:
     lite0 = params.baseline["lite0"]
     sizes = {f"lite{i}": dataclasses.replace(lite0, hidden=8 + i) for i in range(23)}

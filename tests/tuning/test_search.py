@@ -122,6 +122,7 @@ def test_overrides_give_dvc_the_same_parameters(root: Path) -> None:
     assert params.training.optimizer == "adamw", "other systems train as before"
 
 
+@pytest.mark.slow
 def test_hyperband_prunes_and_logs_to_mlflow(root: Path, find: Find) -> None:
     found = find("hyperband", RATE, trials=8)
     states = Counter(trial["state"] for trial in found["trials"])
@@ -134,6 +135,7 @@ def test_hyperband_prunes_and_logs_to_mlflow(root: Path, find: Find) -> None:
         assert run.data.tags.get("captionlab.pruned") == ("true" if pruned else None)
 
 
+@pytest.mark.slow
 def test_a_higher_total_continues_and_a_lower_one_does_nothing(find: Find) -> None:
     three, five = find("random", RATE, trials=3), find("random", RATE, trials=5)
     assert figures(five)[:3] == figures(three)
