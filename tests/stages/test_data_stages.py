@@ -204,12 +204,8 @@ def test_phrases_as_words_give_a_warning(root: Path, phrases: str) -> None:
     download(params, root)
     _, warning = clean_captions(params, root)
     assert warning.startswith("clean_captions: 6 of 6 captions are one word or have whole phrases as words, such as ")
-    assert (
-        len(
-            clean_captions(dataclasses.replace(params, clean_captions=CleanCaptionsParams(cleaning="characters")), root)
-        )
-        == 1
-    )
+    by_characters = dataclasses.replace(params, clean_captions=CleanCaptionsParams(cleaning="characters"))
+    assert len(clean_captions(by_characters, root)) == 1
 
 
 def test_captions_of_one_word_give_a_warning(root: Path) -> None:

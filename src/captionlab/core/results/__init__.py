@@ -75,7 +75,7 @@ class Epoch:
     val_perplexity: float
     learning_rate: float
     train_reward: float | None = None  # mean CIDEr-D of the sampled captions; in self-critical training only
-    val_cider: float | None = None  # of validation captions; without training.cider_photos in fine-tuning only
+    val_cider: float | None = None  # of validation captions; None in a training without cider_photos
 
     def rounded(self) -> dict[str, float]:
         """The figures as they are kept and logged, without those that this training does not have."""
