@@ -113,6 +113,7 @@ def test_the_shipped_file_is_read() -> None:
         ("modified.lite2.kind", "merge", "unknown key modified.lite2.repeats"),
         ("attention.lite2.kind", ["states"], "attention.lite2: kind must be one of regions, states, not ['states']"),
         ("attention.lite2", None, "attention.lite2 must be a mapping, not None"),
+        ("dataset.val_share", 0.9, "dataset.val_share and dataset.test_share must add up to less than 1"),
     ],
 )
 def test_errors_name_the_file_and_the_key(tmp_path: Path, key: str, value: Any, message: str) -> None:

@@ -97,8 +97,9 @@ def test_an_encoder_without_features_is_refused_before_dvc_misses_its_folder(rep
 @pytest.mark.parametrize(("override", "message"), [
     ("dataset.source=nowhere/on/this/machine", "dataset.source nowhere/on/this/machine is not a folder"),
     ("+guests.blip.captions=nowhere.json", "guests.blip.captions nowhere.json is not a file"),
+    ("+extract_features.encoders.vgg99={grid: 0}", "unknown encoder 'vgg99'; known: efficientnet_lite0, "),
 ])  # fmt: skip
-def test_a_missing_file_is_named_before_dvc_misses_it(repository: Repository, override: str, message: str) -> None:
+def test_what_is_missing_is_named_before_dvc_misses_it(repository: Repository, override: str, message: str) -> None:
     said = repository.run("dvc", "exp", "run", "-S", override, ok=False)
     assert message in said
     assert "No such file" not in said

@@ -335,6 +335,8 @@ def load_params(path: Path) -> Params:
             check_configuration(params, f"{system}.{name}", config)
         if not params.configurations():
             raise CaptionlabError("it names no configuration of any system; add one, for example under baseline")
+        if params.dataset.val_share + params.dataset.test_share >= 1:
+            raise CaptionlabError("dataset.val_share and dataset.test_share must add up to less than 1")
         if max(params.evaluate.min_words) > params.evaluate.max_words:
             raise CaptionlabError("evaluate.min_words must be at most evaluate.max_words")
         for name, finetuned in params.finetune.items():

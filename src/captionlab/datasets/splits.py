@@ -139,9 +139,9 @@ def draw(shares: Mapping[Split, float], photos: set[str], seed: int) -> dict[Spl
     """
     from sklearn.model_selection import train_test_split  # slow to import, and most sources have splits
 
-    if not all(0 < share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
-        given = " and ".join(f"dataset.{split}_share {share:g}" for split, share in shares.items())
-        raise CaptionlabError(f"{given} must be above 0 and add up to less than 1")
+    for split, share in shares.items():
+        if share == 0:
+            raise CaptionlabError(f"dataset.{split}_share must be above 0; the dataset has no {split} split")
     sizes = {split: max(1, round(len(photos) * share)) for split, share in shares.items()}
     if sum(sizes.values()) >= len(photos):
         raise CaptionlabError(f"of {len(photos)} photos with captions none is left for training; add photos")

@@ -113,6 +113,13 @@ def _unknown(name: str) -> CaptionlabError:
     return CaptionlabError(f"unknown encoder {name!r}; known: {known}, and {TIMM_PREFIX}<any model of timm>")
 
 
+def check_encoder(name: str) -> None:
+    """Raise CaptionlabError for a name that ``load_encoder`` does not know. Reads no weights."""
+    base, _ = trained_blocks(name)
+    if base not in SIDE_BY_SIDE:
+        find_weights(base)
+
+
 def find_weights(name: str) -> tuple[str, Path | None]:
     """The source of an encoder's weights, in words, and their file if it is on this machine. Downloads nothing.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from captionlab.config import Params
 from captionlab.core.dataset_source import is_imported, source_folder
 from captionlab.core.files import write_text
-from captionlab.core.records import PARAMS_VALID
+from captionlab.core.records import FEATURES, PARAMS_VALID
 from captionlab.errors import CaptionlabError
 
 
@@ -13,7 +13,8 @@ def check_params(params: Params, root: Path) -> list[str]:
     """Say what params.yaml holds; every stage's command checks it before it calls the stage.
 
     The first stage that reads data depends on the file written, so that this one runs before any other, for a single
-    target too. Raises CaptionlabError where a folder or a file that params.yaml names is missing.
+    target too. Raises CaptionlabError where a folder or a file that params.yaml names is missing, and for an encoder
+    that captionlab does not know.
     """
     _ = params.dataset.resolved_format  # refuses a name that is no format
     if not is_imported(root, params.dataset.source):
@@ -21,5 +22,10 @@ def check_params(params: Params, root: Path) -> list[str]:
     for name, guest in params.guests.items():
         if not (root / guest.captions).is_file():
             raise CaptionlabError(f"guests.{name}.captions {guest.captions} is not a file; put the captions there")
+    if new := [name for name in params.extract_features.encoders if not (root / FEATURES / name).exists()]:
+        from captionlab.encoders.load import check_encoder  # imports torch: 1 s, not needed for known encoders
+
+        for name in new:
+            check_encoder(name)
     write_text(root / PARAMS_VALID, "params.yaml is valid\n")
     return [f"check_params: params.yaml is valid; {len(params.rows())} configurations"]
