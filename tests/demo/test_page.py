@@ -19,7 +19,7 @@ pytestmark = pytest.mark.browser
 
 ATTENTION = ".card[data-system=attention][data-name=tiny]"
 BASELINE = ".card[data-system=baseline][data-name=tiny]"
-SCENES = "#systems details"
+GROUP = "#systems details:has(.card[data-name={}])"
 
 
 @pytest.fixture
@@ -128,22 +128,27 @@ def test_each_system_uses_its_own_decoding_until_a_slider_moves(chrome: Chrome) 
     assert shown() == [("beam 3, length penalty 0.7", 3), ("beam 5, length penalty 0.7", 5)]
 
 
-def test_systems_of_drawn_scenes_are_collapsed_for_a_photo(chrome: Chrome) -> None:
-    card = chrome.find_element(By.CSS_SELECTOR, ATTENTION)
-    assert not card.is_displayed()
-    choose_example(chrome, KNOWN[1])
-    assert chrome.find_element(By.CSS_SELECTOR, ATTENTION).is_displayed()
-    assert "trained on scenes" in text(chrome, f"{ATTENTION} h3")
-    photo = next(example for example in EXAMPLES if not example.drawn)
-    choose_example(chrome, photo)
-    assert not chrome.find_element(By.CSS_SELECTOR, ATTENTION).is_displayed()
-    released = chrome.find_element(By.CSS_SELECTOR, ".card[data-name=released]")
-    assert released.is_displayed()
-    assert "trained on flickr8k" in released.text
-    summary = chrome.find_element(By.CSS_SELECTOR, f"{SCENES} summary")
-    summary.send_keys(Keys.ENTER)
-    assert chrome.find_element(By.CSS_SELECTOR, ATTENTION).is_displayed()
-    assert "cannot describe photos" in chrome.find_element(By.CSS_SELECTOR, SCENES).text
+@pytest.mark.parametrize(("drawn", "fitting", "other", "says"), [
+    (True, "tiny", "released", "cannot describe drawn scenes"),
+    (False, "released", "tiny", "cannot describe photos"),
+])  # fmt: skip
+def test_systems_of_the_other_kind_of_photo_are_folded_away(
+    chrome: Chrome, drawn: bool, fitting: str, other: str, says: str
+) -> None:
+    def displayed(name: str) -> bool:
+        return chrome.find_element(By.CSS_SELECTOR, f".card[data-name={name}]").is_displayed()
+
+    assert displayed("released")
+    assert not displayed("tiny")
+    choose_example(chrome, next(example for example in EXAMPLES if example.drawn == drawn))
+    assert displayed(fitting)
+    assert not displayed(other)
+    assert "cannot describe" not in chrome.find_element(By.CSS_SELECTOR, GROUP.format(fitting)).text
+    assert f"trained on {'scenes' if drawn else 'flickr8k'}" in text(chrome, f".card[data-name={fitting}] h3")
+    folded = chrome.find_element(By.CSS_SELECTOR, GROUP.format(other))
+    folded.find_element(By.TAG_NAME, "summary").send_keys(Keys.ENTER)
+    assert displayed(other)
+    assert says in folded.text
 
 
 def test_the_overlay_is_that_of_the_gallery(chrome: Chrome) -> None:

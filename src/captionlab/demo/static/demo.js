@@ -112,9 +112,7 @@ function show(shown) {
   for (const button of examples.querySelectorAll("button")) {
     button.setAttribute("aria-pressed", String(button.title === shown.name));
   }
-  if (groups.length > 1) {
-    for (const group of groups) if (group.drawn) group.element.open = shown.drawn;
-  }
+  for (const group of groups) fold(group, group.drawn === shown.drawn);
   showName();
 }
 
@@ -160,12 +158,18 @@ document.addEventListener("drop", event => {
 
 // --- captions
 
-// Systems that know only drawn scenes cannot describe photos, so they are folded away while a photo is on display.
-function groupElement({ dataset, drawn, cards }, open) {
-  if (!drawn) return element("section", {}, element("h2", { textContent: `Trained on ${dataset}` }), cards);
-  const note = "These systems were trained on drawn scenes only and cannot describe photos. Choose a drawn scene to try them.";
-  return element("details", { open }, element("summary", { textContent: "Trained on drawn scenes" }),
+// Systems that know only drawn scenes cannot describe photos, and those that know only photos cannot describe drawn
+// scenes: they are folded away while the other kind is on display.
+function groupElement({ dataset, drawn, cards }) {
+  const [trained, other, wanted] = drawn ? ["drawn scenes", "photos", "drawn scene"] : [dataset, "drawn scenes", "photo"];
+  const note = `These systems cannot describe ${other}. Choose a ${wanted} to try them.`;
+  return element("details", {}, element("summary", { textContent: `Trained on ${trained}` }),
     element("p", { className: "note", textContent: note }), cards);
+}
+
+function fold({ element }, fits) {
+  element.open = fits || groups.length === 1;
+  element.querySelector(".note").hidden = fits;
 }
 
 function showGroups(about) {
@@ -173,7 +177,10 @@ function showGroups(about) {
     const { drawn } = about.find(system => system.dataset === dataset);
     return { dataset, drawn, cards: element("div", { className: "systems" }) };
   });
-  for (const group of groups) group.element = groupElement(group, groups.length === 1);
+  for (const group of groups) {
+    group.element = groupElement(group);
+    fold(group, !group.drawn);
+  }
   systems.replaceChildren(...groups.map(group => group.element));
 }
 
