@@ -59,7 +59,9 @@ def _rows(source: Path, names: Sequence[str]) -> tuple[list[Row], list[Problem],
     by_folder = {path.parent: path for path in reversed(there) if path.parent.name.lower() in SPLIT_NAMES}
     used = [of_all] if of_all else [by_folder[place] for place in sorted(by_folder)]
     if not used:
-        advice = "put one there, with the header image,caption" if "captions.txt" in names else "put one there"
+        advice = "put one there"
+        if "captions.txt" in names:
+            advice = _advice([path.name for path in entries(source) if path.is_file()])
         raise CaptionlabError(f"{source} has no captions file ({', '.join(names)}){but_has(source, advice)}")
     rows: list[Row] = []
     problems: list[Problem] = []
@@ -68,6 +70,15 @@ def _rows(source: Path, names: Sequence[str]) -> tuple[list[Row], list[Problem],
         rows += own if of_all else [row._replace(image=f"{path.parent.name}/{row.image}") for row in own]
         problems += found
     return rows, problems, [path.relative_to(source).as_posix() for path in there if path not in used]
+
+
+def _advice(files: Sequence[str]) -> str:
+    """What to do about a missing captions file: put one there, or give the name to a file that may be it."""
+    suffixes = {".csv": "captions.csv", ".tsv": "captions.tsv", ".txt": "captions.txt", ".jsonl": "metadata.jsonl"}
+    for name in files:
+        if to := suffixes.get(Path(name).suffix.lower()):
+            return f"if {name} holds the captions, rename it to {to}"
+    return "put one there, with the header image,caption"
 
 
 def _captions_files(place: Path, names: Sequence[str]) -> list[Path]:
