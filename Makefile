@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 PRESETS := flickr8k hour trained_blocks clip guests image_places report_a report_a_lite report_b report_b_lite
 
-.PHONY: repro differences $(PRESETS) test pytest test-slow torture check format ui bench bench-keras gpu clean
+.PHONY: repro differences $(PRESETS) test pytest test-slow torture queue check format ui bench bench-keras gpu clean
 
 repro: .venv/.installed
 	dvc repro
@@ -52,6 +52,12 @@ torture: .venv/.installed
 test-slow: .venv/.installed
 	pytest -m slow --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 	pytest -m docs --numprocesses 2 --dist loadgroup
+
+# make queue [JOBS=2]: starts DVC's queued experiments, JOBS at once, each with its share of the cores.
+JOBS ?= 2
+queue: .venv/.installed
+	cores=$$(getconf _NPROCESSORS_ONLN); \
+	OMP_NUM_THREADS=$$(( cores > $(JOBS) ? cores / $(JOBS) : 1 )) dvc queue start -j $(JOBS)
 
 check: .venv/.installed
 	ruff check .

@@ -80,6 +80,19 @@ def test_make_reports_results_that_differ_from_git(tmp_path: Path) -> None:
     assert "git restore dvc.lock reports" in run("make", "-s", "differences")
 
 
+@pytest.mark.parametrize(("cores", "jobs", "threads"), [(8, 2, 4), (8, 3, 2), (2, 2, 1), (2, 3, 1)])
+def test_make_queue_divides_the_cores(tmp_path: Path, cores: int, jobs: int, threads: int) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    tools = tmp_path / ".venv/bin"
+    tools.mkdir(parents=True)
+    for name, script in (("getconf", f"echo {cores}"), ("dvc", 'echo "$OMP_NUM_THREADS threads: dvc $@"')):
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (tools / name).chmod(0o755)
+    command = ["make", "-s", "-o", ".venv/.installed", "queue", f"JOBS={jobs}"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert said == f"{threads} threads: dvc queue start -j {jobs}\n"
+
+
 def test_the_image_copies_existing_files() -> None:
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     copied = {name for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for name in line.split()[:-1]}
