@@ -278,7 +278,9 @@ def test_a_folder_without_captions_or_photos_is_refused(tmp_path: Path, images: 
     with pytest.raises(CaptionlabError, match=r"mine has no photos \(.*\.avif, .*; skipped 10 files .*\.nef: 10"):
         folder(source, images)
     (source / "captions.txt").unlink()
-    with pytest.raises(CaptionlabError, match=r"has no captions file \(captions.txt, captions.csv.*; put one there, with"):
+    with pytest.raises(
+        CaptionlabError, match=r"has no captions file \(captions.txt, captions.csv.*; put one there, with"
+    ):
         folder(source, images)
     (source / "Notes.CSV").write_text("image,caption\na.jpg,A dog runs.\n")
     with pytest.raises(CaptionlabError, match=r"; if Notes.CSV holds the captions, rename it to captions.csv$"):
