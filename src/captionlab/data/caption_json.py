@@ -1,17 +1,20 @@
 """The JSON files in which captions are published: COCO's annotations and Karpathy's ``dataset_*.json``.
 
-Knows their keys and ids, not where photos lie nor what the captions are for. The files are read whole: the largest,
-Karpathy's ``dataset_coco.json``, takes about a gigabyte of memory.
+Knows their keys and ids, not where photos lie nor what the captions are for.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from captionlab.errors import CaptionlabError
 
 Value = TypeVar("Value")
+UNUSED = frozenset((  # keys that are dropped while a file is read: most of the memory of the large ones
+    "tokens", "imgid", "sentid", "sentids",  # of Karpathy's files
+    "license", "coco_url", "flickr_url", "date_captured", "height", "width",  # of COCO's
+))  # fmt: skip
 
 
 class KarpathyImage(NamedTuple):
@@ -24,10 +27,17 @@ class KarpathyImage(NamedTuple):
     captions: list[Any]
 
 
-def parse(text: str, origin: str) -> Any:
-    """The value of JSON text; CaptionlabError, with the name ``origin``, for invalid JSON and repeated keys."""
+def parse(text: str, origin: str, unused: Container[str] = ()) -> Any:
+    """The value of JSON text, without the keys in ``unused``.
+
+    Raises CaptionlabError, with the name ``origin``, for invalid JSON and repeated keys.
+    """
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return unique(origin, (pair for pair in pairs if pair[0] not in unused))
+
     try:
-        return json.loads(text, object_pairs_hook=lambda pairs: unique(origin, pairs))
+        return json.loads(text, object_pairs_hook=build)
     except (ValueError, RecursionError) as error:
         raise CaptionlabError(f"{origin} is not valid JSON: {error}") from None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from captionlab.core.records import Split
-from captionlab.data.caption_json import is_text, parse, shown
+from captionlab.data.caption_json import UNUSED, is_text, parse, shown
 from captionlab.datasets import Found
 from captionlab.datasets.photo_names import find_photos
 from captionlab.datasets.reading import read_bytes, read_text
@@ -27,8 +27,8 @@ class Listed(NamedTuple):
 
 
 def read_json_file(path: Path) -> Any:
-    """The file's JSON, or a CaptionlabError that names it."""
-    return parse(read_text(path), str(path))
+    """The file's JSON without the keys that are never used, or a CaptionlabError that names it."""
+    return parse(read_text(path), str(path), UNUSED)
 
 
 def listed(path: Path, photo: str, split: Split, captions: Sequence[Any]) -> Listed:
