@@ -5,18 +5,24 @@ The outputs of training and evaluation are in ``results_tree``.
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
 from captionlab.config import SECTIONS, EncoderParams, ExtractFeaturesParams, Params, build_system, load_params
 from captionlab.core.files import write_json, write_jsonl
-from captionlab.core.records import CAPTIONS, DATASET, FEATURES, VOCAB
+from captionlab.core.records import CAPTIONS, DATASET, FEATURES, VOCAB, Decoding
 from captionlab.core.results import Manifest, write_manifest
+from captionlab.data.vocab import Vocabulary
+from captionlab.encoders.network import LastBlocks
+from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
+from captionlab.training.checkpoint import Checkpoint
 from captionlab.training.header import Identity
 
 if TYPE_CHECKING:
@@ -60,6 +66,31 @@ def identity(system: str, config: SystemParams, **changes: Any) -> Identity:
         "cleaning": "standard", "training_key": "key",
     }  # fmt: skip
     return Identity(**values | changes)
+
+
+def untrained(
+    system: str,
+    config: SystemParams,
+    vocab: Vocabulary,
+    *,
+    seed: int = 1,
+    deviation: float | None = None,
+    blocks: Callable[[], LastBlocks] | None = None,
+    decoding: Decoding | None = None,
+    **changes: Any,
+) -> Checkpoint:
+    """The checkpoint of a system with initial weights; ``changes`` are of its identity.
+
+    With a ``deviation`` its weights are drawn from a normal distribution, so that different photos get different
+    captions.
+    """
+    about = identity(system, config, **changes)
+    torch.manual_seed(seed)
+    model = build_model(config, vocab=len(vocab), pooled=about.pooled, channels=about.channels, blocks=blocks).eval()
+    for parameter in model.parameters():
+        if deviation and parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=deviation)
+    return Checkpoint(model=model, vocab=vocab, identity=about, decoding=decoding)
 
 
 def write_tree(root: Path, world: "World") -> Path:

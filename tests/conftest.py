@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from builders import identity, tiny_system, write_tree
+from builders import tiny_system, untrained, write_tree
 from captionlab import cli
 from captionlab.config import (
     EncoderParams,
@@ -34,14 +34,13 @@ from captionlab.data.store import FeatureStore
 from captionlab.data.vocab import Vocabulary
 from captionlab.encoders.engines import TorchEngine
 from captionlab.encoders.load import load_encoder
-from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.stages.evaluate import evaluate
 from captionlab.stages.train_attention import train_attention
 from captionlab.stages.train_baseline import train_baseline
 from captionlab.stages.train_modified import train_modified
 from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.checkpoint import Checkpoint, save_checkpoint
+from captionlab.training.checkpoint import save_checkpoint
 from captionlab.training.header import Release
 
 if TYPE_CHECKING:
@@ -279,20 +278,14 @@ def released(tmp_path_factory: pytest.TempPathFactory, world: World, tiny: Calla
     """
     path = tmp_path_factory.mktemp("released") / "captioner.safetensors"
     encoder = load_encoder("efficientnet_lite0", 3)
-    torch.manual_seed(5)
-    model = build_model(tiny("attention"), vocab=len(world.vocab), pooled=1280, channels=1280).eval()
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.5)
-    noise = np.random.default_rng(0).integers(0, 256, (2, encoder.pixels, encoder.pixels, 3), dtype=np.uint8)
-    model.standardise.fit([torch.from_numpy(TorchEngine(encoder, "cpu")(noise)[1])])
-    about = identity(
-        "attention", tiny("attention"), encoder=encoder.name, encoder_weights=encoder.weights_digest, grid=3,
-        pooled=1280, channels=1280,
-    )  # fmt: skip
     decoding = Decoding(beam=3, length_penalty=0.5, max_words=6)
-    made = Checkpoint(model=model, vocab=world.vocab, identity=about, decoding=decoding, release=RELEASE)
-    save_checkpoint(path, made, half=True)
+    made = untrained(
+        "attention", tiny("attention"), world.vocab, seed=5, deviation=0.5, decoding=decoding, encoder=encoder.name,
+        encoder_weights=encoder.weights_digest, grid=3, pooled=1280, channels=1280,
+    )  # fmt: skip
+    noise = np.random.default_rng(0).integers(0, 256, (2, encoder.pixels, encoder.pixels, 3), dtype=np.uint8)
+    made.model.standardise.fit([torch.from_numpy(TorchEngine(encoder, "cpu")(noise)[1])])
+    save_checkpoint(path, dataclasses.replace(made, release=RELEASE), half=True)
     return path
 
 

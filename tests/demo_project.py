@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from builders import identity, tiny_system
+from builders import tiny_system, untrained
 from captionlab.core.records import Decoding
 from captionlab.core.results import checkpoint_of
 from captionlab.core.tokens import PAD
@@ -18,8 +18,7 @@ from captionlab.demo import server
 from captionlab.demo.examples import EXAMPLES, example_photo
 from captionlab.encoders.load import load_encoder
 from captionlab.inference.captioner import Captioner
-from captionlab.models.build import build_model
-from captionlab.training.checkpoint import Checkpoint, save_checkpoint
+from captionlab.training.checkpoint import save_checkpoint
 
 KNOWN = EXAMPLES[:4]
 
@@ -32,14 +31,13 @@ def write_demo_project(folder: Path) -> None:
     tokens_BT = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=PAD)
     weights = load_encoder("efficientnet_lite0").weights_digest
     for system, grid, decoding in (("attention", 3, Decoding(beam=3)), ("baseline", 0, None)):
-        torch.manual_seed(1)
-        config = tiny_system(system, encoder="efficientnet_lite0", hidden=32, embedding=32)
-        model = build_model(config, vocab=len(vocab), pooled=1280, channels=1280)
-        about = identity(
-            system, config, dataset="scenes", encoder="efficientnet_lite0", encoder_weights=weights, grid=grid,
+        made = untrained(
+            system, tiny_system(system, encoder="efficientnet_lite0", hidden=32, embedding=32), vocab,
+            decoding=decoding, dataset="scenes", encoder="efficientnet_lite0", encoder_weights=weights, grid=grid,
             pooled=1280, channels=1280,
         )  # fmt: skip
-        captioner = Captioner(model, vocab, about, Decoding(), "cpu")
+        model = made.model
+        captioner = Captioner(model, vocab, made.identity, Decoding(), "cpu")
         features = captioner.features([example_photo(example.name) or b"" for example in KNOWN])
         model.standardise.fit([features.pooled_PD if features.grid_PRC is None else features.grid_PRC])
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
@@ -51,8 +49,7 @@ def write_demo_project(folder: Path) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        checkpoint = Checkpoint(model=model, vocab=vocab, identity=about, decoding=decoding)
-        save_checkpoint(checkpoint_of(folder, system, "tiny"), checkpoint)
+        save_checkpoint(checkpoint_of(folder, system, "tiny"), made)
 
 
 @contextmanager

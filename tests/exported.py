@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from builders import identity, tiny_system
+from builders import tiny_system, untrained
 from captionlab.core.records import Decoding
 from captionlab.data.photos import read_photo
 from captionlab.data.vocab import Vocabulary
@@ -17,7 +17,6 @@ from captionlab.demo.examples import EXAMPLES, example_photo
 from captionlab.encoders.engines import Floats, TorchEngine
 from captionlab.encoders.load import load_encoder
 from captionlab.inference.captioner import Captioner
-from captionlab.models.build import build_model
 
 SCENES = [example.name for example in EXAMPLES if example.drawn]
 ENCODER = "efficientnet_lite0"
@@ -28,16 +27,12 @@ def make_captioner(vocab: Vocabulary, system: str, decoding: Decoding, **changes
     config = tiny_system(system, **changes)
     grid = 3 if config.uses_regions else 0
     encoder = load_encoder(ENCODER, grid)
-    torch.manual_seed(5)
-    model = build_model(config, vocab=len(vocab), pooled=1280, channels=1280).eval()
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=1.0)
-    model.standardise.fit([torch.from_numpy(_features(grid)[int(grid > 0)])])
-    about = identity(
-        system, config, encoder=ENCODER, encoder_weights=encoder.weights_digest, grid=grid, pooled=1280, channels=1280
-    )
-    return Captioner(model, vocab, about, decoding, "cpu")
+    made = untrained(
+        system, config, vocab, seed=5, deviation=1.0, encoder=ENCODER, encoder_weights=encoder.weights_digest,
+        grid=grid, pooled=1280, channels=1280,
+    )  # fmt: skip
+    made.model.standardise.fit([torch.from_numpy(_features(grid)[int(grid > 0)])])
+    return Captioner(made.model, vocab, made.identity, decoding, "cpu")
 
 
 @cache

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
-from builders import identity, tiny_system, write_small_manifest
+from builders import tiny_system, untrained, write_small_manifest
 from captionlab.config import SYSTEMS, Params, load_params
 from captionlab.core.records import DATASET, EVALUATION, MODELS, Decoding, Given, Neighbours, Scores
 from captionlab.core.results import (
@@ -44,8 +43,7 @@ from captionlab.core.results.photos import (
 from captionlab.data.vocab import Vocabulary
 from captionlab.evaluation.diagnostics import Generated, Settings, diagnose
 from captionlab.evaluation.gallery import select
-from captionlab.models.build import build_model
-from captionlab.training.checkpoint import Checkpoint, save_checkpoint
+from captionlab.training.checkpoint import save_checkpoint
 from captionlab.training.fit import settings_of
 
 IMAGES = tuple(f"{i:02}.jpg" for i in range(12))
@@ -177,10 +175,7 @@ def fewer_references(scored: Sequence[ConfigurationScores]) -> FewerReferences:
 def write_checkpoint(root: Path, system: str, name: str, seed: int = 1) -> None:
     """An untrained system that knows five words."""
     vocab = Vocabulary.build([("a", "dog", "runs", "on", "grass")], cleaning="standard", min_count=1)
-    config = tiny_system(system)
-    torch.manual_seed(seed)
-    model = build_model(config, vocab=len(vocab), pooled=10, channels=7)
-    made = Checkpoint(model=model, vocab=vocab, identity=identity(system, config, name=name))
+    made = untrained(system, tiny_system(system), vocab, seed=seed, name=name)
     save_checkpoint(checkpoint_of(root, system, name), made)
 
 

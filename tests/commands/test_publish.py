@@ -1,5 +1,6 @@
 """captionlab publish: the repository's files, and their upload to a local server with the Hub's API."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,11 +14,9 @@ from ruamel.yaml import YAML
 from builders import digests
 from captionlab.commands.publish import publish
 from captionlab.core.files import read_json
-from captionlab.core.records import Decoding
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
-from captionlab.training.checkpoint import Checkpoint, save_checkpoint
-from exported import make_captioner
+from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
 from hub_server import Hub, hub
 
 if TYPE_CHECKING:
@@ -86,9 +85,8 @@ def test_a_failed_upload_is_one_line_and_keeps_the_folder(released: Path, tmp_pa
 def test_captioners_without_scores_and_nonempty_folders_are_refused(
     world: "World", released: Path, tmp_path: Path
 ) -> None:
-    captioner = make_captioner(world.vocab, "attention", Decoding())
     path = tmp_path / "trained.safetensors"
-    save_checkpoint(path, Checkpoint(model=captioner.model, vocab=captioner.vocab, identity=captioner.identity))
+    save_checkpoint(path, dataclasses.replace(load_checkpoint(released), release=None))
     with pytest.raises(CaptionlabError, match="has no scores for its model card; make it the released captioner first"):
         publish(tmp_path / "out", str(path), None)
     with pytest.raises(CaptionlabError, match="is not empty; name a new or empty folder"):

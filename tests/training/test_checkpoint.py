@@ -12,16 +12,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from builders import identity
+from builders import identity, untrained
 from captionlab.core.records import Decoding
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
 from captionlab.inference.decoding import beam_search
 from captionlab.models.attention.regions import Attention
 from captionlab.models.base import Decoder
-from captionlab.models.build import build_model
 from captionlab.models.params import AttentionParams, SystemParams
-from captionlab.training.checkpoint import Checkpoint, add_decoding, load_checkpoint, save_checkpoint
+from captionlab.training.checkpoint import add_decoding, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from conftest import World
@@ -39,14 +38,10 @@ def path(tmp_path: Path) -> Path:
 
 
 def save(path: Path, world: "World", config: SystemParams, system: str) -> Decoder:
-    torch.manual_seed(4)
-    model = build_model(config, vocab=len(world.vocab), pooled=10, channels=7).eval()
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.7)
-    model.standardise.fit(world.split("train", isinstance(config, AttentionParams)).feature_blocks())
-    save_checkpoint(path, Checkpoint(model=model, vocab=world.vocab, identity=identity(system, config)))
-    return model
+    made = untrained(system, config, world.vocab, seed=4, deviation=0.7)
+    made.model.standardise.fit(world.split("train", isinstance(config, AttentionParams)).feature_blocks())
+    save_checkpoint(path, made)
+    return made.model
 
 
 def change(path: Path, **about: Any) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from builders import untrained
 from captionlab.core.tokens import END
 from captionlab.data.vocab import Vocabulary
 from captionlab.encoders.network import LastBlocks, Parts, PooledMap
@@ -16,7 +17,6 @@ from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
 from captionlab.training.checkpoint import Checkpoint
-from captionlab.training.header import Identity
 from captionlab.training.warm_start import warm_start
 
 if TYPE_CHECKING:
@@ -35,14 +35,9 @@ def model_of(config: SystemParams, vocab: Vocabulary, seed: int, *, trained_bloc
 
 
 def checkpoint_of(config: SystemParams, vocab: Vocabulary, *, trained_blocks: bool = False) -> Checkpoint:
-    model = model_of(config, vocab, 1, trained_blocks=trained_blocks)
-    model.standardise.mean.fill_(3.0)
-    identity = Identity(
-        system="attention", name="tiny", dataset="tiny", config=dataclasses.asdict(config), encoder="tiny",
-        preprocessing="square_bicubic", encoder_weights="w", grid=2, pooled=10, channels=7, cleaning="standard",
-        training_key="key",
-    )  # fmt: skip
-    return Checkpoint(model=model, vocab=vocab, identity=identity)
+    made = untrained("attention", config, vocab, blocks=blocks if trained_blocks else None)
+    made.model.standardise.mean.fill_(3.0)
+    return made
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from builders import identity
+from builders import untrained
 from captionlab.config import build_system
 from captionlab.core.records import Decoding
 from captionlab.data.store import open_store
 from captionlab.data.vocab import Vocabulary
-from captionlab.models.build import build_model
-from captionlab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from captionlab.training.checkpoint import load_checkpoint, save_checkpoint
 from torture.fuzz import Parser, mutate_bytes, mutate_json
 from torture.parsers.inputs import fresh, npy, zipped
 from torture.parsers.texts import VOCABULARY
@@ -35,9 +34,7 @@ def _checkpoints() -> tuple[list[bytes], list[bytes]]:
         for system, own in configs.items():
             values = {"encoder": "e", "embedding": 4, "hidden": 4, "layers": 1, "dropout": 0.0, **own}
             config = build_system(system, values)
-            model = build_model(config, vocab=len(vocab), pooled=3, channels=5)
-            about = identity(system, config, encoder="e", pooled=3, channels=5)
-            made = Checkpoint(model=model, vocab=vocab, identity=about, decoding=Decoding())
+            made = untrained(system, config, vocab, decoding=Decoding(), encoder="e", pooled=3, channels=5)
             save_checkpoint(Path(folder) / "x", made)
             valid.append((Path(folder) / "x").read_bytes())
     broken = [b"", b"\x80\x04.", struct.pack("<Q", 1 << 62), struct.pack("<Q", 2) + b"{}", save({"a": torch.zeros(1)})]
