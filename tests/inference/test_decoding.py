@@ -123,6 +123,14 @@ def test_samples_are_never_empty() -> None:
     assert (tokens_BT[~longest, 2] == END).all()
 
 
+def test_samples_are_those_of_multinomial() -> None:
+    table: Table = lambda photo, said: {A: 0.3, B: 0.7}  # noqa: E731
+    torch.manual_seed(0)
+    tokens_BT = sample(TableModel(table), Features(torch.zeros(1, 1)), count=1000, max_words=1)
+    torch.manual_seed(0)
+    assert torch.equal(tokens_BT[:, 1:], torch.tensor([0, 0, 0, 0, 0.3, 0.7]).expand(1000, 6).multinomial(1))
+
+
 def test_a_beam_wider_than_the_vocabulary_works() -> None:
     ranked = search(lambda _, said: {A: 0.5, END: 0.5}, 7, max_words=3, vocab=5)[0]
     assert [hypothesis.tokens for hypothesis in ranked[:1]] == [(A,)]

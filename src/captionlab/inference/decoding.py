@@ -102,10 +102,11 @@ def sample(model: Decoder, features: Features, *, count: int, max_words: int) ->
     steps, ended_B = [tokens_B], torch.zeros_like(tokens_B, dtype=torch.bool)
     for length in range(1, max_words + 1):
         log_probs_BV, state = _next_word(model, tokens_B, state, may_end=length > 1)
-        tokens_B = log_probs_BV.exp().multinomial(1).squeeze(1)
+        # As torch.multinomial draws one, without its checks of the probabilities, which wait for the device.
+        tokens_B = (log_probs_BV.exp() / torch.empty_like(log_probs_BV).exponential_()).argmax(1)
         steps.append(tokens_B.masked_fill(ended_B, PAD))
         ended_B = ended_B | (tokens_B == END)
-        if ended_B.all():
+        if ended_B.all():  # the only operation of a step that waits for the device
             break
     return torch.stack(steps, 1)
 
