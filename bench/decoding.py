@@ -20,7 +20,7 @@ from captionlab.inference.decoding import beam_search
 from captionlab.models.base import Decoder, Features
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.checkpoint import load_checkpoint
-from captionlab.training.fit import read_captions
+from captionlab.training.fit import cleaned_captions
 from common import ROOT, Workload, figure, interleave, load, options, publish, section
 
 BEAM = 5
@@ -97,7 +97,7 @@ def main() -> None:
     before, params = load(), load_params(arguments.root / "params.yaml")
     photos, few = (20, 2) if arguments.smoke else (arguments.photos, arguments.few)
     penalty, max_words = params.evaluate.length_penalty, params.evaluate.max_words
-    captions = read_captions(arguments.root)
+    captions = cleaned_captions(arguments.root)
     workloads: dict[str, Workload] = {}
     chosen = {system: trained(arguments.root, system) for system in ("baseline", "attention")}
     for system, (config, path) in chosen.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from captionlab.datasets import Found, Problem
-from captionlab.datasets.checks import Checked, check
+from captionlab.datasets.checks import CheckedDataset, check
 
 
 def jpeg(seed: int) -> bytes:
@@ -30,7 +30,7 @@ def kinds(problems: list[Problem]) -> list[tuple[str, str]]:
     return [(problem.kind, problem.item) for problem in problems]
 
 
-def checked(raw: Found, images: Path, share: float = 0.5) -> Checked:
+def checked(raw: Found, images: Path, share: float = 0.5) -> CheckedDataset:
     return check(raw, images, max_bad_share=share)
 
 

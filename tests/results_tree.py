@@ -37,8 +37,8 @@ from captionlab.core.results.photos import (
     PhotoCaptions,
     SaidCaption,
     write_attention,
-    write_captions,
     write_gallery,
+    write_photo_captions,
 )
 from captionlab.data.vocab import Vocabulary
 from captionlab.evaluation.diagnostics import Generated, Settings, diagnose
@@ -155,7 +155,7 @@ def write_results(
     generated, references = {}, {}
     for own in scored:
         rows, label = captions[own.key], own.best.decoding.label
-        write_captions(out, own.key, rows)
+        write_photo_captions(out, own.key, rows)
         if params.uses_regions(own.system, own.name):
             write_attention(out, own.key, attention_maps(rows, label, photos))
         said = {row.image: row.captions[label].caption for row in rows}

@@ -25,7 +25,13 @@ from captionlab.core.results import (
 )
 from captionlab.core.results.further_scores import read_further_scores
 from captionlab.core.results.judgments import read_agreements
-from captionlab.core.results.photos import AttentionMap, read_attention, read_captions, read_gallery, write_captions
+from captionlab.core.results.photos import (
+    AttentionMap,
+    read_attention,
+    read_gallery,
+    read_photo_captions,
+    write_photo_captions,
+)
 from captionlab.errors import CaptionlabError
 from results_tree import configuration_scores, history, photo_captions, toys, training, write_results
 
@@ -54,7 +60,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "artifacts/evaluation/gallery.json": read_gallery,
     "artifacts/evaluation/judgments.json": read_agreements,
     "artifacts/evaluation/further_scores.json": read_further_scores,
-    "artifacts/evaluation/captions/baseline.lite0.jsonl": lambda root: read_captions(root, "baseline.lite0"),
+    "artifacts/evaluation/captions/baseline.lite0.jsonl": lambda root: read_photo_captions(root, "baseline.lite0"),
 }
 SPOILT: dict[str, Callable[[str], str]] = {
     "cut in two": lambda text: text[: len(text) // 2],
@@ -112,8 +118,8 @@ def test_evaluation_and_its_decodings_are_read_back(root: Path) -> None:
 
 def test_captions_and_history_are_read_back(root: Path) -> None:
     rows = photo_captions(configuration_scores("retrieval", "r", 0.1, 0.1), said="a dog")
-    write_captions(root / EVALUATION, "retrieval.r", rows)
-    assert read_captions(root, "retrieval.r") == rows
+    write_photo_captions(root / EVALUATION, "retrieval.r", rows)
+    assert read_photo_captions(root, "retrieval.r") == rows
     assert {said.log_prob for row in rows for said in row.captions.values()} == {None}
     finetuned = tuple(dataclasses.replace(epoch, val_cider=0.5, train_reward=0.25) for epoch in history(4))
     sizes = {"encoder": "tiny", "embedding": 8, "hidden": 8, "layers": 1}

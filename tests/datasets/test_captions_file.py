@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionlab.datasets.captions_file import Row, read_captions
+from captionlab.datasets.captions_file import CaptionRow, read_captions_file
 from captionlab.errors import CaptionlabError
 from photo_sets import kinds
 
@@ -17,9 +17,9 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "captions.txt"
 
 
-def read(file: Path, text: str) -> list[Row]:
+def read(file: Path, text: str) -> list[CaptionRow]:
     file.write_text(text, encoding="utf-8")
-    rows, problems = read_captions(file)
+    rows, problems = read_captions_file(file)
     assert problems == []
     return rows
 
@@ -66,7 +66,7 @@ def read(file: Path, text: str) -> list[Row]:
     ],
 )  # fmt: skip
 def test_every_dialect_is_read(file: Path, header: str, row: str, caption: str) -> None:
-    assert read(file, f"{header}\n{row}\n") == [Row("a.jpg", caption)]
+    assert read(file, f"{header}\n{row}\n") == [CaptionRow("a.jpg", caption)]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
@@ -78,12 +78,19 @@ def test_csv_round_trip(tmp_path_factory: pytest.TempPathFactory, separator: str
         writer.writerow(["id", "image", "caption"])
         writer.writerows([number, f"{number}.jpg", caption] for number, caption in enumerate(captions))
     one_line = [" ".join(caption.split("\n")).strip() for caption in captions]
-    assert read_captions(file)[0] == [Row(f"{number}.jpg", caption) for number, caption in enumerate(one_line)]
+    assert read_captions_file(file)[0] == [
+        CaptionRow(f"{number}.jpg", caption) for number, caption in enumerate(one_line)
+    ]
 
 
 def test_captions_in_several_columns_are_read_in_their_order(file: Path) -> None:
     text = "caption 2,image,caption 10,caption 1\nA cat,a.jpg,A bird,A dog\n,b.jpg,,\n"
-    expected = [Row("a.jpg", "A dog"), Row("a.jpg", "A cat"), Row("a.jpg", "A bird"), Row("b.jpg", "")]
+    expected = [
+        CaptionRow("a.jpg", "A dog"),
+        CaptionRow("a.jpg", "A cat"),
+        CaptionRow("a.jpg", "A bird"),
+        CaptionRow("b.jpg", ""),
+    ]
     assert read(file, text) == expected
     assert read(file, "image,caption,caption_2\na.jpg,A dog,A cat\n") == expected[:2]
     with pytest.raises(CaptionlabError, match=r"line 2 has 4 fields, the header 3; put captions with ',' in quotes"):
@@ -93,20 +100,24 @@ def test_captions_in_several_columns_are_read_in_their_order(file: Path) -> None
 def test_an_invalid_row_does_not_affect_captions_of_several_lines(file: Path) -> None:
     text = 'image,caption,id\na.jpg,"A dog\nruns",1\nb.jpg,a 5" plate, and more,2\nc.jpg,"A\ncat",3\nd.jpg,"open,4\n'
     expected = [("a.jpg", "A dog runs"), ("b.jpg", 'a 5" plate, and more'), ("c.jpg", "A cat"), ("d.jpg", '"open')]
-    assert read(file, text) == [Row(*each) for each in expected]
+    assert read(file, text) == [CaptionRow(*each) for each in expected]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_file_with_a_byte_order_mark_is_read(file: Path, encoding: str) -> None:
     file.write_bytes("image\tcaption\r\na.jpg\tUn café\r\n".encode(encoding))
-    assert read_captions(file)[0] == [Row("a.jpg", "Un café")]
+    assert read_captions_file(file)[0] == [CaptionRow("a.jpg", "Un café")]
 
 
 def test_json_lines_are_read(tmp_path: Path) -> None:
     text = '{"file_name": "a.jpg", "text": "A dog"}\n\n{"captions": 1, "caption": ["A cat", "B"], "image": "b.jpg"}\n'
-    assert read(tmp_path / "metadata.jsonl", text) == [Row("a.jpg", "A dog"), Row("b.jpg", "A cat"), Row("b.jpg", "B")]
+    assert read(tmp_path / "metadata.jsonl", text) == [
+        CaptionRow("a.jpg", "A dog"),
+        CaptionRow("b.jpg", "A cat"),
+        CaptionRow("b.jpg", "B"),
+    ]
     text = '{"file_name": "a.jpg", "caption_2": "A cat", "caption_1": "A dog", "caption_3": null, "split": null}\n'
-    assert read(tmp_path / "metadata.jsonl", text) == [Row("a.jpg", "A dog"), Row("a.jpg", "A cat")]
+    assert read(tmp_path / "metadata.jsonl", text) == [CaptionRow("a.jpg", "A dog"), CaptionRow("a.jpg", "A cat")]
 
 
 @pytest.mark.parametrize(
@@ -129,21 +140,25 @@ def test_json_lines_without_photo_or_caption_are_refused(tmp_path: Path, line: s
 def test_a_token_file_needs_no_header(file: Path) -> None:
     """The format of Flickr8k and Flickr30k."""
     text = "a.jpg#0\tA dog , running .\na.jpg#1\tA dog .\nb.jpg#0\tA dog .\n"
-    assert read(file, text) == [Row("a.jpg", "A dog , running ."), Row("a.jpg", "A dog ."), Row("b.jpg", "A dog .")]
+    assert read(file, text) == [
+        CaptionRow("a.jpg", "A dog , running ."),
+        CaptionRow("a.jpg", "A dog ."),
+        CaptionRow("b.jpg", "A dog ."),
+    ]
 
 
 @pytest.mark.parametrize("name", ["split", "Data_Split", "subset", "partition", "set"])
 def test_a_split_column_is_read(file: Path, name: str) -> None:
     assert read(file, f"image,{name},caption\na.jpg,train,A dog\nb.jpg,,A cat\n") == [
-        Row("a.jpg", "A dog", "train"),
-        Row("b.jpg", "A cat"),
+        CaptionRow("a.jpg", "A dog", "train"),
+        CaptionRow("b.jpg", "A cat"),
     ]
 
 
 def test_a_repeated_line_counts_once_and_a_short_line_has_no_caption(file: Path) -> None:
     file.write_text("image,caption\na.jpg,A dog\nb.jpg\n\na.jpg,A dog\n")
-    rows, problems = read_captions(file)
-    assert rows == [Row("a.jpg", "A dog"), Row("b.jpg", "")]
+    rows, problems = read_captions_file(file)
+    assert rows == [CaptionRow("a.jpg", "A dog"), CaptionRow("b.jpg", "")]
     assert kinds(problems) == [("duplicate caption", "a.jpg")]
     assert problems[0].detail == "line 5; it counts once"
 
@@ -163,11 +178,11 @@ def test_a_repeated_line_counts_once_and_a_short_line_has_no_caption(file: Path)
 def test_other_files_are_refused_in_one_line(file: Path, content: bytes, fault: str) -> None:
     file.write_bytes(content)
     with pytest.raises(CaptionlabError, match=fault) as caught:
-        read_captions(file)
+        read_captions_file(file)
     assert "\n" not in str(caught.value)
 
 
 def test_a_captions_file_that_cannot_be_read_is_named(file: Path) -> None:
     file.symlink_to("/proc/self/mem")
     with pytest.raises(CaptionlabError, match=r"^cannot read .*captions\.txt: Input/output error"):
-        read_captions(file)
+        read_captions_file(file)

@@ -16,9 +16,9 @@ from captionlab.core.results.photos import (
     PhotoCaptions,
     SaidCaption,
     read_attention,
-    read_captions,
+    read_photo_captions,
     write_attention,
-    write_captions,
+    write_photo_captions,
 )
 from captionlab.report import results
 from captionlab.report.gallery import gallery_html
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 
 def gallery(root: Path) -> str:
     found = results.load(toys(), root)
-    return gallery_html(found, [(run, read_captions(root, run.name)) for run in found.runs], root)
+    return gallery_html(found, [(run, read_photo_captions(root, run.name)) for run in found.runs], root)
 
 
 def test_photos_are_read_as_encoders_read_them(root: Path) -> None:
@@ -73,7 +73,7 @@ def test_an_empty_caption_is_not_blank(root: Path) -> None:
     assert NO_WORDS not in gallery(root)
     names = [run.name for run in results.load(toys(), root).runs]
     for name in names:
-        write_captions(root / EVALUATION, name, map(without_words, read_captions(root, name)))
+        write_photo_captions(root / EVALUATION, name, map(without_words, read_photo_captions(root, name)))
     maps = [dataclasses.replace(entry, words=(), maps=()) for entry in read_attention(root, "attention.lite2")]
     write_attention(root / EVALUATION, "attention.lite2", maps)
     page = gallery(root)

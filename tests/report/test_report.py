@@ -18,9 +18,9 @@ from captionlab.core.records import EVALUATION, MODELS
 from captionlab.core.results import read_evaluation, read_training, write_evaluation, write_training
 from captionlab.core.results.photos import (
     SaidCaption,
-    read_captions,
     read_gallery,
-    write_captions,
+    read_photo_captions,
+    write_photo_captions,
 )
 from captionlab.errors import CaptionlabError
 from captionlab.report import results, tables
@@ -441,9 +441,9 @@ def test_names_and_captions_are_escaped(params: Params, root: Path) -> None:
                 references=(hostile,),
                 captions=row.captions | {"greedy": SaidCaption(caption=hostile, log_prob=-1.0)},
             )
-            for row in read_captions(root, key)
+            for row in read_photo_captions(root, key)
         ]
-        write_captions(root / EVALUATION, key, rows)
+        write_photo_captions(root / EVALUATION, key, rows)
     report(params, root)
     for name in ("comparison.html", "gallery/index.html", "comparison.md", "comparison-all.md"):
         text = (root / "reports/toys" / name).read_text("utf-8")

@@ -15,8 +15,7 @@ from captionlab.core.records import DATASET, EVALUATION, MODELS, PROTOCOLS, VOCA
 from captionlab.core.results import Evaluation, checkpoint_of, read_diagnostics, read_evaluation
 from captionlab.core.results.further_scores import read_further_scores
 from captionlab.core.results.judgments import JudgedCaption, read_agreements, write_judged
-from captionlab.core.results.photos import read_attention, read_gallery
-from captionlab.core.results.photos import read_captions as read_photo_captions
+from captionlab.core.results.photos import read_attention, read_gallery, read_photo_captions
 from captionlab.errors import CaptionlabError
 from captionlab.evaluation.candidates import Candidates, Finder, Members
 from captionlab.evaluation.captioned import Captioned

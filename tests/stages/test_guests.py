@@ -16,7 +16,7 @@ from captionlab.core.params import GuestParams, ImageToTextParams
 from captionlab.core.records import DATASET, Given
 from captionlab.core.results import read_diagnostics, read_evaluation
 from captionlab.core.results.guests import read_guest
-from captionlab.core.results.photos import read_captions
+from captionlab.core.results.photos import read_photo_captions
 from captionlab.errors import CaptionlabError
 from captionlab.evaluation.rows import RowCaptioner
 from captionlab.stages.evaluate import evaluate
@@ -48,7 +48,7 @@ def test_a_guest_with_a_systems_captions_has_its_scores_and_diagnostics(
     root: Path, tiny_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = read_evaluation(root)["attention.tiny"]
-    rows = read_captions(root, "attention.tiny")
+    rows = read_photo_captions(root, "attention.tiny")
     write(root, {row.image: row.captions[copied.best.decoding.label].caption for row in rows})
     params = with_guest(tiny_params)
     assert guests(params, root, "friend") == ["guests: friend has captions of 3 test photos"]
@@ -69,7 +69,7 @@ def test_a_guest_with_a_systems_captions_has_its_scores_and_diagnostics(
     monkeypatch.chdir(root)
     with pytest.raises(CaptionlabError, match=r"guests\.friend is a guest and cannot caption photos"):
         caption_photos(["a.jpg"], Options(model="guests.friend"))
-    assert [row.captions["as given"].caption for row in read_captions(root, "guests.friend")] == [
+    assert [row.captions["as given"].caption for row in read_photo_captions(root, "guests.friend")] == [
         row.captions[copied.best.decoding.label].caption for row in rows
     ]
 

@@ -15,7 +15,7 @@ from captionlab.config import EnsembleParams, load_params
 from captionlab.core.params import GuestParams
 from captionlab.core.records import MODELS
 from captionlab.core.results import Training, read_evaluation, read_training, write_training
-from captionlab.core.results.photos import read_captions
+from captionlab.core.results.photos import read_photo_captions
 from captionlab.metrics.scorer import Scorer
 from captionlab.serving import registry
 from captionlab.stages.track import track
@@ -140,7 +140,7 @@ def test_a_run_has_every_caption_with_its_cider_and_no_reference(
     track(PARAMS, pipeline)
     (run,) = runs(pipeline)["baseline.lite1"]
     table = evaluation_table(run)
-    rows = read_captions(pipeline, "baseline.lite1")
+    rows = read_photo_captions(pipeline, "baseline.lite1")
     assert table["image"].tolist() == [row.image for row in rows]
     assert table["caption"].tolist() == [row.captions["beam 3"].caption for row in rows]
     assert table["references"].tolist() == [len(row.references) for row in rows]

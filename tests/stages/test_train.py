@@ -19,7 +19,7 @@ from captionlab.inference.captioner import Captioner
 from captionlab.metrics.scorer import score
 from captionlab.models.base import Features
 from captionlab.training import fit, loop
-from captionlab.training.fit import read_captions, train_system
+from captionlab.training.fit import cleaned_captions, train_system
 from captionlab.training.step import measure
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def test_a_system_that_is_too_large_is_refused(
 
 
 def test_outputs_are_read_back(root: Path, world: "World") -> None:
-    assert read_captions(root) == world.captions
+    assert cleaned_captions(root) == world.captions
     assert open_store(root / FEATURES / "tiny").images == world.store.images
 
 

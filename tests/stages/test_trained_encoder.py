@@ -22,7 +22,7 @@ from captionlab.config import (
 )  # fmt: skip
 from captionlab.core.records import DATASET, MODELS
 from captionlab.core.results import checkpoint_of, read_training
-from captionlab.core.results.photos import read_captions
+from captionlab.core.results.photos import read_photo_captions
 from captionlab.data.store import open_store
 from captionlab.demo.lineup import Lineup
 from captionlab.encoders.load import load_encoder
@@ -197,7 +197,7 @@ def test_a_row_gives_the_captions_of_its_evaluation(root: Path, key: str) -> Non
     row = RowCaptioner.load(root, key)
     assert row.label.startswith(f"{key}@")
     label = row.decoding.label
-    evaluated = {each.image: each.captions[label].caption for each in read_captions(root, key)}
+    evaluated = {each.image: each.captions[label].caption for each in read_photo_captions(root, key)}
     found = list(row.stream([root / DATASET / "images" / image for image in evaluated]))
     best = {}
     for image, sentences in zip(evaluated, found, strict=True):
@@ -231,12 +231,12 @@ def test_the_command_names_a_row(root: Path, monkeypatch: pytest.MonkeyPatch, ru
 def test_the_demo_shows_rows_beside_the_systems(root: Path) -> None:
     systems = Lineup.load(root, ROWS[1:])
     assert [f"{one['system']}.{one['name']}" for one in systems.about()][-3:] == ROWS[1:]
-    image = read_captions(root, ROWS[1])[0].image
+    image = read_photo_captions(root, ROWS[1])[0].image
     shown = systems.captions(systems.add((root / DATASET / "images" / image).read_bytes()))
     for key, one in zip(ROWS[1:], shown[-3:], strict=True):
         assert (one["dataset"], one["encoder"]) == ("tiny", ENCODER)
         said = RowCaptioner.load(root, key)
-        (evaluated,) = (each for each in read_captions(root, key) if each.image == image)
+        (evaluated,) = (each for each in read_photo_captions(root, key) if each.image == image)
         assert " ".join(one["captions"][0]["words"]) == evaluated.captions[said.decoding.label].caption
         scores = [caption["score"] for caption in one["captions"]]
         assert (scores == sorted(scores, reverse=True)) if key == ROWS[1] else not any(scores)

@@ -55,7 +55,7 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPhotos:
     """What the command's names stand for."""
 
     photos: list[Named]
@@ -156,9 +156,9 @@ def _source(captioner: "AnyCaptioner", changes: Mapping[str, float]) -> dict[str
     return {"model": captioner.label, "decoding": decoding.full_label}
 
 
-def _find(names: Sequence[str]) -> Found:
+def _find(names: Sequence[str]) -> FoundPhotos:
     """The photos, those of a folder and its subfolders sorted by name."""
-    found = Found([], [], [])
+    found = FoundPhotos([], [], [])
     for name in names:
         path = Path(name)
         if name == STDIN:

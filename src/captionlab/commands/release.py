@@ -31,7 +31,7 @@ from captionlab.inference.captioner import Captioner
 from captionlab.models.base import Decoder, count_parameters
 from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from captionlab.training.fit import read_captions
+from captionlab.training.fit import cleaned_captions
 from captionlab.training.header import Release
 
 RELEASED = Path("src/captionlab/released/captioner.safetensors")
@@ -161,7 +161,7 @@ def _bytes(tensor: torch.Tensor, half: bool) -> int:
 def _same_captions(root: Path, captioner: Captioner, halved: Decoder, decoding: Decoding) -> float:
     """The share of the validation photos that both models caption alike."""
     store = open_store(root / FEATURES / captioner.identity.encoder)
-    data = CaptionedFeatures.of(store, captioner.uses_regions, read_captions(root), "val", captioner.vocab)
+    data = CaptionedFeatures.of(store, captioner.uses_regions, cleaned_captions(root), "val", captioner.vocab)
     other = dataclasses.replace(captioner, model=halved.to(captioner.device))
     same = 0
     for i in range(0, len(data.images), PHOTOS_AT_ONCE):

@@ -29,7 +29,7 @@ _TOKEN_LINE = re.compile(r"[^\t\n]+#\d+\t")
 _NUMBER_FIRST = re.compile(r"\s*(\d+)\s+(.*)", re.DOTALL)
 
 
-class Row(NamedTuple):
+class CaptionRow(NamedTuple):
     """One line of a captions file, as written; ``split`` is empty if there is no such column."""
 
     image: str
@@ -37,7 +37,7 @@ class Row(NamedTuple):
     split: str = ""
 
 
-def read_captions(path: Path) -> tuple[list[Row], list[Problem]]:
+def read_captions_file(path: Path) -> tuple[list[CaptionRow], list[Problem]]:
     """The distinct rows of a captions file, and repeated rows as problems.
 
     A header names the columns, in any order; other columns are ignored. The separator is a comma, a semicolon, a tab
@@ -48,10 +48,10 @@ def read_captions(path: Path) -> tuple[list[Row], list[Problem]]:
     text = read_text(path)
     if _TOKEN_LINE.match(text.lstrip()):
         captions, problems = token_captions(text, path.name)
-        return [Row(*caption) for caption in captions], problems
+        return [CaptionRow(*caption) for caption in captions], problems
     if not text.strip():
         raise CaptionlabError(f"{path} is empty; it needs the header image,caption and one line for each caption")
-    rows: list[Row] = []
+    rows: list[CaptionRow] = []
     problems = []
     seen = set()
     for number, row in _json_rows(path, text) if path.suffix == ".jsonl" else _table_rows(path, text):
@@ -65,7 +65,7 @@ def read_captions(path: Path) -> tuple[list[Row], list[Problem]]:
     return rows, problems
 
 
-def _table_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+def _table_rows(path: Path, text: str) -> Iterator[tuple[int, CaptionRow]]:
     """The rows below the header, each with the number of its last line."""
     table_text = _ABOVE_HEADER.sub("", text, count=1)
     first = 1 + text.count("\n") - table_text.count("\n")
@@ -104,7 +104,7 @@ def _over_several_lines(lines: Sequence[str], start: int, table: "_Table") -> tu
     return (stop + 1 - start, records[0]) if len(records) == 1 and len(records[0]) == table.columns else None
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+def _json_rows(path: Path, text: str) -> Iterator[tuple[int, CaptionRow]]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -125,7 +125,7 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
             )
         for each in captions:
             for text in captions_in(each):
-                yield number, Row(texts[0].strip(), _one_line(text), texts[-1].strip())
+                yield number, CaptionRow(texts[0].strip(), _one_line(text), texts[-1].strip())
 
 
 def token_captions(text: str, name: str) -> tuple[list[tuple[str, str]], list[Problem]]:
@@ -161,13 +161,13 @@ class _Table:
     captions: Sequence[int]
     split: int | None
 
-    def rows(self, fields: Sequence[str]) -> list[Row]:
+    def rows(self, fields: Sequence[str]) -> list[CaptionRow]:
         """One row for each caption; of several columns those that are empty have none."""
         split = "" if self.split is None else fields[self.split].strip()
         captions = [_one_line(text) for column in self.captions for text in captions_in(fields[column].strip())]
         if len(captions) > 1:
             captions = [caption for caption in captions if caption] or [""]
-        return [Row(fields[self.image].strip(), caption, split) for caption in captions]
+        return [CaptionRow(fields[self.image].strip(), caption, split) for caption in captions]
 
     def aligned(self, line: str) -> Sequence[str]:
         """The line's fields, one for each column; more of them where it is unclear to which caption they belong."""

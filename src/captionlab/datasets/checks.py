@@ -34,7 +34,7 @@ OVERLONG = "overlong caption"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
+class CheckedDataset:
     """A valid dataset: every photo can be read, is in one split and has a caption with words."""
 
     records: list[CaptionedImage]  # by split, then by name
@@ -43,7 +43,7 @@ class Checked:
     set_aside: int  # number of photos with captions that are in no split
 
 
-def check(found: Found, images: Path, *, max_bad_share: float) -> Checked:
+def check(found: Found, images: Path, *, max_bad_share: float) -> CheckedDataset:
     """Read every photo, match photos, captions and splits, and list the problems.
 
     Raises CaptionlabError if two splits share a photo, if more than ``max_bad_share`` of the photos or of the captions
@@ -79,7 +79,7 @@ def check(found: Found, images: Path, *, max_bad_share: float) -> Checked:
     for split in SPLITS:
         if not any(record.split == split for record in records):
             raise CaptionlabError(f"the {split} split has no usable photo; see dataset in params.yaml")
-    return Checked(
+    return CheckedDataset(
         records=records,
         problems=sorted([*bad_photos, *bad_captions, *notes]),
         digest=digest_of([[r.image, r.split, r.captions, readable[r.image]] for r in records]),

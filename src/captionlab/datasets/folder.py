@@ -8,7 +8,7 @@ from pathlib import Path
 
 from captionlab.core.records import SPLITS, Split
 from captionlab.datasets import Found, Problem
-from captionlab.datasets.captions_file import CAPTION_FILES, Row, read_captions
+from captionlab.datasets.captions_file import CAPTION_FILES, CaptionRow, read_captions_file
 from captionlab.datasets.layouts import but_has
 from captionlab.datasets.photo_names import PhotoNames, find_photos
 from captionlab.datasets.reading import entries, read_bytes
@@ -51,7 +51,7 @@ def folder(source: Path, images: Path, caption_files: Sequence[str] = CAPTION_FI
     )
 
 
-def _rows(source: Path, names: Sequence[str]) -> tuple[list[Row], list[Problem], list[str]]:
+def _rows(source: Path, names: Sequence[str]) -> tuple[list[CaptionRow], list[Problem], list[str]]:
     """The rows of the captions file or files, problems, and the other captions files that are not read."""
     folders = [path for path in entries(source) if path.is_dir()]
     there = [path for place in (source, *folders) for path in _captions_files(place, names)]
@@ -63,10 +63,10 @@ def _rows(source: Path, names: Sequence[str]) -> tuple[list[Row], list[Problem],
         if "captions.txt" in names:
             advice = _advice([path.name for path in entries(source) if path.is_file()])
         raise CaptionlabError(f"{source} has no captions file ({', '.join(names)}){but_has(source, advice)}")
-    rows: list[Row] = []
+    rows: list[CaptionRow] = []
     problems: list[Problem] = []
     for path in used:
-        own, found = read_captions(path)
+        own, found = read_captions_file(path)
         rows += own if of_all else [row._replace(image=f"{path.parent.name}/{row.image}") for row in own]
         problems += found
     return rows, problems, [path.relative_to(source).as_posix() for path in there if path not in used]
@@ -88,7 +88,7 @@ def _captions_files(place: Path, names: Sequence[str]) -> list[Path]:
     return [files[name] for name in wanted if name in files]
 
 
-def _by_column(rows: Sequence[Row], photo_of: Mapping[str, str]) -> dict[Split, list[str]]:
+def _by_column(rows: Sequence[CaptionRow], photo_of: Mapping[str, str]) -> dict[Split, list[str]]:
     """The photos of each split according to the column ``split``; empty without that column."""
     named = {(split_named(row.split, row.image), photo_of[row.image]): None for row in rows if row.split}
     found = {split: [photo for own, photo in named if own == split] for split in SPLITS}

@@ -25,7 +25,7 @@ from captionlab.inference.captioner import Device, EnsembleCaptioner, Sentence
 from captionlab.inference.photos import CaptionsPhotos, PhotoReader, stream_photos
 from captionlab.metrics.cider import Words
 from captionlab.models.base import Features
-from captionlab.training.fit import read_captions
+from captionlab.training.fit import cleaned_captions
 
 Ranked = Sequence[Sentence | Retrieved]
 """A photo's captions, best first."""
@@ -88,7 +88,7 @@ def _captions(root: Path, key: str) -> list[Caption]:
             f"{key} compares with the captions of similar training photos, which are not here ({CAPTIONS}); run dvc "
             "repro with the dataset, or choose another row"
         )
-    return read_captions(root)
+    return cleaned_captions(root)
 
 
 def _reranked(

@@ -53,8 +53,8 @@ from captionlab.core.results.photos import (
     PhotoCaptions,
     SaidCaption,
     write_attention,
-    write_captions,
     write_gallery,
+    write_photo_captions,
 )
 from captionlab.data.store import open_store
 from captionlab.data.text import clean
@@ -74,7 +74,7 @@ from captionlab.inference.captioner import Captioner
 from captionlab.metrics.agreement import agreements
 from captionlab.metrics.scorer import Scorer
 from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.fit import read_captions
+from captionlab.training.fit import cleaned_captions
 
 References = dict[str, Sequence[str]]
 
@@ -90,7 +90,7 @@ class _Dataset:
 def evaluate(params: Params, root: Path) -> list[str]:
     """Write ``artifacts/evaluation/`` (captions, scores, diagnostics, attention maps) and the metrics DVC shows."""
     manifest = read_manifest(root)
-    data = _Dataset(captions=read_captions(root), references={"val": {}, "test": {}})
+    data = _Dataset(captions=cleaned_captions(root), references={"val": {}, "test": {}})
     for record in iter_dataset(root):
         if record.split in data.references:
             data.references[record.split][record.image] = list(record.captions)
@@ -125,7 +125,7 @@ def evaluate(params: Params, root: Path) -> list[str]:
         write_agreements(out, _agreements(params, root, data.captions, further))
         write_further_scores(out, further.of_configurations(said, data.references["test"]))
         for own, scored in zip(captioned, evaluation.configurations, strict=True):
-            write_captions(out, own.key, _photo_captions(own, data.references["test"]))
+            write_photo_captions(out, own.key, _photo_captions(own, data.references["test"]))
             if params.uses_regions(own.system, own.name):
                 write_attention(out, own.key, _maps(params, root, own, scored.chosen, selected))
         for folder in ("attention", "captions"):  # DVC needs every output, even without an attention system
@@ -298,7 +298,7 @@ def _maps(params: Params, root: Path, own: Captioned, chosen: int, selected: Gal
     """The attention maps of one system for the gallery's photos, one per word of its caption."""
     captioner = Captioner.load(checkpoint_of(root, own.system, own.name), params.device, Decoding())
     store = open_store(root / FEATURES / captioner.identity.encoder)
-    data = CaptionedFeatures.of(store, True, read_captions(root), "test", captioner.vocab)
+    data = CaptionedFeatures.of(store, True, cleaned_captions(root), "test", captioner.vocab)
     places = {image: place for place, image in enumerate(data.images)}
     maps = []
     for photo in selected.photos:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from captionlab.config import Params
 from captionlab.core import files, records
-from captionlab.core.results.photos import read_captions
+from captionlab.core.results.photos import read_photo_captions
 
 
 def report(params: Params, root: Path) -> list[str]:
@@ -16,7 +16,7 @@ def report(params: Params, root: Path) -> list[str]:
     from captionlab.report.gallery import gallery_html
 
     found = results.load(params, root)
-    captions = [(run, read_captions(root, run.name)) for run in found.runs]
+    captions = [(run, read_photo_captions(root, run.name)) for run in found.runs]
     folder = root / records.REPORTS / params.dataset.name
     files.write_text(folder / "comparison.csv", render.comparison_csv(found))
     files.write_text(folder / "comparison.md", render.comparison_markdown(found))

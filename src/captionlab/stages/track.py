@@ -27,7 +27,7 @@ from captionlab.core.results import (
 )
 from captionlab.core.results.further_scores import read_further_scores
 from captionlab.core.results.guests import guest_folder, read_guest
-from captionlab.core.results.photos import read_captions
+from captionlab.core.results.photos import read_photo_captions
 from captionlab.core.timings import read_timing
 from captionlab.metrics.scorer import Scorer
 from captionlab.serving import registry
@@ -246,7 +246,7 @@ def _texts(root: Path, scores: ConfigurationScores) -> dict[str, str]:
     Only the number of references: they may not be published, nor may training captions, which retrieval quotes.
     """
     label = scores.best.decoding.label
-    rows = {row.image: row for row in read_captions(root, scores.key)}
+    rows = {row.image: row for row in read_photo_captions(root, scores.key)}
     captions = {image: row.captions[label].caption for image, row in rows.items()}
     cider = Scorer({image: row.references for image, row in rows.items()}).cider_by_image(captions)
     table: dict[str, list[object]] = {

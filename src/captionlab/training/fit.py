@@ -38,7 +38,7 @@ from captionlab.training.validation import ValidationCider, greedy
 from captionlab.training.warm_start import warm_start
 
 
-def read_captions(root: Path) -> list[Caption]:
+def cleaned_captions(root: Path) -> list[Caption]:
     """The cleaned captions of all splits. Equal words are one object, which takes a fifth of the memory."""
     return [
         dataclasses.replace(caption, image=intern(caption.image), words=tuple(map(intern, caption.words)))
@@ -73,7 +73,7 @@ class Material:
     def of(cls, root: Path, config: SystemParams) -> "Material":
         """Collect what a configuration learns from."""
         vocab = Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB))
-        store, captions = open_store(root / FEATURES / config.encoder), read_captions(root)
+        store, captions = open_store(root / FEATURES / config.encoder), cleaned_captions(root)
         train_set = CaptionedFeatures.of(store, config.uses_regions, captions, "train", vocab)
         val_set = CaptionedFeatures.of(store, config.uses_regions, captions, "val", vocab)
         name = read_manifest(root).name

@@ -9,7 +9,7 @@ from captionlab.core.results import read_diagnostics, read_evaluation, read_mani
 from captionlab.core.results.further_scores import read_further_scores
 from captionlab.core.results.guests import GuestCaptions, read_guest, write_guest
 from captionlab.core.results.judgments import read_agreements
-from captionlab.core.results.photos import read_attention, read_captions, read_gallery
+from captionlab.core.results.photos import read_attention, read_gallery, read_photo_captions
 from results_tree import toys, write_results
 from torture.fuzz import Parser, mutate_bytes, mutate_json
 from torture.parsers.inputs import BAD_JSON
@@ -26,7 +26,7 @@ _READERS: dict[str, Callable[[Path], object]] = {
     f"{_EVALUATION}/judgments.json": read_agreements,
     f"{_EVALUATION}/further_scores.json": read_further_scores,
     f"{_EVALUATION}/attention/{_KEY}.json": lambda root: read_attention(root, _KEY),
-    f"{_EVALUATION}/captions/{_KEY}.jsonl": lambda root: read_captions(root, _KEY),
+    f"{_EVALUATION}/captions/{_KEY}.jsonl": lambda root: read_photo_captions(root, _KEY),
     f"{_MODEL}/history.csv": lambda root: read_training(root / _MODEL),
     f"{_GUEST}/captions.json": lambda root: read_guest(root, "other"),
 }

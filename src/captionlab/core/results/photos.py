@@ -30,12 +30,12 @@ class PhotoCaptions:
     captions: dict[str, SaidCaption]
 
 
-def write_captions(folder: Path, key: str, rows: Iterable[PhotoCaptions]) -> None:
+def write_photo_captions(folder: Path, key: str, rows: Iterable[PhotoCaptions]) -> None:
     """Write captions/<key>.jsonl."""
     write_jsonl(folder / "captions" / f"{key}.jsonl", map(dataclasses.asdict, rows))
 
 
-def read_captions(root: Path, key: str) -> list[PhotoCaptions]:
+def read_photo_captions(root: Path, key: str) -> list[PhotoCaptions]:
     """One configuration's captions of every test photo."""
     path = root / EVALUATION / "captions" / f"{key}.jsonl"
     return typed(read_jsonl(path), list[PhotoCaptions], str(path))
