@@ -10,16 +10,24 @@ folder beside the checkout (``pip install --target``) and run with PYTHONPATH=sr
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+
+if missing := [name for name in ("pydantic", "nltk", "ruamel") if find_spec(name) is None]:
+    sys.exit(
+        f"missing: {', '.join(missing)}; pip install --target FOLDER pydantic nltk ruamel.yaml, and add FOLDER to"
+        " PYTHONPATH"
+    )
 
 from captionlab.core.devices import choose_device, gpu_arithmetic
 from captionlab.core.files import write_text
