@@ -278,7 +278,8 @@ class Params(Checked):
         """Whose checkpoints make up a row of the comparison: its own, or an ensemble's members'."""
         if system != "ensemble":
             return ((system, name),)
-        return tuple((member.partition(".")[0], member.partition(".")[2]) for member in self.ensemble[name].members)
+        members = entry("ensemble", self.ensemble, name).members
+        return tuple((member.partition(".")[0], member.partition(".")[2]) for member in members)
 
     def training_of(
         self, config: SystemParams, further: Mapping[str, Any] = MappingProxyType({}), key: str = "training"

@@ -44,6 +44,32 @@ def test_photos_in_formats_that_are_not_read_are_counted(folder: Path, run: "Run
     assert err == "captionlab: skipped 3 files of formats that are not read (.cr2: 2, .dng: 1)\n"
 
 
+def test_linked_folders_are_captioned_once(folder: Path, run: "Run") -> None:
+    draw_photos(folder / "disk", 1)
+    (folder / "photos/more").symlink_to(folder / "disk")
+    (folder / "photos/again").symlink_to(folder / "photos")
+    code, out, err = run("caption", "photos")
+    assert (code, err) == (0, "")
+    names = [line.split("\t")[0] for line in out.splitlines()]
+    assert names == ["photos/000.jpg", "photos/001.jpg", "photos/more/000.jpg"]
+
+
+def test_a_name_that_no_file_can_have_does_not_stop_the_others(folder: Path, run: "Run") -> None:
+    code, out, err = run("caption", "photos/000.jpg", "a" * 300)
+    assert code == 1
+    assert out.startswith("photos/000.jpg\t")
+    assert err.startswith("captionlab: cannot read the photo aaa")
+    assert err.count("\n") == 1
+
+
+def test_a_photo_from_standard_input_is_not_written_to_a_file(folder: Path, run: "Run") -> None:
+    """All such photos would have one name."""
+    code, out, err = run("caption", "-", "--out", "all.jsonl")
+    assert (code, out) == (2, "")
+    assert "a photo from standard input has no name" in err
+    assert not (folder / "all.jsonl").exists()
+
+
 def test_a_folder_that_cannot_be_read_is_named(folder: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "photos/closed").mkdir(mode=0)
     if os.access(folder / "photos/closed", os.R_OK):

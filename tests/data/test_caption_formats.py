@@ -176,7 +176,7 @@ def expect_error(read: Callable[[Path], object], path: Path, message: str) -> No
     "ids",
     [
         ("COCO_val2014_000000000042.jpg", "beach.jpg"), ("COCO_val2014_000000000042", "beach"), ("42", "beach.jpg"),
-        ("photos/COCO_val2014_000000000042.jpg", "photos/beach.jpg"),
+        ("photos/COCO_val2014_000000000042.jpg", "photos/beach.jpg"), ("000000000042", "beach.jpg"),
     ],
 )  # fmt: skip
 def test_ids_are_file_names_stems_or_coco_ids(tmp_path: Path, ids: tuple[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,17 @@ def test_without_a_test_file_its_photos_are_drawn_from_training(
         "the dataset has no test split: drawn at random from its training photos",
     ]
     assert len(checked(found, images, 0.0).records) == 22
+
+
+def test_a_file_whose_split_is_not_clear_is_named(tmp_path: Path, images: Path) -> None:
+    source = coco_folder(tmp_path / "coco", train2017=3, val2017=1)
+    validation = source / "annotations/captions_val2017.json"
+    validation.rename(validation.with_name("captions_val_mine.json"))
+    unclear = r"captions_val_mine.json, whose split is not clear; the names are captions_train.json, "
+    assert any(re.search(rf"not read: {unclear}", note) for note in coco(source, images, NO_COUNTS).notes)
+    (source / "annotations/captions_train2017.json").unlink()
+    with pytest.raises(CaptionlabError, match=rf"coco has {unclear}"):
+        coco(source, images, NO_COUNTS)
 
 
 def test_a_photo_in_two_splits_is_refused(tmp_path: Path, images: Path) -> None:

@@ -163,7 +163,7 @@ def test_repeated_and_missing_photos_are_listed(tmp_path: Path, images: Path) ->
 @pytest.mark.parametrize(("name", "expected"), [
     ("dataset_flickr8k.json", "karpathy"), ("captions_train2017.json", "coco"),
     ("annotations/captions_val2014.json", "coco"), ("train.parquet", "parquet"), ("data/test.parquet", "parquet"),
-    ("Flickr8k_text.zip", "flickr8k"),
+    ("Flickr8k_text.zip", "flickr8k"), ("Flickr8k_text/Flickr8k.token.txt", "flickr8k"),
 ])  # fmt: skip
 def test_the_format_of_another_source_is_named(tmp_path: Path, images: Path, name: str, expected: str) -> None:
     source = photo_folder(tmp_path / "mine")
@@ -285,6 +285,23 @@ def test_a_folder_without_captions_or_photos_is_refused(tmp_path: Path, images: 
     (source / "Notes.CSV").write_text("image,caption\na.jpg,A dog runs.\n")
     with pytest.raises(CaptionlabError, match=r"; if Notes.CSV holds the captions, rename it to captions.csv$"):
         folder(source, images)
+
+
+def test_links_to_folders_are_named(tmp_path: Path, images: Path) -> None:
+    """DVC would not see changes of what they lead to."""
+    source = photo_folder(tmp_path / "mine")
+    (source / "Images").rename(tmp_path / "disk")
+    (source / "train").symlink_to(tmp_path / "disk")
+    with pytest.raises(CaptionlabError, match=r"mine has no photos .*; links to folders \(train\) are not followed, "):
+        folder(source, images)
+
+
+def test_one_photo_cannot_stand_for_two_of_equal_name(tmp_path: Path, images: Path) -> None:
+    source = photo_folder(tmp_path / "mine")
+    (source / "train.txt").write_text("cats/0.jpg\ndogs/0.jpg\n1.jpg\n")
+    (source / "val.txt").write_text("2.jpg\n")
+    (source / "test.txt").write_text("3.jpg\n")
+    assert folder(source, images).splits["train"] == ["cats/0.jpg", "dogs/0.jpg", "1.jpg"]
 
 
 def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path, images: Path) -> None:

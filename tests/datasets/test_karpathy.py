@@ -71,6 +71,16 @@ def test_coco_photos_are_found_by_their_folders(tmp_path: Path, images: Path) ->
     assert (images / "val2014__a.jpg").read_bytes() == jpeg(1)
 
 
+def test_one_photo_cannot_stand_for_two_of_equal_name(tmp_path: Path, images: Path) -> None:
+    entries = [entry(0, "train", filename="cats/0.jpg"), entry(0, "train", filename="dogs/0.jpg"), entry(1, "train")]
+    source = tmp_path / "k"
+    (source / "Images").mkdir(parents=True)
+    (source / "dataset_mine.json").write_text(json.dumps({"images": entries}))
+    for name in ("0.jpg", "1.jpg"):
+        (source / "Images" / name).write_bytes(jpeg(0))
+    assert karpathy(source, images).splits["train"] == ["cats/0.jpg", "dogs/0.jpg", "1.jpg"]
+
+
 def test_photos_that_the_file_does_not_name_are_left_out(tmp_path: Path, images: Path) -> None:
     """As 91 of Flickr8k's photos; they must not count as photos without captions."""
     source = karpathy_folder(tmp_path / "k", [entry(number, split) for number, split in enumerate(SPLITS)])

@@ -19,6 +19,7 @@ from captionlab.core.results.photos import read_attention, read_gallery, read_ph
 from captionlab.errors import CaptionlabError
 from captionlab.evaluation.candidates import Candidates, Finder, Members
 from captionlab.evaluation.captioned import Captioned
+from captionlab.evaluation.rows import RowCaptioner
 from captionlab.inference.captioner import Captioner, Sentence
 from captionlab.metrics.scorer import Scorer, score
 from captionlab.stages.evaluate import _gallery, _score, evaluate
@@ -183,6 +184,15 @@ def test_the_retrieval_row_has_training_captions(evaluated: Path, world: "World"
     assert {said.caption for row in rows for said in row.captions.values()} <= learnt
     found = read_diagnostics(evaluated).configurations["retrieval.tiny"]
     assert found.caption_statistics.copied == 1.0
+
+
+def test_a_row_that_params_yaml_no_longer_names_is_refused(evaluated: Path, tmp_path: Path) -> None:
+    """As after another preset was applied."""
+    (tmp_path / EVALUATION).parent.mkdir()
+    (tmp_path / EVALUATION).symlink_to(evaluated / EVALUATION)
+    shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
+    with pytest.raises(CaptionlabError, match=r"retrieval has no entry 'tiny'; params\.yaml has lite2"):
+        RowCaptioner.load(tmp_path, "retrieval.tiny")
 
 
 def test_a_retrieved_caption_has_no_probability(evaluated: Path) -> None:

@@ -113,6 +113,22 @@ def test_blocks_are_frozen_without_a_learning_rate(root: Path) -> None:
     assert changed == {name for name in published if name.endswith(("weight", "bias"))}  # no statistics
 
 
+@pytest.mark.parametrize("system", ["baseline", "attention"])
+def test_what_a_system_reads_is_standardised(root: Path, world: "World", system: str) -> None:
+    """The pooled vectors, or the regions, that the blocks make of the training photos."""
+    captioner = Captioner.load(checkpoint_of(root, system, "tiny"))
+    images = sorted({caption.image for caption in world.captions if caption.split == "train"})
+    stored = captioner.features([root / DATASET / "images" / image for image in images])
+    assert isinstance(captioner.model, WithEncoder)
+    pooled_PD, grid_PRC = captioner.model.encode(stored)[:2]
+    read = grid_PRC if system == "attention" else pooled_PD
+    assert read is not None
+    standard = captioner.model.standardise(read).flatten(0, -2)
+    torch.testing.assert_close(standard.mean(0), torch.zeros(1280), atol=0.05, rtol=0)
+    varied = standard.std(0, correction=0) > 0.01  # some channels are 0 for all photos
+    torch.testing.assert_close(standard.std(0, correction=0)[varied], torch.ones(int(varied.sum())), atol=0.1, rtol=0)
+
+
 def test_trained_parameters_and_stored_size_are_reported(root: Path) -> None:
     trained, frozen = (read_training(root / MODELS / "finetune" / name).summary for name in ("trained", "frozen"))
     assert trained.parameters - frozen.parameters == sum(

@@ -4,6 +4,7 @@ Imports what a command needs only when it runs, so that help and completion are 
 """
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -116,12 +117,14 @@ def caption(
     Example: captionlab caption holiday.jpg
     \fIts parameters are the command's options.
     """
-    if attention and (len(photos) > 1 or Path(photos[0]).is_dir()):
+    if attention and (len(photos) > 1 or os.path.isdir(photos[0])):
         raise typer.BadParameter("needs exactly one photo", param_hint="--attention")
     if attention and out:
         raise typer.BadParameter(
             "cannot be used with --out, which leaves out photos that it has", param_hint="--attention"
         )
+    if out and "-" in photos:
+        raise typer.BadParameter("names its photos; a photo from standard input has no name", param_hint="--out")
     from captionlab.commands.caption import Options, caption_photos
 
     given: dict[str, float | None] = {"beam": beam, "length_penalty": length_penalty, "max_words": max_words}

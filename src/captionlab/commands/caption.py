@@ -163,7 +163,7 @@ def _find(names: Sequence[str]) -> FoundPhotos:
         path = Path(name)
         if name == STDIN:
             found.photos.append(Named(STDIN, sys.stdin.buffer.read()))
-        elif path.is_dir():
+        elif os.path.isdir(path):  # Path.is_dir raises an error where the folder above may not be entered
             files = sorted(_walk(path, found.faults))
             photos = [Named(_decodable(file), file) for file in files if file.suffix.lower() in SUFFIXES]
             found.photos.extend(photos)
@@ -176,13 +176,22 @@ def _find(names: Sequence[str]) -> FoundPhotos:
 
 
 def _walk(folder: Path, faults: list[str]) -> Iterator[Path]:
-    """The folder's files, without hidden ones and those in hidden folders; what cannot be read is a fault."""
+    """The folder's files, without hidden ones and those in hidden folders; what cannot be read is a fault.
+
+    Links are followed, to each folder once.
+    """
 
     def unreadable(error: OSError) -> None:
         faults.append(f"cannot read {printable(str(error.filename))}: {error.strerror}")
 
-    for place, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+    seen = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        visible = [name for name in sorted(folders) if not name.startswith(".") and name != "__MACOSX"]
+        folders.clear()
+        for name in visible:
+            if (real := os.path.realpath(os.path.join(place, name))) not in seen:
+                seen.add(real)
+                folders.append(name)
         yield from (Path(place, name) for name in names if not name.startswith("."))
 
 

@@ -204,7 +204,7 @@ def _formats() -> Iterator[Finding]:
 
 def _dataset(params: Params, root: Path) -> Iterator[Finding]:
     source = params.dataset.source
-    if (root / source).is_dir():
+    if os.path.isdir(root / source):
         yield Finding(name="source", verdict="ok", found=f"{source} exists")
     elif is_imported(root, source):
         yield Finding(name="source", verdict="ok", found=f"{source} does not exist yet; dvc repro makes it")

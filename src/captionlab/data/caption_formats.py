@@ -134,7 +134,7 @@ def _unambiguous(images: Iterable[str]) -> dict[str, str]:
     for image in images:
         stem = Path(image).stem
         number = re.search(r"\d+$", stem)
-        for key in {stem, *([str(int(number[0]))] if number else [])}:
+        for key in {stem, *((number[0], str(int(number[0]))) if number else ())}:
             found.setdefault(key, set()).add(image)
     return {key: own.pop() for key, own in found.items() if len(own) == 1} | {image: image for image in images}
 

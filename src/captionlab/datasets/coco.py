@@ -3,6 +3,7 @@
 Knows the file names and the published counts; ``data.caption_json`` knows the layout of the JSON.
 """
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from captionlab.datasets import Found
 from captionlab.datasets.layouts import but_has
 from captionlab.datasets.listed import RENAME, Listed, check_counts, collect, listed, read_json_file
 from captionlab.datasets.splits import SPLIT_NAMES
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, some_of
 
 PUBLISHED = {
     "captions_train2014.json": {"photos": 82_783, "captions": 414_113},
@@ -20,6 +21,7 @@ PUBLISHED = {
     "captions_train2017.json": {"photos": 118_287, "captions": 591_753},
     "captions_val2017.json": {"photos": 5_000, "captions": 25_014},
 }
+_NAMES = "whose split is not clear; the names are captions_train.json, captions_val.json and captions_test.json"
 _NAME = re.compile(rf"captions_({'|'.join(SPLIT_NAMES)})\d*\.json")
 
 
@@ -31,15 +33,18 @@ def coco(source: Path, images: Path, published: dict[str, dict[str, int]] = PUBL
     CaptionlabError if there is no file, one is damaged or differs from the counts of ``published``, or none of the
     listed photos is found.
     """
-    files = _files(source)
+    files, others = _files(source)
     entries = [entry for split, path in files.items() for entry in _entries(path, split, published)]
     names = ", ".join(path.name for path in files.values())
-    return collect(source, images, entries, names, f"COCO's, from {names}")
+    found = collect(source, images, entries, names, f"COCO's, from {names}")
+    unread = [f"not read: {some_of(others)}, {_NAMES}"] if others else []
+    return dataclasses.replace(found, notes=[*found.notes, *unread])
 
 
-def _files(source: Path) -> dict[Split, Path]:
-    """The files by split; a split may have none."""
+def _files(source: Path) -> tuple[dict[Split, Path], list[str]]:
+    """The files by split, where a split may have none, and the names of similar files that are not read."""
     paths = sorted([*source.glob("captions_*.json"), *source.glob("annotations/captions_*.json")])
+    others = [path.name for path in paths if not _NAME.fullmatch(path.name)]
     files: dict[Split, Path] = {}
     for split in SPLITS:
         own = [path for path in paths if (match := _NAME.fullmatch(path.name)) and SPLIT_NAMES[match[1]] == split]
@@ -49,12 +54,14 @@ def _files(source: Path) -> dict[Split, Path]:
             )
         if own:
             files[split] = own[0]
+    if not files and others:
+        raise CaptionlabError(f"{source} has {some_of(others)}, {_NAMES}")
     if not files:
         raise CaptionlabError(
             f"{source} has no captions_train*.json, captions_val*.json or captions_test*.json, neither there nor in its"
             f" folder annotations{but_has(source, 'put them there')}"
         )
-    return files
+    return files, others
 
 
 def _entries(path: Path, split: Split, published: dict[str, dict[str, int]]) -> list[Listed]:

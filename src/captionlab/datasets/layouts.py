@@ -12,6 +12,7 @@ _FILES = {
     "captions_[tv]*.json": "coco",
     "annotations/captions_[tv]*.json": "coco",
     "Flickr8k_text.zip": "flickr8k",
+    "Flickr8k_text/Flickr8k.token.txt": "flickr8k",
     "flickr30k_images/results.csv": "flickr30k",
     **dict.fromkeys(CAPTION_FILES, "folder"),
 }

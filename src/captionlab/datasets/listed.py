@@ -58,8 +58,9 @@ def collect(source: Path, images: Path, entries: Sequence[Listed], files: str, s
     captions: list[tuple[str, str]] = []
     splits: dict[Split, list[str]] = {}
     missing = []
+    photo_of = names.find_each(entry.photo for entry in entries)
     for entry in entries:
-        name = names.find(entry.photo)
+        name = photo_of[entry.photo]
         if name not in names.files:
             missing.append(entry.photo)
         splits.setdefault(entry.split, []).append(name)

@@ -1,5 +1,6 @@
 """Matching of the photo names in captions files with the photos of a folder."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from captionlab.data.photos import SUFFIXES, skipped_formats
 from captionlab.data.text import nfc
 from captionlab.datasets import Problem
 from captionlab.datasets.reading import entries, files_under, photos_among
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, some_of
 
 _LONGEST = 4096  # characters of a path on most systems; normalising a megabyte of accents would take hours
 _NUMBER = re.compile(r"#\d+$")  # caption number after a photo's name: a.jpg#0
@@ -98,6 +99,8 @@ def find_photos(source: Path) -> tuple[PhotoNames, str | None]:
         if names.files:
             return names, skipped
     advice = f"; {skipped}" if skipped else ""
+    if linked := [path.name for path in entries(source) if path.is_symlink() and os.path.isdir(path)]:
+        advice += f"; links to folders ({some_of(linked)}) are not followed, because DVC would not see their changes"
     raise CaptionlabError(f"{source} has no photos ({', '.join(sorted(SUFFIXES))}){advice}; put them there")
 
 

@@ -5,10 +5,10 @@ Knows ``grammar.yaml``: what may appear together, how captions describe it, and 
 """
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from string import Formatter
 from typing import Any
 
 from tqdm import tqdm
@@ -277,7 +277,12 @@ def _check(raw: Any) -> None:
     _known("a colour of three numbers from 0 to 255", [n for n, rgb in colours.items() if _is_colour(rgb)], colours)
     _known("a place that can be drawn", PLACES, places)
     _known("a kind that can be drawn", FIGURES, kinds)
+    _known("a place that some kind is at", {place for entry in kinds.values() for place in entry["places"]}, places)
+    for place, ways in places.items():
+        for way, phrases in ways.items():
+            _words(f"places.{place}.{way}", phrases)
     for kind, entry in kinds.items():
+        _words(f"kinds.{kind}.colours", entry["colours"])
         _known(f"a colour (kinds.{kind})", colours, entry["colours"])
         _known(f"a place (kinds.{kind})", places, entry["places"])
         _known(f"an action (kinds.{kind})", actions, entry["actions"])
@@ -288,18 +293,23 @@ def _check(raw: Any) -> None:
         _known(
             f"a way of any place (actions.{action})", {way for ways in places.values() for way in ways}, [entry["way"]]
         )
+        if not entry["forms"]:
+            raise CaptionlabError(f"actions.{action}.forms is empty")
         for forms in entry["forms"]:
-            _words(f"actions.{action}.forms", forms)
-            if len(forms) != 3:
-                raise CaptionlabError(f"actions.{action}.forms needs three words each: runs, run, running")
+            _three_forms(f"actions.{action}.forms", forms)
     for relation, terms in raw["relations"].items():
+        _three_forms(f"relations.{relation}.forms", terms.get("forms", ["", "", ""]))
         for role in ("subject", "object") if "forms" in terms else ():
             _known(f"a kind (relations.{relation})", kinds, terms[role])
             for doings in terms[role].values():
                 _known(f"an action (relations.{relation})", actions, doings)
     for form, slots in _SLOTS.items():
         for template in raw["templates"][form]:
-            _known(f"a word of templates.{form} ({template})", slots, re.findall("{(.*?)}", template))
+            try:
+                words = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+            except ValueError as error:
+                raise CaptionlabError(f"templates.{form} ({template}): {error}") from None
+            _known(f"a word of templates.{form} ({template})", slots, words)
     for form in ("alone", "beside", "deed"):
         if len(set(raw["templates"][form])) < CAPTIONS:
             raise CaptionlabError(f"templates.{form} needs {CAPTIONS} different templates or more")
@@ -326,6 +336,12 @@ def _pair(key: str, value: Any) -> None:
         raise CaptionlabError(f"{key} must be two words: for one, for several")
 
 
+def _three_forms(key: str, value: Any) -> None:
+    _words(key, value)
+    if len(value) != 3:
+        raise CaptionlabError(f"{key} needs three words each: runs, run, running")
+
+
 def _words(key: str, value: Any) -> None:
-    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+    if not value or not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise CaptionlabError(f"{key} must be words, not {value!r:.80}")

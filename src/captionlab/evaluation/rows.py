@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from captionlab.config import Params, SimilarityParams, load_params
+from captionlab.config import Params, SimilarityParams, entry, load_params
 from captionlab.core.devices import choose_device
 from captionlab.core.records import CAPTIONS, FEATURES, Caption, Decoding, Given, Neighbours
 from captionlab.core.results import ConfigurationScores, checkpoint_of, read_evaluation
@@ -101,7 +101,7 @@ def _reranked(
 def _retrieval(
     params: Params, root: Path, dataset: str, row: ConfigurationScores, decoding: Neighbours, device: Device
 ) -> RowCaptioner:
-    config = params.retrieval[row.name]
+    config = entry("retrieval", params.retrieval, row.name)
     retriever = training_retriever(root, config.encoder, _captions(root, row.key), config.consensus_k)
     grid = params.extract_features.encoders[config.encoder].grid
     weights = open_store(root / FEATURES / config.encoder).weights

@@ -25,7 +25,7 @@ from captionlab.data.vocab import Vocabulary
 from captionlab.encoders.load import fresh_last_blocks, load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.metrics.cider import Words
-from captionlab.models.base import Decoder, count_parameters, megabytes
+from captionlab.models.base import Decoder, Features, count_parameters, megabytes
 from captionlab.models.build import build_model, build_shapes
 from captionlab.models.params import SystemParams
 from captionlab.tracking import runs
@@ -239,7 +239,12 @@ def fresh_model(config: SystemParams, training: TrainingParams, material: Materi
         with torch.no_grad():
             if store.is_cut:  # on the device, because the trained blocks have to run on every photo
                 model.to(device).eval()
-                features = material.train_set.feature_blocks(lambda stored: model.encode(stored.to(device)), 64)
+
+                def read(stored: Features) -> Features:
+                    encoded = model.encode(stored.to(device))
+                    return encoded if config.uses_regions else encoded._replace(grid_PRC=None)
+
+                features = material.train_set.feature_blocks(read, 64)
             else:
                 features = material.train_set.feature_blocks()
             model.standardise.fit(features)
