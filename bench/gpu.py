@@ -44,7 +44,7 @@ from captionlab.encoders.load import Encoder, load_encoder
 from captionlab.errors import first_line
 from captionlab.inference.captioner import Captioner
 from captionlab.inference.decoding import beam_search
-from captionlab.models.base import Decoder
+from captionlab.models.base import Decoder, count_parameters
 from captionlab.models.build import build_model
 from captionlab.training import loop
 from captionlab.training.batches import CaptionedFeatures
@@ -342,9 +342,8 @@ def _epoch_row(
 
     resume_file = ResumeFile(bench.folder / f"{subject.name}.flickr8k.pt", "bench")
     trained = train(model.to(bench.device), Splits(data, few), training, resume_file=resume_file, on_epoch=on_epoch)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     loss = f"{trained.history[-1].val_loss:.3f}"
-    row = [subject.name, f"{parameters:,}", figure(ends[1] - ends[0]), str(training.batch_size), loss]
+    row = [subject.name, f"{count_parameters(model):,}", figure(ends[1] - ends[0]), str(training.batch_size), loss]
     print(" | ".join(row), flush=True)
     return row
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -90,11 +91,13 @@ def test_the_runner_needs_neither_torch_nor_captionlab(released: Path, photos: l
     assert say(photos[0]) == expected[:1]
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "CMYK"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "CMYK", "I;16"])
 @pytest.mark.parametrize("size", [(500, 333), (40, 90), (1600, 1300)])
 def test_the_runner_reads_photos_as_captionlab_does(mode: str, size: tuple[int, int], tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1] // 8, size[0] // 8, 4), np.uint8))
-    photo = noise.resize(size).convert(mode)
+    photo = noise.resize(size).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        photo = Image.fromarray(np.asarray(photo).astype(np.uint16) * 257)
     path = tmp_path / ("photo.jpg" if mode in ("RGB", "CMYK") else "photo.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # turned
@@ -123,6 +126,20 @@ def test_int8_export_is_smaller_and_runs(world: "World", photos: list[Path], tmp
     exported = load_runner(tmp_path / "int8").Captioner()
     same = [exported.caption(photo) == captioner.caption(photo)[0].caption for photo in photos]
     assert sum(same) > len(photos) / 2
+
+
+def test_int8_has_a_scale_for_each_output_of_an_lstm(world: "World", tmp_path: Path) -> None:
+    export(make_captioner(world.vocab, "baseline", Decoding(), hidden=128), tmp_path / "out", int8=True)
+    graph = onnx.load(tmp_path / "out/step.onnx").graph
+    shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
+    expanded = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    for node in expanded:
+        (axis,) = (attribute.i for attribute in node.attribute if attribute.name == "axis")
+        stored, scales = (shapes[name] for name in node.input)
+        assert list(scales) == [stored[axis]] > [1]
+    assert sorted(list(shapes[node.input[0]]) for node in expanded if len(shapes[node.input[0]]) == 3) == [
+        [1, 512, 8], [1, 512, 128]
+    ]  # fmt: skip
 
 
 def test_a_decoder_with_a_loop_over_words_is_refused(world: "World", tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from captionlab.inference.decoding import beam_search
 from captionlab.models.attention.recurrence import AttentionRecurrence
 from captionlab.models.attention.regions import Attention
 from captionlab.models.attention.states import States
-from captionlab.models.base import Decoder, Features, Standardise, count_parameters, megabytes, of_captions
+from captionlab.models.base import Decoder, Features, Standardise, count_parameters, embedded, megabytes, of_captions
 from captionlab.models.baseline import Baseline
 from captionlab.models.build import build_model
 from captionlab.models.modified.bilstm import Modified
@@ -143,7 +143,7 @@ def test_captions_use_the_features_of_their_photo(count: int) -> None:
     rows_PX = torch.randn(3, *[2, 5][:count], requires_grad=True)
     rows = of_captions(rows_PX, PHOTO_B)
     assert torch.equal(rows, rows_PX[PHOTO_B])
-    on_gpu = torch.nn.functional.embedding(PHOTO_B, rows_PX.flatten(1)).unflatten(1, rows_PX.shape[1:])
+    on_gpu = embedded(rows_PX, PHOTO_B)
     assert torch.equal(on_gpu, rows)
     weight = torch.randn_like(rows)
     ours, theirs = (torch.autograd.grad((each * weight).sum(), rows_PX)[0] for each in (rows, on_gpu))

@@ -9,7 +9,8 @@ import pytest
 
 from builders import digests
 from captionlab.config import EnsembleParams, FinetuneParams, Params
-from captionlab.core.records import MODELS, Decoding
+from captionlab.core.files import read_jsonl, write_jsonl
+from captionlab.core.records import CAPTIONS, MODELS, Decoding
 from captionlab.core.results import Evaluation, read_evaluation, read_training
 from captionlab.errors import CaptionlabError
 from captionlab.models.params import SystemParams
@@ -102,6 +103,18 @@ def test_an_ensemble_counts_the_parameters_of_its_members(root: Path, params: Pa
 def test_finetuned_systems_and_ensembles_are_runs_in_mlflow(root: Path, params: Params) -> None:
     assert "9 runs in MLflow's experiment captionlab/tiny" in track(params, root)[0]
     assert "9 already there" in track(params, root)[0]
+
+
+def test_one_validation_photo_is_too_few(root: Path, params: Params, tmp_path: Path) -> None:
+    """Its CIDEr would always be 0."""
+    shutil.copytree(root, tmp_path / "tree")
+    rows = read_jsonl(root / CAPTIONS)
+    first = next(row["image"] for row in rows if row["split"] == "val")
+    write_jsonl(tmp_path / "tree" / CAPTIONS, [row for row in rows if row["split"] != "val" or row["image"] == first])
+    with pytest.raises(
+        CaptionlabError, match=r"finetune\.distilled is stopped by CIDEr, which needs two validation ph"
+    ):
+        finetune(params, tmp_path / "tree", "distilled")
 
 
 def test_what_cannot_be_finetuned_is_refused(

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 from captionlab.core.devices import choose_device, gpu_arithmetic
 from captionlab.core.records import Decoding
 from captionlab.core.results import Epoch
+from captionlab.core.tokens import END, PAD, START, UNK
 from captionlab.encoders.load import fresh_last_blocks
 from captionlab.finetuning.distillation import Distillation
 from captionlab.finetuning.self_critical import SelfCritical
@@ -27,7 +29,7 @@ from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.training.batches import with_fixed_shape
 from captionlab.training.loop import Finetuning, Loss, ResumeFile, Splits, train
-from captionlab.training.step import measure, packed_loss, padded_loss
+from captionlab.training.step import measure, packed_loss, padded_loss, teacher_forced_logits
 from captionlab.training.validation import ValidationCider, greedy
 from cuda_systems import NAMES, PHOTOS, digest, subject, train_on, without_dropout
 from drawn import draw
@@ -102,7 +104,12 @@ def test_captions_equal_those_of_a_cpu(trained: dict[str, Any], name: str) -> No
         for found in beam_search(model, data.features(range(8)).to("cuda"), beam=1, length_penalty=0.7, max_words=20)
     ]
     tokens_BT = sample(model, data.features(range(8)).to("cuda"), count=3, max_words=20)
-    assert tokens_BT.shape[0] == 24
+    assert len(tokens_BT) == 24
+    for start, *words in tokens_BT.tolist():
+        said = words[: words.index(END)] if END in words else [word for word in words if word != PAD]
+        assert start == START
+        assert said
+        assert not {PAD, START, END, UNK} & {*said}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,7 +160,25 @@ def test_finetuning_runs(world: "World", tiny: Any, settings: Any, tmp_path: Pat
         model.to("cuda"), Splits(train_set, val_set, cider), settings(epochs=2, learning_rate=0.001),
         resume_file=ResumeFile(tmp_path / "resume.pt", "key"), on_epoch=lambda _: None, finetuning=Finetuning(loss),
     )  # fmt: skip
-    assert [epoch.val_cider is not None for epoch in trained.history] == [True, True]
+    first, last = trained.history
+    assert last.val_cider is not None
+    assert math.isfinite(last.train_loss)
+    assert last.train_reward is not None if kind == "self-critical" else last.train_loss < first.train_loss
+
+
+def test_distillation_has_the_loss_of_a_cpu(world: "World", tiny: Any) -> None:
+    train_set = world.split("train", True)
+    torch.manual_seed(1)
+    model, teacher = (build_model(tiny("attention"), vocab=len(world.vocab), pooled=10, channels=7) for _ in range(2))
+    losses = []
+    for device in ("cpu", "cuda"):
+        student, batch = copy.deepcopy(model).to(device), next(iter(train_set.batches(6))).to(device)
+        with gpu_arithmetic(device):
+            _, logits_NV, target_N = teacher_forced_logits(student, batch)
+            cross_entropy = torch.nn.functional.cross_entropy(logits_NV, target_N)
+            distillation = Distillation(copy.deepcopy(teacher).to(device), train_set, cross_entropy=0.3, top_k=8)
+            losses.append(distillation.loss(student, batch, logits_NV, cross_entropy)[0].item())
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
 def test_trained_encoder_blocks_agree_with_a_cpu_and_repeat(tiny: Any, settings: Any, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> str:
     For CUDA it also sets PyTorch and cuBLAS to algorithms that give the same bytes each time, and cuDNN to float32.
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted != "auto" and not there[wanted]:
-        raise CaptionlabError(f"device is {wanted} in params.yaml, which this machine does not have; use auto")
+    if wanted != "auto" and not there.get(wanted):
+        raise CaptionlabError(f"device is {wanted}, which this machine does not have; use auto")
     chosen = next(device for device in ("cuda", "mps", "cpu") if there[device]) if wanted == "auto" else wanted
     if chosen == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts

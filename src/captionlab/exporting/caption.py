@@ -15,7 +15,12 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image
+
+TURNS = {  # EXIF's orientation, and what turns the photo upright
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+    8: "ROTATE_90",
+}  # fmt: skip
 
 
 class Captioner:
@@ -90,7 +95,16 @@ def repeats(words: list[int], n: int) -> list[int]:
 def read_photo(image: Image.Image, pixels: int, preprocessing: str) -> Any:
     """The photo upright, in RGB, on white where it is transparent, squeezed to a square: (H, W, 3) bytes."""
     image.draft("RGB", (2 * pixels, 2 * pixels))  # a large JPEG is decoded at a fraction of its size
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    try:
+        turn = TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF, for which Pillow raises errors of any type
+        turn = None
+    image = image.transpose(Image.Transpose[turn]) if turn else image
+    if image.mode.startswith("I;16"):  # the high 8 of 16 bits
+        image = Image.fromarray((np.asarray(image, np.uint16) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("the photo has 32 bits per pixel; save it with 8")
     if "A" in image.getbands() or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)

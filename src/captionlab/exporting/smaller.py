@@ -30,7 +30,8 @@ def store_in_8_bits(graph: bytes) -> bytes:
     nodes = []
     for weight in _take_weights(model, dimensions=2):
         values = numpy_helper.to_array(weight)
-        axis = values.ndim - 1 if weight.name in right_factors else 0
+        # The others are tables (words, channels) and an LSTM's matrices (1, outputs, inputs).
+        axis = values.ndim - (1 if weight.name in right_factors else 2)
         highest = np.abs(values).max(tuple(i for i in range(values.ndim) if i != axis), keepdims=True)
         scale = np.where(highest == 0, 1, highest / 127).astype(np.float32)
         stored, scales = f"{weight.name}_8", f"{weight.name}_scale"
@@ -41,9 +42,9 @@ def store_in_8_bits(graph: bytes) -> bytes:
 
 
 def _take_weights(model: onnx.ModelProto, dimensions: int) -> Iterator[TensorProto]:
-    """Remove the float tensors with at least this many dimensions from the graph, one by one."""
+    """Remove the large float tensors with this many dimensions longer than 1 or more from the graph, one by one."""
     for tensor in list(model.graph.initializer):
-        large = len(tensor.dims) >= dimensions and np.prod(tensor.dims) >= _FEWEST
+        large = sum(size > 1 for size in tensor.dims) >= dimensions and np.prod(tensor.dims) >= _FEWEST
         if tensor.data_type == TensorProto.FLOAT and large:
             model.graph.initializer.remove(tensor)
             yield tensor

@@ -184,8 +184,11 @@ def of_captions(rows_PX: Tensor, photo_B: Tensor, dim: int = 0) -> Tensor:
     Plain indexing adds the gradients of a photo's captions in any order. ``index_select`` does not on a CPU; on a GPU
     ``embedding`` is the operation that keeps the order and does not wait for the device.
     """
-    if rows_PX.device.type == "cpu":
-        return rows_PX.index_select(dim, photo_B)
+    return rows_PX.index_select(dim, photo_B) if rows_PX.device.type == "cpu" else embedded(rows_PX, photo_B, dim)
+
+
+def embedded(rows_PX: Tensor, photo_B: Tensor, dim: int = 0) -> Tensor:
+    """``of_captions`` on a GPU."""
     rows_PX = rows_PX.movedim(dim, 0)
     return nn.functional.embedding(photo_B, rows_PX.flatten(1)).unflatten(1, rows_PX.shape[1:]).movedim(0, dim)
 

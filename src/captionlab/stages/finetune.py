@@ -43,6 +43,8 @@ def finetune(params: Params, root: Path, name: str) -> list[str]:
         **{f"finetune.{key}": value for key, value in own.items()},
         **{f"finetuning.{key}": value for key, value in dataclasses.asdict(params.finetuning).items()},
     }
+    if len(material.val_set.images) < 2:
+        raise CaptionlabError(f"finetune.{name} is stopped by CIDEr, which needs two validation photos; add one")
     base = training_key(params, root, finetuned.system, finetuned.config)
     key = digest_of([name, settings, base, *map(sha256_of, [start, *teachers])])
     experiment = Experiment(

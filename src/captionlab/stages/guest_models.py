@@ -9,7 +9,7 @@ from captionlab.config import Params, entry
 from captionlab.core.devices import choose_device
 from captionlab.core.files import atomic_folder
 from captionlab.core.records import DATASET, TIMINGS, Split
-from captionlab.core.results.dataset import iter_dataset
+from captionlab.core.results.dataset import evaluated_photos
 from captionlab.core.results.guests import GuestCaptions, guest_folder, write_guest
 from captionlab.inference.image_to_text import ImageToText
 
@@ -20,10 +20,7 @@ def guest_models(params: Params, root: Path, name: str) -> list[str]:
     Raises CaptionlabError when the library, the weights or a photo cannot be read.
     """
     guest = entry("guest_models", params.guest_models, name)
-    images: dict[Split, list[str]] = {"val": [], "test": []}
-    for record in iter_dataset(root):
-        if record.split in images:
-            images[record.split].append(record.image)
+    images = evaluated_photos(root)
     model = ImageToText.load(guest, root, choose_device(params.device))
     photos = [image for own in images.values() for image in own]
     start = time.perf_counter()

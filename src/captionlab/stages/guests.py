@@ -4,8 +4,7 @@ from pathlib import Path
 
 from captionlab.config import Params, entry
 from captionlab.core.files import atomic_folder
-from captionlab.core.records import Split
-from captionlab.core.results.dataset import iter_dataset
+from captionlab.core.results.dataset import evaluated_photos
 from captionlab.core.results.guests import GuestCaptions, guest_folder, write_guest
 from captionlab.data.caption_formats import captions_by_split
 
@@ -16,11 +15,7 @@ def guests(params: Params, root: Path, name: str) -> list[str]:
     Raises CaptionlabError naming the photos that have no caption, and the ids that are no photo of the two splits.
     """
     source = entry("guests", params.guests, name).captions
-    images: dict[Split, list[str]] = {"val": [], "test": []}
-    for record in iter_dataset(root):
-        if record.split in images:
-            images[record.split].append(record.image)
-    captions = captions_by_split(root / source, images)
+    captions = captions_by_split(root / source, evaluated_photos(root))
     with atomic_folder(guest_folder(root, name)) as folder:
         write_guest(folder, GuestCaptions(source=source, captions=captions))
     counts = " and ".join(f"{len(own):,} {split}" for split, own in captions.items())

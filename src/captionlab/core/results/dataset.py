@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from captionlab.core.files import write_jsonl
-from captionlab.core.records import CAPTIONS, DATASET, Caption, CaptionedImage
+from captionlab.core.records import CAPTIONS, DATASET, Caption, CaptionedImage, Split
 from captionlab.core.typed import iter_records
 
 _NAME = "dataset.jsonl"
@@ -22,6 +22,15 @@ def write_dataset(folder: Path, images: Iterable[CaptionedImage]) -> None:
 def iter_dataset(root: Path) -> Iterator[CaptionedImage]:
     """Every photo of the dataset with its captions as written."""
     return iter_records(root / DATASET / _NAME, CaptionedImage)
+
+
+def evaluated_photos(root: Path) -> dict[Split, list[str]]:
+    """The photos of the validation and the test split."""
+    images: dict[Split, list[str]] = {"val": [], "test": []}
+    for record in iter_dataset(root):
+        if record.split in images:
+            images[record.split].append(record.image)
+    return images
 
 
 def write_cleaned(root: Path, captions: Iterable[Caption]) -> None:
