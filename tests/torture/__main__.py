@@ -87,7 +87,7 @@ def main() -> int:
         print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
         if options.keep:
             save_tallies(RESULTS / f"{part}.json", tallies)
-    if options.keep:
+    if options.keep and all((RESULTS / f"{part}.json").exists() for part in PARTS):
         (ROOT / "reports/reliability.md").write_text(
             render([tally for part in PARTS for tally in load_tallies(RESULTS / f"{part}.json")]), encoding="utf-8"
         )
@@ -103,7 +103,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parser", action="append", help="a parser to fuzz, can be repeated; default: all")
     parser.add_argument("--keep", action="store_true", help="write the report with --short too")
     options = parser.parse_args()
-    options.keep |= not options.short
+    options.keep |= not options.short and not options.parser
     return options
 
 

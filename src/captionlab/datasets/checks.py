@@ -4,7 +4,6 @@ Knows photos, captions and splits; nothing of formats.
 """
 
 import hashlib
-import os
 import warnings
 from collections import Counter
 from collections.abc import Collection
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from captionlab.core.cores import threads
 from captionlab.core.files import digest_of
 from captionlab.core.records import LONGEST_CAPTION, SPLITS, CaptionedImage, Split
 from captionlab.data.photos import fault_of
@@ -104,7 +104,7 @@ def _read_all(images: Path) -> dict[str, _Photo]:
         # Pillow's messages have the full path, which differs between machines.
         return _Photo(sha256, fault and fault.replace(str(path), path.name))
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(4, threads())) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # such as unusual metadata in a readable photo
         read_photos = tqdm(pool.map(read, files), "checking photos", len(files), leave=False, disable=None)
         # Some file systems return names in NFD.

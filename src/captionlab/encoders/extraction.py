@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from captionlab.core import distributed
+from captionlab.core.cores import threads
 from captionlab.core.files import digest_of, read_json, write_json
 from captionlab.data.photos import PREPROCESSINGS, Pixels, read_photo
 from captionlab.encoders.engines import CPU_BATCH, Floats, OnnxEngine, TorchEngine, copied_to_host
@@ -62,7 +63,7 @@ def _encode_on_cpu(encoder: Encoder, paths: Sequence[Path], mirrored: bool) -> I
     def encode(chunk: Sequence[Path]) -> tuple[Floats, Floats]:
         return engine(np.stack([_turned(reader(encoder)(path), mirrored) for path in chunk]))
 
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         for i in range(0, len(paths), BLOCK):
             block = paths[i : i + BLOCK]
             parts = list(pool.map(encode, [block[k : k + CPU_BATCH] for k in range(0, len(block), CPU_BATCH)]))
@@ -111,7 +112,7 @@ def decode_in_processes(
     """
     if not paths:
         return iter(())
-    workers = min(_cores(), -(-len(paths) // CHUNK))
+    workers = min(threads(), -(-len(paths) // CHUNK))
     loader = DataLoader(
         _Pixels(paths, read, mirrored), CHUNK, num_workers=workers, prefetch_factor=4, pin_memory=pinned,
         collate_fn=_chunk_of,
@@ -147,12 +148,6 @@ def reader(encoder: Encoder) -> Callable[[Path], Pixels]:
 
 def _turned(pixels_HW3: Pixels, mirrored: bool) -> Pixels:
     return pixels_HW3[:, ::-1] if mirrored else pixels_HW3
-
-
-def _cores() -> int:
-    """This process's share of the cores that it may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // distributed.local_world_size())
 
 
 def extract(encoder: Encoder, device: str, photos: Photos, work: Path) -> None:

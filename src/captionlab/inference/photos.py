@@ -3,7 +3,6 @@
 Knows encoders; nothing of captions. Shape letters as in ``models.base``; N photos, H and W pixels.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 import numpy as np
 import torch
 
+from captionlab.core.cores import threads
 from captionlab.data.photos import Photo, Pixels, read_photo
 from captionlab.encoders.engines import Engine, OnnxEngine, TorchEngine
 from captionlab.encoders.load import Encoder, load_encoder
@@ -118,7 +118,7 @@ def stream_photos(
     """
     engines = [reader.engine(len(photos)) for reader in readers]
     block = BLOCK.get(readers[0].device, ACCELERATOR_BLOCK)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, threads())) as pool:
         for i in range(0, len(photos), block):
             read = [list(pool.map(reader.read, photos[i : i + block])) for reader in readers]
             features = []
