@@ -127,6 +127,22 @@ def test_an_edit_makes_these_stages_stale(repository: Outline, dvc: Any, name: s
     assert found == STALE[name]
 
 
+@pytest.mark.parametrize("system", [*SYSTEMS, "finetune"])
+def test_without_a_configuration_its_rows_are_computed_again(repository: Outline, system: str) -> None:
+    """DVC keeps the outputs of a stage that is no longer there."""
+    from dvc.repo import Repo
+
+    path, yaml = repository.folder / "params.yaml", YAML()
+    before = path.read_text(encoding="utf-8")
+    params = yaml.load(before)
+    params[system] = {}
+    yaml.dump(params, path)
+    with Repo(str(repository.folder)) as dvc:
+        found = stale(dvc)
+    path.write_text(before, encoding="utf-8")
+    assert {"evaluate", "report"} <= found
+
+
 def test_an_edit_outside_the_stages_code_makes_none_stale(repository: Outline, dvc: Any) -> None:
     with edited(repository, *UNTOUCHED):
         found = stale(dvc)

@@ -1,6 +1,7 @@
 """The demo's line-up of systems: decodings, ranking and contents of captions."""
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from captionlab.core.records import NO_WORDS, Decoding
+from builders import write_small_manifest
+from captionlab.core.records import DATASET, MODELS, NO_WORDS, Decoding
 from captionlab.demo import lineup
 from captionlab.demo.examples import example_photo
 from captionlab.demo.lineup import Lineup
@@ -62,6 +64,28 @@ def test_about_names_the_training_data_of_each_system(demo_root: Path) -> None:
     released, *tiny = Lineup.load(demo_root).about()
     assert (released["name"], released["dataset"], released["drawn"]) == ("released", "flickr8k", False)
     assert [(one["name"], one["dataset"], one["drawn"]) for one in tiny] == [("tiny", "scenes", True)] * 2
+
+
+def test_a_checkpoint_that_cannot_be_read_is_left_out(
+    demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(demo_root / MODELS, tmp_path / MODELS)
+    (tmp_path / MODELS / "baseline/tiny/checkpoint.safetensors").write_bytes(b"of another version")
+    assert [one["system"] for one in Lineup.load(tmp_path).about()] == ["attention", "attention"]  # one is the released
+    assert capsys.readouterr().err.startswith("captionlab: left out: ")
+
+
+@pytest.mark.parametrize(("name", "kind", "drawn"), [
+    ("scenes", "scenes", True), ("scenes", "folder", False), ("other", "folder", True)
+])  # fmt: skip
+def test_drawn_scenes_are_told_by_the_format(
+    demo_root: Path, tmp_path: Path, name: str, kind: str, drawn: bool
+) -> None:
+    """Those of the project's dataset; of another dataset only the name is known."""
+    shutil.copytree(demo_root / MODELS, tmp_path / MODELS)
+    (tmp_path / DATASET).mkdir()
+    write_small_manifest(tmp_path, name=name, format=kind)
+    assert {one["drawn"] for one in Lineup.load(tmp_path).about() if one["name"] == "tiny"} == {drawn}
 
 
 class BlankReader(PhotoReader):

@@ -358,6 +358,22 @@ def set_params(root: Path, **params: dict[str, object]) -> None:
         write_training(folder, dataclasses.replace(training, summary=dataclasses.replace(training.summary, params=own)))
 
 
+def test_only_rows_of_others_are_marked_as_stated(params: Params, root: Path) -> None:
+    """Not the seeds, people's captions and judgments, which the page's filter would hide among what was measured."""
+    write_results(root, params, judged=True)
+    set_params(root, lite0={"training.seed": 1}, lite2_wide={"training.seed": 2})
+    report(params, root)
+    page = (root / "reports/toys/comparison.html").read_text("utf-8")
+    stated: dict[str, set[bool]] = {}
+    for table in re.findall(r'aria-label="([^"]+)">\n<table>(.*?)</table>', page, re.DOTALL):
+        rows = re.findall(r"<tr([^>]*)>\s*<th scope=\"row\"", table[1])
+        stated[table[0]] = {"data-stated" in row for row in rows}
+    assert {"Mean and deviation over seeds", "How far the scores agree with people"} <= stated.keys()
+    others = [title for title, found in stated.items() if True in found]
+    assert others
+    assert all("report" in title or "ublished" in title for title in others)
+
+
 def test_image_positions_have_a_separate_table(params: Params, root: Path) -> None:
     report(params, root)
     page = root / "reports/toys/comparison-all.md"

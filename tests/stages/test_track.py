@@ -13,8 +13,8 @@ from mlflow.entities import Run
 
 from captionlab.config import EnsembleParams, load_params
 from captionlab.core.params import GuestParams
-from captionlab.core.records import MODELS
-from captionlab.core.results import Training, read_evaluation, read_training, write_training
+from captionlab.core.records import EVALUATION, MODELS, Decoding
+from captionlab.core.results import Training, read_evaluation, read_training, write_evaluation, write_training
 from captionlab.core.results.photos import read_photo_captions
 from captionlab.metrics.scorer import Scorer
 from captionlab.serving import registry
@@ -96,6 +96,24 @@ def test_runs_without_live_tracking_are_published_from_files(pipeline: Path) -> 
     assert names == ["comparison.csv", "evaluation.json", "history.csv", "summary.json"]
     timings = (pipeline / "reports/scenes/timings.csv").read_text()
     assert timings == "stage,item,seconds,peak_megabytes\ntrain_baseline,lite1,1.5,900.0\n"
+
+
+def test_a_decoding_of_several_parts_is_a_name_that_mlflow_allows(pipeline: Path) -> None:
+    evaluation = read_evaluation(pipeline)
+    several = [Decoding(beam=3, min_words=4), None, Decoding(beam=3, min_words=4, no_repeat_ngram=3)]
+    configurations = tuple(
+        dataclasses.replace(own, decodings=tuple(
+            dataclasses.replace(each, decoding=decoding or each.decoding)
+            for each, decoding in zip(own.decodings, several, strict=True)
+        )) if own.key == "baseline.lite1" else own
+        for own in evaluation.configurations
+    )  # fmt: skip
+    write_evaluation(pipeline / EVALUATION, dataclasses.replace(evaluation, configurations=configurations))
+    track(PARAMS, pipeline)
+    (run,) = runs(pipeline)["baseline.lite1"]
+    prefixes = {key.partition("/")[0] for key in run.data.metrics if key.startswith("with_beam")}
+    parts = "with_beam_3_4_words_or_more"
+    assert prefixes == {parts, "with_beam_3", f"{parts}_no_3-gram_twice"}
 
 
 def test_an_experiment_names_its_runs(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,6 +227,21 @@ def test_a_failed_trial_does_not_stop_the_others(root: Path, find: Find) -> None
         find("grid", "hidden=4000,5000")
 
 
+def test_values_that_do_not_go_together_fail_their_trial_alone(root: Path, find: Find) -> None:
+    """Each of them is possible with the other values of params.yaml."""
+    own = {"encoder": "tiny", "embedding": 8, "hidden": 8, "layers": 1, "dropout": 0.1, "attention": 6, "memory": 0}
+    write_params(
+        root, {"tiny": 2}, {"epochs": 1}, name=root.name,
+        attention={"tiny": own | {"teacher_forcing": True, "tied": False}},
+    )  # fmt: skip
+    ranges = ("teacher_forcing=true,false", "training.scheduled_sampling=0,0.2")
+    for _ in range(2):  # the second call finds all trials finished
+        found = find("grid", *ranges, row="attention.tiny")
+        assert Counter(trial["state"] for trial in found["trials"]) == {"complete": 3, "fail": 1}
+        (error,) = (trial["error"] for trial in found["trials"] if trial["state"] == "fail")
+        assert "training.scheduled_sampling needs teacher_forcing: true" in error
+
+
 @pytest.mark.parametrize(("row", "sampler", "ranges", "message"), [
     ("baseline", "grid", [], "baseline has no configuration ''"),
     ("ensemble.both", "grid", [], "'ensemble.both' cannot be tuned; name a system and its configuration"),

@@ -29,8 +29,9 @@ def apply_preset(root: Path, name: str) -> list[str]:
     """Write the values of ``presets/<name>.yaml`` into params.yaml, whose comments stay; returns the closing lines.
 
     The systems' configurations and retrieval are replaced as a whole where the preset has them; fine-tunings, ensembles
-    and guests always; any other section key by key. The layout is the one that DVC's ``exp run -S`` writes, so that it later changes one line. Raises CaptionlabError for an unknown
-    preset and for one whose result is not valid; params.yaml is then unchanged.
+    and guests always; any other section key by key. The layout is the one that DVC's ``exp run -S`` writes, so that it
+    later changes one line. Raises CaptionlabError for an unknown preset and for one whose result is not valid;
+    params.yaml is then unchanged.
     """
     known = sorted(path.stem for path in (root / PRESETS).glob("*.yaml"))
     if name not in known:

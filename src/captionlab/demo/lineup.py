@@ -6,14 +6,16 @@ request at a time.
 
 import dataclasses
 import hashlib
+import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from captionlab.core.records import MODELS, NO_WORDS, RELEASED, Decoding, Neighbours
+from captionlab.core.results import read_manifest
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner, Sentence
 from captionlab.inference.photos import PhotoReader
@@ -22,14 +24,17 @@ from captionlab.models.base import Features
 if TYPE_CHECKING:  # retrieval takes a second to import
     from captionlab.evaluation.rows import RowCaptioner
 
-DRAWN_SCENES = "scenes"  # name of the built-in dataset in params.yaml
+DRAWN_SCENES = frozenset({"scenes"})  # name of the built-in dataset in params.yaml
 _KEPT = 32  # most recent photos whose features are kept; a fifth of a megabyte for each encoder
 
 
 class Lineup:
     """The systems side by side. Encoders are loaded by ``warm_up`` or with the first photo."""
 
-    def __init__(self, captioners: Sequence[Captioner], rows: "Sequence[RowCaptioner]" = ()) -> None:
+    def __init__(
+        self, captioners: Sequence[Captioner], rows: "Sequence[RowCaptioner]" = (), drawn: Set[str] = DRAWN_SCENES
+    ) -> None:
+        self._drawn = drawn  # names of datasets of drawn scenes
         self._members: list[Captioner | RowCaptioner] = [*captioners, *rows]
         wanted = [_readers(member) for member in self._members]
         every = [reader for own in wanted for reader in own]
@@ -41,23 +46,32 @@ class Lineup:
     def load(cls, root: Path, rows: Sequence[str] = ()) -> "Lineup":
         """The released captioner, every checkpoint under the project's artifacts/models, and rows of the comparison.
 
-        Raises CaptionlabError if there is none, or one of them is missing or damaged.
+        A checkpoint that cannot be read, such as one of an earlier version that params.yaml no longer names, is left
+        out with a line on standard error. Raises CaptionlabError if no system is left, or a row is missing.
         """
         paths = sorted((root / MODELS).glob("*/*/checkpoint.safetensors"))
         if RELEASED.exists():
             paths.insert(0, RELEASED)
         if not paths and not rows:
             raise CaptionlabError(f"no trained system in {root / MODELS}; train some first (dvc repro)")
-        captioners = [Captioner.load(path) for path in paths]
+        captioners = []
+        for path in paths:
+            try:
+                captioners.append(Captioner.load(path))
+            except CaptionlabError as error:
+                print(f"captionlab: left out: {error}", file=sys.stderr, flush=True)
+        if not captioners and not rows:
+            raise CaptionlabError(f"no system in {root / MODELS} can be read; train one (dvc repro)")
+        drawn = _drawn_datasets(root)
         if not rows:
-            return cls(captioners)
+            return cls(captioners, drawn=drawn)
         from captionlab.evaluation.rows import RowCaptioner
 
-        return cls(captioners, [RowCaptioner.load(root, row) for row in rows])
+        return cls(captioners, [RowCaptioner.load(root, row) for row in rows], drawn)
 
     def about(self) -> list[dict[str, Any]]:
         """Each system: its configuration, encoder and training dataset, and whether that dataset is drawn scenes."""
-        return [_about(member) for member in self._members]
+        return [self._about(member) for member in self._members]
 
     def warm_up(self) -> None:
         """Load every encoder, so that the first photo does not wait for it."""
@@ -95,15 +109,27 @@ class Lineup:
         for member, readers in zip(self._members, self._readers, strict=True):
             encoded = [features[reader] for reader in readers]
             if failures := [each for each in encoded if isinstance(each, CaptionlabError)]:
-                answers.append({**_about(member), "error": str(failures[0])})
+                answers.append({**self._about(member), "error": str(failures[0])})
                 continue
             first, *others = (each for each in encoded if isinstance(each, Features))
             decoding = member.decoding
             if isinstance(decoding, Decoding):  # retrieval has no beam
                 decoding = dataclasses.replace(decoding, **changes)
             captions = _captions(member, first._replace(others=tuple(others)), decoding)
-            answers.append({**_about(member), "decoding": _label(decoding), "captions": captions})
+            answers.append({**self._about(member), "decoding": _label(decoding), "captions": captions})
         return answers
+
+    def _about(self, member: "Captioner | RowCaptioner") -> dict[str, Any]:
+        if isinstance(member, Captioner):
+            identity = member.identity
+            system, name = identity.system, "released" if member.release else identity.name
+            encoder, dataset = identity.encoder, identity.dataset
+        else:
+            system, _, name = member.key.partition(".")
+            encoder, dataset = ", ".join(reader.name for reader in member.readers), member.dataset
+        return {
+            "system": system, "name": name, "encoder": encoder, "dataset": dataset, "drawn": dataset in self._drawn
+        }  # fmt: skip
 
     def _encode(self, photo: bytes | Image.Image) -> dict[int, Features | CaptionlabError]:
         """The photo's features, or the error, from each encoder that is in use."""
@@ -114,6 +140,15 @@ class Lineup:
             except CaptionlabError as error:
                 features[place] = error
         return features
+
+
+def _drawn_datasets(root: Path) -> frozenset[str]:
+    """Names of datasets of drawn scenes: the built-in one's, and the project's if it has that format."""
+    try:
+        manifest = read_manifest(root)
+    except CaptionlabError:
+        return DRAWN_SCENES
+    return DRAWN_SCENES - {manifest.name} | ({manifest.name} if manifest.format == "scenes" else set())
 
 
 def _readers(member: "Captioner | RowCaptioner") -> Sequence[PhotoReader]:
@@ -129,18 +164,6 @@ def _shared(wanted: PhotoReader, readers: Sequence[PhotoReader]) -> int:
     fitting = [i for i in alike if readers[i].grid == wanted.grid]
     with_grid = [i for i in alike if readers[i].grid]
     return min(fitting if wanted.grid else with_grid or fitting)
-
-
-def _about(member: "Captioner | RowCaptioner") -> dict[str, Any]:
-    if isinstance(member, Captioner):
-        identity = member.identity
-        system, name = identity.system, "released" if member.release else identity.name
-        encoder, dataset = identity.encoder, identity.dataset
-    else:
-        system, _, name = member.key.partition(".")
-        encoder, dataset = ", ".join(reader.name for reader in member.readers), member.dataset
-    drawn = dataset == DRAWN_SCENES
-    return {"system": system, "name": name, "encoder": encoder, "dataset": dataset, "drawn": drawn}
 
 
 def _label(decoding: Decoding | Neighbours) -> str:

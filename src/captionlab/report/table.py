@@ -43,15 +43,11 @@ class Line:
     """One row of a table: a value for each column, and properties for filtering."""
 
     values: tuple[Value, ...]
-    system: str | None = None  # None for a reference row
+    system: str | None = None  # None for a line of no system
+    stated: bool = False  # by others, not measured by this pipeline
     competes: bool = True  # whether its values can be the best of their columns
     above_people: frozenset[str] = frozenset()  # labels of the columns with a value above that of people
     missing: str = ""  # shown in numeric columns where there is no value; empty: what the column says
-
-    @property
-    def measured(self) -> bool:
-        """Whether it was measured by this pipeline."""
-        return self.system is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -288,6 +288,7 @@ def _seeds(results: Results) -> list[Table]:
     lines = [
         Line(
             values=(", ".join(sorted(run.name for run in runs)), *_means(runs, _SCORES)),
+            system=runs[0].system,
             above_people=_above_people(results, runs, _PER_PHOTO),
         )
         for runs in groups
@@ -362,6 +363,7 @@ def _of_rows(
             Line(
                 values=tuple(_name(row) if key == "name" else getattr(row, key) for key in fields),
                 system=row.system if row.measured else None,
+                stated=row.source not in ("measured", "people"),
                 competes=row in competing if competing else row.measured,
                 above_people=own,
             )

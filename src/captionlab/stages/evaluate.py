@@ -235,10 +235,12 @@ def _diagnose(
     params: Params, root: Path, captioned: Sequence[Captioned], evaluation: Evaluation, data: _Dataset
 ) -> Diagnostics:
     """Diagnostics of the test captions of each selected decoding; on drawn scenes, attribute accuracy too."""
-    generated = {
-        own.key: Generated(captions=own.captions("test", scores.chosen), without_photo=own.without_photo[scores.chosen])
-        for own, scores in zip(captioned, evaluation.configurations, strict=True)
-    }
+    generated = {}
+    for own, scores in zip(captioned, evaluation.configurations, strict=True):
+        said = own.captions("test", scores.chosen)
+        if own.system == "guests":  # as they were written, with capitals and punctuation
+            said = {image: " ".join(clean(caption, "characters")) for image, caption in said.items()}
+        generated[own.key] = Generated(captions=said, without_photo=own.without_photo[scores.chosen])
     how = params.evaluate
     training = [caption.words for caption in data.captions if caption.split == "train"]
     settings = Settings(

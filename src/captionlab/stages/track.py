@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -228,7 +229,8 @@ def _metrics(scores: ConfigurationScores) -> dict[str, float]:
     }
     for decoded in scores.decodings:
         # MLflow sorts by name: `beam_3/` would come before all plain names.
-        metrics |= _scores(decoded.test["strict"], f"with_{decoded.decoding.label.replace(' ', '_')}/")
+        words = re.findall(r"[\w.-]+", decoded.decoding.label)  # MLflow allows no comma in a name
+        metrics |= _scores(decoded.test["strict"], f"with_{'_'.join(words)}/")
     for protocol, found in best.test.items():
         if protocol != "strict":
             metrics |= _scores(found, f"with_{protocol}/")  # after the decodings: the last prefix of all

@@ -244,7 +244,12 @@ def _requeue(search: Search, study: optuna.Study, trial: FrozenTrial) -> None:
 
 def _run(search: Search, study: optuna.Study, trial: optuna.Trial) -> None:
     """Train one trial and report the result to the study. An OSError such as a full disk ends the worker instead."""
-    params = changed(search.params, search.system, search.config, trial.params)
+    try:
+        params = changed(search.params, search.system, search.config, trial.params)
+    except CaptionlabError as error:  # values that do not go together
+        trial.set_user_attr("error", str(error))
+        study.tell(trial, None, TrialState.FAIL)
+        return
     config = params.system(search.system, search.config)
     training = params.training_of(config)
     values = ", ".join(f"{keys}={value}" for keys, value in trial.params.items())
