@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-PRESETS := flickr8k hour trained_blocks clip guests image_places report_a report_a_lite report_b report_b_lite
+PRESETS := flickr8k hour captioner trained_blocks clip guests image_places report_a report_a_lite report_b report_b_lite
 
 .PHONY: repro differences $(PRESETS) test pytest test-slow torture queue check format ui bench bench-keras gpu clean
 

@@ -214,7 +214,7 @@ def test_own_photos(reader: Reader, tmp_path: Path) -> None:
     (photos.parent / "captions.txt").write_text("\n".join(["image,caption", *lines, ""]), encoding="utf-8")
     first, trained = reader.follow("own-photos")
     assert "download: 30 photos (24 train, 3 val, 3 test), 60 captions" in first
-    assert reader.ran(trained) >= {"build_vocab", "extract_features@efficientnet_lite2_last6", "train_attention@mine"}
+    assert reader.ran(trained) >= {"build_vocab", "extract_features@efficientnet_lite012_380", "train_attention@mine"}
     captions = {photo.image: caption_in(trained, photo.image) for photo in found}
     assert len(set(captions.values())) > 20
     kinds = scene_words(ROOT / "assets/scenes")["kinds"]

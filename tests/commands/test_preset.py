@@ -56,6 +56,7 @@ WORDS = {
     "flickr8k": 3_000,
     "gpu": 3_000,
     "hour": 3_000,
+    "captioner": 3_000,
     "own_photos": 3_000,
     "clip": 3_000,
     "guests": 3_000,
@@ -290,7 +291,8 @@ def test_an_invalid_preset_changes_nothing(project: Path, content: str, words: s
 
 def test_an_unknown_preset_is_an_error_that_lists_the_known_ones(project: Path) -> None:
     with pytest.raises(
-        CaptionlabError, match=r"no preset 'report_c' in presets/; there are clip, flickr8k, .*hour, image_places, "
+        CaptionlabError,
+        match=r"no preset 'report_c' in presets/; there are captioner, clip, .*hour, image_places, ",
     ):
         apply_preset(project, "report_c")
     with pytest.raises(CaptionlabError, match="there are none"):

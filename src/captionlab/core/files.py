@@ -16,9 +16,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from captionlab.errors import CaptionlabError
 
 _DEEPEST = 50
@@ -195,6 +192,9 @@ def read_jsonl(path: Path) -> list[Any]:
 
 def read_yaml(path: Path, missing: str) -> Any:
     """Read YAML as plain values. A CaptionlabError names the file; ``missing`` is the advice when it does not exist."""
+    from ruamel.yaml import YAML  # slow to import, and captioning a photo reads no YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
         with _named(path, missing):
             text = path.read_text(encoding="utf-8")
