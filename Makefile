@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# The make 3.81 of macOS looks for commands in the exported PATH only with another shell than /bin/sh.
+SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
@@ -10,18 +12,19 @@ PRESETS := flickr8k hour captioner trained_blocks clip guests image_places repor
 
 .PHONY: repro differences $(PRESETS) test pytest test-slow torture queue check format ui bench bench-keras gpu clean
 
+repro: NAME = $(shell sed -n '/^dataset:/,/^[a-z]*:$$/s/^  name: *\([^ ]*\).*/\1/p' params.yaml)
 repro: .venv/.installed
 	dvc repro
 	@echo
-	@echo "The comparison:      reports/scenes/comparison.html (also .md and .csv)"
-	@echo "Photos and captions: reports/scenes/gallery/index.html"
+	@echo "The comparison:      reports/$(NAME)/comparison.html (also .md and .csv)"
+	@echo "Photos and captions: reports/$(NAME)/gallery/index.html"
 	@echo "Every run in MLflow: make ui"
 	@$(MAKE) --no-print-directory differences
 
 # A line where the results in git were computed on another kind of processor.
 differences:
 	@git diff --quiet -- dvc.lock reports || \
-		echo 'Some results differ from those in git. See them: dvc metrics diff. Go back: git restore dvc.lock reports'
+		echo 'dvc.lock or reports differ from those in git. See how: dvc metrics diff. Go back: git restore dvc.lock reports'
 
 # make flickr8k [SOURCE=folder with the two zips]: presets/flickr8k.yaml, and so on, each to a report of its own. Without
 # the zips there they are downloaded. params.yaml is changed; `git restore params.yaml` goes back.
@@ -94,9 +97,15 @@ bench-keras: .venv-keras/.installed
 clean:
 	rm -rf .venv .venv-keras .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
+# The environment of a copied or moved project names the former folder: it is made again.
+MOVED := $(filter-out $(CURDIR),$(shell cat .venv/.installed 2>/dev/null))
+ifneq ($(MOVED),)
+.PHONY: .venv/.installed
+endif
+
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "captionlab needs Python 3.11 or newer; run: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(if $(MOVED),--clear) .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+	@echo '$(CURDIR)' > $@

@@ -314,3 +314,18 @@ def test_a_reader_that_stops_early_gets_no_error_message(dataset: Path, argument
     with open(write, "wb") as closed:
         done = subprocess.run([COMMAND, *arguments], cwd=dataset, stdout=closed, stderr=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_stage_runs_the_source_of_its_own_project(tmp_path: Path) -> None:
+    """As in the clone of a queued experiment, while another copy of captionlab is installed."""
+    root = Path(__file__).parents[2]
+    shutil.copytree(root / "src", tmp_path / "src", ignore=shutil.ignore_patterns("released", "__pycache__"))
+    for name in ("params.yaml", "data.dvc"):
+        shutil.copy(root / name, tmp_path)
+    stage = tmp_path / "src/captionlab/stages/check_params.py"
+    stage.write_text(stage.read_text("utf-8").replace("params.yaml is valid; ", "own source; "), "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "captionlab.cli", "check_params"], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(root / "src")}, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("check_params: own source; ")

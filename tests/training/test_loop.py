@@ -155,11 +155,15 @@ def test_training_with_fixed_shapes_gives_the_same_weights(
             assert asdict(ours)[field] == (None if value is None else pytest.approx(value, rel=1e-4)), field
 
 
-def test_a_state_of_another_device_is_not_continued(setup: Setup) -> None:
+def test_a_state_of_another_device_or_other_code_is_not_continued(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     setup.train(setup.model())
     resume = ResumeFile(setup.resume, "key")
     assert resume.load("cpu") is not None
     assert resume.load("cuda") is None
+    monkeypatch.setattr(loop, "code_digest", lambda names: "after an edit")
+    assert resume.load("cpu") is None
 
 
 def test_the_moving_average_is_validated_and_returned(setup: Setup) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from captionlab.config import Params
+from captionlab.core.code import code_digest
 from captionlab.core.devices import choose_device
 from captionlab.core.files import digest_of, read_json, sha256_of, write_text
 from captionlab.core.records import CAPTIONS, VOCAB
@@ -36,7 +37,7 @@ class CandidateStore:
             sha256_of(root / VOCAB),
             [dataclasses.asdict(decoding) for decoding in params.evaluate.decodings],
             [choose_device(params.device), torch.__version__, torch.get_num_threads()],
-            _code(),
+            code_digest(_CODE),
         ]
 
     def path(self, members: Members) -> Path:
@@ -65,10 +66,3 @@ class CandidateStore:
         files = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in files[KEPT:]:
             path.unlink()
-
-
-def _code() -> str:
-    """A digest of the code that decodes."""
-    package = Path(__file__).parents[1]
-    files = (path for name in _CODE for path in sorted((package / name).rglob("*.py")) or [package / name])
-    return digest_of([[str(path.relative_to(package)), sha256_of(path)] for path in files])

@@ -170,7 +170,7 @@ class EnsembleCaptioner(CaptionsPhotos[list[Sentence]]):
     ) -> "EnsembleCaptioner":
         """Load several checkpoints; without ``decoding`` the ensemble uses the one that they share.
 
-        Raises CaptionlabError as ``Captioner.load`` does, or if vocabularies, datasets or decodings differ.
+        Raises CaptionlabError as ``Captioner.load`` does, or if vocabularies or decodings differ.
         """
         members = tuple(Captioner.load(path, device, decoding) for path in paths)
         for path, member in zip(paths, members, strict=True):
@@ -178,8 +178,6 @@ class EnsembleCaptioner(CaptionsPhotos[list[Sentence]]):
                 raise CaptionlabError(
                     f"{path} and {paths[0]} have different vocabularies; the members of an ensemble share one"
                 )
-        if len(datasets := {member.dataset: None for member in members}) > 1:
-            raise CaptionlabError(f"the members of an ensemble are of several datasets: {', '.join(datasets)}")
         if len(decodings := dict.fromkeys(member.decoding for member in members)) > 1:
             labels = "; ".join(decoding.full_label for decoding in decodings)
             raise CaptionlabError(f"the members have several decodings ({labels}); give one for all")
@@ -200,8 +198,8 @@ class EnsembleCaptioner(CaptionsPhotos[list[Sentence]]):
 
     @property
     def dataset(self) -> str:
-        """The name of the data that the members were trained on."""
-        return self.members[0].dataset
+        """The names of the data that the members were trained on: presets give one dataset several names."""
+        return ", ".join(dict.fromkeys(member.dataset for member in self.members))
 
     @property
     def sources(self) -> dict[str, bool]:

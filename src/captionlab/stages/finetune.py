@@ -50,7 +50,7 @@ def finetune(params: Params, root: Path, name: str) -> list[str]:
     experiment = Experiment(
         key=f"finetune.{name}",
         model=checkpoint.model,
-        identity=dataclasses.replace(checkpoint.identity, name=name, training_key=key),
+        identity=dataclasses.replace(checkpoint.identity, name=name, dataset=material.dataset, training_key=key),
         training=training,
         settings=settings,
         cider=ValidationCider(

@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from captionlab.config import TrainingParams
 from captionlab.core import distributed
+from captionlab.core.code import code_digest
 from captionlab.core.devices import gpu_arithmetic, uses_bf16
-from captionlab.core.files import atomic_file
+from captionlab.core.files import atomic_file, digest_of
 from captionlab.core.results import Epoch
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Decoder
@@ -31,6 +32,17 @@ from captionlab.training.graphs import GraphedStep
 from captionlab.training.step import RunningMetrics, autocast, measure, packed_loss, padded_loss
 from captionlab.training.validation import ValidationCider
 
+_CODE = (
+    "core/devices.py",
+    "core/tokens.py",
+    "data",
+    "encoders",
+    "finetuning",
+    "inference",
+    "metrics",
+    "models",
+    "training",
+)
 STEPS_A_CHECK = {"cpu": 1, "cuda": 100, "mps": 100}  # reading a loss means to wait for a GPU
 
 
@@ -52,10 +64,17 @@ class Splits(NamedTuple):
 
 @dataclass(frozen=True)
 class ResumeFile:
-    """Where a training saves its state after each epoch. ``key`` tells the training apart from all others."""
+    """Where a training saves its state after each epoch. ``key`` tells the training apart from all others.
+
+    Only the same code continues: the state has the shapes, and the history the losses, of the code that made it.
+    """
 
     path: Path
     key: str
+
+    @property
+    def _stored_key(self) -> str:
+        return digest_of([self.key, code_digest(_CODE)])
 
     def load(self, device: str) -> dict[str, Any] | None:
         """The state of an interrupted run; None if there is none, or if it is unreadable or another training's."""
@@ -63,7 +82,7 @@ class ResumeFile:
             return None
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
-            same = (content["key"], content["device"]) == (self.key, device)
+            same = (content["key"], content["device"]) == (self._stored_key, device)
             return content["state"] if same else None
         except Exception:  # whatever a broken file raises, the training starts again
             return None
@@ -71,7 +90,7 @@ class ResumeFile:
     def save(self, state: dict[str, Any], device: str) -> None:
         """Write the state as a whole or not at all."""
         content = io.BytesIO()  # torch's own writer does not report a full disk
-        torch.save({"key": self.key, "device": device, "state": state}, content)
+        torch.save({"key": self._stored_key, "device": device, "state": state}, content)
         with atomic_file(self.path) as temporary:
             temporary.write_bytes(content.getbuffer())
 
