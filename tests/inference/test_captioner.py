@@ -277,10 +277,12 @@ def test_attention_is_drawn(shipped: Path, run: "Run") -> None:
     with Image.open("looks/map.png") as sheet:
         assert sheet.format == "PNG"
         assert sheet.width > min(5, 1 + len(out.split())) * TILE
-    for photos in (["holiday.jpg", "beach.png"], ["more"]):
+    for photos, expected in ((["holiday.jpg", "beach.png"], 2), (["."], 1)):
         code, out, err = run("caption", *photos, "--attention", "other.png")
-        assert (code, out) == (2, "")
+        assert (code, out) == (expected, "")
         assert "needs exactly one photo" in err
+        assert not Path("other.png").exists()
+    assert run("caption", "more", "--attention", "other.png")[0] == 0  # a folder of one photo
 
 
 def test_the_map_is_bright_at_attended_regions() -> None:

@@ -4,7 +4,6 @@ Imports what a command needs only when it runs, so that help and completion are 
 """
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -117,7 +116,7 @@ def caption(
     Example: captionlab caption holiday.jpg
     \fIts parameters are the command's options.
     """
-    if attention and (len(photos) > 1 or os.path.isdir(photos[0])):
+    if attention and len(photos) > 1:
         raise typer.BadParameter("needs exactly one photo", param_hint="--attention")
     if attention and out:
         raise typer.BadParameter(

@@ -69,7 +69,7 @@ def caption_photos(names: Sequence[str], options: Options) -> bool:
     Captions are printed as they are made, or written to ``options.out`` as JSON lines, where photos that it has are
     left out. Under torchrun each process does a share of the photos, and all return the same. A photo that cannot be
     read is a line on standard error. Raises CaptionlabError when the model cannot be loaded, when ``options.out`` is
-    not a file of its captions, and when ``options.attention`` is asked of a model without attention.
+    not a file of its captions, and when ``options.attention`` is asked of several photos or of a model without it.
     """
     if options.attention:
         options = dataclasses.replace(options, attention=through_link(options.attention))
@@ -79,6 +79,8 @@ def caption_photos(names: Sequence[str], options: Options) -> bool:
             _complain(line)
     if not found.photos:
         return False
+    if options.attention and len(found.photos) > 1:
+        raise CaptionlabError(f"--attention needs exactly one photo, not {len(found.photos):,}")
     captioner = _load(options.model)
     if options.attention and not isinstance(captioner, Captioner):
         raise CaptionlabError(f"{options.model} has no attention to show")
