@@ -56,12 +56,6 @@ test-slow: .venv/.installed
 	pytest -m slow --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 	pytest -m docs --numprocesses 2 --dist loadgroup
 
-# make queue [JOBS=2]: starts DVC's queued experiments, JOBS at once, each with its share of the cores.
-JOBS ?= 2
-queue: .venv/.installed
-	cores=$$(getconf _NPROCESSORS_ONLN); \
-	OMP_NUM_THREADS=$$(( cores > $(JOBS) ? cores / $(JOBS) : 1 )) dvc queue start -j $(JOBS)
-
 check: .venv/.installed
 	ruff check .
 	ruff format --check .
@@ -73,6 +67,12 @@ format: .venv/.installed
 
 ui: .venv/.installed
 	captionlab ui
+
+# make queue [JOBS=2]: starts DVC's queued experiments, JOBS at once, each with its share of the cores.
+JOBS ?= 2
+queue: .venv/.installed
+	cores=$$(getconf _NPROCESSORS_ONLN); \
+	OMP_NUM_THREADS=$$(( cores > $(JOBS) ? cores / $(JOBS) : 1 )) dvc queue start -j $(JOBS)
 
 # Speeds beside another library's or the machine's limit, to reports/benchmarks.md: a quarter of an hour on a quiet
 # machine where `make repro` has run. BENCH=--smoke only tries whether all runs.

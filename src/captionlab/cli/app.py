@@ -1,8 +1,10 @@
 """The application that all commands belong to, its global options, and what commands of several processes share."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,6 +45,21 @@ def options(
         raise CaptionlabError(
             "torchrun is for extract_features, train_*, finetune and caption; run this command without it"
         )
+
+
+def use_own_source() -> None:
+    """Start again with the source in the current folder, if another copy of captionlab runs.
+
+    DVC stores the results as those of the source there. Without this a queued experiment, which runs in a clone, and a
+    copied project would use the source that is installed.
+    """
+    source = Path("src").resolve()
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if not (source / "captionlab/cli").is_dir() or paths[0] == str(source):
+        return
+    if not (source / "captionlab").samefile(Path(__file__).parents[1]):
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(source), *filter(None, paths)])
+        os.execv(sys.executable, [sys.executable, "-m", "captionlab.cli", *sys.argv[1:]])
 
 
 @contextmanager

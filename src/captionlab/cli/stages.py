@@ -1,7 +1,5 @@
 """The commands of the pipeline, one for each stage. Imports what a stage needs only when it runs."""
 
-import os
-import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -10,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from captionlab.cli.app import app, together
+from captionlab.cli.app import app, together, use_own_source
 
 
 def _run(stage: str, *items: str) -> None:
@@ -18,7 +16,7 @@ def _run(stage: str, *items: str) -> None:
 
     Of several processes that torchrun started, only the first one prints and writes.
     """
-    _use_own_source()
+    use_own_source()
     from captionlab.config import load_params
     from captionlab.core.timings import write_timing
 
@@ -33,21 +31,6 @@ def _run(stage: str, *items: str) -> None:
     write_timing(root, stage, ".".join(items), time.perf_counter() - start)
     for line in lines:
         print(line)
-
-
-def _use_own_source() -> None:
-    """Start again with the source in the current folder, if another copy of captionlab runs.
-
-    DVC stores the results as those of the source there. Without this a queued experiment, which runs in a clone, and a
-    copied project would use the source that is installed.
-    """
-    source = Path("src").resolve()
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if not (source / "captionlab/cli").is_dir() or paths[0] == str(source):
-        return
-    if not (source / "captionlab").samefile(Path(__file__).parents[1]):
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(source), *filter(None, paths)])
-        os.execv(sys.executable, [sys.executable, "-m", "captionlab.cli", *sys.argv[1:]])
 
 
 @app.command("check_params")

@@ -192,7 +192,7 @@ def read_jsonl(path: Path) -> list[Any]:
 
 def read_yaml(path: Path, missing: str) -> Any:
     """Read YAML as plain values. A CaptionlabError names the file; ``missing`` is the advice when it does not exist."""
-    from ruamel.yaml import YAML  # slow to import, and captioning a photo reads no YAML
+    from ruamel.yaml import YAML  # slow to import, and few commands read YAML
     from ruamel.yaml.error import YAMLError
 
     try:

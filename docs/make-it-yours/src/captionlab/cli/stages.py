@@ -5,11 +5,12 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from captionlab.cli.app import app
+from captionlab.cli.app import app, use_own_source
 
 
 def _run(stage: str) -> None:
     """Run a stage in the current folder, print what it reports, and write its time and memory beside the artifacts."""
+    use_own_source()
     from captionlab.config import load_params
     from captionlab.core.timings import write_timing
 
