@@ -18,6 +18,11 @@ from pathlib import Path
 import torch
 
 from captionlab.core.files import read_json, write_json, write_text
+from captionlab.core.records import RELEASED
+from captionlab.encoders.efficientnet_lite import lite_names, lite_weights
+from captionlab.encoders.load import trained_blocks
+from captionlab.errors import CaptionlabError
+from captionlab.training.header import read_header
 
 ROOT = Path(__file__).parents[1]
 # Of the report's sections.
@@ -114,6 +119,18 @@ def section(
 def load() -> float:
     """The load average of the last minute."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
+
+
+def released_is_usable() -> bool:
+    """Whether the released captioner is in this checkout, and the weights of its encoder are installed."""
+    if not RELEASED.exists():
+        return False
+    try:
+        for name in lite_names(trained_blocks(read_header(RELEASED).identity.encoder)[0]):
+            lite_weights(name)
+    except CaptionlabError:
+        return False
+    return True
 
 
 def accelerator(device: str) -> str:

@@ -31,7 +31,7 @@ if missing := [name for name in ("pydantic", "nltk", "ruamel") if find_spec(name
 
 from captionlab.core.devices import choose_device, gpu_arithmetic
 from captionlab.core.files import write_text
-from captionlab.core.records import RELEASED, Caption, Split
+from captionlab.core.records import Caption, Split
 from captionlab.core.tokens import SPECIALS
 from captionlab.data.photos import PREPROCESSINGS
 from captionlab.data.store import FeatureStore, open_store
@@ -51,7 +51,7 @@ from captionlab.training.batches import CaptionedFeatures
 from captionlab.training.checkpoint import Checkpoint, save_checkpoint
 from captionlab.training.header import Identity
 from captionlab.training.loop import ResumeFile, Splits, train
-from common import ROOT, Workload, figure, interleave, machine
+from common import ROOT, Workload, figure, interleave, machine, released_is_usable
 from extraction import draw_photos
 from training import Subject, subjects
 
@@ -250,7 +250,7 @@ def decoding_part(bench: Bench) -> list[str]:
 
 
 def fresh_captioner(folder: Path) -> Path:
-    """The checkpoint of an attention system with random weights, for a checkout without the released captioner."""
+    """The checkpoint of an attention system with random weights, where the released one or its encoders are missing."""
     (own,) = (each for each in subjects(8) if each.name == "attention.lite2")
     encoder = load_encoder(ENCODER, GRID)
     model = own.fresh()
@@ -271,7 +271,7 @@ def captioning_part(bench: Bench) -> list[str]:
     photos = draw_photos(bench.folder, 2 * bench.sizes.captions)
     name, checkpoint = (
         ("The released captioner", None)
-        if RELEASED.exists()
+        if released_is_usable()
         else ("An attention system with random weights", fresh_captioner(bench.folder))
     )
     captioner = Captioner.load(checkpoint, bench.device)  # type: ignore[arg-type]
