@@ -21,7 +21,7 @@ repro: .venv/.installed
 	@echo "Every run in MLflow: make ui"
 	@$(MAKE) --no-print-directory differences
 
-# A line where the results in git were computed on another kind of processor.
+# A line where the results in git were computed on another kind of processor, or models of another preset are left over.
 differences:
 	@git diff --quiet -- dvc.lock reports || \
 		echo 'dvc.lock or reports differ from those in git. See how: dvc metrics diff. Go back: git restore dvc.lock reports'
