@@ -50,7 +50,7 @@ CHANNELS = 64  # of the random features
 LIMIT = 4_000  # MB of private memory per stage
 SHOWN = ("extract_features", "train_baseline", "evaluate")
 COLUMNS = (
-    "stage", "photos", "seconds", "ms per additional photo", "relative to the first", "peak MB", "private MB"
+    "stage", "photos", "seconds", "ms per additional photo", "relative to the first", "private MB"
 )  # fmt: skip
 MILLION = 1_000_000
 SHARD = 16_384  # photos
@@ -63,7 +63,6 @@ class Cost:
 
     photos: int
     seconds: float
-    peak: float | None  # MB
     own: float  # private MB, 0 where the system does not report it
 
 
@@ -107,7 +106,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def run(folder: Path, photos: int, command: str, *items: str) -> Cost:
-    """Run one stage in ``folder``; returns its time and peak memory."""
+    """Run one stage in ``folder``; returns its time and memory."""
     own = 0.0
     line = [sys.executable, "-m", "captionlab.cli", command, *items]
     with subprocess.Popen(line, cwd=folder, env=_environment(folder), stdout=subprocess.DEVNULL) as process:
@@ -117,7 +116,7 @@ def run(folder: Path, photos: int, command: str, *items: str) -> Cost:
     if process.returncode:
         raise SystemExit(f"captionlab {command} ended with exit code {process.returncode}")
     timing = read_json(folder / TIMINGS / f"{'.'.join([command, *items])}.json")
-    return Cost(photos, timing["seconds"], timing["peak_megabytes"], own)
+    return Cost(photos, timing["seconds"], own)
 
 
 def repeat(drawn: Path, folder: Path, photos: int) -> None:
@@ -139,7 +138,6 @@ def coco_source(drawn: Path, folder: Path, photos: int) -> None:
     images = folder / "source/Images"
     images.mkdir(parents=True)
     rows = itertools.cycle(read_jsonl(drawn / DATASET / "dataset.jsonl"))
-    # Written entry by entry, because a child process inherits the peak memory of its parent.
     with (folder / "source/dataset_drawn.json").open("w", encoding="utf-8") as out:
         out.write('{"dataset": "drawn", "images": [\n')
         for number, row in zip(range(photos), rows, strict=False):
@@ -236,7 +234,6 @@ def _rows(command: str, costs: Sequence[Cost]) -> Iterator[list[str]]:
             figure(cost.seconds),
             "" if further is None else f"{1e3 * further:.2f}",
             "" if further is None or not first else f"{further / first:.2f}x",
-            "" if cost.peak is None else figure(cost.peak),
             figure(cost.own) if cost.own else "",
         ]
 

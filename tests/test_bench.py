@@ -81,7 +81,7 @@ def test_a_section_replaces_its_earlier_version(tmp_path: Path) -> None:
 
 
 def test_the_estimate_for_a_million_photos_is_extrapolated() -> None:
-    costs = [growth.Cost(1000, 11.0, 100.0, 60.0), growth.Cost(2000, 21.0, 110.0, 61.0)]  # 10 ms and 1 kB a photo
+    costs = [growth.Cost(1000, 11.0, 60.0), growth.Cost(2000, 21.0, 61.0)]  # 10 ms and 1 kB a photo
     text = " ".join(growth.plan(dict.fromkeys(growth.SHOWN, costs)))
     assert "Extraction (efficientnet_lite0): 2.8 hours" in text
     assert "5.1 GB pooled" in text
@@ -107,7 +107,7 @@ def test_the_coco_benchmark_makes_a_dataset_with_features(tmp_path: Path) -> Non
 
 
 def test_a_stage_above_the_limit_is_named() -> None:
-    costs = {"download": [growth.Cost(118_000, 9.0, 100.0, 900.0)], "evaluate": [growth.Cost(118_000, 9.0, 1.0, 5e3)]}
+    costs = {"download": [growth.Cost(118_000, 9.0, 900.0)], "evaluate": [growth.Cost(118_000, 9.0, 5e3)]}
     assert growth.verdict(costs) == (
         "At 118,000 photos these stages use more than 4,000 MB of private memory: evaluate (5,000 MB)."
     )

@@ -313,7 +313,7 @@ def test_make_it_yours(tmp_path: Path, empty_database: Path, monkeypatch: pytest
     assert "1 in mlflow.db" in checked
     assert re.search(r"\d+ passed", checked), checked
     assert "every stage is up to date" in checked
-    words = "captionlab|caption|encoder|torch|photo|flickr|efficientnet|java|chrome"
+    words = "captionlab|caption|encoder|torch|photo|flickr|efficientnet|java|chrome|preset|tune"
     left = fork.run("git", "grep", "-iE", words, "--", ":!constraints.txt", ":!LICENSE", ":!tests", ok=False)
     assert left == ""
     assert fork.run("git", "grep", "-ilE", "captionlab|flickr|efficientnet", "--", "tests", ok=False) == ""

@@ -49,8 +49,11 @@ def test_the_parent_of_the_published_folder_is_a_source_too(tmp_path: Path, imag
     assert len(flickr30k(tmp_path / "archive", images, COUNTS).captions) == 5
 
 
-def test_split_files_are_used(tmp_path: Path, images: Path) -> None:
-    source = flickr30k_folder(tmp_path / "f")
+@pytest.mark.parametrize("place", [".", "flickr30k_images"])
+def test_split_files_are_used(tmp_path: Path, images: Path, place: str) -> None:
+    """Beside the captions, also where these are in the published folder."""
+    source = tmp_path / "f"
+    flickr30k_folder(source / place)
     for split, name in {"train": "1.jpg", "val": "2.jpg", "test": "2199200615.jpg"}.items():
         (source / f"{split}.txt").write_text(name)
     found = flickr30k(source, images, COUNTS)

@@ -63,6 +63,12 @@ def test_scores_of_known_embeddings(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert found["ref_clip_score"] == pytest.approx([2 * 1.5 * 0.8 / 2.3, 0])
 
 
+def test_missing_photos_are_named(folder: Path, photos: dict[str, Path]) -> None:
+    photos.pop("1.jpg")
+    with pytest.raises(CaptionlabError, match=r"1 photos are missing \(1\.jpg\)"):
+        ClipScorer(str(folder)).scores(PAIRS, photos, REFERENCES)
+
+
 def test_pickled_weights_in_half_precision_compute_in_fp32(
     folder: Path, photos: dict[str, Path], tmp_path: Path
 ) -> None:

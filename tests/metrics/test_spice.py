@@ -14,6 +14,8 @@ PAIRS = [("a.jpg", "a dog"), ("b.jpg", "a dog"), ("a.jpg", "the dog runs")]
 # The share of a caption's words that are in a reference, as the score; the rows in another order.
 JAVA = f"""#!{sys.executable}
 import json, sys
+if sys.argv[1] == "-version":
+    sys.exit('openjdk version "1.8.0_432"\\nOpenJDK Runtime Environment')
 _, heap, _, jar, asked, _, out, _ = sys.argv
 rows = []
 for row in json.load(open(asked)):
@@ -50,11 +52,21 @@ def test_a_missing_part_is_named(program: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(CaptionlabError, match=r"stanford-corenlp-3\.6\.0-models\.jar is missing; to download it: "):
         spice_scores(PAIRS, REFERENCES)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(CaptionlabError, match="it needs Java and the extra"):
+    with pytest.raises(CaptionlabError, match="it needs Java 8 and the extra"):
         spice_scores(PAIRS, REFERENCES)
 
 
 def test_a_java_that_fails_is_one_line(program: Path) -> None:
-    (program / "bin/java").write_text("#!/bin/sh\necho 'Exception in thread main:\n  no access' >&2\nexit 1\n")
-    with pytest.raises(CaptionlabError, match=r"Java gave no score \(Exception in thread main: no access\)$"):
+    """The exception, and not what the program prints of its progress."""
+    chatter = """if [ "$1" = -version ]; then echo 'java version "1.8.0_202"' >&2; exit; fi
+printf 'Parsing reference captions\\nException in thread "main": no access\\n  at edu.anu.spice\\n' >&2; exit 1
+"""
+    (program / "bin/java").write_text(f"#!/bin/sh\n{chatter}")
+    with pytest.raises(CaptionlabError, match=r'Java gave no score \(Exception in thread "main": no access\)$'):
+        spice_scores(PAIRS, REFERENCES)
+
+
+def test_a_newer_java_is_named(program: Path) -> None:
+    (program / "bin/java").write_text("#!/bin/sh\necho 'openjdk version \"17.0.15\" 2025-04-15' >&2\n")
+    with pytest.raises(CaptionlabError, match=r'SPICE 1.0 needs Java 8, and .*/java is openjdk version "17\.0\.15"'):
         spice_scores(PAIRS, REFERENCES)

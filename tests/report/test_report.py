@@ -248,6 +248,8 @@ def test_agreement_with_people_is_shown_if_the_dataset_has_judgments(params: Par
     lines = (folder / "comparison-all.md").read_text("utf-8").splitlines()
     assert "| ROUGE-L | 0.500 | 0.450 to 0.550 | 0.500 | 0.450 to 0.550 |" in lines
     assert "| METEOR | n/a (needs Java) | – | n/a (needs Java) | – |" in lines  # noqa: RUF001
+    missing = "n/a (needs Java 8 and Stanford CoreNLP)"  # a score that was not asked for
+    assert f"| SPICE | {missing} | – | {missing} | – |" in lines  # noqa: RUF001
 
 
 def test_further_scores_are_shown_where_they_were_asked_for(params: Params, root: Path) -> None:
@@ -258,7 +260,7 @@ def test_further_scores_are_shown_where_they_were_asked_for(params: Params, root
     report(params, root)
     assert "RefCLIPScore" in (folder / "comparison.html").read_text("utf-8")
     lines = (folder / "comparison-all.md").read_text("utf-8").splitlines()
-    row = "| attention.lite2 | beam 3 | 0.750 | 0.000 | n/a (needs Java and Stanford CoreNLP) |"
+    row = "| attention.lite2 | beam 3 | 0.750 | 0.000 | n/a (needs Java 8 and Stanford CoreNLP) |"
     assert row in [line.replace("*", "") for line in lines]
 
 

@@ -13,6 +13,7 @@ from captionlab.config import EnsembleParams, Params
 from captionlab.core.files import read_json, read_jsonl, write_json
 from captionlab.core.records import DATASET, EVALUATION, MODELS, PROTOCOLS, VOCAB, Decoding, Neighbours, Split
 from captionlab.core.results import Evaluation, checkpoint_of, read_diagnostics, read_evaluation
+from captionlab.core.results.dataset import iter_dataset
 from captionlab.core.results.further_scores import read_further_scores
 from captionlab.core.results.judgments import JudgedCaption, read_agreements, write_judged
 from captionlab.core.results.photos import read_attention, read_gallery, read_photo_captions
@@ -21,9 +22,12 @@ from captionlab.evaluation.candidates import Candidates, Finder, Members
 from captionlab.evaluation.captioned import Captioned
 from captionlab.evaluation.rows import RowCaptioner
 from captionlab.inference.captioner import Captioner, Sentence
+from captionlab.inference.clip_score import ClipScorer
 from captionlab.metrics.scorer import Scorer, score
 from captionlab.stages.evaluate import _gallery, _score, evaluate
 from captionlab.training.step import measure
+from photo_sets import jpegs
+from tiny_transformers import clip
 
 if TYPE_CHECKING:
     from conftest import World
@@ -294,6 +298,20 @@ def test_scores_are_compared_with_the_judgments_of_a_dataset(copy: Path, tiny_pa
     (found,) = read_agreements(copy).values()
     assert {"bleu_4", "cider", "photo_fit"} <= found.scores.keys()
     assert found.pairs == sum(not each.is_reference for each in judged)
+
+
+def test_clip_scores_the_chosen_captions(copy: Path, tiny_params: Params) -> None:
+    folder = clip(copy / "clip")
+    (copy / DATASET / "images").mkdir(exist_ok=True)
+    photos = jpegs(copy / DATASET / "images", [record.image for record in iter_dataset(copy) if record.split == "test"])
+    asked = dataclasses.replace(tiny_params.evaluate, clip=str(folder))
+    evaluate(dataclasses.replace(tiny_params, evaluate=asked), copy)
+    rows = read_photo_captions(copy, "attention.tiny")
+    chosen = read_evaluation(copy)["attention.tiny"].best.decoding.label
+    pairs = [(row.image, row.captions[chosen].caption) for row in rows]
+    expected = ClipScorer(str(folder)).scores(pairs, photos, {row.image: row.references for row in rows})
+    found = read_further_scores(copy).configurations["attention.tiny"]
+    assert found == {name: pytest.approx(values.mean(), abs=1e-5) for name, values in expected.items()}
 
 
 def test_a_clip_that_is_not_here_is_said_and_stops_nothing(copy: Path, tiny_params: Params) -> None:

@@ -67,6 +67,22 @@ def test_a_run_with_other_parameters_names_them(pipeline: Path, monkeypatch: pyt
     assert set(runs(pipeline)) == {name, f"{name} hidden=128", f"{name} hidden=512", f"{name} a=1 b=2 c=3 …"}
 
 
+def test_a_run_with_other_data_or_another_training_alone_says_so(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    first = start()
+    other_data = dataclasses.replace(first.dataset, digest="fedcba9876543210")
+    for own in (
+        first,
+        dataclasses.replace(first, training_key="other", dataset=other_data),
+        dataclasses.replace(first, training_key="0123456789"),
+    ):
+        with tracking.open_tracker(pipeline, EXPERIMENT, own):
+            pass
+    assert set(runs(pipeline)) == {first.name, f"{first.name} data=fedcba", f"{first.name} training=012345"}
+
+
 def test_a_dataset_that_a_run_has_is_not_logged_again(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a kill, MLflow can store a run's dataset and refuse the call all the same."""
     log_inputs = MlflowClient.log_inputs

@@ -104,7 +104,8 @@ def captions_by_split(path: Path, images: Mapping[Split, Sequence[str]]) -> dict
     ``COCO_val2014_000000000042.jpg``. Raises CaptionlabError as ``read_captions`` does, and naming images without a
     caption and ids of no image.
     """
-    names = _unambiguous(image for own in images.values() for image in own)
+    ids = _by_id(image for own in images.values() for image in own)
+    names = {key: own[0] for key, own in ids.items() if len(own) == 1}
     captions = max(read_captions(path), key=lambda candidate: len(candidate.keys() & names.keys()))
     found: Captions = {}
     for key, caption in captions.items():
@@ -117,18 +118,23 @@ def captions_by_split(path: Path, images: Mapping[Split, Sequence[str]]) -> dict
         wanted.insert(0, "val")
     missing = [image for split in wanted for image in images[split] if image not in found]
     surplus = sorted(key for key in captions if key not in names)
+    ambiguous = [key for key in surplus if key in ids]
     faults = [
-        f"{len(ids):,} {what} ({some_of(ids)})"
-        for ids, what in ((missing, "photos have no caption"), (surplus, "ids are not in the validation or test split"))
-        if ids
+        f"{len(keys):,} {what} ({some_of(keys)})"
+        for keys, what in (
+            (missing, "photos have no caption"),
+            (ambiguous, "ids mean several photos; use file names"),
+            ([key for key in surplus if key not in ids], "ids are not in the validation or test split"),
+        )
+        if keys
     ]
     if faults:
         raise CaptionlabError(f"{path} does not fit the dataset: {' and '.join(faults)}")
     return {split: {image: found[image] for image in images[split]} for split in wanted}
 
 
-def _unambiguous(images: Iterable[str]) -> dict[str, str]:
-    """The image that each id means; an id that could mean two images is left out, unless it is a whole file name."""
+def _by_id(images: Iterable[str]) -> dict[str, list[str]]:
+    """The images that each id could mean; a whole file name means that image alone."""
     images = list(images)
     found: dict[str, set[str]] = {}
     for image in images:
@@ -136,7 +142,7 @@ def _unambiguous(images: Iterable[str]) -> dict[str, str]:
         number = re.search(r"\d+$", stem)
         for key in {stem, *((number[0], str(int(number[0]))) if number else ())}:
             found.setdefault(key, set()).add(image)
-    return {key: own.pop() for key, own in found.items() if len(own) == 1} | {image: image for image in images}
+    return {key: sorted(own) for key, own in found.items()} | {image: [image] for image in images}
 
 
 def _coco_references(path: Path, value: dict[str, Any]) -> list[References]:

@@ -22,7 +22,7 @@ def flickr30k(source: Path, images: Path, published: dict[str, int] = PUBLISHED)
     """
     inner = source / "flickr30k_images"
     place = inner if any((inner / name).is_file() for name in _CAPTION_FILES) else source
-    found = folder(place, images, _CAPTION_FILES)
+    found = folder(place, images, _CAPTION_FILES, source)
     repeats = sum(problem.kind == "duplicate caption" for problem in found.problems)
     counts = {"photos": sum(1 for _ in images.iterdir()), "captions": len(found.captions) + repeats}
     check_counts(place, counts, published, "use dataset.format folder for a selection of your own")

@@ -21,18 +21,23 @@ _ADVICE = (
 )
 
 
-def folder(source: Path, images: Path, caption_files: Sequence[str] = CAPTION_FILES) -> Found:
+def folder(
+    source: Path, images: Path, caption_files: Sequence[str] = CAPTION_FILES, parent: Path | None = None
+) -> Found:
     """Copy the photos into ``images`` and read the captions and any splits.
 
     The captions file is the first of ``caption_files`` that exists, in the folder or in ``Images/``; without one, those
     of folders named by split are read, as in Hugging Face's image folders. Photos are in ``Images/`` or in the folder
     itself, including subfolders. Splits are in split files, in a column ``split`` of the captions file, or in the names
-    of the photos' folders. Raises CaptionlabError if a file is missing or cannot be read.
+    of the photos' folders. Split files may also be in ``parent``. Raises CaptionlabError if a file is missing or cannot
+    be read.
     """
     rows, problems, unread = _rows(source, caption_files)
     names, skipped = find_photos(source)
     photo_of = names.find_each(row.image for row in rows)
     listed, split_files = read_split_files(source)
+    if not listed and parent:
+        listed, split_files = read_split_files(parent)
     found = names.find_each(photo for photos in listed.values() for photo in photos)
     splits = {split: [found[photo] for photo in photos] for split, photos in listed.items()}
     split_source = ", ".join(split_files)
@@ -40,7 +45,8 @@ def folder(source: Path, images: Path, caption_files: Sequence[str] = CAPTION_FI
         split_source = "the column split of the captions file"
     if not splits and (splits := _by_folder(names)):
         split_source = "the folders' names"
-    unread += [name for name in seem_to_be_splits(source) if name not in split_files]
+    like_splits = dict.fromkeys(name for place in (source, parent) if place for name in seem_to_be_splits(place))
+    unread += [name for name in like_splits if name not in split_files]
     for name, file in names.files.items():
         (images / name).write_bytes(read_bytes(file))
     return Found(

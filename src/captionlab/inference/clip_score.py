@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from captionlab.data.photos import read_upright
-from captionlab.errors import CaptionlabError, first_line
+from captionlab.errors import CaptionlabError, first_line, some_of
 from captionlab.inference.image_to_text import DAMAGED, how_to_get, import_transformers
 
 _PREFIX = "A photo depicts "
@@ -47,8 +47,12 @@ class ClipScorer:
 
         CLIPScore is 2.5 times the cosine of photo and caption; RefCLIPScore the harmonic mean of it and of the largest
         cosine of the caption and a reference of its photo. Cosines below 0 count as 0.
+
+        Raises CaptionlabError if a photo is missing.
         """
         images = sorted({image for image, _ in pairs})
+        if missing := [image for image in images if image not in photos]:
+            raise CaptionlabError(f"{len(missing):,} photos are missing ({some_of(missing)})")
         photos_PD = self._photos([photos[image] for image in images])
         texts = sorted({text for image, caption in pairs for text in (caption, *references[image])})
         texts_TD = self._texts(texts)

@@ -21,7 +21,7 @@ _NOTE = (
     "BLEU counts over a whole corpus; that of a single caption is computed as pycocoevalcap does, so that an order of "
     "n-grams without a match counts as nearly 0. CIDEr-D has the idf of the judged photos. Photo fit reads "
     "no reference: it is the cosine between the meaning of a caption and that which a ridge regression, learnt on the "
-    "training split, predicts from the photo's features."
+    "training split, predicts from the photo's features ({encoder})."
 )
 
 
@@ -39,8 +39,10 @@ def tables(results: Results) -> list[Table]:
     for score in first.scores:
         cells = [cell for own in found.values() for cell in _cells(own.scores[score])]
         lines.append(Line(values=(_NAMES[score], *cells), missing=f"n/a ({_NEEDS.get(score, 'all are equal')})"))
+    for score in (each for each in NEEDS if each not in first.scores):
+        lines.append(Line(values=(_NAMES[score], *[None] * (len(columns) - 1)), missing=f"n/a ({NEEDS[score]})"))
     notes = [_NOTES[judges].format(pairs=own.pairs, photos=own.photos) for judges, own in found.items()]
-    notes.append(_NOTE.format(resamples=first.resamples))
+    notes.append(_NOTE.format(resamples=first.resamples, encoder=results.photo_fit_encoder))
     title = "How far the scores agree with people"
     return [Table(title=title, columns=tuple(columns), lines=tuple(lines), notes=tuple(notes))]
 

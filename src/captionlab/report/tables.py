@@ -250,7 +250,7 @@ def _people(results: Results) -> list[Table]:
     notes = (
         "People: each reference caption of a photo is scored against the others, as the mean of "
         f"{results.ways} ways of leaving one out. The systems' captions are scored against the same references, so "
-        "every score here is lower than in the other tables. Test split, strict protocol, the decoding that "
+        "BLEU and ROUGE-L are lower here than in the other tables. Test split, strict protocol, the decoding that "
         "validation chose; METEOR is left out.",
     )
     return [

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 RESULT_KEY = "captionlab.result_key"
 PRUNED = "captionlab.pruned"
 _SHOWN = 3  # parameters in a run's name
+_DIGITS = 6  # of a digest, in a run's name
 DVC_EXPERIMENT = "DVC_EXP_NAME"  # set by `dvc exp run` for its stages
 NOTE = "mlflow.note.content"  # the description on the run's page
 VIEW = "captionlab"
@@ -290,7 +291,11 @@ def _create(client: "MlflowClient", store: Store, start: Start) -> "Run":
 
 
 def _differences(client: "MlflowClient", store: Store, start: Start) -> str:
-    """The parameters that differ from those of the first run with the configuration's name; empty without one."""
+    """What differs from the first run with the configuration's name; empty without one.
+
+    Parameters and the dataset, or else the training's key: an ensemble has the parameters of before when a member was
+    trained again.
+    """
     quote = '"' if "'" in start.name else "'"  # MLflow's filters have no escape
     if quote in start.name:
         return ""
@@ -300,8 +305,14 @@ def _differences(client: "MlflowClient", store: Store, start: Start) -> str:
     )  # fmt: skip
     if not first:
         return ""
-    before = first[0].data.params
-    changed = [f"{key}={value}" for key, value in start.params.items() if before.get(key, str(value)) != str(value)]
+    before, used = first[0].data, first[0].inputs
+    changed = [
+        f"{key}={value}" for key, value in start.params.items() if before.params.get(key, str(value)) != str(value)
+    ]
+    if used and start.dataset.digest not in [each.dataset.digest for each in used.dataset_inputs]:
+        changed.append(f"data={start.dataset.digest[:_DIGITS]}")
+    if not changed and before.tags.get(TRAINING_KEY) != start.training_key:
+        changed.append(f"training={start.training_key[:_DIGITS]}")
     return "".join(f" {change:.40}" for change in changed[:_SHOWN]) + (" …" if len(changed) > _SHOWN else "")
 
 

@@ -12,7 +12,7 @@ from captionlab.core.typed import read_record
 NEEDS = {  # what a machine may lack
     "clip_score": "needs CLIP's weights and the photos",
     "ref_clip_score": "needs CLIP's weights and the photos",
-    "spice": "needs Java and Stanford CoreNLP",
+    "spice": "needs Java 8 and Stanford CoreNLP",
 }
 _FILE = "further_scores.json"  # in the evaluation's folder
 
