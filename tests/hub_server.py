@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from ruamel.yaml import YAML
+
 
 @dataclass
 class Hub:
@@ -16,10 +18,20 @@ class Hub:
 
     address: str = ""
     created: list[str] = field(default_factory=list)
+    private: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)  # in the store for large files (LFS), by digest
     tokens: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
+
+
+def _errors(card: str) -> list[dict[str, str]]:
+    """What the Hub's documentation asks of a licence of one's own."""
+    about = YAML(typ="safe").load(card.split("---\n")[1])
+    link = about.get("license_link", "")
+    if about["license"] != "other" or link in ("LICENSE", "LICENSE.md") or link.startswith("https://"):
+        return []
+    return [{"message": f'"license_link" must be a URL, LICENSE or LICENSE.md, not {link}'}]
 
 
 @contextmanager
@@ -38,9 +50,10 @@ def hub() -> Iterator[Hub]:
                 asked = json.loads(body)
                 name = f"{asked.get('organization') or 'me'}/{asked['name']}"
                 kept.created.append(name)
+                kept.private = asked.get("private") or asked.get("visibility") == "private"
                 self._answer({"url": f"{kept.address}/{name}", "name": name})
             elif self.path == "/api/validate-yaml":
-                self._answer({"errors": [], "warnings": []})
+                self._answer({"errors": _errors(json.loads(body)["content"]), "warnings": []})
             elif "/preupload/" in self.path:
                 self._answer({"files": [
                     {"path": path, "uploadMode": "lfs" if path.endswith(".safetensors") else "regular",

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from captionlab.datasets import Found, Problem
-from captionlab.datasets.checks import CheckedDataset, check
+from captionlab.datasets.checks import CheckedDataset, check, read_photos
 
 
 def jpeg(seed: int) -> bytes:
@@ -31,7 +31,7 @@ def kinds(problems: list[Problem]) -> list[tuple[str, str]]:
 
 
 def checked(raw: Found, images: Path, share: float = 0.5) -> CheckedDataset:
-    return check(raw, images, max_bad_share=share)
+    return check(raw, read_photos(images), max_bad_share=share)
 
 
 def zipped(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:

@@ -274,11 +274,6 @@ class Params(Checked):
             return self.uses_regions(self.finetune[name].system, self.finetune[name].config)
         return system in SYSTEMS and self.system(system, name).uses_regions
 
-    @property
-    def photo_fit_encoder(self) -> str:
-        """The encoder whose features photo fit reads: that of the first retrieval, or else the first."""
-        return [*(own.encoder for own in self.retrieval.values()), *self.extract_features.encoders][0]
-
     def members(self, system: str, name: str) -> tuple[tuple[str, str], ...]:
         """Whose checkpoints make up a row of the comparison: its own, or an ensemble's members'."""
         if system != "ensemble":

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from ruamel.yaml import YAML
 
 from builders import digests
@@ -38,14 +39,16 @@ def test_the_folder_has_the_layout_of_the_hub(released: Path, tmp_path: Path) ->
     assert line.startswith("attention.tiny is written to ")
     assert line.endswith("nothing was uploaded")
     assert "--repo OWNER/NAME" in advice
-    assert sorted(digests(tmp_path / "hub")) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(digests(tmp_path / "hub")) == ["LICENSE.md", "README.md", "config.json", "model.safetensors"]
     assert (tmp_path / "hub/model.safetensors").read_bytes() == released.read_bytes()
     assert Captioner.load(tmp_path / "hub/model.safetensors").release
     config = read_json(tmp_path / "hub/config.json")
     assert (config["encoder"], config["decoding"]["beam"]) == ("efficientnet_lite0", 3)
     card = ModelCard.load(tmp_path / "hub/README.md")
     assert card.data.pipeline_tag == "image-to-text"
-    assert card.data.license == "other"
+    assert (card.data.license, card.data.license_link) == ("other", "LICENSE.md")
+    assert "captionlab's code is MIT.\n" in (tmp_path / "hub/LICENSE.md").read_text()
+    assert "## " not in (tmp_path / "hub/LICENSE.md").read_text()
     assert {result.metric_type: result.metric_value for result in card.data.eval_results or []} == {
         "bleu_4": 0.2, "rouge_l": 0.4, "cider": 0.5,
     }  # fmt: skip
@@ -56,8 +59,9 @@ def test_the_folder_has_the_layout_of_the_hub(released: Path, tmp_path: Path) ->
 
 def test_the_folder_is_uploaded_to_the_given_repository(released: Path, tmp_path: Path) -> None:
     with hub() as server:
-        done = call(server, tmp_path, "out", "--model", str(released), "--repo", "me/captioner")
+        done = call(server, tmp_path, "out", "--model", str(released), "--repo", "me/captioner", "--private")
         assert (done.returncode, done.stderr) == (0, "")
+        assert server.private
         assert done.stdout.endswith(f"uploaded: {server.address}/me/captioner/commit/1\n")
         assert server.created == ["me/captioner"]
         assert server.files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -80,6 +84,31 @@ def test_a_failed_upload_is_one_line_and_keeps_the_folder(released: Path, tmp_pa
     assert done.stderr.startswith("captionlab: me/captioner cannot be uploaded (")
     assert done.stderr.count("\n") == 1
     assert (tmp_path / "out/README.md").exists()
+
+
+def test_metadata_that_the_hub_refuses_are_named(
+    released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: None)
+    refused = 'Invalid metadata in README.md.\n- "license_link" must be a URL'
+    monkeypatch.setattr(HfApi, "upload_folder", Mock(side_effect=ValueError(refused)))
+    with pytest.raises(CaptionlabError, match=r'\(Invalid metadata in README\.md\. - "license_link" must be a URL\);'):
+        publish(tmp_path / "out", str(released), "me/captioner")
+
+
+@pytest.mark.parametrize("repository", ["captioner", "a/b/c", "https://huggingface.co/me/captioner"])
+def test_a_repository_without_owner_is_refused_before_anything_is_written(tmp_path: Path, repository: str) -> None:
+    with pytest.raises(CaptionlabError, match="must be OWNER/NAME"):
+        publish(tmp_path / "out", None, repository)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("model", "reason"), [
+    ("retrieval.lite2", "retrieval has no weights"), ("ensemble.both", "it is an ensemble of several"),
+])  # fmt: skip
+def test_a_row_without_a_checkpoint_is_refused(tmp_path: Path, model: str, reason: str) -> None:
+    with pytest.raises(CaptionlabError, match=f"^{model} has no checkpoint: {reason}; name a trained system$"):
+        publish(tmp_path / "out", model, None)
 
 
 def test_captioners_without_scores_and_nonempty_folders_are_refused(

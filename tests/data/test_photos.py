@@ -219,6 +219,7 @@ def test_floats_from_0_to_1_are_scaled_to_8_bits() -> None:
 @pytest.mark.parametrize("levels", [
     np.linspace(-1, 1, 16, dtype=np.float32), np.linspace(0, 1e6, 16, dtype=np.float32),
     np.full(16, np.nan, np.float32), np.array([0, 1, np.inf] * 5 + [0], np.float32),
+    np.linspace(0, 7, 16, dtype=np.float32),
     np.linspace(0, 2**31 - 1, 16).astype(np.int32), -np.arange(16, dtype=np.int32),
 ])  # fmt: skip
 def test_a_photo_with_an_unknown_value_range_is_refused(levels: Any) -> None:

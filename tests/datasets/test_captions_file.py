@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+import numpy as np
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +63,12 @@ def read(file: Path, text: str) -> list[CaptionRow]:
         ("image,captions", "a.jpg,A dog", "A dog"),
         ("image,captions", """a.jpg,"['A dog']\"""", "A dog"),
         ("image,captions", 'a.jpg,"[""A dog""]"', "A dog"),
+        ("image,captions", """a.jpg,"['A dog', None]\"""", "A dog"),
+        ("image,captions", 'a.jpg,"[null, ""A \\u0022dog\\u0022""]"', 'A "dog"'),
+        ("filepath\ttitle", "a.jpg\tA dog", "A dog"),
+        ("file_path,caption", "a.jpg,A dog", "A dog"),
+        ("image,caption", "a.jpg,[nan]", ""),
+        ("image,caption", "a.jpg,['a', 2]", "['a', 2]"),
         ("image,caption", "a.jpg,[a dog]", "[a dog]"),
         (", ,\nimage,caption", "a.jpg,A dog\n,\n ,", "A dog"),
     ],
@@ -103,6 +111,19 @@ def test_an_invalid_row_does_not_affect_captions_of_several_lines(file: Path) ->
     assert read(file, text) == [CaptionRow(*each) for each in expected]
 
 
+def test_an_open_quote_does_not_take_in_the_next_rows(file: Path) -> None:
+    """Also where a later caption has a quote."""
+    text = 'image,caption\na.jpg,"A dog\nb.jpg,a cat\nc.jpg,a board of 5"\nd.jpg,a bird\n'
+    expected = [("a.jpg", '"A dog'), ("b.jpg", "a cat"), ("c.jpg", 'a board of 5"'), ("d.jpg", "a bird")]
+    assert read(file, text) == [CaptionRow(*each) for each in expected]
+
+
+def test_lists_that_pandas_writes_of_arrays_are_read(file: Path) -> None:
+    captions = [f"A dog {number} ." for number in range(9)] + ["A dog's ball"]  # NumPy breaks the line
+    pandas.DataFrame({"image": ["a.jpg"], "captions": [np.array(captions, dtype=object)]}).to_csv(file, index=False)
+    assert read_captions_file(file)[0] == [CaptionRow("a.jpg", caption) for caption in captions]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_file_with_a_byte_order_mark_is_read(file: Path, encoding: str) -> None:
     file.write_bytes("image\tcaption\r\na.jpg\tUn café\r\n".encode(encoding))
@@ -117,7 +138,7 @@ def test_json_lines_are_read(tmp_path: Path) -> None:
         CaptionRow("b.jpg", "B"),
     ]
     text = '{"file_name": "a.jpg", "caption_2": "A cat", "caption_1": "A dog", "caption_3": null, "split": null}\n'
-    assert read(tmp_path / "metadata.jsonl", text) == [CaptionRow("a.jpg", "A dog"), CaptionRow("a.jpg", "A cat")]
+    assert read(tmp_path / "METADATA.JSONL", text) == [CaptionRow("a.jpg", "A dog"), CaptionRow("a.jpg", "A cat")]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 import captionlab.datasets.flickr8k as flickr8k_module
 from captionlab.core.records import SPLITS
-from captionlab.datasets.checks import check
+from captionlab.datasets.checks import check, read_photos
 from captionlab.datasets.flickr8k import PHOTOS_ZIP, PUBLISHED, TEXT_ZIP, Counts, flickr8k
 from captionlab.errors import CaptionlabError
 from photo_sets import checked, jpeg, kinds, zipped
@@ -179,7 +179,7 @@ def test_the_real_flickr8k_has_the_published_counts(images: Path) -> None:
     # The four digests agree; some copies of the crowd's judgments are damaged.
     assert {problem.kind for problem in raw.problems} <= {"broken judgments"}
     assert Counter(each.judges for each in raw.judged)["experts"] == 5_822
-    result = check(raw, images, max_bad_share=0.01)
+    result = check(raw, read_photos(images), max_bad_share=0.01)
     assert [sum(record.split == split for record in result.records) for split in SPLITS] == [6_000, 1_000, 1_000]
     assert all(len(record.captions) == 5 for record in result.records)
     assert result.set_aside == 91

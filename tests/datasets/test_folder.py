@@ -74,7 +74,7 @@ def test_hidden_files_are_not_photos(tmp_path: Path, images: Path) -> None:
     assert {path.name for path in images.iterdir()} == set(NAMES)
 
 
-@pytest.mark.parametrize("suffix", [".avif", ".jfif", ".webp", ".TIFF", ".ppm", ".jp2"])
+@pytest.mark.parametrize("suffix", [".avif", ".jfif", ".webp", ".TIFF", ".ppm", ".jp2", ".mpo"])
 def test_every_supported_format_is_a_photo(tmp_path: Path, images: Path, suffix: str) -> None:
     source = photo_folder(tmp_path / "mine", f"image,caption\nx{suffix},A\n")
     kind = Image.registered_extensions()[suffix.lower()]
@@ -86,9 +86,9 @@ def test_every_supported_format_is_a_photo(tmp_path: Path, images: Path, suffix:
 
 def test_photos_in_unsupported_formats_are_counted(tmp_path: Path, images: Path) -> None:
     source = photo_folder(tmp_path / "mine")
-    for name in ("a.NEF", "b.dng", "c.dng", "notes.txt"):
+    for name in ("a.NEF", "b.dng", "c.dng", "d.x3f", "notes.txt"):
         (source / "Images" / name).write_bytes(b"raw")
-    assert folder(source, images).notes == ["skipped 3 files of formats that are not read (.dng: 2, .nef: 1)"]
+    assert folder(source, images).notes == ["skipped 4 files of formats that are not read (.dng: 2, .nef: 1, .x3f: 1)"]
 
 
 def test_heic_is_counted_without_its_library_and_read_with_it(tmp_path: Path, images: Path) -> None:

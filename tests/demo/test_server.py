@@ -177,3 +177,9 @@ def test_a_port_in_use_is_one_error_line(tmp_path: Path) -> None:
         pytest.raises(CaptionlabError, match="choose another --port"),
     ):
         server.serve(tmp_path, host="127.0.0.1", port=other.getsockname()[1], open_browser=False)
+
+
+@pytest.mark.parametrize("host", ["a..b", "192.0.2.1"])
+def test_a_host_that_is_not_this_computer_is_one_error_line(tmp_path: Path, host: str) -> None:
+    with pytest.raises(CaptionlabError, match=rf"cannot listen at {host}, port 0 \([^()]+\); choose another --host$"):
+        server.serve(tmp_path, host=host, port=0, open_browser=False)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
 from captionlab.metrics.scorer import Scorer
 from captionlab.stages.build_vocab import build_vocab
+from captionlab.stages.check_params import check_params
 from captionlab.stages.clean_captions import clean_captions
 from captionlab.stages.download import download
 
@@ -260,6 +262,28 @@ def test_a_wrong_source_is_refused_without_output(root: Path, changes: dict[str,
     with pytest.raises(CaptionlabError, match=fault):
         download(with_dataset(**changes), root)
     assert contents(root / "artifacts") == {}
+
+
+@pytest.mark.parametrize("source", [".", ".."])
+def test_a_source_that_holds_the_project_is_refused(root: Path, source: str) -> None:
+    """DVC takes no folder with its own configuration as a dependency."""
+    with pytest.raises(CaptionlabError, match=rf"^dataset\.source {re.escape(source)} holds this project"):
+        check_params(with_dataset(source=source), root)
+
+
+@pytest.mark.parametrize("wordless", range(6))
+def test_a_photo_without_words_is_never_drawn_into_a_split(root: Path, wordless: int) -> None:
+    """With few photos it would be the only one of its split."""
+    shutil.rmtree(root / "data/mine")
+    (root / "data/mine").mkdir()
+    rows = ["image,caption"]
+    for number in range(6):
+        Image.new("RGB", (9, 7), (number * 40, 90, 200)).save(root / f"data/mine/{number}.png")
+        rows.append(f"{number}.png,{'!!!' if number == wordless else 'A dog'}")
+    (root / "data/mine/captions.csv").write_text("\n".join(rows))
+    said = download(with_dataset(max_bad_share=0.3), root)
+    assert said[0].startswith("download: 5 photos (3 train, 1 val, 1 test)")
+    assert f"{wordless}.png" in {problem["item"] for problem in read_manifest(root).problems}
 
 
 def test_flickr8k_zips_that_are_damaged_or_unsafe_are_refused(root: Path) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builders import digests
-from captionlab.config import EnsembleParams, Params
+from captionlab.config import EnsembleParams, Params, RetrievalParams
 from captionlab.core.files import read_json, read_jsonl, write_json
-from captionlab.core.records import DATASET, EVALUATION, MODELS, PROTOCOLS, VOCAB, Decoding, Neighbours, Split
+from captionlab.core.records import CAPTIONS, DATASET, EVALUATION, MODELS, PROTOCOLS, VOCAB, Decoding, Neighbours, Split
 from captionlab.core.results import Evaluation, checkpoint_of, read_diagnostics, read_evaluation
 from captionlab.core.results.dataset import iter_dataset
 from captionlab.core.results.further_scores import read_further_scores
@@ -20,7 +20,7 @@ from captionlab.core.results.photos import read_attention, read_gallery, read_ph
 from captionlab.errors import CaptionlabError
 from captionlab.evaluation.candidates import Candidates, Finder, Members
 from captionlab.evaluation.captioned import Captioned
-from captionlab.evaluation.rows import RowCaptioner
+from captionlab.evaluation.rows import RowCaptioner, _version
 from captionlab.inference.captioner import Captioner, Sentence
 from captionlab.inference.clip_score import ClipScorer
 from captionlab.metrics.scorer import Scorer, score
@@ -197,6 +197,20 @@ def test_a_row_that_params_yaml_no_longer_names_is_refused(evaluated: Path, tmp_
     shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
     with pytest.raises(CaptionlabError, match=r"retrieval has no entry 'tiny'; params\.yaml has lite2"):
         RowCaptioner.load(tmp_path, "retrieval.tiny")
+
+
+def test_rows_that_compare_with_other_captions_or_otherwise_have_another_version(tmp_path: Path) -> None:
+    (tmp_path / CAPTIONS).parent.mkdir(parents=True)
+    (tmp_path / CAPTIONS).write_text("a dog")
+    retrieval = RetrievalParams(encoder="efficientnet_lite0", neighbours=(1,), consensus_k=1)
+    ensemble = EnsembleParams(members=("attention.a",), neighbours=10, consensus_weight=1.0)
+    configs = (
+        retrieval, dataclasses.replace(retrieval, consensus_k=4),
+        ensemble, dataclasses.replace(ensemble, consensus_weight=2.0),
+    )  # fmt: skip
+    versions = {_version(tmp_path, "weights", config) for config in configs}
+    (tmp_path / CAPTIONS).write_text("a cat")
+    assert len({*versions, *(_version(tmp_path, "weights", config) for config in configs)}) == 8
 
 
 def test_a_retrieved_caption_has_no_probability(evaluated: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from captionlab.data.photos import read_photo
 from captionlab.data.store import open_store
 from captionlab.datasets import Found
-from captionlab.datasets.checks import check
+from captionlab.datasets.checks import check, read_photos
 from captionlab.encoders import efficientnet_lite, load, torchvision_models
 from captionlab.errors import CaptionlabError
 from captionlab.training import loop
@@ -130,7 +130,7 @@ def _readers(folder: Path, marker: Path) -> dict[str, Callable[[bytes], object]]
             splits={"train": ["a.jpg"], "val": ["b.jpg"], "test": ["c.jpg"]},
         )
         with patch.dict(os.environ, PATH=f"{ghostscript.parent}{os.pathsep}{os.environ['PATH']}"):
-            return check(found, work, max_bad_share=0.5)
+            return check(found, read_photos(work), max_bad_share=0.5)
 
     return {
         "checkpoint": lambda data: load_checkpoint(at("checkpoint.safetensors", data)),

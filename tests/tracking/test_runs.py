@@ -80,7 +80,7 @@ def test_a_run_with_other_data_or_another_training_alone_says_so(
     ):
         with tracking.open_tracker(pipeline, EXPERIMENT, own):
             pass
-    assert set(runs(pipeline)) == {first.name, f"{first.name} data=fedcba", f"{first.name} training=012345"}
+    assert set(runs(pipeline)) == {first.name, f"{first.name} data=fedcba", f"{first.name} key=012345"}
 
 
 def test_a_dataset_that_a_run_has_is_not_logged_again(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:

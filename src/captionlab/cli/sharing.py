@@ -31,7 +31,7 @@ def release(
 def export(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     model: _Model = None,
-    int8: Annotated[bool, typer.Option("--int8", help="40 % of the size; changes 4 % of the captions.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Less than half the size; changes 4 % of captions.")] = False,
     web_runtime: Annotated[
         Path | None, typer.Option(help="Folder dist/ of onnxruntime-web, copied for the page; default: from a CDN.")
     ] = None,
@@ -53,6 +53,7 @@ def publish(
     repository: Annotated[
         str | None, typer.Option("--repo", help="OWNER/NAME on the Hugging Face Hub; without it nothing is uploaded.")
     ] = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private instead of public.")] = False,
 ) -> None:
     """Write a captioner for the Hugging Face Hub.
 
@@ -60,5 +61,5 @@ def publish(
     """
     from captionlab.commands.publish import publish as write
 
-    for line in write(folder, model, repository):
+    for line in write(folder, model, repository, private=private):
         print(line)

@@ -14,6 +14,14 @@ def names_no_checkpoint(model: str) -> bool:
     return model.partition(".")[0] in _WITHOUT_CHECKPOINT and not Path(model).exists()
 
 
+def refuse_row_without_checkpoint(model: str) -> None:
+    """Raise CaptionlabError for a row of the comparison without a checkpoint of its own."""
+    if names_no_checkpoint(model):
+        system = model.partition(".")[0]
+        reason = "it is an ensemble of several" if system == "ensemble" else f"{system} has no weights"
+        raise CaptionlabError(f"{model} has no checkpoint: {reason}; name a trained system")
+
+
 def load_captioner(model: str | None, device: Device = "auto") -> Captioner | EnsembleCaptioner:
     """Load a trained system, a checkpoint or an MLflow model by name; None is the released captioner.
 
@@ -22,8 +30,6 @@ def load_captioner(model: str | None, device: Device = "auto") -> Captioner | En
     """
     if model is None:
         return Captioner.load(device=device)
-    if names_no_checkpoint(model):
-        system = model.partition(".")[0]
-        raise CaptionlabError(f"{model} has no checkpoint: {system} has no weights; name a trained system")
+    refuse_row_without_checkpoint(model)
     with local_checkpoint(Path.cwd(), model) as path:
         return EnsembleCaptioner.load(sorted(path.iterdir()), device) if path.is_dir() else Captioner.load(path, device)

@@ -4,16 +4,18 @@ Knows the Hub's layout. Nothing is sent unless a repository is named.
 """
 
 import dataclasses
+import re
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captionlab import __version__
+from captionlab.commands.named import refuse_row_without_checkpoint
 from captionlab.commands.release import card
 from captionlab.core.files import atomic_folder, write_json
 from captionlab.core.records import RELEASED
-from captionlab.errors import CaptionlabError, first_line
+from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
 from captionlab.serving.registry import local_checkpoint
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 _SCORES = {"bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr-D"}
 _NAME = "OWNER/NAME"
+_BUILT_IN = "scenes"  # the dataset that is under this project's own licence
+_LICENCE = "## Licence"  # the card's section
 _USE = """
 ## How to use
 
@@ -36,13 +40,18 @@ print(captioner.caption("photo.jpg")[0].caption)
 """
 
 
-def publish(folder: Path, model: str | None, repository: str | None) -> list[str]:
+def publish(folder: Path, model: str | None, repository: str | None, *, private: bool = False) -> list[str]:
     """Write the repository's files, and upload them if its name, OWNER/NAME, is given; returns what to tell the user.
 
-    Raises CaptionlabError for a captioner without scores, a folder that has files, and an upload that fails.
+    A new repository is public, or ``private``. Raises CaptionlabError for a captioner without scores, a folder that has
+    files, and an upload that fails.
     """
+    if repository is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise CaptionlabError(f"--repo {repository!r} must be {_NAME}: your user name or organisation, /, and a name")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CaptionlabError(f"{folder} is not empty; name a new or empty folder")
+    if model:
+        refuse_row_without_checkpoint(model)
     with local_checkpoint(Path.cwd(), model) if model else nullcontext(RELEASED) as path:
         if path.is_dir():
             raise CaptionlabError(f"{model} is an ensemble; only a released system can be published")
@@ -58,13 +67,16 @@ def publish(folder: Path, model: str | None, repository: str | None) -> list[str
             page = f"---\n{_metadata(captioner)}\n---\n\n{text}{_USE.replace(_NAME, repository or _NAME)}"
             (temporary / "README.md").write_text(page, encoding="utf-8", newline="\n")
             write_json(temporary / "config.json", _config(captioner))
+            if captioner.identity.dataset != _BUILT_IN:
+                licence = text.partition(f"\n{_LICENCE}\n")[2].partition("\n## ")[0]
+                (temporary / "LICENSE.md").write_text(f"# Licence\n{licence}\n", encoding="utf-8", newline="\n")
     name = captioner.name
     if repository is None:
         return [
             f"{name} is written to {folder} ({megabytes:.1f} MB); nothing was uploaded",
             f"to upload it: captionlab publish NEW_FOLDER --repo OWNER/NAME, or hf upload OWNER/NAME {folder}",
         ]
-    return [f"{name} is written to {folder} ({megabytes:.1f} MB)", f"uploaded: {_upload(folder, repository)}"]
+    return [f"{name} is written to {folder} ({megabytes:.1f} MB)", f"uploaded: {_upload(folder, repository, private)}"]
 
 
 def _metadata(captioner: Captioner) -> "ModelCardData":
@@ -73,7 +85,7 @@ def _metadata(captioner: Captioner) -> "ModelCardData":
 
     identity, release = captioner.identity, captioner.release
     assert release is not None
-    own = identity.dataset == "scenes"  # of other data the card's section on the licence says more
+    own = identity.dataset == _BUILT_IN
     results = [
         EvalResult(
             task_type="image-to-text", dataset_type=identity.dataset, dataset_name=identity.dataset,
@@ -87,7 +99,7 @@ def _metadata(captioner: Captioner) -> "ModelCardData":
         pipeline_tag="image-to-text", tags=["image-captioning"], eval_results=results,
         license="mit" if own else "other",
         license_name=None if own else "terms-of-the-training-data",
-        license_link=None if own else "README.md",
+        license_link=None if own else "LICENSE.md",
     )  # fmt: skip
 
 
@@ -101,17 +113,18 @@ def _config(captioner: Captioner) -> dict[str, object]:
     }
 
 
-def _upload(folder: Path, repository: str) -> str:
+def _upload(folder: Path, repository: str, private: bool) -> str:
     """Create the repository if it is missing, and upload the folder in one commit; returns the commit's address."""
     from huggingface_hub import HfApi
 
     api = HfApi()
     try:
-        api.create_repo(repository, exist_ok=True)
+        api.create_repo(repository, exist_ok=True, private=private)
         commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="captionlab publish")
     except Exception as error:  # those of its HTTP library, which is not always the same
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CaptionlabError(
-            f"{repository} cannot be uploaded ({first_line(error)}); {folder} is complete: log in with "
+            f"{repository} cannot be uploaded ({reason}); {folder} is complete: log in with "
             f"`hf auth login`, then hf upload {repository} {folder}"
         ) from error
     return str(commit.commit_url)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from captionlab.core.records import Scores
 from captionlab.data.caption_formats import read_captions, read_references
-from captionlab.errors import CaptionlabError
+from captionlab.data.text import clean
+from captionlab.errors import CaptionlabError, some_of
 from captionlab.metrics.bootstrap import draw, interval
 from captionlab.metrics.scorer import Scorer, score
 
@@ -34,7 +35,7 @@ def score_files(
     With ``intervals``, those of BLEU, ROUGE-L and CIDEr-D are made by resampling the photos, as in the report. With
     ``subset``, photos that have no caption are left out, also of CIDEr's word weights. CIDEr of a single photo is None:
     it weighs words by the share of photos that have them. Raises CaptionlabError naming the file when its format is
-    unknown, and naming some ids when the two files do not have the same ones.
+    unknown, and naming some ids when the two files do not have the same ones, or a photo has no reference with a word.
     """
     # the pair of candidates with the most ids in common
     known, generated = max(
@@ -45,6 +46,8 @@ def score_files(
         if subset:
             known = {image: own for image, own in known.items() if image in generated}
         scores = score(known, generated, meteor=meteor)
+        if wordless := [image for image, own in known.items() if not any(clean(text, "standard") for text in own)]:
+            raise CaptionlabError(f"{len(wordless):,} photos have no reference with a word ({some_of(wordless)})")
     except CaptionlabError as error:
         can_help = not subset and generated and generated.keys() < known.keys()
         advice = "; --subset leaves these out" if can_help else ""

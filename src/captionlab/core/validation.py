@@ -66,8 +66,8 @@ def _check_name(name: str) -> str:
     if "." in name:
         instead = f"write {name.replace('.', '__', 1)!r}" if name.startswith("timm_") else "use '_' instead"
         raise ValueError(f"the name {name!r} has a dot, which separates keys in DVC; {instead}")
-    if not re.fullmatch(r"\w[\w-]*", name):
-        raise ValueError(f"the name {name!r} must be that of a folder; use letters, digits, '_' and '-'")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*|[1-9][0-9]*", name):  # DVC's -S reads no others
+        raise ValueError(f"the name {name!r} must begin with a letter of A to Z; use letters, digits, '_' and '-'")
     return name
 
 

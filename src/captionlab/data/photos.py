@@ -33,23 +33,25 @@ PREPROCESSINGS = {interpolation: f"square_{interpolation}" for interpolation in 
 # Pillow's formats and their suffixes. The common ones come first: to try a later one, Pillow imports all its readers.
 # EPS and the like are left out: Pillow passes them to other programs.
 _SUFFIXES = {
-    "JPEG": ".jpg .jpeg .jpe .jfif",
+    "JPEG": ".jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .mpo",
     "PNG": ".png .apng",
     "GIF": ".gif",
     "BMP": ".bmp",
     "PPM": ".ppm .pgm .pbm .pnm",
     "WEBP": ".webp",
     "TIFF": ".tif .tiff",
-    "JPEG2000": ".jp2 .j2k .jpx",
+    "JPEG2000": ".jp2 .j2k .jpx .jpf .j2c .jpc",
     "AVIF": ".avif",
 }
 FORMATS = tuple(_SUFFIXES)
-_HEIC_SUFFIXES = frozenset({".heic", ".heif"})
+_HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 _HAS_HEIC = find_spec("pillow_heif") is not None
 SUFFIXES = frozenset(" ".join(_SUFFIXES.values()).split()) | (_HEIC_SUFFIXES if _HAS_HEIC else frozenset())
 # Formats of photos that are not read. Files in them are counted, not skipped silently.
 _UNREAD_SUFFIXES = (
-    frozenset(".arw .cr2 .cr3 .dng .nef .orf .raf .rw2 .jxl .psd .svg .tga".split()) | _HEIC_SUFFIXES
+    frozenset(".3fr .arw .cr2 .cr3 .crw .dng .nef .orf .pef .raf .rw2 .sr2 .srw .x3f".split())
+    | frozenset(".exr .hdr .ico .jxl .jxr .psd .svg .tga".split())
+    | _HEIC_SUFFIXES
 ) - SUFFIXES
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 _INSTALL_HEIC = "pip install 'captionlab[heic]'"

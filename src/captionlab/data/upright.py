@@ -10,6 +10,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from captionlab.errors import CaptionlabError
 
 _HIGHEST_OF_1 = 2  # of floats from 0 to 1: resampling and sharpening leave some a little above
+_LEAST_OF_255 = 32  # largest of floats from 0 to 255; between the two they may be from 0 to 1 with bright lights
 _TURNS = {  # EXIF's orientation, and what turns the photo upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -62,8 +63,9 @@ def _drop_other_tags(tiff: TiffImagePlugin.TiffImageFile) -> None:
 def _to_8_bits(levels_HW: NDArray[np.int32] | NDArray[np.float32]) -> NDArray[np.uint8]:
     """Whole numbers of 8 or 16 bits, or floats from 0 to 1, 255 or 65535, to 8 bits. Raises CaptionlabError."""
     lowest, highest = float(levels_HW.min()), float(levels_HW.max())
+    unclear = levels_HW.dtype == np.float32 and _HIGHEST_OF_1 < highest < _LEAST_OF_255
     # Resampling leaves values a little below 0. The condition is false for NaN.
-    if not (lowest >= -0.1 * highest and highest <= 65535):
+    if unclear or not (lowest >= -0.1 * highest and highest <= 65535):
         raise CaptionlabError(
             f"its values run from {lowest:g} to {highest:g}; save it with values from 0 to 1, 0 to 255 or 0 to 65535"
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from captionlab.data.caption_json import is_text, parse
+from captionlab.data.photos import SUFFIXES
 from captionlab.datasets import Problem
 from captionlab.datasets.columns import PHOTO_NAME, SPLIT, caption_columns, captions_in, column
 from captionlab.datasets.reading import read_text
@@ -54,7 +55,7 @@ def read_captions_file(path: Path) -> tuple[list[CaptionRow], list[Problem]]:
     rows: list[CaptionRow] = []
     problems = []
     seen = set()
-    for number, row in _json_rows(path, text) if path.suffix == ".jsonl" else _table_rows(path, text):
+    for number, row in _json_rows(path, text) if path.suffix.lower() == ".jsonl" else _table_rows(path, text):
         if row in seen:
             problems.append(Problem(kind="duplicate caption", item=row.image, detail=f"line {number}; it counts once"))
         else:
@@ -94,7 +95,7 @@ def _over_several_lines(lines: Sequence[str], start: int, table: "_Table") -> tu
     if lines[start].count('"') % 2 == 0:
         return None
     stop = next((stop for stop in range(start + 1, len(lines)) if lines[stop].count('"') % 2), None)
-    if stop is None:
+    if stop is None or any(map(table.begins_a_row, lines[start + 1 : stop + 1])):
         return None
     text = io.StringIO("\n".join(lines[start : stop + 1]), newline="")
     try:
@@ -168,6 +169,11 @@ class _Table:
         if len(captions) > 1:
             captions = [caption for caption in captions if caption] or [""]
         return [CaptionRow(fields[self.image].strip(), caption, split) for caption in captions]
+
+    def begins_a_row(self, line: str) -> bool:
+        """Whether a line that could continue a quoted field is a row of its own, with a photo's name in its place."""
+        fields = line.split(self.separator)
+        return len(fields) >= self.columns and Path(fields[self.image].strip(' "')).suffix.lower() in SUFFIXES
 
     def aligned(self, line: str) -> Sequence[str]:
         """The line's fields, one for each column; more of them where it is unclear to which caption they belong."""

@@ -6,7 +6,7 @@ Knows photos, captions and splits; nothing of formats.
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,14 +43,27 @@ class CheckedDataset:
     set_aside: int  # number of photos with captions that are in no split
 
 
-def check(found: Found, images: Path, *, max_bad_share: float) -> CheckedDataset:
-    """Read every photo, match photos, captions and splits, and list the problems.
+@dataclass(frozen=True)
+class Photo:
+    """A photo that was read; ``fault`` is why it cannot be decoded."""
 
-    Raises CaptionlabError if two splits share a photo, if more than ``max_bad_share`` of the photos or of the captions
-    cannot be used, or if a split has no usable photo.
+    sha256: str
+    fault: str | None
+
+
+def usable(found: Found, photos: Mapping[str, Photo]) -> set[str]:
+    """The photos that can be decoded and have a usable caption."""
+    captions, _, _ = _match(found.captions, photos)
+    return {name for name in captions if photos[name].fault is None}
+
+
+def check(found: Found, photos: Mapping[str, Photo], *, max_bad_share: float) -> CheckedDataset:
+    """Match photos, captions and splits, and list the problems.
+
+    ``photos`` are those of ``read_photos``. Raises CaptionlabError if two splits share a photo, if more than
+    ``max_bad_share`` of the photos or of the captions cannot be used, or if a split has no usable photo.
     """
     refuse_overlap(found.splits)
-    photos = _read_all(images)
     readable = {name: photo.sha256 for name, photo in photos.items() if photo.fault is None}
     split_of = {name: split for split in SPLITS for name in found.splits[split]}
 
@@ -87,23 +100,18 @@ def check(found: Found, images: Path, *, max_bad_share: float) -> CheckedDataset
     )
 
 
-@dataclass(frozen=True)
-class _Photo:
-    sha256: str
-    fault: str | None
-
-
-def _read_all(images: Path) -> dict[str, _Photo]:
-    """Hash and decode every photo in threads; Pillow and hashlib release the GIL."""
+def read_photos(images: Path) -> dict[str, Photo]:
+    """Every photo in the folder by its name in NFC, hashed and decoded."""
     files = sorted(images.iterdir())
 
-    def read(path: Path) -> _Photo:
+    def read(path: Path) -> Photo:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         fault = fault_of(path)
         # Pillow's messages have the full path, which differs between machines.
-        return _Photo(sha256, fault and fault.replace(str(path), path.name))
+        return Photo(sha256, fault and fault.replace(str(path), path.name))
 
+    # Pillow and hashlib release the GIL.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(4, threads())) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # such as unusual metadata in a readable photo
         read_photos = tqdm(pool.map(read, files), "checking photos", len(files), leave=False, disable=None)

@@ -4,17 +4,20 @@ import ast
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
 
 # In lowercase without blanks, hyphens and underscores; the first one that exists is used.
 PHOTO_NAME = (
-    "image", "imagename", "filename", "file", "imagepath", "imagefile", "photo", "img", "path", "name", "imageid",
+    "image", "imagename", "filename", "file", "imagepath", "imagefile", "imagefilename", "filepath", "photo", "img",
+    "path", "name", "imageid",
 )  # fmt: skip
 PHOTO_BYTES = ("image", "img", "photo", "picture", "jpg", "jpeg", "png", "webp")
 SPLIT = ("split", "splitname", "datasplit", "subset", "partition", "set")
 _CAPTION = (
     "caption", "comment", "text", "sentence", "description", "captions", "texts", "txt", "sentences", "sentencesraw",
+    "title",
 )  # fmt: skip
+# An item of a list of texts, as JSON, Python or NumPy write it.
+_ITEM = re.compile(r"""[\s,]*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|None|null|nan|NaN)""", re.DOTALL)
 _NUMBERED = re.compile(rf"(?:{'|'.join(_CAPTION)})(\d{{1,6}})")
 
 
@@ -37,14 +40,27 @@ def _plain(names: Sequence[str]) -> list[str]:
 
 
 def captions_in(text: str) -> list[str]:
-    """The captions of a cell: the text itself, or those of a list in JSON or in Python's notation, as pandas writes."""
+    """The captions of a cell: the text itself, or those of a list as JSON, Python or NumPy write it.
+
+    NumPy's has no commas. Missing values in a list are left out.
+    """
     if not (text.startswith("[") and text.endswith("]")):
         return [text]
-    value: Any = None
+    items, place = [], 1
+    while item := _ITEM.match(text, place):
+        items.append(item[1])
+        place = item.end()
+    if not items or text[place:].strip(" \t\n,") != "]":
+        return [text]
+    found = [_unquoted(item) for item in items if item[0] in "'\""]
+    return [text] if None in found else [caption for caption in found if caption is not None] or [""]
+
+
+def _unquoted(item: str) -> str | None:
+    """The text of a quoted string in JSON or Python; None if it is neither."""
     for read in (json.loads, ast.literal_eval):
         try:
-            value = read(text)
-            break
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return str(read(item))
+        except (ValueError, SyntaxError):
             continue
-    return value if isinstance(value, list) and value and all(isinstance(each, str) for each in value) else [text]
+    return None

@@ -92,10 +92,11 @@ def _read_sets(source: Path, sets: dict[str, dict[Split, list[str]]]) -> tuple[d
     return {split: own[header:] for split, own in photos.items()}, [*files.values()]
 
 
-def completed(found: Found, photos: Collection[str], params: DatasetParams) -> Found:
+def completed(found: Found, photos: Mapping[str, bool], params: DatasetParams) -> Found:
     """Draw the splits that the source does not give: from its training photos, or from all if it gives no split.
 
-    ``photos`` are the names of the photos that are there. Raises CaptionlabError when they are too few.
+    ``photos`` says of each photo that is there whether it can be used; others are not drawn, unless too few are left.
+    Raises CaptionlabError when too few are there.
     """
     missing = [split for split in SPLITS if split not in found.splits]
     if not missing:
@@ -115,9 +116,12 @@ def completed(found: Found, photos: Collection[str], params: DatasetParams) -> F
         raise CaptionlabError(
             f"{len(pool)} photos with captions are too few for train, {' and '.join(shares)}{mismatch(found, photos)}"
         )
+    can_be_used = {name for name in pool if photos[name]}
+    if len(can_be_used) > len(shares):
+        pool = can_be_used
     drawn = draw(shares, pool, params.split_seed)
     splits = {split: drawn[split] if split in drawn else found.splits[split] for split in SPLITS}
-    splits["train"] = [*splits["train"], *(name for name in found.splits.get("train", ()) if name not in photos)]
+    splits["train"] = [*splits["train"], *(name for name in found.splits.get("train", ()) if name not in pool)]
     split_source = f"drawn at random with seed {params.split_seed}"
     if found.splits:
         split_source = f"{found.split_source}; {' and '.join(missing)} {split_source}"

@@ -5,6 +5,7 @@ other web pages are refused, and a slow client does not hold up others.
 """
 
 import asyncio
+import errno
 import ipaddress
 import socket
 import threading
@@ -59,8 +60,9 @@ def serve(root: Path, *, host: str, port: int, open_browser: bool, rows: Sequenc
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise CaptionlabError(f"cannot listen at {host}, port {port} ({reason}); choose another --port") from error
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        other = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        raise CaptionlabError(f"cannot listen at {host}, port {port} ({reason}); choose another {other}") from error
     with listener:
         lineup = Lineup.load(root, rows)
         shown = "localhost" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from captionlab.config import Params, SimilarityParams, entry, load_params
+from captionlab.config import EnsembleParams, Params, RetrievalParams, SimilarityParams, entry, load_params
 from captionlab.core.devices import choose_device
+from captionlab.core.files import digest_of, sha256_of
 from captionlab.core.records import CAPTIONS, FEATURES, Caption, Decoding, Given, Neighbours
 from captionlab.core.results import ConfigurationScores, checkpoint_of, read_evaluation
 from captionlab.data.photos import Photo
@@ -72,6 +73,8 @@ class RowCaptioner(CaptionsPhotos[Ranked]):
             similar = training_retriever(root, encoder, _captions(root, key), by_meaning=params.evaluate.similarity)
             describe = partial(_reranked, captioner, ranked_by_neighbours(similar, ensemble))
         version = captioner.label.rpartition("@")[2]
+        if ensemble and reranked:
+            version = _version(root, version, ensemble)
         return cls(
             key=key, version=version, dataset=evaluation.dataset, reranked=reranked, readers=captioner.readers,
             decoding=decoding, describe=describe,
@@ -80,6 +83,11 @@ class RowCaptioner(CaptionsPhotos[Ranked]):
     def stream(self, photos: Sequence[Photo], **changes: Any) -> Iterator[Ranked | CaptionlabError]:
         decoding = dataclasses.replace(self.decoding, **changes)
         return stream_photos(self.readers, photos, lambda features: self.describe(features, decoding))
+
+
+def _version(root: Path, weights: str, config: EnsembleParams | RetrievalParams) -> str:
+    """What tells a row that compares with the training captions from others of its name."""
+    return digest_of([weights, dataclasses.asdict(config), sha256_of(root / CAPTIONS)])[:8]
 
 
 def _captions(root: Path, key: str) -> list[Caption]:
@@ -112,8 +120,8 @@ def _retrieval(
         return [[Retrieved(caption=" ".join(words))] for words in found]
 
     return RowCaptioner(
-        key=row.key, version=weights[:8], dataset=dataset, reranked=False, readers=[reader], decoding=decoding,
-        describe=describe,
+        key=row.key, version=_version(root, weights, config), dataset=dataset, reranked=False, readers=[reader],
+        decoding=decoding, describe=describe,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ _NOTE = (
     "BLEU counts over a whole corpus; that of a single caption is computed as pycocoevalcap does, so that an order of "
     "n-grams without a match counts as nearly 0. CIDEr-D has the idf of the judged photos. Photo fit reads "
     "no reference: it is the cosine between the meaning of a caption and that which a ridge regression, learnt on the "
-    "training split, predicts from the photo's features ({encoder})."
+    "training split, predicts from the photo's features (the encoder of retrieval, or else the first one)."
 )
 
 
@@ -42,7 +42,7 @@ def tables(results: Results) -> list[Table]:
     for score in (each for each in NEEDS if each not in first.scores):
         lines.append(Line(values=(_NAMES[score], *[None] * (len(columns) - 1)), missing=f"n/a ({NEEDS[score]})"))
     notes = [_NOTES[judges].format(pairs=own.pairs, photos=own.photos) for judges, own in found.items()]
-    notes.append(_NOTE.format(resamples=first.resamples, encoder=results.photo_fit_encoder))
+    notes.append(_NOTE.format(resamples=first.resamples))
     title = "How far the scores agree with people"
     return [Table(title=title, columns=tuple(columns), lines=tuple(lines), notes=tuple(notes))]
 

@@ -135,7 +135,6 @@ class Results:
     recall_references: int  # of a photo, that have what recall expects
     diagnostics: Diagnostics
     agreements: Agreements  # of each score with human judgments; empty if the dataset has none
-    photo_fit_encoder: str
     further: FurtherScores
     runs: tuple[Run, ...]  # in the order of params.yaml
     people: Row | None  # reference captions scored against the others of their photo; None if photos have only one
@@ -154,7 +153,6 @@ def load(params: Params, root: Path) -> Results:
         recall_references=params.evaluate.recall_references,
         diagnostics=diagnostics,
         agreements=read_agreements(root),
-        photo_fit_encoder=params.photo_fit_encoder,
         further=read_further_scores(root),
         runs=tuple(_run(params, root, evaluation, diagnostics, f"{system}.{name}") for system, name in params.rows()),
         people=Row(system="people", source="people", protocol="fewer_references", **asdict(fewer.people))

@@ -17,8 +17,12 @@ def check_params(params: Params, root: Path) -> list[str]:
     that captionlab does not know.
     """
     _ = params.dataset.resolved_format  # refuses a name that is no format
-    if not is_imported(root, params.dataset.source):
-        source_folder(root, params.dataset.source)
+    source = params.dataset.source
+    if not is_imported(root, source) and root.resolve().is_relative_to(source_folder(root, source).resolve()):
+        raise CaptionlabError(
+            f"dataset.source {source} holds this project, which DVC does not accept as a dependency; put the dataset "
+            "into a folder of its own"
+        )
     for name, guest in params.guests.items():
         if not (root / guest.captions).is_file():
             raise CaptionlabError(f"guests.{name}.captions {guest.captions} is not a file; put the captions there")

@@ -17,7 +17,7 @@ from captionlab.core.results.dataset import write_dataset
 from captionlab.core.results.judgments import write_judged
 from captionlab.data.text import nfc
 from captionlab.datasets import Problem
-from captionlab.datasets.checks import check
+from captionlab.datasets.checks import check, read_photos, usable
 from captionlab.datasets.sources import read
 from captionlab.datasets.splits import completed
 from captionlab.errors import CaptionlabError
@@ -36,8 +36,10 @@ def download(params: Params, root: Path) -> list[str]:
         images = folder / "images"
         images.mkdir()
         found = read(dataset, source, images)
-        found = completed(found, {nfc(path.name) for path in images.iterdir()}, dataset)
-        checked = check(found, images, max_bad_share=dataset.max_bad_share)
+        photos = read_photos(images)
+        can_be_used = usable(found, photos)
+        found = completed(found, {name: name in can_be_used for name in photos}, dataset)
+        checked = check(found, photos, max_bad_share=dataset.max_bad_share)
         kept = {record.image for record in checked.records}
         for path in images.iterdir():
             if nfc(path.name) not in kept:

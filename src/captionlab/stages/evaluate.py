@@ -264,7 +264,8 @@ def _agreements(params: Params, root: Path, captions: Sequence[Caption], further
     references = {record.image: list(record.captions) for record in iter_dataset(root) if record.image in images}
     if not judged:
         return {}
-    store = open_store(root / FEATURES / params.photo_fit_encoder)
+    retrievals = [config.encoder for config in params.retrieval.values()]
+    store = open_store(root / FEATURES / [*retrievals, *params.extract_features.encoders][0])
     photos, own_captions = training_captions(captions)
     photo_fit = PhotoFit(store.pooled[store.rows(photos)], own_captions, params.evaluate.similarity)
 

@@ -293,8 +293,8 @@ def _create(client: "MlflowClient", store: Store, start: Start) -> "Run":
 def _differences(client: "MlflowClient", store: Store, start: Start) -> str:
     """What differs from the first run with the configuration's name; empty without one.
 
-    Parameters and the dataset, or else the training's key: an ensemble has the parameters of before when a member was
-    trained again.
+    Parameters and the dataset, or else the key: an ensemble has the parameters of before when a member was trained
+    again.
     """
     quote = '"' if "'" in start.name else "'"  # MLflow's filters have no escape
     if quote in start.name:
@@ -312,7 +312,7 @@ def _differences(client: "MlflowClient", store: Store, start: Start) -> str:
     if used and start.dataset.digest not in [each.dataset.digest for each in used.dataset_inputs]:
         changed.append(f"data={start.dataset.digest[:_DIGITS]}")
     if not changed and before.tags.get(TRAINING_KEY) != start.training_key:
-        changed.append(f"training={start.training_key[:_DIGITS]}")
+        changed.append(f"key={start.training_key[:_DIGITS]}")
     return "".join(f" {change:.40}" for change in changed[:_SHOWN]) + (" …" if len(changed) > _SHOWN else "")
 
 

@@ -16,7 +16,7 @@ import sklearn.model_selection  # noqa: F401 - what imports it when it first nee
 from captionlab.config import load_params
 from captionlab.datasets import Found
 from captionlab.datasets.archives import extract
-from captionlab.datasets.checks import check
+from captionlab.datasets.checks import check, read_photos, usable
 from captionlab.datasets.coco import coco
 from captionlab.datasets.flickr8k import PHOTOS_ZIP, TEXT_ZIP, Counts, flickr8k
 from captionlab.datasets.flickr30k import flickr30k
@@ -79,8 +79,10 @@ def _read_folder(source: Path, work: Path) -> None:
 
 def _check(found: Found, images: Path) -> None:
     """Run the checks that follow every reader in the stage."""
-    names = [path.name for path in images.iterdir()]
-    check(completed(found, names, _PARAMS.dataset), images, max_bad_share=0.99)
+    photos = read_photos(images)
+    can_be_used = usable(found, photos)
+    found = completed(found, {name: name in can_be_used for name in photos}, _PARAMS.dataset)
+    check(found, photos, max_bad_share=0.99)
 
 
 def _captions(data: bytes, work: Path) -> None:

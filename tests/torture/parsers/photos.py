@@ -11,7 +11,7 @@ from PIL import Image
 
 from captionlab.data.photos import FORMATS, fault_of, read_photo
 from captionlab.datasets import Found
-from captionlab.datasets.checks import check
+from captionlab.datasets.checks import check, read_photos
 from tiff_tags import tag, tiff
 from torture.fuzz import Parser, mutate_bytes
 from torture.parsers.inputs import (
@@ -94,7 +94,7 @@ def _checked_photo(data: bytes, work: Path) -> None:
     found = Found(
         captions=[(name, "x") for name in PHOTOS], splits={"train": ["a.jpg"], "val": ["b.jpg"], "test": ["c.jpg"]}
     )
-    check(found, images, max_bad_share=0.5)
+    check(found, read_photos(images), max_bad_share=0.5)
     if fault_of(images / "a.jpg") is None:
         for pixels in (16, 224):
             read_photo(images / "a.jpg", pixels)
