@@ -120,9 +120,8 @@ def test_ids_must_match_and_the_nearest_pair_is_named(tmp_path: Path) -> None:
 
 
 def test_photos_without_a_reference_with_a_word_are_named(tmp_path: Path) -> None:
-    known, generated = write(
-        tmp_path, known=REFERENCES | {"c.jpg": ["!!!", "\U0001f600"]}, generated=CAPTIONS | {"c.jpg": "a"}
-    )
+    references = REFERENCES | {"c.jpg": ["!!!", "\U0001f600"]}
+    paths = write(tmp_path, known=references, generated=CAPTIONS | {"c.jpg": "a"})
     with pytest.raises(CaptionlabError, match=r"1 photos have no reference with a word \(c\.jpg\)$"):
         score_files(*paths, meteor=False)
 
