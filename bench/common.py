@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -150,7 +150,8 @@ def machine() -> str:
     parts += [f"with {' '.join(units)}"] if units else []
     parts += [platform.system(), f"Python {platform.python_version()}"]
     parts += [f"torch {torch.__version__} (threads: {torch.get_num_threads()})"]
-    return ", ".join([*parts, *(f"{name} {version(name)}" for name in ("onnxruntime", "numpy", "pillow"))])
+    modules = [import_module(name) for name in ("onnxruntime", "numpy", "PIL")]  # distributions have other names
+    return ", ".join([*parts, *(f"{module.__name__} {module.__version__}" for module in modules)])
 
 
 def _cpuinfo(key: str) -> str:

@@ -29,7 +29,7 @@ if missing := [name for name in ("nltk", "ruamel") if find_spec(name) is None]:
     sys.exit(
         f"missing: {', '.join(missing)}; pip install --target FOLDER nltk ruamel.yaml, and add FOLDER to PYTHONPATH"
     )
-if find_spec("pydantic") is None:
+if not unchecked.pydantic_works():
     unchecked.stand_in()
 
 from captionlab.core.devices import choose_device, gpu_arithmetic
@@ -351,8 +351,11 @@ def _epoch_row(
     return row
 
 
-def report(bench: Bench, source: Path | None) -> tuple[list[str], bool]:
-    """The page, and whether it is complete: one part that fails does not lose the others."""
+def report(bench: Bench, source: Path | None, write: Callable[[list[str]], None]) -> tuple[list[str], bool]:
+    """The page, and whether it is complete: one part that fails does not lose the others.
+
+    ``write`` gets the page after each part, so that a killed run keeps the figures that it has.
+    """
     card = "the CPU" if bench.device == "cpu" else torch.cuda.get_device_name()
     versions = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     began = time.perf_counter()
@@ -360,7 +363,9 @@ def report(bench: Bench, source: Path | None) -> tuple[list[str], bool]:
         "Extraction": extraction_part, "Training": training_part, "Captions from features": decoding_part,
         "Captions from photos": captioning_part, **({"Flickr8k": partial(flickr8k_part, source)} if source else {}),
     }  # fmt: skip
-    lines, complete = [], True
+    about, complete = machine(), True
+    page: list[str] = []
+    lines: list[str] = []
     for heading, part in parts.items():
         try:
             measured = part(bench)
@@ -368,16 +373,16 @@ def report(bench: Bench, source: Path | None) -> tuple[list[str], bool]:
             traceback.print_exc()
             measured, complete = [f"Not measured: {first_line(error)}"], False
         lines += ["", f"## {heading}", "", *measured]
-    taken = time.perf_counter() - began
-    page = [
-        f"# Speed on {card}",
-        "",
-        "`make gpu` repeats these measurements and writes this page; figures are medians over the rounds, with the "
-        "lowest and highest in brackets.",
-        "",
-        f"**Machine**: {card}; {versions}; {machine()}. Measured in {taken:.0f} s.",
-        *lines,
-    ]
+        page = [
+            f"# Speed on {card}",
+            "",
+            "`make gpu` repeats these measurements and writes this page; figures are medians over the rounds, with the "
+            "lowest and highest in brackets.",
+            "",
+            f"**Machine**: {card}; {versions}; {about}. Measured in {time.perf_counter() - began:.0f} s.",
+            *lines,
+        ]
+        write(page)
     return page, complete
 
 
@@ -393,10 +398,13 @@ def main() -> None:
         raise SystemExit("bench/gpu.py measures an NVIDIA GPU, and this machine has none that PyTorch can use")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(choose_device(arguments.device), SMOKE if arguments.smoke else Sizes(), Path(folder))
-        page, complete = report(bench, arguments.source)
+
+        def write(page: list[str]) -> None:
+            if not arguments.smoke:
+                write_text(arguments.reports / "gpu.md", "\n".join(page) + "\n")
+
+        page, complete = report(bench, arguments.source, write)
     print("\n".join(page))
-    if not arguments.smoke:
-        write_text(arguments.reports / "gpu.md", "\n".join(page) + "\n")
     if not complete:
         raise SystemExit("not everything was measured; the errors are above")
 

@@ -1,6 +1,7 @@
 """Stands in for pydantic where it cannot be installed: builds the same dataclasses, and checks nothing.
 
-For ``gpu.py``, which reads only files that it has just written. Holds what captionlab imports of pydantic.
+For ``gpu.py`` and the tests on a GPU, which read only files that they have just written. Holds what captionlab imports
+of pydantic.
 """
 
 import json
@@ -59,6 +60,15 @@ def _build(kind: Any, value: Any) -> Any:
     if origin is dict and isinstance(value, dict):
         return {name: _build(inner[1], part) for name, part in value.items()}
     return float(value) if kind is float else value
+
+
+def pydantic_works() -> bool:
+    """Whether pydantic can be imported; false also where its compiled part is for another Python."""
+    try:
+        import pydantic.dataclasses  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def stand_in() -> None:

@@ -56,7 +56,8 @@ def write_demo_project(folder: Path) -> None:
 def demo(root: Path) -> Iterator[int]:
     """Run the real command on a free port, which is yielded; Ctrl-C must end it cleanly."""
     command = [sys.executable, "-m", "captionlab.cli", "demo", "--port", "0", "--no-open"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(server.__file__).parents[2])}
+    paths = [str(Path(server.__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout
         line = running.stdout.readline()

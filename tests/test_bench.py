@@ -116,7 +116,8 @@ def test_a_stage_above_the_limit_is_named() -> None:
     )
 
 
-GPU = Path(__file__).parents[1] / "bench/gpu.py"
+TESTS = Path(__file__).parent
+GPU = TESTS.parent / "bench/gpu.py"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is an NVIDIA GPU")
@@ -130,7 +131,7 @@ def test_the_gpu_benchmark_without_a_gpu_is_one_error_line(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_the_gpu_benchmark_runs_without_an_installation(tmp_path: Path) -> None:
     """On the CPU, at tiny sizes; without the packages that a machine with PyTorch may lack."""
-    absent = ("captionlab", "dvc", "efficientnet_lite1", "matplotlib", "mlflow", "pandas", "pydantic")
+    absent = ("captionlab", "dvc", "efficientnet_lite1", "hypothesis", "matplotlib", "mlflow", "pandas", "pydantic")
     packages = tmp_path / "packages"
     packages.mkdir()
     for path in Path(sysconfig.get_path("purelib")).iterdir():
@@ -150,6 +151,11 @@ def test_the_gpu_benchmark_runs_without_an_installation(tmp_path: Path) -> None:
     for name in SUBJECTS:
         assert sum(line.startswith(f"| {name} |") for line in page) == 2
     assert not list(reports.iterdir())
+    files = sorted(map(str, TESTS.glob("*/test_*_on_gpu.py")))
+    command = [sys.executable, "-S", "-m", "pytest", "--collect-only", "-m", "cuda", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=TESTS.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(Path(file).name in done.stdout for file in files)
 
 
 def test_a_part_of_the_gpu_benchmark_that_fails_does_not_lose_the_others(
@@ -161,7 +167,10 @@ def test_a_part_of_the_gpu_benchmark_that_fails_does_not_lose_the_others(
     for part in ("extraction_part", "captioning_part", "decoding_part"):
         monkeypatch.setattr(gpu, part, lambda _: ["measured"])
     monkeypatch.setattr(gpu, "training_part", fail)
-    page, complete = gpu.report(gpu.Bench("cpu", gpu.SMOKE, tmp_path), None)
+    written: list[list[str]] = []
+    page, complete = gpu.report(gpu.Bench("cpu", gpu.SMOKE, tmp_path), None, written.append)
+    assert [sum(line.startswith("## ") for line in each) for each in written] == [1, 2, 3, 4]
+    assert written[-1] == page
     assert page[page.index("## Training") + 2] == "Not measured: CUDA error: out of memory"
     assert page[page.index("## Captions from photos") + 2] == "measured"
     assert not complete

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from builders import draw_photos, project
 from captionlab.config import EncoderParams
@@ -24,7 +27,7 @@ from captionlab.data.photos import Pixels, read_photo
 from captionlab.data.store import describe, open_store
 from captionlab.encoders import extraction
 from captionlab.encoders.engines import OnnxEngine, TorchEngine, gpu_batch
-from captionlab.encoders.extraction import Photos, encode_photos, extract, finish
+from captionlab.encoders.extraction import Photos, decode_in_processes, encode_photos, extract, finish
 from captionlab.encoders.load import Encoder, load_encoder
 from captionlab.encoders.network import PooledMap
 from captionlab.errors import CaptionlabError
@@ -100,6 +103,37 @@ def test_worker_processes_decode_for_a_gpu(tmp_path: Path, gpu: str, count: int,
     for own, reference in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(own[0], reference[0], atol=1e-5)
         np.testing.assert_allclose(own[1], reference[1], atol=1e-5, rtol=1e-3)
+
+
+def test_little_shared_memory_takes_fewer_processes(tmp_path: Path, gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker gives a container 64 MB."""
+    monkeypatch.setattr(extraction, "threads", lambda: 16)
+    asked: list[tuple[int, int]] = []
+
+    class Loader(DataLoader[Any]):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            asked.append((options["num_workers"], options["prefetch_factor"]))
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(extraction, "DataLoader", Loader)
+    paths = [tmp_path / image for image in draw_photos(tmp_path, 17)]
+    everything = []
+    for free in (2**40, 2**26, 0):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        everything.append(torch.cat([*decode_in_processes(paths, partial(read_photo, pixels=32))]))
+    assert asked == [(3, 4), (3, 3), (1, 1)]
+    assert torch.equal(everything[0], everything[1])
+    assert torch.equal(everything[0], everything[2])
+
+
+def test_full_shared_memory_is_one_error_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Tensor) -> Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(Tensor, "share_memory_", full)
+    paths = [tmp_path / image for image in draw_photos(tmp_path, 3)]
+    with pytest.raises(CaptionlabError, match=r"^too little shared memory \(unable .*; .* docker run --shm-size=1g$"):
+        list(decode_in_processes(paths, partial(read_photo, pixels=32)))
 
 
 def test_an_unreadable_photo_stops_worker_processes_with_its_name(tmp_path: Path, gpu: str) -> None:

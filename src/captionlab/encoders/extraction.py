@@ -31,6 +31,10 @@ from captionlab.errors import CaptionlabError, first_line
 
 BLOCK = 256  # photos between two records of progress
 CHUNK = 8  # photos that a worker process decodes before it takes others; a divisor of BLOCK
+_CHUNK_BYTES = CHUNK * 3 * 384**2  # of the largest of the usual sizes
+_AHEAD = 4  # chunks that each process decodes ahead
+_SHARED_MEMORY = Path("/dev/shm")
+_MORE_MEMORY = "in a container, start it with more shared memory: docker run --shm-size=1g"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,17 +116,32 @@ def decode_in_processes(
     """
     if not paths:
         return iter(())
-    workers = min(threads(), -(-len(paths) // CHUNK))
+    room = _room()
+    workers = min(threads(), -(-len(paths) // CHUNK), room)
     loader = DataLoader(
-        _Pixels(paths, read, mirrored), CHUNK, num_workers=workers, prefetch_factor=4, pin_memory=pinned,
-        collate_fn=_chunk_of,
+        _Pixels(paths, read, mirrored), CHUNK, num_workers=workers, prefetch_factor=min(_AHEAD, room // workers),
+        pin_memory=pinned, collate_fn=_chunk_of,
     )  # fmt: skip
     return _raising(iter(loader))
 
 
+def _room() -> int:
+    """Chunks that fit into half of the free shared memory, through which processes pass them; at least one."""
+    try:
+        free = shutil.disk_usage(_SHARED_MEMORY).free
+    except OSError:  # another system
+        return _AHEAD * threads()
+    return max(1, free // 2 // _CHUNK_BYTES)
+
+
 def _chunk_of(photos: Sequence[Pixels | CaptionlabError]) -> Tensor | CaptionlabError:
     errors = (photo for photo in photos if isinstance(photo, CaptionlabError))
-    return next(errors, None) or torch.from_numpy(np.stack(photos))  # type: ignore[arg-type]
+    if fault := next(errors, None):
+        return fault
+    try:  # Without this, PyTorch shares it in a thread whose errors nobody sees, and the main process waits for ever.
+        return torch.from_numpy(np.stack(photos)).share_memory_()  # type: ignore[arg-type]
+    except RuntimeError as error:
+        return CaptionlabError(f"too little shared memory ({first_line(error)}); {_MORE_MEMORY}")
 
 
 def _raising(chunks: Iterator[Tensor | CaptionlabError]) -> Iterator[Tensor]:
@@ -134,11 +153,8 @@ def _raising(chunks: Iterator[Tensor | CaptionlabError]) -> Iterator[Tensor]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        # Killed, often because shared memory is full: a container has 64 MB by default.
-        raise CaptionlabError(
-            f"a process that decodes photos ended ({first_line(error)}); in a container, start it with more shared "
-            "memory: docker run --shm-size=1g"
-        ) from error
+        # Killed, often because memory is full.
+        raise CaptionlabError(f"a process that decodes photos ended ({first_line(error)}); {_MORE_MEMORY}") from error
 
 
 def reader(encoder: Encoder) -> Callable[[Path], Pixels]:
