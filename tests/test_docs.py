@@ -22,6 +22,7 @@ from nbclient import NotebookClient
 from ruamel.yaml import YAML
 
 from captionlab.config import SECTIONS, ScenesParams
+from captionlab.core.files import read_json
 from captionlab.data.text import clean
 from captionlab.datasets.scenes import scene_words, scenes
 from hub import downloaded
@@ -237,6 +238,16 @@ def experimenter(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", path_without_java)
         return reader, reader.follow("experiments-by-hand")
+
+
+def test_the_readmes_table_of_experiments_has_at_most_12_columns() -> None:
+    """With the drawn scenes and one changed parameter."""
+    (pattern,) = re.findall(r"dvc exp show .*--drop '([^']+)'", (ROOT / "README.md").read_text("utf-8"))
+    metrics = read_json(ROOT / "reports/scenes/metrics.json")
+    names = [f"{key}.{name}" for key, own in metrics.items() for name in own]
+    shown = [name for name in names if not re.match(pattern, name)]
+    assert shown == [name for name in names if name.endswith(".val_cider")]
+    assert len(["Experiment", *shown, "the parameter"]) <= 12
 
 
 @pytest.mark.docs

@@ -1,6 +1,7 @@
 """Exported captioners: captions without PyTorch, files, and errors for unsupported systems."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,14 +82,20 @@ def test_the_runner_needs_neither_torch_nor_captionlab(released: Path, photos: l
         "runpy.run_path('out/caption.py', run_name='__main__')"
     )
 
-    def say(*names: Path) -> list[str]:
+    def run(*names: Path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", script, *map(str, names)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
-        return done.stdout.splitlines()
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
 
     expected = [sentences[0].caption for sentences in captioner.caption(photos)]
-    assert say(*photos) == [f"{photo}\t{caption}" for photo, caption in zip(photos, expected, strict=True)]
-    assert say(photos[0]) == expected[:1]
+    lines = [f"{photo}\t{caption}" for photo, caption in zip(photos, expected, strict=True)]
+    done = run(photos[0])
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, expected[:1], "")
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    done = run(photos[0], tmp_path / "broken.jpg", *photos[1:])
+    assert (done.returncode, done.stdout.splitlines()) == (1, lines)  # the others are captioned
+    assert re.fullmatch(r"cannot caption \S+broken\.jpg: cannot identify .*\n", done.stderr)
+    done = run()
+    assert (done.returncode, done.stderr) == (1, "usage: python caption.py PHOTO...\n")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "CMYK", "I;16"])

@@ -112,8 +112,26 @@ def read_photo(image: Image.Image, pixels: int, preprocessing: str) -> Any:
     return np.asarray(image.convert("RGB").resize((pixels, pixels), resampling))
 
 
-if __name__ == "__main__":
-    names = sys.argv[1:]
+def main(names: list[str]) -> int:
+    """Print a caption of each photo; 1 if some photo cannot be read."""
+    captioner = Captioner()
+
+    def tried(name: str) -> str | Exception:
+        try:
+            return captioner.caption(name)
+        except Exception as error:  # Pillow's are of many types
+            return error
+
+    failed = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name, caption in zip(names, pool.map(Captioner().caption, names), strict=True):
-            print(f"{name}\t{caption}" if len(names) > 1 else caption)
+        for name, found in zip(names, pool.map(tried, names), strict=True):
+            if isinstance(found, str):
+                print(f"{name}\t{found}" if len(names) > 1 else found)
+            else:
+                print(f"cannot caption {name}: {found}", file=sys.stderr)
+                failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]) if sys.argv[1:] else "usage: python caption.py PHOTO...")
