@@ -12,16 +12,20 @@ REFERENCES = {
     "b": ["two cats sleep on a bed", "cats on a bed"],
 }
 SYSTEM = {"a": "a dog runs on grass", "b": "two cats on a bed"}
+OTHER = {"a": "the brown dog", "b": "cats sleep"}
 
 
 def test_each_reference_is_scored_against_the_others_and_so_are_the_systems() -> None:
-    found = against_fewer(REFERENCES, {"attention.lite2": SYSTEM})
+    found = against_fewer(REFERENCES, {"attention.lite2": [SYSTEM, OTHER], "baseline.lite0": [OTHER]})
     assert found is not None
     assert found.ways == 2  # the photo with the fewest references has two
     first = {"a": REFERENCES["a"][1:], "b": REFERENCES["b"][1:]}
     second = {"a": [REFERENCES["a"][0], REFERENCES["a"][2]], "b": REFERENCES["b"][:1]}
     out = ({"a": REFERENCES["a"][0], "b": REFERENCES["b"][0]}, {"a": REFERENCES["a"][1], "b": REFERENCES["b"][1]})
-    for scores, said in ((found.people, out), (found.configurations["attention.lite2"], (SYSTEM, SYSTEM))):
+    attention, baseline = found.configurations["attention.lite2"], found.configurations["baseline.lite0"]
+    rows = ((found.people, out), (attention[0], (SYSTEM, SYSTEM)), (attention[1], (OTHER, OTHER)))
+    assert baseline == (attention[1],)
+    for scores, said in rows:
         ways = [score(left, own, meteor=False) for left, own in zip((first, second), said, strict=True)]
         for key in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"):
             expected = sum(getattr(way, key) for way in ways) / 2
@@ -37,13 +41,12 @@ def test_people_scores_match_hand_made_numbers() -> None:
 
 
 def test_photos_with_one_reference_have_no_people_row() -> None:
-    assert against_fewer({**REFERENCES, "c": ["a bus"]}, {"attention.lite2": {**SYSTEM, "c": "a bus"}}) is None
+    assert against_fewer({**REFERENCES, "c": ["a bus"]}, {"attention.lite2": [{**SYSTEM, "c": "a bus"}]}) is None
 
 
 def test_only_higher_scores_are_above_people() -> None:
-    found = against_fewer(REFERENCES, {"attention.lite2": SYSTEM})
+    found = against_fewer(REFERENCES, {})
     assert found is not None
-    equal = dataclasses.replace(found, configurations={"equal": found.people})
-    assert equal.above_people("equal") == []
     higher = dataclasses.replace(found.people, cider=(found.people.cider or 0) + 1)
-    assert dataclasses.replace(found, configurations={"higher": higher}).above_people("higher") == ["cider"]
+    found = dataclasses.replace(found, configurations={"attention.lite2": (found.people, higher)})
+    assert [found.above_people("attention.lite2", place) for place in (0, 1)] == [[], ["cider"]]

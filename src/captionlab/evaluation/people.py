@@ -5,6 +5,7 @@ Captions in, scores out; knows no files and no models.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
@@ -14,9 +15,11 @@ from captionlab.metrics.scorer import Scorer
 
 
 def against_fewer(
-    references: Mapping[str, Sequence[str]], configurations: Mapping[str, Mapping[str, str]]
+    references: Mapping[str, Sequence[str]], configurations: Mapping[str, Sequence[Mapping[str, str]]]
 ) -> FewerReferences | None:
-    """Score people and every configuration (caption by image) against all references of each photo but one.
+    """Score people and every configuration against all references of each photo but one.
+
+    A configuration has captions by image, of each of its decodings.
 
     A way leaves out the same number of each photo's references, its first, say; there are as many ways as the photo
     with the fewest references has. None where a photo has only one: then nothing is left to score against.
@@ -24,15 +27,21 @@ def against_fewer(
     ways = min(map(len, references.values()))
     if ways < 2:
         return None
-    found: dict[str, list[Scores]] = {key: [] for key in ("", *configurations)}  # "" for people
+    of_all = [said for own in configurations.values() for said in own]
+    found: list[list[Scores]] = [[] for _ in range(1 + len(of_all))]  # people first
     for way in range(ways):
         left = {image: [*own[:way], *own[way + 1 :]] for image, own in references.items()}
-        said = {"": {image: own[way] for image, own in references.items()}, **configurations}
-        for key, scores in Scorer(left).score_all(said, meteor=False).items():
-            found[key].append(scores)
-    means = {key: _mean(own) for key, own in found.items()}
+        people = {image: own[way] for image, own in references.items()}
+        scored = Scorer(left).score_all(
+            {str(place): said for place, said in enumerate([people, *of_all])}, meteor=False
+        )
+        for scores, own in zip(scored.values(), found, strict=True):
+            own.append(scores)
+    people_scores, *means = map(_mean, found)
+    each = iter(means)
     return FewerReferences(
-        ways=ways, people=means[""], configurations={key: means[key] for key in configurations}
+        ways=ways, people=people_scores,
+        configurations={key: tuple(islice(each, len(own))) for key, own in configurations.items()},
     )  # fmt: skip
 
 

@@ -202,26 +202,28 @@ def _rows(
     scores: ConfigurationScores, shape: Mapping[str, Any], intervals: Mapping[str, tuple[float, float]],
     fewer: FewerReferences | None,
 ) -> tuple[Row, ...]:  # fmt: skip
-    """All protocols and decodings on the test split; only the chosen decoding has intervals and ``above_people``."""
+    """All protocols and decodings on the test split; only the chosen decoding has intervals."""
     ends = {
         f"{score}_{end}": value
         for score in ("bleu_4", "cider")
         for end, value in zip(("low", "high"), intervals[score], strict=True)
     }
-    above: dict[str, Any] = {"above_people": " ".join(fewer.above_people(scores.key))} if fewer else {}
     fixed: dict[str, Any] = {
         "system": scores.system, "configuration": scores.name, "source": "measured", "loss": scores.loss,
         "accuracy": scores.accuracy, **shape,
     }  # fmt: skip
+    above = [" ".join(fewer.above_people(scores.key, place)) if fewer else "" for place in range(len(scores.decodings))]
     rows = []
     for protocol in PROTOCOLS:
         for place, decoded in enumerate(scores.decodings):
-            strict: dict[str, Any] = {"val_cider": decoded.val.cider} if protocol == "strict" and decoded.val else {}
-            strict |= ends | above if protocol == "strict" and place == scores.chosen else {}
+            strict: dict[str, Any] = {"above_people": above[place]} if protocol == "strict" else {}
+            strict |= {"val_cider": decoded.val.cider} if protocol == "strict" and decoded.val else {}
+            strict |= ends if protocol == "strict" and place == scores.chosen else {}
             own = asdict(decoded.test[protocol])
             rows.append(Row(**fixed, decoding=decoded.decoding.label, protocol=protocol, **own, **strict))
     if fewer:
-        own = asdict(fewer.configurations[scores.key])
-        label = scores.best.decoding.label
-        rows.append(Row(**fixed, decoding=label, protocol="fewer_references", **own, **above))
+        labels = [decoded.decoding.label for decoded in scores.decodings]
+        for label, means, marks in zip(labels, fewer.configurations[scores.key], above, strict=True):
+            row = Row(**fixed, decoding=label, protocol="fewer_references", **asdict(means), above_people=marks)
+            rows.append(row)
     return tuple(rows)

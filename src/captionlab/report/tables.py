@@ -75,8 +75,8 @@ _STRICT = (
     "Input is the size of the word embedding.",
 )
 _PEOPLE = (
-    f"{ABOVE_PEOPLE} marks a score of a chosen decoding that is above that of people, when both are scored against "
-    "equally many references: see the table of people's captions. METEOR is not compared."
+    f"{ABOVE_PEOPLE} marks a score that is above that of people, when both are scored against equally many "
+    "references: see the table of people's captions. METEOR is not compared."
 )
 _SIGNIFICANT = 0.05
 _ABOVE = (

@@ -111,7 +111,8 @@ def evaluate(params: Params, root: Path) -> list[str]:
     best = evaluation.best
     chosen = [each.chosen for each in evaluation.configurations]
     said = {own.key: own.captions("test", place) for own, place in zip(captioned, chosen, strict=True)}
-    evaluation = dataclasses.replace(evaluation, fewer_references=against_fewer(data.references["test"], said))
+    of_all = {own.key: [own.captions("test", place) for place in range(len(own.decodings))] for own in captioned}
+    evaluation = dataclasses.replace(evaluation, fewer_references=against_fewer(data.references["test"], of_all))
     further = FurtherScorer(
         clip=params.evaluate.clip, spice=params.evaluate.spice,
         photos=lambda: {path.name: path for path in (root / DATASET / "images").iterdir()},

@@ -230,16 +230,16 @@ class ConfigurationScores:
 class FewerReferences:
     """Scores of the test split against all references of a photo but one: mean over ``ways`` of leaving one out.
 
-    People's caption is the one left out; every configuration's is that of its chosen decoding. METEOR is left out.
+    People's caption is the one left out. METEOR is left out.
     """
 
     ways: int
     people: Scores
-    configurations: dict[str, Scores]
+    configurations: dict[str, tuple[Scores, ...]]  # of each decoding
 
-    def above_people(self, key: str) -> list[str]:
-        """The scores in which a configuration is above people."""
-        people, own = dataclasses.asdict(self.people), dataclasses.asdict(self.configurations[key])
+    def above_people(self, key: str, place: int) -> list[str]:
+        """The scores in which a configuration is above people in one of its decodings."""
+        people, own = dataclasses.asdict(self.people), dataclasses.asdict(self.configurations[key][place])
         return [score for score in own if own[score] is not None and own[score] > people[score]]
 
 
