@@ -89,7 +89,7 @@ def test_a_server_stores_runs_and_may_be_killed_during_training(
     with serving(pipeline, int(uri.rsplit(":", 1)[1])):
         for published in ("1 created, 1 completed, 0 already there", "0 created, 0 completed, 2 already there"):
             assert published in track(PARAMS, pipeline)[0]
-        _, second = runs(pipeline, uri)["baseline.lite0"]
+        (second,) = runs(pipeline, uri)["baseline.lite0 key=again-"]
         assert (second.info.status, second.data.metrics["bleu_4"]) == ("FINISHED", 0.3)
         for key in CURVES:
             assert points(pipeline, second, key) == expected("lite0", key)
@@ -142,7 +142,9 @@ def test_two_clones_and_a_lost_response_leave_one_run_per_result(
     for published in ("2 completed, 0 already there", "0 completed, 2 already there"):
         assert published in track(PARAMS, pipeline)[0]
     found = runs(pipeline, uri)
-    assert {name: len(group) for name, group in found.items()} == {"baseline.lite0": 2, "baseline.lite1": 2}
+    names = ["baseline.lite0", "baseline.lite0 key=slow-l", "baseline.lite1", "baseline.lite1 key=slow-l"]
+    assert {name: len(group) for name, group in found.items()} == dict.fromkeys(names, 1)
     assert {run.info.status for group in found.values() for run in group} == {"FINISHED"}
     for name in CONFIGS:
-        assert points(pipeline, found[f"baseline.{name}"][-1], "val_loss") == expected(name, "val_loss")
+        (run,) = found[f"baseline.{name} key=slow-l"]
+        assert points(pipeline, run, "val_loss") == expected(name, "val_loss")
