@@ -106,7 +106,10 @@ def _measure(project: Project, stage: Stage) -> tuple[float, int]:
     ended = project.run(stage, prepare=count)
     if ended.code != 0:
         raise RuntimeError(f"{' '.join(stage)} ended with {ended.code}: {ended.output}")
-    return ended.seconds, counter.stat().st_size
+    operations = counter.stat().st_size
+    if not operations:
+        raise RuntimeError(f"the file operations of {' '.join(stage)} are not seen: it runs in another process")
+    return ended.seconds, operations
 
 
 def _die() -> None:
