@@ -1,4 +1,4 @@
-"""A few faults of some kinds on the real program; ``make torture`` tries all, kills, full disks and load too."""
+"""A few faults of some kinds on the real program; ``make torture`` tries all, full disks and load too."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parent
 
 
-@pytest.mark.parametrize("part", ["fuzz", "hostile", "numbers"])
+@pytest.mark.parametrize("part", ["fuzz", "hostile", "kill", "numbers"])
 def test_a_few_faults_are_handled(part: str) -> None:
     """In a process of its own: it forks, limits itself and dies."""
     environment = os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
