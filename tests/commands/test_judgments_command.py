@@ -54,7 +54,7 @@ def test_text_json_and_csv_have_the_same_figures(
     assert f"  rouge_l        {100 * found['experts']['scores']['rouge_l']['tau']:.1f}" in lines[5]
     assert lines[7] == "  meteor         n/a (needs Java and the extra captionlab[meteor])"
     assert lines[8] == "  clip_score     n/a (needs CLIP's weights and the photos)"
-    assert lines[10] == "  spice          n/a (needs Java and Stanford CoreNLP)"
+    assert lines[10] == "  spice          n/a (needs Java 8 and Stanford CoreNLP)"
     assert "without spice: it needs Java" in err
 
 

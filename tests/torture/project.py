@@ -154,7 +154,7 @@ def _exec_stage(stage: Stage, folder: Path, output: int, prepare: Callable[[], N
         os.dup2(output, 2)
         os.environ.pop("DVC_ROOT", None)
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-        os.environ["PYTHONPATH"] = str(folder / "src")  # else a stage starts again with that source, without ``prepare``
+        os.environ["PYTHONPATH"] = str(folder / "src")  # else a stage starts again, without ``prepare``
         sys.argv = ["captionlab", *stage]
         prepare()
         cli.main()
