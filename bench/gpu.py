@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -351,11 +351,8 @@ def _epoch_row(
     return row
 
 
-def report(bench: Bench, source: Path | None, write: Callable[[list[str]], None]) -> tuple[list[str], bool]:
-    """The page, and whether it is complete: one part that fails does not lose the others.
-
-    ``write`` gets the page after each part, so that a killed run keeps the figures that it has.
-    """
+def report(bench: Bench, source: Path | None) -> Iterator[tuple[list[str], bool]]:
+    """The page after each part, and whether no part has failed: neither a failure nor a kill loses the other parts."""
     card = "the CPU" if bench.device == "cpu" else torch.cuda.get_device_name()
     versions = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     began = time.perf_counter()
@@ -363,8 +360,7 @@ def report(bench: Bench, source: Path | None, write: Callable[[list[str]], None]
         "Extraction": extraction_part, "Training": training_part, "Captions from features": decoding_part,
         "Captions from photos": captioning_part, **({"Flickr8k": partial(flickr8k_part, source)} if source else {}),
     }  # fmt: skip
-    about, complete = machine(), True
-    page: list[str] = []
+    about, complete, left = machine(), True, list(parts)
     lines: list[str] = []
     for heading, part in parts.items():
         try:
@@ -373,6 +369,7 @@ def report(bench: Bench, source: Path | None, write: Callable[[list[str]], None]
             traceback.print_exc()
             measured, complete = [f"Not measured: {first_line(error)}"], False
         lines += ["", f"## {heading}", "", *measured]
+        left.remove(heading)
         page = [
             f"# Speed on {card}",
             "",
@@ -381,9 +378,9 @@ def report(bench: Bench, source: Path | None, write: Callable[[list[str]], None]
             "",
             f"**Machine**: {card}; {versions}; {about}. Measured in {time.perf_counter() - began:.0f} s.",
             *lines,
+            *(["", f"Not measured yet: {', '.join(left)}"] if left else []),
         ]
-        write(page)
-    return page, complete
+        yield page, complete
 
 
 def main() -> None:
@@ -398,12 +395,9 @@ def main() -> None:
         raise SystemExit("bench/gpu.py measures an NVIDIA GPU, and this machine has none that PyTorch can use")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(choose_device(arguments.device), SMOKE if arguments.smoke else Sizes(), Path(folder))
-
-        def write(page: list[str]) -> None:
+        for page, complete in report(bench, arguments.source):  # noqa: B007 - it is used below
             if not arguments.smoke:
                 write_text(arguments.reports / "gpu.md", "\n".join(page) + "\n")
-
-        page, complete = report(bench, arguments.source, write)
     print("\n".join(page))
     if not complete:
         raise SystemExit("not everything was measured; the errors are above")

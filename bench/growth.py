@@ -139,7 +139,7 @@ def coco_source(drawn: Path, folder: Path, photos: int) -> None:
     images.mkdir(parents=True)
     rows = itertools.cycle(read_jsonl(drawn / DATASET / "dataset.jsonl"))
     with (folder / "source/dataset_drawn.json").open("w", encoding="utf-8") as out:
-        out.write('{"dataset": "drawn", "images": [\n')
+        out.write('{"dataset": "drawn", "images": [\n')  # entry by entry, because all entries fill much memory
         for number, row in zip(range(photos), rows, strict=False):
             name = f"{number:07d}.jpg"
             os.link(drawn / DATASET / "images" / row["image"], images / name)

@@ -167,10 +167,8 @@ def test_a_part_of_the_gpu_benchmark_that_fails_does_not_lose_the_others(
     for part in ("extraction_part", "captioning_part", "decoding_part"):
         monkeypatch.setattr(gpu, part, lambda _: ["measured"])
     monkeypatch.setattr(gpu, "training_part", fail)
-    written: list[list[str]] = []
-    page, complete = gpu.report(gpu.Bench("cpu", gpu.SMOKE, tmp_path), None, written.append)
-    assert [sum(line.startswith("## ") for line in each) for each in written] == [1, 2, 3, 4]
-    assert written[-1] == page
+    first, *_, (page, complete) = gpu.report(gpu.Bench("cpu", gpu.SMOKE, tmp_path), None)
+    assert first[0][-2:] == ["", "Not measured yet: Training, Captions from features, Captions from photos"]
     assert page[page.index("## Training") + 2] == "Not measured: CUDA error: out of memory"
     assert page[page.index("## Captions from photos") + 2] == "measured"
     assert not complete

@@ -216,10 +216,17 @@ def test_floats_from_0_to_1_are_scaled_to_8_bits() -> None:
     assert (preprocess(Image.fromarray(np.zeros((4, 4), np.float32)), 8) == 0).all()
 
 
+def test_floats_that_may_be_from_0_to_1_or_to_255_are_refused() -> None:
+    """Such as bright lights in a picture from 0 to 1."""
+    out = io.BytesIO()
+    Image.fromarray(np.linspace(0, 7, 16, dtype=np.float32).reshape(4, 4)).save(out, "TIFF")
+    with pytest.raises(CaptionlabError, match="run from 0 to 7, and may mean from 0 to 1 or from 0 to 255; save it"):
+        read_photo(out.getvalue(), 8)
+
+
 @pytest.mark.parametrize("levels", [
     np.linspace(-1, 1, 16, dtype=np.float32), np.linspace(0, 1e6, 16, dtype=np.float32),
     np.full(16, np.nan, np.float32), np.array([0, 1, np.inf] * 5 + [0], np.float32),
-    np.linspace(0, 7, 16, dtype=np.float32),
     np.linspace(0, 2**31 - 1, 16).astype(np.int32), -np.arange(16, dtype=np.int32),
 ])  # fmt: skip
 def test_a_photo_with_an_unknown_value_range_is_refused(levels: Any) -> None:

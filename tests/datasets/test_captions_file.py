@@ -55,6 +55,7 @@ def read(file: Path, text: str) -> list[CaptionRow]:
         ("file_name,text", "a.jpg,A dog", "A dog"),
         ("image,caption", 'a.jpg,"A dog\nruns, fast"', "A dog runs, fast"),
         ("image,caption,id", 'a.jpg,"A ""dog""\nruns",7', 'A "dog" runs'),
+        ("caption,image", '"A dog\nruns",a.jpg', "A dog runs"),
         ("sep=;\nimage;caption", "a.jpg;A dog, running", "A dog, running"),
         ("\n \nimage,caption", "a.jpg,A dog", "A dog"),
         ("sep=;\n\nimage;caption", "a.jpg;A dog", "A dog"),
@@ -101,6 +102,7 @@ def test_captions_in_several_columns_are_read_in_their_order(file: Path) -> None
     ]
     assert read(file, text) == expected
     assert read(file, "image,caption,caption_2\na.jpg,A dog,A cat\n") == expected[:2]
+    assert read(file, "title,image,caption_1,caption_2\nT,a.jpg,A dog,A cat\n") == expected[:2]
     with pytest.raises(CaptionlabError, match=r"line 2 has 4 fields, the header 3; put captions with ',' in quotes"):
         read(file, "image,caption_1,caption_2\na.jpg,A dog, big,A cat\n")
 

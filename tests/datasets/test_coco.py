@@ -65,7 +65,7 @@ def test_without_a_test_file_its_photos_are_drawn_from_training(
     (source / "test2017").mkdir()
     (source / "test2017/000000000581.jpg").write_bytes(jpeg(3))
     shares = dataclasses.replace(project_params.dataset, test_share=0.2, split_seed=5)
-    found = completed(coco(source, images, NO_COUNTS), {path.name: True for path in images.iterdir()}, shares)
+    found = completed(coco(source, images, NO_COUNTS), [path.name for path in images.iterdir()], shares)
     assert {split: len(photos) for split, photos in found.splits.items()} == {"train": 16, "val": 2, "test": 4}
     assert found.split_source == (
         "COCO's, from captions_train2017.json, captions_val2017.json; test drawn at random with seed 5"

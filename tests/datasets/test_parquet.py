@@ -178,7 +178,7 @@ def test_files_with_at_most_one_split_are_split_at_random(
     raw = parquet(tmp_path / "hub", images)
     assert raw.splits == {}
     shares = dataclasses.replace(project_params.dataset, val_share=0.1, test_share=0.2)
-    result = checked(completed(raw, {path.name: True for path in images.iterdir()}, shares), images, 0.0)
+    result = checked(completed(raw, [path.name for path in images.iterdir()], shares), images, 0.0)
     assert [sum(record.split == split for record in result.records) for split in SPLITS] == [14, 2, 4]
 
 

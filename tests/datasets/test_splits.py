@@ -50,14 +50,14 @@ PHOTOS = [f"{number:02d}.jpg" for number in range(30)]
 
 def test_without_splits_the_photos_with_captions_are_split(shares: DatasetParams) -> None:
     found = Found(captions=[(photo, "A dog") for photo in [*PHOTOS[:20], "nowhere.jpg"]], splits={})
-    splits = completed(found, dict.fromkeys(PHOTOS, True), shares).splits
+    splits = completed(found, PHOTOS, shares).splits
     assert splits == draw({"val": 0.1, "test": 0.2}, set(PHOTOS[:20]), 3)
-    assert completed(Found(captions=[], splits=splits), dict.fromkeys(PHOTOS, True), shares).splits is splits
+    assert completed(Found(captions=[], splits=splits), PHOTOS, shares).splits is splits
 
 
 def test_a_missing_split_is_drawn_from_training_with_a_note(shares: DatasetParams) -> None:
     found = Found(captions=[], splits={"test": PHOTOS[20:], "train": PHOTOS[:20]}, notes=["first"])
-    result = completed(found, dict.fromkeys(PHOTOS, True), shares)
+    result = completed(found, PHOTOS, shares)
     assert result.splits["test"] == PHOTOS[20:]
     assert len(result.splits["val"]) == 2
     assert sorted(result.splits["train"] + result.splits["val"]) == PHOTOS[:20]
@@ -66,7 +66,7 @@ def test_a_missing_split_is_drawn_from_training_with_a_note(shares: DatasetParam
 
 def test_splits_are_drawn_from_photos_that_are_there(shares: DatasetParams) -> None:
     missing = [f"missing_{number}.jpg" for number in range(80)]
-    found = completed(Found(captions=[], splits={"train": [*missing, *PHOTOS]}), dict.fromkeys(PHOTOS, True), shares)
+    found = completed(Found(captions=[], splits={"train": [*missing, *PHOTOS]}), PHOTOS, shares)
     assert not {*missing} & {*found.splits["val"], *found.splits["test"]}
     assert len(found.splits["test"]) == round(0.2 * len(PHOTOS))
     assert {*found.splits["train"]} == {*missing, *PHOTOS} - {*found.splits["val"], *found.splits["test"]}
@@ -76,7 +76,7 @@ def test_splits_are_drawn_from_photos_that_are_there(shares: DatasetParams) -> N
 def test_photos_that_cannot_be_used_are_not_drawn(shares: DatasetParams, listed: bool) -> None:
     """The checks name them, and they stay in a split that names them."""
     found = Found(captions=[(photo, "A dog") for photo in PHOTOS], splits={"train": PHOTOS} if listed else {})
-    splits = completed(found, {photo: photo < "10" for photo in PHOTOS}, shares).splits
+    splits = completed(found, PHOTOS, shares, lambda: PHOTOS[:10]).splits
     assert [len(splits["val"]), len(splits["test"])] == [1, 2]
     assert {*splits["val"], *splits["test"]} < {*PHOTOS[:10]}
     assert {*PHOTOS[10:]} & {*splits["train"]} == ({*PHOTOS[10:]} if listed else set())
@@ -99,7 +99,7 @@ def test_photos_that_cannot_be_used_are_not_drawn(shares: DatasetParams, listed:
 )
 def test_too_few_photos_are_refused(shares: DatasetParams, found: Found, fault: str) -> None:
     with pytest.raises(CaptionlabError, match=fault):
-        completed(found, dict.fromkeys(PHOTOS, True), shares)
+        completed(found, PHOTOS, shares)
 
 
 @pytest.mark.parametrize("files", [

@@ -248,7 +248,7 @@ def test_agreement_with_people_is_shown_if_the_dataset_has_judgments(params: Par
     lines = (folder / "comparison-all.md").read_text("utf-8").splitlines()
     assert "| ROUGE-L | 0.500 | 0.450 to 0.550 | 0.500 | 0.450 to 0.550 |" in lines
     assert "| METEOR | n/a (needs Java) | – | n/a (needs Java) | – |" in lines  # noqa: RUF001
-    missing = "n/a (needs Java 8 and Stanford CoreNLP)"  # a score that was not asked for
+    missing = "n/a (needs evaluate.spice)"  # a score that was not asked for
     assert f"| SPICE | {missing} | – | {missing} | – |" in lines  # noqa: RUF001
 
 

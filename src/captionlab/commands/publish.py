@@ -70,11 +70,12 @@ def publish(folder: Path, model: str | None, repository: str | None, *, private:
             if captioner.identity.dataset != _BUILT_IN:
                 licence = text.partition(f"\n{_LICENCE}\n")[2].partition("\n## ")[0]
                 (temporary / "LICENSE.md").write_text(f"# Licence\n{licence}\n", encoding="utf-8", newline="\n")
-    name = captioner.name
+    name, option = captioner.name, " --private" if private else ""
     if repository is None:
         return [
             f"{name} is written to {folder} ({megabytes:.1f} MB); nothing was uploaded",
-            f"to upload it: captionlab publish NEW_FOLDER --repo OWNER/NAME, or hf upload OWNER/NAME {folder}",
+            f"to upload it: captionlab publish NEW_FOLDER --repo OWNER/NAME{option}, or hf upload OWNER/NAME {folder}"
+            f"{option}",
         ]
     return [f"{name} is written to {folder} ({megabytes:.1f} MB)", f"uploaded: {_upload(folder, repository, private)}"]
 
@@ -125,6 +126,6 @@ def _upload(folder: Path, repository: str, private: bool) -> str:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CaptionlabError(
             f"{repository} cannot be uploaded ({reason}); {folder} is complete: log in with "
-            f"`hf auth login`, then hf upload {repository} {folder}"
+            f"`hf auth login`, then hf upload {repository} {folder}{' --private' if private else ''}"
         ) from error
     return str(commit.commit_url)

@@ -42,12 +42,14 @@ def score_files(
         product(read_references(references), read_captions(captions)),
         key=lambda pair: len(pair[0].keys() & pair[1].keys()),
     )
+    if subset:
+        known = {image: own for image, own in known.items() if image in generated}
+    if wordless := [image for image, own in known.items() if not any(clean(text, "characters") for text in own)]:
+        raise CaptionlabError(
+            f"{references}: {len(wordless):,} photos have no reference with a word ({some_of(wordless)})"
+        )
     try:
-        if subset:
-            known = {image: own for image, own in known.items() if image in generated}
         scores = score(known, generated, meteor=meteor)
-        if wordless := [image for image, own in known.items() if not any(clean(text, "standard") for text in own)]:
-            raise CaptionlabError(f"{len(wordless):,} photos have no reference with a word ({some_of(wordless)})")
     except CaptionlabError as error:
         can_help = not subset and generated and generated.keys() < known.keys()
         advice = "; --subset leaves these out" if can_help else ""

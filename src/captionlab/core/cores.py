@@ -12,4 +12,9 @@ def threads() -> int:
     if given.isdecimal() and int(given) and "TORCHELASTIC_RUN_ID" not in os.environ:
         return int(given)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores // local_processes())
+
+
+def local_processes() -> int:
+    """The processes that torchrun started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -66,8 +66,10 @@ def _check_name(name: str) -> str:
     if "." in name:
         instead = f"write {name.replace('.', '__', 1)!r}" if name.startswith("timm_") else "use '_' instead"
         raise ValueError(f"the name {name!r} has a dot, which separates keys in DVC; {instead}")
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*|[1-9][0-9]*", name):  # DVC's -S reads no others
-        raise ValueError(f"the name {name!r} must begin with a letter of A to Z; use letters, digits, '_' and '-'")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*|[1-9][0-9]*", name):  # DVC's -S does not read 3x and others
+        raise ValueError(
+            f"the name {name!r} must be letters of A to Z, digits, '_' and '-', beginning with a letter, or a number"
+        )
     return name
 
 

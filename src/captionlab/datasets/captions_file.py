@@ -95,8 +95,10 @@ def _over_several_lines(lines: Sequence[str], start: int, table: "_Table") -> tu
     if lines[start].count('"') % 2 == 0:
         return None
     stop = next((stop for stop in range(start + 1, len(lines)) if lines[stop].count('"') % 2), None)
-    if stop is None or any(map(table.begins_a_row, lines[start + 1 : stop + 1])):
+    if stop is None:
         return None
+    if table.begins_a_row(lines[start]) and any(map(table.begins_a_row, lines[start + 1 : stop + 1])):
+        return None  # a quote that was forgotten
     text = io.StringIO("\n".join(lines[start : stop + 1]), newline="")
     try:
         records = list(csv.reader(text, delimiter=table.separator, strict=True))
@@ -171,7 +173,7 @@ class _Table:
         return [CaptionRow(fields[self.image].strip(), caption, split) for caption in captions]
 
     def begins_a_row(self, line: str) -> bool:
-        """Whether a line that could continue a quoted field is a row of its own, with a photo's name in its place."""
+        """Whether the line has a photo's name in its place, and so is no continuation of the line before."""
         fields = line.split(self.separator)
         return len(fields) >= self.columns and Path(fields[self.image].strip(' "')).suffix.lower() in SUFFIXES
 

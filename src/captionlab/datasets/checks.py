@@ -114,14 +114,14 @@ def read_photos(images: Path) -> dict[str, Photo]:
     # Pillow and hashlib release the GIL.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(4, threads())) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # such as unusual metadata in a readable photo
-        read_photos = tqdm(pool.map(read, files), "checking photos", len(files), leave=False, disable=None)
+        decoded = tqdm(pool.map(read, files), "checking photos", len(files), leave=False, disable=None)
         # Some file systems return names in NFD.
-        return {nfc(path.name): photo for path, photo in zip(files, read_photos, strict=True)}
+        return {nfc(path.name): photo for path, photo in zip(files, decoded, strict=True)}
 
 
 def _match(captions: list[tuple[str, str]], photos: Collection[str]) -> tuple[dict[str, list[str]], list[Problem], int]:
     """The usable captions of each photo, the problems, and the number of unusable captions."""
-    usable: dict[str, list[str]] = {}
+    kept: dict[str, list[str]] = {}
     unusable: Counter[tuple[str, str]] = Counter()  # kind of problem and photo
     for name, caption in captions:
         if name not in photos:
@@ -133,9 +133,9 @@ def _match(captions: list[tuple[str, str]], photos: Collection[str]) -> tuple[di
         elif not clean(caption, "standard"):
             unusable[WORDLESS, name] += 1
         else:
-            usable.setdefault(name, []).append(nfc(caption))
+            kept.setdefault(name, []).append(nfc(caption))
     problems = [_problem(kind, name, _number(count, "caption")) for (kind, name), count in unusable.items()]
-    return usable, problems, unusable.total()
+    return kept, problems, unusable.total()
 
 
 def _too_many(counted: str, problems: list[Problem], hints: str, limit: float) -> CaptionlabError:

@@ -14,8 +14,8 @@ PHOTO_BYTES = ("image", "img", "photo", "picture", "jpg", "jpeg", "png", "webp")
 SPLIT = ("split", "splitname", "datasplit", "subset", "partition", "set")
 _CAPTION = (
     "caption", "comment", "text", "sentence", "description", "captions", "texts", "txt", "sentences", "sentencesraw",
-    "title",
 )  # fmt: skip
+_TITLE = ("title",)  # of open_clip's files; others have it beside the captions
 # An item of a list of texts, as JSON, Python or NumPy write it.
 _ITEM = re.compile(r"""[\s,]*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|None|null|nan|NaN)""", re.DOTALL)
 _NUMBERED = re.compile(rf"(?:{'|'.join(_CAPTION)})(\d{{1,6}})")
@@ -28,11 +28,16 @@ def column(names: Sequence[str], known: Sequence[str]) -> int | None:
 
 
 def caption_columns(names: Sequence[str]) -> list[int]:
-    """The indices of the column of captions and of numbered ones such as ``caption_1``, these by number."""
+    """The indices of the column of captions and of numbered ones such as ``caption_1``, these by number.
+
+    ``title`` is the column of captions where there is no other.
+    """
     one = column(names, _CAPTION)
     found = enumerate(map(_NUMBERED.fullmatch, _plain(names)))
     numbered = [(int(match[1]), index) for index, match in found if match]
-    return [*([] if one is None else [one]), *(index for _, index in sorted(numbered))]
+    captions = [*([] if one is None else [one]), *(index for _, index in sorted(numbered))]
+    title = column(names, _TITLE)
+    return captions or ([] if title is None else [title])
 
 
 def _plain(names: Sequence[str]) -> list[str]:

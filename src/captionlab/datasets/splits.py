@@ -5,7 +5,7 @@ Knows names of photos; nothing of formats.
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -92,11 +92,13 @@ def _read_sets(source: Path, sets: dict[str, dict[Split, list[str]]]) -> tuple[d
     return {split: own[header:] for split, own in photos.items()}, [*files.values()]
 
 
-def completed(found: Found, photos: Mapping[str, bool], params: DatasetParams) -> Found:
+def completed(
+    found: Found, photos: Collection[str], params: DatasetParams, usable: Callable[[], Collection[str]] | None = None
+) -> Found:
     """Draw the splits that the source does not give: from its training photos, or from all if it gives no split.
 
-    ``photos`` says of each photo that is there whether it can be used; others are not drawn, unless too few are left.
-    Raises CaptionlabError when too few are there.
+    ``photos`` are the names of the photos that are there, and ``usable`` finds those that can be used; None: all can.
+    Others are not drawn, unless too few are left. Raises CaptionlabError when too few are there.
     """
     missing = [split for split in SPLITS if split not in found.splits]
     if not missing:
@@ -116,7 +118,7 @@ def completed(found: Found, photos: Mapping[str, bool], params: DatasetParams) -
         raise CaptionlabError(
             f"{len(pool)} photos with captions are too few for train, {' and '.join(shares)}{mismatch(found, photos)}"
         )
-    can_be_used = {name for name in pool if photos[name]}
+    can_be_used = pool.intersection(usable()) if usable else pool
     if len(can_be_used) > len(shares):
         pool = can_be_used
     drawn = draw(shares, pool, params.split_seed)

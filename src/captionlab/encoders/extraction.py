@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from captionlab.core import distributed
-from captionlab.core.cores import threads
+from captionlab.core.cores import local_processes, threads
 from captionlab.core.files import digest_of, read_json, write_json
 from captionlab.data.photos import PREPROCESSINGS, Pixels, read_photo
 from captionlab.encoders.engines import CPU_BATCH, Floats, OnnxEngine, TorchEngine, copied_to_host
@@ -126,12 +126,12 @@ def decode_in_processes(
 
 
 def _room() -> int:
-    """Chunks that fit into half of the free shared memory, through which processes pass them; at least one."""
+    """Chunks that fit into this process's share of half the free shared memory, through which they are passed."""
     try:
         free = shutil.disk_usage(_SHARED_MEMORY).free
     except OSError:  # another system
         return _AHEAD * threads()
-    return max(1, free // 2 // _CHUNK_BYTES)
+    return max(1, free // 2 // local_processes() // _CHUNK_BYTES)
 
 
 def _chunk_of(photos: Sequence[Pixels | CaptionlabError]) -> Tensor | CaptionlabError:

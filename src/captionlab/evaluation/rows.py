@@ -74,7 +74,7 @@ class RowCaptioner(CaptionsPhotos[Ranked]):
             describe = partial(_reranked, captioner, ranked_by_neighbours(similar, ensemble))
         version = captioner.label.rpartition("@")[2]
         if ensemble and reranked:
-            version = _version(root, version, ensemble)
+            version = _version(root, version, ensemble, params.evaluate.similarity)
         return cls(
             key=key, version=version, dataset=evaluation.dataset, reranked=reranked, readers=captioner.readers,
             decoding=decoding, describe=describe,
@@ -85,9 +85,9 @@ class RowCaptioner(CaptionsPhotos[Ranked]):
         return stream_photos(self.readers, photos, lambda features: self.describe(features, decoding))
 
 
-def _version(root: Path, weights: str, config: EnsembleParams | RetrievalParams) -> str:
+def _version(root: Path, weights: str, *config: EnsembleParams | RetrievalParams | SimilarityParams) -> str:
     """What tells a row that compares with the training captions from others of its name."""
-    return digest_of([weights, dataclasses.asdict(config), sha256_of(root / CAPTIONS)])[:8]
+    return digest_of([weights, *map(dataclasses.asdict, config), sha256_of(root / CAPTIONS)])[:8]
 
 
 def _captions(root: Path, key: str) -> list[Caption]:

@@ -40,7 +40,8 @@ def tables(results: Results) -> list[Table]:
         cells = [cell for own in found.values() for cell in _cells(own.scores[score])]
         lines.append(Line(values=(_NAMES[score], *cells), missing=f"n/a ({_NEEDS.get(score, 'all are equal')})"))
     for score in (each for each in NEEDS if each not in first.scores):
-        lines.append(Line(values=(_NAMES[score], *[None] * (len(columns) - 1)), missing=f"n/a ({NEEDS[score]})"))
+        asked = "evaluate.spice" if score == "spice" else "evaluate.clip"
+        lines.append(Line(values=(_NAMES[score], *[None] * (len(columns) - 1)), missing=f"n/a (needs {asked})"))
     notes = [_NOTES[judges].format(pairs=own.pairs, photos=own.photos) for judges, own in found.items()]
     notes.append(_NOTE.format(resamples=first.resamples))
     title = "How far the scores agree with people"

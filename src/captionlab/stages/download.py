@@ -6,6 +6,7 @@ The later stages do not depend on the source of the photos.
 import dataclasses
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from captionlab.config import DatasetParams, Params
@@ -37,8 +38,7 @@ def download(params: Params, root: Path) -> list[str]:
         images.mkdir()
         found = read(dataset, source, images)
         photos = read_photos(images)
-        can_be_used = usable(found, photos)
-        found = completed(found, {name: name in can_be_used for name in photos}, dataset)
+        found = completed(found, photos, dataset, partial(usable, found, photos))
         checked = check(found, photos, max_bad_share=dataset.max_bad_share)
         kept = {record.image for record in checked.records}
         for path in images.iterdir():

@@ -309,7 +309,8 @@ def _differences(client: "MlflowClient", store: Store, start: Start) -> str:
     changed = [
         f"{key}={value}" for key, value in start.params.items() if before.params.get(key, str(value)) != str(value)
     ]
-    if used and start.dataset.digest not in [each.dataset.digest for each in used.dataset_inputs]:
+    known = [each.dataset.digest for each in used.dataset_inputs] if used else []  # none if it was killed at once
+    if known and start.dataset.digest not in known:
         changed.append(f"data={start.dataset.digest[:_DIGITS]}")
     if not changed and before.tags.get(TRAINING_KEY) != start.training_key:
         changed.append(f"key={start.training_key[:_DIGITS]}")

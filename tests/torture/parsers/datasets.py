@@ -5,6 +5,7 @@ import json
 import struct
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -80,8 +81,7 @@ def _read_folder(source: Path, work: Path) -> None:
 def _check(found: Found, images: Path) -> None:
     """Run the checks that follow every reader in the stage."""
     photos = read_photos(images)
-    can_be_used = usable(found, photos)
-    found = completed(found, {name: name in can_be_used for name in photos}, _PARAMS.dataset)
+    found = completed(found, photos, _PARAMS.dataset, partial(usable, found, photos))
     check(found, photos, max_bad_share=0.99)
 
 
