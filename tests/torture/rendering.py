@@ -9,8 +9,8 @@ from torture.tally import Tally
 
 _HEAD = """# Reliability: fault injection
 
-`make torture` injects these faults into the real program and writes this page; `make test-slow` tries a few invalid
-and malicious files and numbers.
+`make torture` injects these faults into the real program and writes this page; `make test-slow` tries a few kills,
+invalid and malicious files, and numbers.
 *Failed* means one of these: the result differs from that of an undisturbed run, an incomplete file has its final name,
 a temporary file remains, an error is not one line, code from a file was executed, or time or memory exceeded the limit.
 """
