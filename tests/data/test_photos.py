@@ -220,7 +220,7 @@ def test_floats_that_may_be_from_0_to_1_or_to_255_are_refused() -> None:
     """Such as bright lights in a picture from 0 to 1."""
     out = io.BytesIO()
     Image.fromarray(np.linspace(0, 7, 16, dtype=np.float32).reshape(4, 4)).save(out, "TIFF")
-    with pytest.raises(CaptionlabError, match="run from 0 to 7, and may mean from 0 to 1 or from 0 to 255; save it"):
+    with pytest.raises(CaptionlabError, match="run from 0 to 7, and may mean from 0 to 1 or 0 to 255; save it"):
         read_photo(out.getvalue(), 8)
 
 

@@ -65,7 +65,7 @@ def _to_8_bits(levels_HW: NDArray[np.int32] | NDArray[np.float32]) -> NDArray[np
     lowest, highest = float(levels_HW.min()), float(levels_HW.max())
     if levels_HW.dtype == np.float32 and _HIGHEST_OF_1 < highest < _LEAST_OF_255:
         raise CaptionlabError(
-            f"its values run from {lowest:g} to {highest:g}, and may mean from 0 to 1 or from 0 to 255; save it with 8 bits"
+            f"its values run from {lowest:g} to {highest:g}, and may mean from 0 to 1 or 0 to 255; save it with 8 bits"
         )
     # Resampling leaves values a little below 0. The condition is false for NaN.
     if not (lowest >= -0.1 * highest and highest <= 65535):
