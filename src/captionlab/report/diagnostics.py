@@ -38,7 +38,7 @@ def _intervals(results: Results, runs: Sequence[Run]) -> Table:
         ],
         notes=(
             f"95 % intervals over {count:,} resamples of the test photos, for each best decoding under the strict "
-            "protocol. METEOR has no interval, because its program keeps the counts that its corpus score is made of.",
+            "protocol. METEOR has no interval, because its Java program would have to score each resample.",
         ),
     )
 
