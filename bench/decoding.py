@@ -14,13 +14,13 @@ import torch
 
 from captionlab.config import load_params
 from captionlab.core.records import FEATURES, MODELS
+from captionlab.core.results.dataset import iter_cleaned
 from captionlab.core.tokens import END, NEVER_GENERATED, START
 from captionlab.data.store import open_store
 from captionlab.inference.decoding import beam_search
 from captionlab.models.base import Decoder, Features
-from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.batches import CaptionedFeatures, SplitCaptions
 from captionlab.training.checkpoint import load_checkpoint
-from captionlab.training.fit import cleaned_captions
 from common import ROOT, Workload, figure, interleave, load, options, publish, section
 
 BEAM = 5
@@ -97,7 +97,6 @@ def main() -> None:
     before, params = load(), load_params(arguments.root / "params.yaml")
     photos, few = (20, 2) if arguments.smoke else (arguments.photos, arguments.few)
     penalty, max_words = params.evaluate.length_penalty, params.evaluate.max_words
-    captions = cleaned_captions(arguments.root)
     workloads: dict[str, Workload] = {}
     chosen = {system: trained(arguments.root, system) for system in ("baseline", "attention")}
     for system, (config, path) in chosen.items():
@@ -105,7 +104,8 @@ def main() -> None:
         checkpoint = load_checkpoint(path)
         model, identity = checkpoint.model, checkpoint.identity
         store = open_store(arguments.root / FEATURES / identity.encoder)
-        data = CaptionedFeatures.of(store, bool(identity.grid), captions, "test", checkpoint.vocab)
+        captions = SplitCaptions.of(iter_cleaned(arguments.root), "test", checkpoint.vocab)
+        data = CaptionedFeatures.of(store, bool(identity.grid), captions)
         photos = min(photos, len(data.images))
         fast = partial(batched, model, data, penalty=penalty, max_words=max_words)
         slow = partial(one_by_one, model, data, few, penalty=penalty, max_words=max_words)

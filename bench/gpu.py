@@ -50,7 +50,7 @@ from captionlab.inference.decoding import beam_search
 from captionlab.models.base import Decoder, count_parameters
 from captionlab.models.build import build_model
 from captionlab.training import loop
-from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.batches import CaptionedFeatures, SplitCaptions
 from captionlab.training.checkpoint import Checkpoint, save_checkpoint
 from captionlab.training.header import Identity
 from captionlab.training.loop import ResumeFile, Splits, train
@@ -330,7 +330,9 @@ def _epoch_row(
     subject: Subject, store: FeatureStore, captions: Sequence[Caption], vocab: Vocabulary, bench: Bench
 ) -> list[str]:
     config = subject.config
-    data, few = (CaptionedFeatures.of(store, config.uses_regions, captions, s, vocab) for s in ("train", "val"))
+    data, few = (
+        CaptionedFeatures.of(store, config.uses_regions, SplitCaptions.of(captions, s, vocab)) for s in ("train", "val")
+    )
     torch.manual_seed(0)
     assert store.grid is not None
     sizes = {"vocab": len(vocab), "pooled": store.pooled.shape[1], "channels": store.grid.shape[2]}

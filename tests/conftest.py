@@ -44,7 +44,7 @@ from captionlab.stages.evaluate import evaluate
 from captionlab.stages.train_attention import train_attention
 from captionlab.stages.train_baseline import train_baseline
 from captionlab.stages.train_modified import train_modified
-from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.batches import CaptionedFeatures, SplitCaptions
 from captionlab.training.checkpoint import save_checkpoint
 from captionlab.training.header import Release
 
@@ -81,7 +81,7 @@ class World:
     vocab: Vocabulary
 
     def split(self, split: Split, grid: bool = False) -> CaptionedFeatures:
-        return CaptionedFeatures.of(self.store, grid, self.captions, split, self.vocab)
+        return CaptionedFeatures.of(self.store, grid, SplitCaptions.of(self.captions, split, self.vocab))
 
     def one_caption_each(self) -> "World":
         first = {caption.image: caption for caption in reversed(self.captions)}

@@ -30,7 +30,7 @@ from captionlab.errors import CaptionlabError
 from captionlab.models.base import megabytes
 from captionlab.models.build import build_model
 from captionlab.models.params import AttentionParams, MergeParams, StatesParams, SystemParams
-from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.batches import CaptionedFeatures, SplitCaptions
 from captionlab.training.loop import ResumeFile, Splits, Trained, train
 
 if TYPE_CHECKING:
@@ -312,7 +312,10 @@ def one_step(world: "World", store: FeatureStore, params: Params, row: SystemPar
     """Train one step with random features of the row's encoder and the row's training parameters."""
     grid = row.uses_regions
     splits: tuple[Split, ...] = ("train", "val")
-    data = {split: CaptionedFeatures.of(store, grid, world.captions, split, world.vocab) for split in splits}
+    data = {
+        split: CaptionedFeatures.of(store, grid, SplitCaptions.of(world.captions, split, world.vocab))
+        for split in splits
+    }
     channels = 0 if store.grid is None else store.grid.shape[2]
     model = build_model(row, vocab=len(world.vocab), pooled=store.pooled.shape[1], channels=channels)
     model.standardise.fit(data["train"].feature_blocks())

@@ -13,13 +13,14 @@ from builders import digests, write_tree
 from captionlab.config import Params
 from captionlab.core.records import FEATURES, MODELS, Decoding
 from captionlab.core.results import read_training
+from captionlab.core.results.dataset import iter_cleaned
 from captionlab.data.store import open_store
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
 from captionlab.metrics.scorer import score
 from captionlab.models.base import Features
 from captionlab.training import fit, loop
-from captionlab.training.fit import cleaned_captions, train_system
+from captionlab.training.fit import train_system
 from captionlab.training.step import measure
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def test_a_system_that_is_too_large_is_refused(
 
 
 def test_outputs_are_read_back(root: Path, world: "World") -> None:
-    assert cleaned_captions(root) == world.captions
+    assert list(iter_cleaned(root)) == world.captions
     assert open_store(root / FEATURES / "tiny").images == world.store.images
 
 

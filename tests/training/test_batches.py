@@ -1,6 +1,7 @@
 """Batches: order, shapes and contents."""
 
 import dataclasses
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,7 +13,14 @@ import torch
 from captionlab.core.records import Caption
 from captionlab.core.tokens import PAD
 from captionlab.errors import CaptionlabError
-from captionlab.training.batches import Batch, CaptionedFeatures, CaptionTokens, prepared_ahead, with_fixed_shape
+from captionlab.training.batches import (
+    Batch,
+    CaptionedFeatures,
+    CaptionTokens,
+    SplitCaptions,
+    prepared_ahead,
+    with_fixed_shape,
+)
 
 if TYPE_CHECKING:
     from conftest import World
@@ -107,16 +115,27 @@ def test_captions_of_a_photo_keep_their_order(world: "World") -> None:
     """The captions of a photo are not adjacent, and photos are in another order than their features."""
     own = [caption for caption in world.captions if caption.split == "train"]
     mixed = [*own[1::2], *own[::2]][::-1]
-    data = CaptionedFeatures.of(world.store, False, mixed, "train", world.vocab)
+    data = CaptionedFeatures.of(world.store, False, SplitCaptions.of(mixed, "train", world.vocab))
     assert list(data.images) == sorted({caption.image for caption in own})
     for image, captions in zip(data.images, data.captions, strict=True):
         assert captions == [world.vocab.encode(caption.words) for caption in mixed if caption.image == image]
 
 
+def test_captions_are_kept_as_tokens_alone(world: "World") -> None:
+    """COCO's captions as records would take a gigabyte and more."""
+    texts = (f"a dog {'x' * 1000} {number}" for number in range(10_000))
+    captions = (Caption(image="a.jpg", split="train", raw=text, words=tuple(text.split())) for text in texts)
+    tracemalloc.start()
+    kept = SplitCaptions.of(captions, "train", world.vocab)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(kept.tokens[0]) == 10_000
+    assert peak < 3_000_000  # the texts alone are 10 MB
+
+
 def test_captions_without_words_are_left_out(world: "World") -> None:
     captions = [*world.captions, Caption(image="train9.jpg", split="train", raw="...", words=())]
-    data = CaptionedFeatures.of(world.store, False, captions, "train", world.vocab)
-    assert "train9.jpg" not in data.images
+    assert "train9.jpg" not in SplitCaptions.of(captions, "train", world.vocab).images
 
 
 def test_a_split_without_captions_is_refused(world: "World") -> None:
@@ -127,8 +146,9 @@ def test_a_split_without_captions_is_refused(world: "World") -> None:
 
 def test_a_photo_without_features_is_refused(world: "World") -> None:
     stranger = Caption(image="stranger.jpg", split="val", raw="a dog", words=("a", "dog"))
+    captions = SplitCaptions.of([*world.captions, stranger], "val", world.vocab)
     with pytest.raises(CaptionlabError, match=r"no features of stranger\.jpg"):
-        CaptionedFeatures.of(world.store, False, [*world.captions, stranger], "val", world.vocab)
+        CaptionedFeatures.of(world.store, False, captions)
 
 
 def test_fixed_shape_batches_have_few_shapes_and_the_same_captions(world: "World") -> None:

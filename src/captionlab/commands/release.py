@@ -23,15 +23,15 @@ from captionlab.core.results import (
     read_evaluation,
     read_manifest,
 )
+from captionlab.core.results.dataset import iter_cleaned
 from captionlab.data.photos import stored_size
 from captionlab.data.store import open_store
 from captionlab.encoders.load import trained_blocks
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
 from captionlab.models.base import Decoder, count_parameters
-from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.batches import CaptionedFeatures, SplitCaptions
 from captionlab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from captionlab.training.fit import cleaned_captions
 from captionlab.training.header import Release
 
 RELEASED = Path("src/captionlab/released/captioner.safetensors")
@@ -161,7 +161,8 @@ def _bytes(tensor: torch.Tensor, half: bool) -> int:
 def _same_captions(root: Path, captioner: Captioner, halved: Decoder, decoding: Decoding) -> float:
     """The share of the validation photos that both models caption alike."""
     store = open_store(root / FEATURES / captioner.identity.encoder)
-    data = CaptionedFeatures.of(store, captioner.uses_regions, cleaned_captions(root), "val", captioner.vocab)
+    captions = SplitCaptions.of(iter_cleaned(root), "val", captioner.vocab)
+    data = CaptionedFeatures.of(store, captioner.uses_regions, captions)
     other = dataclasses.replace(captioner, model=halved.to(captioner.device))
     same = 0
     for i in range(0, len(data.images), PHOTOS_AT_ONCE):

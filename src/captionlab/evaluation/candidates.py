@@ -3,21 +3,22 @@
 Knows checkpoints, features and decoding; nothing of scores. Shape letters as in ``models.base``.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from captionlab.config import Params
-from captionlab.core.records import VOCAB, Caption, Decoding, Split
+from captionlab.core.files import read_json
+from captionlab.core.records import VOCAB, Decoding, Split
 from captionlab.core.results import checkpoint_of
+from captionlab.core.results.dataset import iter_cleaned
 from captionlab.data.vocab import Vocabulary
 from captionlab.errors import CaptionlabError
 from captionlab.evaluation.reranking import Choose, Pooled, as_ranked
 from captionlab.inference.captioner import Captioner, EnsembleCaptioner, Sentence
 from captionlab.models.base import Features
-from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.batches import CaptionedFeatures, SplitCaptions
 from captionlab.training.fit import features_for
 from captionlab.training.step import measure
 
@@ -52,8 +53,10 @@ class Candidates:
 class Finder:
     """Decodes the validation and test photos with every decoding."""
 
-    def __init__(self, params: Params, root: Path, vocab: Vocabulary, captions: Sequence[Caption]) -> None:
-        self._params, self._root, self._vocab, self._captions = params, root, vocab, captions
+    def __init__(self, params: Params, root: Path) -> None:
+        self._params, self._root = params, root
+        self._vocab = Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB))
+        self._captions: dict[Split, SplitCaptions] = {}
         self._means: dict[Sources, Features] = {}
 
     def search(self, members: Members) -> Candidates:
@@ -84,7 +87,9 @@ class Finder:
         )
 
     def _features(self, captioner: AnyCaptioner, split: Split) -> CaptionedFeatures:
-        return features_for(self._root, captioner.sources, self._captions, split, self._vocab)
+        if split not in self._captions:
+            self._captions[split] = SplitCaptions.of(iter_cleaned(self._root), split, self._vocab)
+        return features_for(self._root, captioner.sources, self._captions[split])
 
     def _mean(self, captioner: AnyCaptioner) -> Features:
         sources = tuple(captioner.sources.items())

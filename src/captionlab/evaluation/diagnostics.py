@@ -4,7 +4,7 @@ Captions in, records out. Knows nothing of files, features or models.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +67,8 @@ def diagnose(
     """
     scorer = Scorer(references)
     cleaned = {image: [clean(raw, "characters") for raw in own] for image, own in references.items()}
-    known = frozenset(training)
+    said = {words for own in configurations.values() for words in own.words.values()}
+    known = said.intersection(training)  # the others are not kept
     drawn = draw(len(references), settings.resamples, settings.seed)
     resampled = {key: scorer.per_photo(own.captions).scores(drawn) for key, own in configurations.items()}
     return Diagnostics(
@@ -129,7 +130,7 @@ def _derangements(count: int, number: int, seed: int) -> list[dict[int, int]]:
 def caption_statistics(
     captions: Mapping[str, Words],
     references: Mapping[str, Sequence[Words]],
-    training: frozenset[Words],
+    training: Collection[Words],
     recall_references: int,
 ) -> CaptionStatistics:
     """Counts of what report B observes in its captions."""

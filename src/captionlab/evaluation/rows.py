@@ -15,8 +15,9 @@ import numpy as np
 from captionlab.config import EnsembleParams, Params, RetrievalParams, SimilarityParams, entry, load_params
 from captionlab.core.devices import choose_device
 from captionlab.core.files import digest_of, sha256_of
-from captionlab.core.records import CAPTIONS, FEATURES, Caption, Decoding, Given, Neighbours
+from captionlab.core.records import CAPTIONS, FEATURES, Decoding, Given, Neighbours
 from captionlab.core.results import ConfigurationScores, checkpoint_of, read_evaluation
+from captionlab.core.results.dataset import iter_cleaned
 from captionlab.data.photos import Photo
 from captionlab.data.store import open_store
 from captionlab.errors import CaptionlabError
@@ -26,7 +27,6 @@ from captionlab.inference.captioner import Device, EnsembleCaptioner, Sentence
 from captionlab.inference.photos import CaptionsPhotos, PhotoReader, stream_photos
 from captionlab.metrics.cider import Words
 from captionlab.models.base import Features
-from captionlab.training.fit import cleaned_captions
 
 Ranked = Sequence[Sentence | Retrieved]
 """A photo's captions, best first."""
@@ -69,8 +69,9 @@ class RowCaptioner(CaptionsPhotos[Ranked]):
         ensemble = params.ensemble.get(row.name) if row.system == "ensemble" else None
         reranked = ensemble is not None and ensemble.neighbours > 0
         if ensemble and reranked:
+            _check_captions(root, key)
             encoder = captioner.members[0].identity.encoder
-            similar = training_retriever(root, encoder, _captions(root, key), by_meaning=params.evaluate.similarity)
+            similar = training_retriever(root, encoder, by_meaning=params.evaluate.similarity)
             describe = partial(_reranked, captioner, ranked_by_neighbours(similar, ensemble))
         version = captioner.label.rpartition("@")[2]
         if ensemble and reranked:
@@ -90,13 +91,12 @@ def _version(root: Path, weights: str, *config: EnsembleParams | RetrievalParams
     return digest_of([weights, *map(dataclasses.asdict, config), sha256_of(root / CAPTIONS)])[:8]
 
 
-def _captions(root: Path, key: str) -> list[Caption]:
+def _check_captions(root: Path, key: str) -> None:
     if not (root / CAPTIONS).exists():
         raise CaptionlabError(
             f"{key} compares with the captions of similar training photos, which are not here ({CAPTIONS}); run dvc "
             "repro with the dataset, or choose another row"
         )
-    return cleaned_captions(root)
 
 
 def _reranked(
@@ -110,7 +110,8 @@ def _retrieval(
     params: Params, root: Path, dataset: str, row: ConfigurationScores, decoding: Neighbours, device: Device
 ) -> RowCaptioner:
     config = entry("retrieval", params.retrieval, row.name)
-    retriever = training_retriever(root, config.encoder, _captions(root, row.key), config.consensus_k)
+    _check_captions(root, row.key)
+    retriever = training_retriever(root, config.encoder, config.consensus_k)
     grid = params.extract_features.encoders[config.encoder].grid
     weights = open_store(root / FEATURES / config.encoder).weights
     reader = PhotoReader(config.encoder, grid, choose_device(device), weights)
@@ -126,19 +127,18 @@ def _retrieval(
 
 
 def training_retriever(
-    root: Path, encoder: str, captions: Sequence[Caption], consensus_k: int = 1, *,
-    by_meaning: SimilarityParams | None = None,
-) -> Retriever:  # fmt: skip
+    root: Path, encoder: str, consensus_k: int = 1, *, by_meaning: SimilarityParams | None = None
+) -> Retriever:
     """Finds training photos like a photo, and what people wrote of them, by the features of one encoder."""
     store = open_store(root / FEATURES / encoder)
-    images, own = training_captions(captions)
+    images, own = training_captions(root)
     return Retriever(np.asarray(store.pooled[store.rows(images)]), own, consensus_k, by_meaning=by_meaning)
 
 
-def training_captions(captions: Sequence[Caption]) -> tuple[list[str], list[list[Words]]]:
+def training_captions(root: Path) -> tuple[list[str], list[list[Words]]]:
     """The training photos in order, and the words of each one's captions."""
     known: dict[str, list[Words]] = {}
-    for caption in captions:
+    for caption in iter_cleaned(root):
         if caption.split == "train" and caption.words:
             known.setdefault(caption.image, []).append(caption.words)
     images = sorted(known)

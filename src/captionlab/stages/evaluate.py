@@ -6,7 +6,6 @@ only reported.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ from captionlab.core.records import (
     FEATURES,
     PROTOCOLS,
     REPORTS,
-    VOCAB,
-    Caption,
     Decoding,
     Neighbours,
     Protocol,
@@ -42,7 +39,7 @@ from captionlab.core.results import (
     write_diagnostics,
     write_evaluation,
 )
-from captionlab.core.results.dataset import iter_dataset
+from captionlab.core.results.dataset import iter_cleaned, iter_dataset
 from captionlab.core.results.further_scores import write_further_scores
 from captionlab.core.results.guests import read_guest
 from captionlab.core.results.judgments import Agreements, read_judged, write_agreements
@@ -58,7 +55,6 @@ from captionlab.core.results.photos import (
 )
 from captionlab.data.store import open_store
 from captionlab.data.text import clean
-from captionlab.data.vocab import Vocabulary
 from captionlab.evaluation import attributes, gallery
 from captionlab.evaluation.candidate_store import CandidateStore
 from captionlab.evaluation.candidates import Candidates, Finder, Members
@@ -73,46 +69,37 @@ from captionlab.evaluation.rows import training_captions, training_retriever
 from captionlab.inference.captioner import Captioner
 from captionlab.metrics.agreement import agreements
 from captionlab.metrics.scorer import Scorer
-from captionlab.training.batches import CaptionedFeatures
-from captionlab.training.fit import cleaned_captions
+from captionlab.training.batches import CaptionedFeatures, CaptionTokens, SplitCaptions
 
 References = dict[str, Sequence[str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Dataset:
-    """The cleaned captions, and the references that captions are scored against."""
-
-    captions: Sequence[Caption]
-    references: dict[Split, References]  # of val and test
 
 
 def evaluate(params: Params, root: Path) -> list[str]:
     """Write ``artifacts/evaluation/`` (captions, scores, diagnostics, attention maps) and the metrics DVC shows."""
     manifest = read_manifest(root)
-    data = _Dataset(captions=cleaned_captions(root), references={"val": {}, "test": {}})
+    references: dict[Split, References] = {"val": {}, "test": {}}
     for record in iter_dataset(root):
-        if record.split in data.references:
-            data.references[record.split][record.image] = list(record.captions)
-    search = _search(params, root, data)
+        if record.split in references:
+            references[record.split][record.image] = list(record.captions)
+    search = _search(params, root)
 
     @cache  # configurations of the same encoder share it
     def by_meaning(encoder: str) -> Retriever:
-        return training_retriever(root, encoder, data.captions, by_meaning=params.evaluate.similarity)
+        return training_retriever(root, encoder, by_meaning=params.evaluate.similarity)
 
     configurations = tqdm(params.configurations(), desc="evaluate", unit="configuration", disable=None)
-    captioned = [_caption(params, root, (system, name), data, search, by_meaning) for system, name in configurations]
-    captioned += [_retrieve(root, name, config, data) for name, config in params.retrieval.items()]
+    captioned = [_caption(params, root, (system, name), search, by_meaning) for system, name in configurations]
+    captioned += [_retrieve(root, name, config, references) for name, config in params.retrieval.items()]
     captioned += [of_guest(name, read_guest(root, name)) for system, name in params.rows() if system == "guests"]
     evaluation = Evaluation(
         dataset=manifest.name, dataset_digest=manifest.digest, idf="references of the scored split",
-        configurations=_score(captioned, data.references),
+        configurations=_score(captioned, references),
     )  # fmt: skip
     best = evaluation.best
     chosen = [each.chosen for each in evaluation.configurations]
     said = {own.key: own.captions("test", place) for own, place in zip(captioned, chosen, strict=True)}
     of_all = {own.key: [own.captions("test", place) for place in range(len(own.decodings))] for own in captioned}
-    evaluation = dataclasses.replace(evaluation, fewer_references=against_fewer(data.references["test"], of_all))
+    evaluation = dataclasses.replace(evaluation, fewer_references=against_fewer(references["test"], of_all))
     further = FurtherScorer(
         clip=params.evaluate.clip, spice=params.evaluate.spice,
         photos=lambda: {path.name: path for path in (root / DATASET / "images").iterdir()},
@@ -120,13 +107,13 @@ def evaluate(params: Params, root: Path) -> list[str]:
     )  # fmt: skip
     with atomic_folder(root / EVALUATION) as out:
         write_evaluation(out, evaluation)
-        write_diagnostics(out, _diagnose(params, root, captioned, evaluation, data))
-        selected = _gallery(captioned, best, data.references["test"], params.report.gallery)
+        write_diagnostics(out, _diagnose(params, root, captioned, evaluation, references["test"]))
+        selected = _gallery(captioned, best, references["test"], params.report.gallery)
         write_gallery(out, selected)
-        write_agreements(out, _agreements(params, root, data.captions, further))
-        write_further_scores(out, further.of_configurations(said, data.references["test"]))
+        write_agreements(out, _agreements(params, root, further))
+        write_further_scores(out, further.of_configurations(said, references["test"]))
         for own, scored in zip(captioned, evaluation.configurations, strict=True):
-            write_photo_captions(out, own.key, _photo_captions(own, data.references["test"]))
+            write_photo_captions(out, own.key, _photo_captions(own, references["test"]))
             if params.uses_regions(own.system, own.name):
                 write_attention(out, own.key, _maps(params, root, own, scored.chosen, selected))
         for folder in ("attention", "captions"):  # DVC needs every output, even without an attention system
@@ -136,15 +123,15 @@ def evaluate(params: Params, root: Path) -> list[str]:
     scores = best.best.test["strict"]
     return [
         *(f"evaluate: without {names}: {reason}" for names, reason in further.missing.items()),
-        f"evaluate: {len(captioned)} configurations on {len(data.references['test']):,} test photos; the best on "
+        f"evaluate: {len(captioned)} configurations on {len(references['test']):,} test photos; the best on "
         f"validation is {best.key} ({best.best.decoding.label}), on test BLEU-4 {scores.bleu_4:.3f} and CIDEr "
         f"{scores.cider:.3f}",
     ]
 
 
-def _search(params: Params, root: Path, data: _Dataset) -> Callable[[Members], Candidates]:
+def _search(params: Params, root: Path) -> Callable[[Members], Candidates]:
     """A function that decodes the configurations that no earlier evaluation has decoded."""
-    finder = Finder(params, root, Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB)), data.captions)
+    finder = Finder(params, root)
     store = CandidateStore(params, root)
 
     def search(members: Members) -> Candidates:
@@ -158,8 +145,8 @@ def _search(params: Params, root: Path, data: _Dataset) -> Callable[[Members], C
 
 
 def _caption(
-    params: Params, root: Path, configuration: tuple[str, str], data: _Dataset,
-    search: Callable[[Members], Candidates], by_meaning: Callable[[str], Retriever],
+    params: Params, root: Path, configuration: tuple[str, str], search: Callable[[Members], Candidates],
+    by_meaning: Callable[[str], Retriever],
 ) -> Captioned:  # fmt: skip
     """Caption the validation and test photos with every decoding."""
     system, name = configuration
@@ -168,20 +155,20 @@ def _caption(
     if system == "ensemble" and params.ensemble[name].neighbours:
         choose = by_neighbours(by_meaning(found.encoder), params.ensemble[name])
     store = open_store(root / FEATURES / found.encoder)
-    pooled = {split: store.pooled[store.rows(found.images[split])] for split in data.references}
+    pooled = {split: store.pooled[store.rows(images)] for split, images in found.images.items()}
     return Captioned(
         system=system, name=name, loss=found.loss, accuracy=found.accuracy, decodings=params.evaluate.decodings,
-        sentences={split: found.chosen(split, pooled[split], choose) for split in data.references},
+        sentences={split: found.chosen(split, pooled[split], choose) for split in pooled},
         without_photo=found.without_photo,
     )  # fmt: skip
 
 
-def _retrieve(root: Path, name: str, config: RetrievalParams, data: _Dataset) -> Captioned:
+def _retrieve(root: Path, name: str, config: RetrievalParams, references: Mapping[Split, References]) -> Captioned:
     """Caption the validation and test photos with captions of the most similar training photos."""
     store = open_store(root / FEATURES / config.encoder)
-    retriever = training_retriever(root, config.encoder, data.captions, config.consensus_k)
+    retriever = training_retriever(root, config.encoder, config.consensus_k)
     sentences: dict[Split, list[dict[str, Retrieved]]] = {}
-    for split, photos in data.references.items():
+    for split, photos in references.items():
         pooled_QD = store.pooled[store.rows(list(photos))]
         sentences[split] = [
             {
@@ -233,7 +220,7 @@ def _score(captioned: Sequence[Captioned], references: Mapping[Split, References
 
 
 def _diagnose(
-    params: Params, root: Path, captioned: Sequence[Captioned], evaluation: Evaluation, data: _Dataset
+    params: Params, root: Path, captioned: Sequence[Captioned], evaluation: Evaluation, references: References
 ) -> Diagnostics:
     """Diagnostics of the test captions of each selected decoding; on drawn scenes, attribute accuracy too."""
     generated = {}
@@ -243,11 +230,11 @@ def _diagnose(
             said = {image: " ".join(clean(caption, "characters")) for image, caption in said.items()}
         generated[own.key] = Generated(captions=said, without_photo=own.without_photo[scores.chosen])
     how = params.evaluate
-    training = [caption.words for caption in data.captions if caption.split == "train"]
+    training = (caption.words for caption in iter_cleaned(root) if caption.split == "train")
     settings = Settings(
         shuffles=how.shuffles, resamples=how.resamples, seed=how.seed, recall_references=how.recall_references
     )
-    found = diagnose(generated, data.references["test"], training, settings)
+    found = diagnose(generated, references, training, settings)
     if not (root / DATASET / "truth.jsonl").exists():
         return found
     rows, meaning = read_jsonl(root / DATASET / "truth.jsonl"), read_json(root / DATASET / "words.json")
@@ -258,7 +245,7 @@ def _diagnose(
     return dataclasses.replace(found, configurations=configurations)
 
 
-def _agreements(params: Params, root: Path, captions: Sequence[Caption], further: FurtherScorer) -> Agreements:
+def _agreements(params: Params, root: Path, further: FurtherScorer) -> Agreements:
     """How far each score agrees with people; empty where the dataset has no judgments."""
     judged = read_judged(root)
     images = {each.image for each in judged}
@@ -267,7 +254,7 @@ def _agreements(params: Params, root: Path, captions: Sequence[Caption], further
         return {}
     retrievals = [config.encoder for config in params.retrieval.values()]
     store = open_store(root / FEATURES / [*retrievals, *params.extract_features.encoders][0])
-    photos, own_captions = training_captions(captions)
+    photos, own_captions = training_captions(root)
     photo_fit = PhotoFit(store.pooled[store.rows(photos)], own_captions, params.evaluate.similarity)
 
     def others(
@@ -301,12 +288,12 @@ def _maps(params: Params, root: Path, own: Captioned, chosen: int, selected: Gal
     """The attention maps of one system for the gallery's photos, one per word of its caption."""
     captioner = Captioner.load(checkpoint_of(root, own.system, own.name), params.device, Decoding())
     store = open_store(root / FEATURES / captioner.identity.encoder)
-    data = CaptionedFeatures.of(store, True, cleaned_captions(root), "test", captioner.vocab)
-    places = {image: place for place, image in enumerate(data.images)}
+    images = [photo.image for photo in selected.photos]
+    data = CaptionedFeatures.of(store, True, SplitCaptions(images, CaptionTokens([] for _ in images)))
     maps = []
-    for photo in selected.photos:
+    for place, photo in enumerate(selected.photos):
         sentence = own.sentences["test"][chosen][photo.image]
-        shares = captioner.attention(data.features([places[photo.image]]), sentence.tokens)
+        shares = captioner.attention(data.features([place]), sentence.tokens)
         maps.append(
             AttentionMap(
                 image=photo.image, words=tuple(sentence.caption.split()), grid=captioner.identity.grid,

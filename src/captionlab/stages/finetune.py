@@ -8,11 +8,13 @@ from captionlab.core import distributed
 from captionlab.core.files import digest_of, sha256_of
 from captionlab.core.records import VOCAB, Decoding
 from captionlab.core.results import checkpoint_of
+from captionlab.core.results.dataset import iter_cleaned
 from captionlab.errors import CaptionlabError
 from captionlab.finetuning.distillation import Distillation
 from captionlab.finetuning.self_critical import SelfCritical
 from captionlab.finetuning.validation import by_beam_search, references_of
 from captionlab.inference.captioner import EnsembleCaptioner
+from captionlab.training.batches import SplitCaptions
 from captionlab.training.checkpoint import load_checkpoint
 from captionlab.training.fit import Experiment, Material, features_for, fit, settings_of, training_key
 from captionlab.training.loop import Finetuning, Loss
@@ -54,7 +56,7 @@ def finetune(params: Params, root: Path, name: str) -> list[str]:
         training=training,
         settings=settings,
         cider=ValidationCider(
-            material.vocab, material.val_set, references_of(material.captions, "val"),
+            material.vocab, material.val_set, references_of(iter_cleaned(root), "val"),
             by_beam_search(params.finetuning.decoding),
         ),
         finetuning=Finetuning(_loss(params, root, finetuned, material)),
@@ -68,14 +70,15 @@ def _loss(params: Params, root: Path, finetuned: FinetuneParams, material: Mater
         return None
     if not finetuned.teachers:
         return SelfCritical(
-            material.vocab, material.train_set, references_of(material.captions, "train"), samples=finetuned.samples,
+            material.vocab, material.train_set, references_of(iter_cleaned(root), "train"), samples=finetuned.samples,
             max_words=params.finetuning.max_words, cross_entropy=finetuned.cross_entropy,
         ).loss  # fmt: skip
     paths = [checkpoint_of(root, finetuned.system, teacher) for teacher in finetuned.teachers]
     teachers = EnsembleCaptioner.load(paths, params.device, Decoding())
     if teachers.vocab.digest != material.vocab.digest:
         raise CaptionlabError(f"{paths[0]} has another vocabulary than {VOCAB}; train it again (dvc repro)")
-    teacher_set = features_for(root, teachers.sources, material.captions, "train", material.vocab)
+    captions = SplitCaptions(material.train_set.images, material.train_set.captions)
+    teacher_set = features_for(root, teachers.sources, captions)
     return Distillation(
         teachers.model, teacher_set, cross_entropy=finetuned.cross_entropy, top_k=params.finetuning.top_k
     ).loss

@@ -9,8 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby, pairwise
-from operator import attrgetter
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -86,6 +85,26 @@ class CaptionTokens:
 
 
 @dataclass(frozen=True)
+class SplitCaptions:
+    """The photos of one split that have a caption with words, and their encoded captions."""
+
+    images: Sequence[str]  # sorted
+    tokens: CaptionTokens  # by photo, in the order of ``images``
+
+    @classmethod
+    def of(cls, captions: Iterable[Caption], split: Split, vocab: Vocabulary) -> "SplitCaptions":
+        """Collect a split's captions, one pass over all; raises CaptionlabError if there are none."""
+        by_image: dict[str, list[array[int]]] = {}
+        for caption in captions:
+            if caption.split == split and caption.words:
+                by_image.setdefault(caption.image, []).append(array("i", vocab.encode(caption.words)))
+        if not by_image:
+            raise CaptionlabError(f"split {split} has no captions; a system needs some for training and validation")
+        images = sorted(by_image)
+        return cls(images, CaptionTokens(by_image[image] for image in images))
+
+
+@dataclass(frozen=True)
 class CaptionedFeatures:
     """The photos of one split: their rows in the feature store and their encoded captions."""
 
@@ -97,17 +116,10 @@ class CaptionedFeatures:
     others: "Sequence[CaptionedFeatures]" = ()  # the same photos with features of further encoders, for an ensemble
 
     @classmethod
-    def of(
-        cls, store: FeatureStore, reads_grid: bool, captions: Sequence[Caption], split: Split, vocab: Vocabulary
-    ) -> "CaptionedFeatures":
-        """Collect a split's photos that have a caption with words; raises CaptionlabError if there are none."""
-        image_of = attrgetter("image")
-        own = sorted((caption for caption in captions if caption.split == split and caption.words), key=image_of)
-        if not own:
-            raise CaptionlabError(f"split {split} has no captions; a system needs some for training and validation")
-        images = [image for image, _ in groupby(own, image_of)]
-        tokens = CaptionTokens((vocab.encode(caption.words) for caption in same) for _, same in groupby(own, image_of))
-        return cls(store, reads_grid or store.is_cut, images, store.rows(images), tokens)
+    def of(cls, store: FeatureStore, reads_grid: bool, captions: SplitCaptions) -> "CaptionedFeatures":
+        """Find the photos' features; raises CaptionlabError if a photo has none."""
+        rows = store.rows(captions.images)
+        return cls(store, reads_grid or store.is_cut, captions.images, rows, captions.tokens)
 
     def features(self, positions: Sequence[int], mirrored: Sequence[bool] = ()) -> Features:
         """Read features of photos, by position, from the memory map; of mirror images where ``mirrored`` is True."""

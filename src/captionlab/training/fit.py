@@ -4,12 +4,11 @@ Knows where the stages leave their files; the loop itself is in ``loop``.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from sys import intern
 
 import torch
 
@@ -17,7 +16,7 @@ from captionlab.config import Params, TrainingParams, build_system
 from captionlab.core import distributed
 from captionlab.core.devices import choose_device
 from captionlab.core.files import digest_of, read_json, sha256_of
-from captionlab.core.records import CAPTIONS, CHECKPOINT, FEATURES, MODELS, RELEASED, VOCAB, Caption, Decoding, Split
+from captionlab.core.records import CAPTIONS, CHECKPOINT, FEATURES, MODELS, RELEASED, VOCAB, Decoding, Split
 from captionlab.core.results import Epoch, Summary, Training, read_manifest, write_training
 from captionlab.core.results.dataset import iter_cleaned
 from captionlab.data.store import MIRRORED, FeatureStore, open_store
@@ -29,7 +28,7 @@ from captionlab.models.base import Decoder, Features, count_parameters, megabyte
 from captionlab.models.build import build_model, build_shapes
 from captionlab.models.params import SystemParams
 from captionlab.tracking import runs
-from captionlab.training.batches import CaptionedFeatures
+from captionlab.training.batches import CaptionedFeatures, SplitCaptions
 from captionlab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from captionlab.training.header import Identity
 from captionlab.training.logged import data_settings, dataset_of
@@ -38,20 +37,10 @@ from captionlab.training.validation import ValidationCider, greedy
 from captionlab.training.warm_start import warm_start
 
 
-def cleaned_captions(root: Path) -> list[Caption]:
-    """The cleaned captions of all splits. Equal words are one object, which takes a fifth of the memory."""
-    return [
-        dataclasses.replace(caption, image=intern(caption.image), words=tuple(map(intern, caption.words)))
-        for caption in iter_cleaned(root)
-    ]
-
-
-def features_for(
-    root: Path, sources: Mapping[str, bool], captions: Sequence[Caption], split: Split, vocab: Vocabulary
-) -> CaptionedFeatures:
+def features_for(root: Path, sources: Mapping[str, bool], captions: SplitCaptions) -> CaptionedFeatures:
     """A split's photos as each encoder of ``sources`` saw them, with its grid where that is wanted."""
     first, *others = (
-        CaptionedFeatures.of(open_store(root / FEATURES / encoder), reads_grid, captions, split, vocab)
+        CaptionedFeatures.of(open_store(root / FEATURES / encoder), reads_grid, captions)
         for encoder, reads_grid in sources.items()
     )
     return dataclasses.replace(first, others=others)
@@ -65,7 +54,6 @@ class Material:
     vocab: Vocabulary
     store: FeatureStore
     channels: int  # of the regions that the decoder sees; 0 without regions
-    captions: Sequence[Caption]
     train_set: CaptionedFeatures
     val_set: CaptionedFeatures
 
@@ -73,14 +61,16 @@ class Material:
     def of(cls, root: Path, config: SystemParams) -> "Material":
         """Collect what a configuration learns from."""
         vocab = Vocabulary.from_json(read_json(root / VOCAB), str(VOCAB))
-        store, captions = open_store(root / FEATURES / config.encoder), cleaned_captions(root)
-        train_set = CaptionedFeatures.of(store, config.uses_regions, captions, "train", vocab)
-        val_set = CaptionedFeatures.of(store, config.uses_regions, captions, "val", vocab)
+        store = open_store(root / FEATURES / config.encoder)
+        splits: tuple[Split, ...] = ("train", "val")
+        train_set, val_set = (
+            CaptionedFeatures.of(store, config.uses_regions, SplitCaptions.of(iter_cleaned(root), split, vocab))
+            for split in splits
+        )
         name = read_manifest(root).name
         return cls(
-            dataset=name, vocab=vocab, store=store, channels=_channels(store), captions=captions,
-            train_set=train_set, val_set=val_set,
-        )  # fmt: skip
+            dataset=name, vocab=vocab, store=store, channels=_channels(store), train_set=train_set, val_set=val_set
+        )
 
 
 def _channels(store: FeatureStore) -> int:
@@ -121,12 +111,12 @@ def train_system(params: Params, root: Path, system: str, name: str) -> list[str
         identity=_identity(system, name, config, material, key),
         training=training,
         settings=settings_of(config, training),
-        cider=_greedy_cider(material, training.cider_photos),
+        cider=_greedy_cider(root, material, training.cider_photos),
     )
     return fit(params, root, experiment, material)
 
 
-def _greedy_cider(material: Material, photos: int) -> ValidationCider | None:
+def _greedy_cider(root: Path, material: Material, photos: int) -> ValidationCider | None:
     """The score of the first ``photos`` validation photos' greedy captions, of up to 30 words.
 
     The references are cleaned as the system learns them: with the cleaning ``standard``, as the strict protocol does.
@@ -135,7 +125,7 @@ def _greedy_cider(material: Material, photos: int) -> ValidationCider | None:
     if min(photos, len(material.val_set.images)) < 2:
         return None
     references: dict[str, list[Words]] = {}
-    for caption in material.captions:
+    for caption in iter_cleaned(root):
         if caption.split == "val":
             references.setdefault(caption.image, []).append(caption.words)
     generate = partial(greedy, max_words=Decoding().max_words)
