@@ -7,6 +7,7 @@ R regions, C channels of the grid.
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -102,11 +103,29 @@ class TorchEngine:
     def encode(self, chunks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Encode photos that come in several tensors (N, H, W, 3), ``batch`` at a time; the results stay on the device.
 
-        On CUDA nothing is waited for: neither the copy of the photos nor the results.
+        On CUDA nothing is waited for, neither the copy of the photos nor the results, and photos are copied while the
+        device is at work on those of the call before.
         """
-        pixels_NHW3 = torch.cat([to_device(chunk, self._device) for chunk in chunks])
+        pixels_NHW3 = _joined(chunks, self._device)
         pooled, grids = zip(*map(self._network, pixels_NHW3.split(self.batch)), strict=True)
         return torch.cat(pooled), torch.cat(grids)
+
+
+def _joined(chunks: Sequence[Tensor], device: str) -> Tensor:
+    if device != "cuda":
+        return torch.cat([to_device(chunk, device) for chunk in chunks])
+    copying, computing = _copying(), torch.cuda.current_stream()
+    with torch.cuda.stream(copying):
+        joined = torch.cat([to_device(chunk, device) for chunk in chunks])
+    computing.wait_stream(copying)
+    joined.record_stream(computing)  # or its memory could be given to the next copy before the kernels have read it
+    return joined
+
+
+@cache
+def _copying() -> torch.cuda.Stream:
+    """A stream of its own for copies, which otherwise wait for the kernels before them."""
+    return torch.cuda.Stream()
 
 
 def gpu_batch(pixels: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -136,10 +137,10 @@ def training_retriever(
 
 
 def training_captions(root: Path) -> tuple[list[str], list[list[Words]]]:
-    """The training photos in order, and the words of each one's captions."""
+    """The training photos in order, and the words of each one's captions. Equal words are one object, to save memory."""
     known: dict[str, list[Words]] = {}
     for caption in iter_cleaned(root):
         if caption.split == "train" and caption.words:
-            known.setdefault(caption.image, []).append(caption.words)
+            known.setdefault(caption.image, []).append(tuple(map(intern, caption.words)))
     images = sorted(known)
     return images, [known[image] for image in images]
