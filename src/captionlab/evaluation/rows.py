@@ -137,7 +137,7 @@ def training_retriever(
 
 
 def training_captions(root: Path) -> tuple[list[str], list[list[Words]]]:
-    """The training photos in order, and the words of each one's captions. Equal words are one object, to save memory."""
+    """The training photos in order, and the words of each one's captions; equal words are one object."""
     known: dict[str, list[Words]] = {}
     for caption in iter_cleaned(root):
         if caption.split == "train" and caption.words:
