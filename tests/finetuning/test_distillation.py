@@ -17,9 +17,9 @@ from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.models.ensemble import Ensemble
 from captionlab.models.params import SystemParams
-from captionlab.training.batches import Batch
+from captionlab.training.batches import Batch, with_fixed_shape
 from captionlab.training.loop import Finetuning, ResumeFile, Splits, train
-from captionlab.training.step import autocast, teacher_forced_logits
+from captionlab.training.step import autocast, packed_loss, padded_loss, teacher_forced_logits
 from captionlab.training.validation import ValidationCider
 
 if TYPE_CHECKING:
@@ -69,6 +69,38 @@ def test_the_loss_is_the_cross_entropy_with_the_teachers_probabilities(setup: Se
     torch.testing.assert_close(loss_of(setup.distillation(teacher), model, batch), expected, rtol=1e-3, atol=0)
     mixed = loss_of(setup.distillation(teacher, cross_entropy=0.25), model, batch)
     torch.testing.assert_close(mixed, 0.25 * 8 + 0.75 * expected, rtol=1e-3, atol=0)
+
+
+def test_a_batch_of_fixed_shape_has_the_same_loss_and_gradients(
+    setup: Setup, settings: Callable[..., TrainingParams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CUDA trains: padding counts neither in the cross-entropy nor in the teacher's part."""
+    model, teacher, params = setup.model(1), Ensemble([setup.model(2), setup.model(3)], [0, 0]), settings()
+    (batch,) = setup.train_set.batches(100)
+    batch = batch._replace(words_share=0.5)
+
+    def gradients(loss: Tensor) -> dict[str, Tensor]:
+        model.zero_grad()
+        loss.backward()
+        return {key: parameter.grad for key, parameter in model.named_parameters() if parameter.grad is not None}
+
+    distillation = setup.distillation(teacher, cross_entropy=0.25, top_k=4)
+    loss, _, logits_NV = packed_loss(model, batch, params)
+    packed, _ = distillation.loss(model, batch, logits_NV, loss)
+    expected = gradients(packed)
+    monkeypatch.setattr(Decoder, "uses_fixed_shapes", lambda self, tokens_BT: True)
+    for prepared in (distillation, setup.distillation(teacher, cross_entropy=0.25, top_k=4)):  # the second has none yet
+        filled = prepared.prepare(with_fixed_shape(batch, photos=9))
+        assert filled.taught_BTK is not None
+        assert filled.taught_BTK[0].shape == (*filled.tokens_BT[:, 1:].shape, 4)
+        assert len(filled.tensors()) == len(batch.tensors()) + 2
+        loss, _, logits_NV = padded_loss(model, filled, params)
+        found, _ = prepared.loss(model, filled, logits_NV, loss)
+        torch.testing.assert_close(found, packed)
+        slopes = gradients(found)
+        assert slopes.keys() == expected.keys()
+        for key in expected:
+            torch.testing.assert_close(slopes[key], expected[key], atol=1e-5, rtol=1e-4, msg=key)
 
 
 def test_the_loss_in_bf16_is_that_in_fp32(setup: Setup) -> None:

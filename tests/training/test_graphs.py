@@ -76,7 +76,7 @@ def test_each_batch_gives_its_own_loss_and_gradients(
     params = settings(doubly_stochastic=0.5)
 
     def step(batch: Batch, sampling: float | Tensor) -> tuple[Tensor, Tensor]:
-        loss, sums_3 = padded_loss(model, batch, params)
+        loss, sums_3, _ = padded_loss(model, batch, params)
         model.zero_grad()
         loss.backward()
         return loss.detach(), sums_3

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from captionlab.config import TrainingParams
 from captionlab.core.tokens import END, PAD, START
 from captionlab.encoders.network import LastBlocks, Parts, PooledMap, pooling_matrix_on
+from captionlab.finetuning.distillation import Distillation
 from captionlab.models.base import Decoder, Features, Outputs, embedded
 from captionlab.models.build import build_model
 from captionlab.models.params import SystemParams
@@ -77,7 +78,7 @@ def test_padding_does_not_change_the_loss(
     shares = torch.tensor([0.25, 0.5])
     filled = with_fixed_shape(batch, photos=9)._replace(words_share=shares[0], captions_share=shares[1])
     assert filled.tokens_BT.shape == (16, 9)
-    loss, sums_3 = padded_loss(model, filled, params)
+    loss, sums_3, _ = padded_loss(model, filled, params)
     found = {"loss": loss.detach(), "sums": sums_3, **gradients(model, loss)}
     assert found.keys() == expected.keys()
     for key in expected:
@@ -118,7 +119,7 @@ def test_a_step_with_fixed_shapes_does_not_synchronise(
     params = settings(doubly_stochastic=0.7, label_smoothing=0.1)
     probability: float | Tensor = torch.tensor(0.5) if sampling else 0.0
     with Recorder() as recorder:
-        loss, _ = padded_loss(model, batch, params, probability)
+        loss, _, _ = padded_loss(model, batch, params, probability)
         loss.backward()
     assert "mm.default" in recorder.names
     found = sorted(name for name in recorder.names if name.startswith((*WAITING, *UNORDERED)))
@@ -126,6 +127,21 @@ def test_a_step_with_fixed_shapes_does_not_synchronise(
     with Recorder() as recorder:  # as on a CPU, which shows that the list detects it
         packed_loss(model, batch_of(world), params)[0].backward()
     assert "nonzero" in recorder.names
+
+
+def test_a_step_of_distillation_does_not_synchronise(
+    world: "World", build: Any, settings: Callable[..., TrainingParams], fixed_shapes: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("captionlab.models.attention.regions.of_captions", embedded)
+    model, train_set = build("attention"), world.split("train", grid=True)
+    distillation = Distillation(build("attention"), train_set, cross_entropy=0.3, top_k=4)
+    batch = distillation.prepare(with_fixed_shape(batch_of(world), photos=8))
+    with Recorder() as recorder:
+        loss, _, logits_NV = padded_loss(model, batch, settings())
+        distillation.loss(model, batch, logits_NV, loss)[0].backward()
+    assert "nll_loss_backward.default" in recorder.names
+    assert not [name for name in recorder.names if name.startswith((*WAITING, *UNORDERED))]
 
 
 def test_a_step_with_trained_blocks_does_not_synchronise(
@@ -139,7 +155,7 @@ def test_a_step_with_trained_blocks_does_not_synchronise(
     model = build_model(tiny("attention"), vocab=len(world.vocab), pooled=7, channels=7, blocks=lambda: blocks).train()
     batch = with_fixed_shape(batch_of(world), photos=8)
     with Recorder() as recorder:
-        loss, _ = padded_loss(model, batch, settings())
+        loss, _, _ = padded_loss(model, batch, settings())
         loss.backward()
     assert "convolution_backward.default" in recorder.names
     assert not [name for name in recorder.names if name.startswith((*WAITING, *UNORDERED))]

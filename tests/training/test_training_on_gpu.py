@@ -28,8 +28,8 @@ from captionlab.inference.decoding import beam_search, sample
 from captionlab.models.base import Decoder
 from captionlab.models.build import build_model
 from captionlab.training.batches import with_fixed_shape
-from captionlab.training.loop import Finetuning, Loss, ResumeFile, Splits, train
-from captionlab.training.step import measure, packed_loss, padded_loss, teacher_forced_logits
+from captionlab.training.loop import Finetuning, ResumeFile, Splits, train
+from captionlab.training.step import measure, packed_loss, padded_loss
 from captionlab.training.validation import ValidationCider, greedy
 from cuda_systems import NAMES, PHOTOS, digest, subject, train_on, without_dropout
 from drawn import draw
@@ -69,7 +69,7 @@ def test_one_step_has_the_loss_and_gradients_of_a_cpu(name: str) -> None:
         for precision in ("high", "highest"):  # TF32 changes single gradients by some percent, so they are in fp32
             torch.set_float32_matmul_precision(precision)
             on_cuda.zero_grad()
-            loss, _ = padded_loss(on_cuda, with_fixed_shape(batch, 16).to("cuda"), own.training)
+            loss, _, _ = padded_loss(on_cuda, with_fixed_shape(batch, 16).to("cuda"), own.training)
             loss.backward()
             assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
     ours, theirs = (
@@ -150,15 +150,17 @@ def test_finetuning_runs(world: "World", tiny: Any, settings: Any, tmp_path: Pat
     model, teacher = (build_model(tiny("attention"), vocab=len(world.vocab), pooled=10, channels=7) for _ in range(2))
     generate = by_beam_search(Decoding(beam=3, max_words=7))
     cider = ValidationCider(world.vocab, val_set, references_of(world.captions, "val"), generate)
-    loss: Loss | None = None
+    finetuning = Finetuning()
     if kind == "distillation":
-        loss = Distillation(teacher.to("cuda"), train_set, cross_entropy=0.3, top_k=8).loss
+        distillation = Distillation(teacher.to("cuda"), train_set, cross_entropy=0.3, top_k=8)
+        finetuning = Finetuning(distillation.loss, distillation.prepare)
     elif kind == "self-critical":
         references = references_of(world.captions, "train")
-        loss = SelfCritical(world.vocab, train_set, references, samples=3, max_words=7, cross_entropy=0.3).loss
+        self_critical = SelfCritical(world.vocab, train_set, references, samples=3, max_words=7, cross_entropy=0.3)
+        finetuning = Finetuning(self_critical.loss)
     trained = train(
         model.to("cuda"), Splits(train_set, val_set, cider), settings(epochs=2, learning_rate=0.001),
-        resume_file=ResumeFile(tmp_path / "resume.pt", "key"), on_epoch=lambda _: None, finetuning=Finetuning(loss),
+        resume_file=ResumeFile(tmp_path / "resume.pt", "key"), on_epoch=lambda _: None, finetuning=finetuning,
     )  # fmt: skip
     first, last = trained.history
     assert last.val_cider is not None
@@ -166,18 +168,20 @@ def test_finetuning_runs(world: "World", tiny: Any, settings: Any, tmp_path: Pat
     assert last.train_reward is not None if kind == "self-critical" else last.train_loss < first.train_loss
 
 
-def test_distillation_has_the_loss_of_a_cpu(world: "World", tiny: Any) -> None:
+def test_distillation_has_the_loss_of_a_cpu(world: "World", tiny: Any, settings: Any) -> None:
     train_set = world.split("train", True)
     torch.manual_seed(1)
     model, teacher = (build_model(tiny("attention"), vocab=len(world.vocab), pooled=10, channels=7) for _ in range(2))
     losses = []
     for device in ("cpu", "cuda"):
-        student, batch = copy.deepcopy(model).to(device), next(iter(train_set.batches(6))).to(device)
+        student, batch = copy.deepcopy(model).to(device), next(iter(train_set.batches(6)))
         with gpu_arithmetic(device):
-            _, logits_NV, target_N = teacher_forced_logits(student, batch)
-            cross_entropy = torch.nn.functional.cross_entropy(logits_NV, target_N)
             distillation = Distillation(copy.deepcopy(teacher).to(device), train_set, cross_entropy=0.3, top_k=8)
-            losses.append(distillation.loss(student, batch, logits_NV, cross_entropy)[0].item())
+            if device == "cuda":
+                batch = distillation.prepare(with_fixed_shape(batch, 8)).to(device)
+            of_device = padded_loss if device == "cuda" else packed_loss
+            loss, _, logits_NV = of_device(student, batch, settings())
+            losses.append(distillation.loss(student, batch, logits_NV, loss)[0].item())
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
@@ -203,7 +207,7 @@ def test_trained_encoder_blocks_agree_with_a_cpu_and_repeat(tiny: Any, settings:
     on_cuda = copy.deepcopy(on_cpu).to("cuda")
     expected = packed_loss(on_cpu, batch, settings())[0]
     with gpu_arithmetic("cuda"):
-        loss, _ = padded_loss(on_cuda, with_fixed_shape(batch, 8).to("cuda"), settings())
+        loss, _, _ = padded_loss(on_cuda, with_fixed_shape(batch, 8).to("cuda"), settings())
     assert loss.item() == pytest.approx(expected.item(), abs=1e-3)
 
     def kill(epoch: Epoch) -> None:

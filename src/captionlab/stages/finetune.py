@@ -17,7 +17,7 @@ from captionlab.inference.captioner import EnsembleCaptioner
 from captionlab.training.batches import SplitCaptions
 from captionlab.training.checkpoint import load_checkpoint
 from captionlab.training.fit import Experiment, Material, features_for, fit, settings_of, training_key
-from captionlab.training.loop import Finetuning, Loss
+from captionlab.training.loop import Finetuning
 from captionlab.training.validation import ValidationCider
 
 
@@ -59,26 +59,27 @@ def finetune(params: Params, root: Path, name: str) -> list[str]:
             material.vocab, material.val_set, references_of(iter_cleaned(root), "val"),
             by_beam_search(params.finetuning.decoding),
         ),
-        finetuning=Finetuning(_loss(params, root, finetuned, material)),
+        finetuning=_finetuning(params, root, finetuned, material),
     )  # fmt: skip
     return fit(params, root, experiment, material)
 
 
-def _loss(params: Params, root: Path, finetuned: FinetuneParams, material: Material) -> Loss | None:
-    """The loss of the fine-tuning; None: cross-entropy."""
+def _finetuning(params: Params, root: Path, finetuned: FinetuneParams, material: Material) -> Finetuning:
     if not finetuned.teachers and not finetuned.samples:
-        return None
+        return Finetuning()
     if not finetuned.teachers:
-        return SelfCritical(
+        self_critical = SelfCritical(
             material.vocab, material.train_set, references_of(iter_cleaned(root), "train"), samples=finetuned.samples,
             max_words=params.finetuning.max_words, cross_entropy=finetuned.cross_entropy,
-        ).loss  # fmt: skip
+        )  # fmt: skip
+        return Finetuning(self_critical.loss)
     paths = [checkpoint_of(root, finetuned.system, teacher) for teacher in finetuned.teachers]
     teachers = EnsembleCaptioner.load(paths, params.device, Decoding())
     if teachers.vocab.digest != material.vocab.digest:
         raise CaptionlabError(f"{paths[0]} has another vocabulary than {VOCAB}; train it again (dvc repro)")
     captions = SplitCaptions(material.train_set.images, material.train_set.captions)
     teacher_set = features_for(root, teachers.sources, captions)
-    return Distillation(
+    distillation = Distillation(
         teachers.model, teacher_set, cross_entropy=finetuned.cross_entropy, top_k=params.finetuning.top_k
-    ).loss
+    )
+    return Finetuning(distillation.loss, distillation.prepare)

@@ -38,18 +38,24 @@ class Batch(NamedTuple):
     # This rank's share of the step's words and captions: 1 without torchrun, 0 for a rank that has no photo.
     words_share: float | Tensor = 1.0
     captions_share: float | Tensor = 1.0
+    # In a distillation on CUDA: K words for each word to be predicted, and their probabilities by the teacher.
+    taught_BTK: tuple[Tensor, Tensor] | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The same batch with the tensors of photos and captions changed."""
-        features = self.features.map(change)
-        return self._replace(features=features, tokens_BT=change(self.tokens_BT), photo_B=change(self.photo_B))
+        """The same batch with its tensors changed."""
+        return self._replace(
+            features=self.features.map(change),
+            tokens_BT=change(self.tokens_BT),
+            photo_B=change(self.photo_B),
+            taught_BTK=self.taught_BTK and (change(self.taught_BTK[0]), change(self.taught_BTK[1])),
+        )
 
     def to(self, device: str | torch.device) -> "Batch":
         """The same batch on another device."""
         return self.map(lambda tensor: to_device(tensor, device))
 
     def tensors(self) -> list[Tensor]:
-        """The tensors of photos and captions, always in the same order."""
+        """Its tensors, always in the same order."""
         found: list[Tensor] = []
 
         def keep(tensor: Tensor) -> Tensor:

@@ -104,6 +104,9 @@ class Finetuning:
     """A training that is stopped by the CIDEr-D of validation captions, and may have a loss of its own."""
 
     loss: Loss | None = None  # None: the cross-entropy of the reference captions
+    # Adds to a batch of fixed shape, on the CPU, what the loss reads. With it the loss depends on shapes alone, so that
+    # a CUDA graph can be recorded of it.
+    prepare: Callable[[Batch], Batch] | None = None
 
 
 def train(
@@ -220,14 +223,14 @@ class _Run:
 
 
 class _Gradients:
-    """Computes the gradients of one batch: from a CUDA graph on CUDA, unless a fine-tuning has its own loss."""
+    """Computes the gradients of one batch: from a CUDA graph on CUDA, unless the loss needs the host."""
 
     def __init__(self, model: Decoder, params: TrainingParams, bf16: bool, finetuning: Finetuning | None) -> None:
         self._model, self._params, self._bf16 = model, params, bf16
-        self._loss = None if finetuning is None else finetuning.loss
+        self._loss, self._prepare = (None, None) if finetuning is None else (finetuning.loss, finetuning.prepare)
         self.device = next(model.parameters()).device
-        graphs = self.device.type == "cuda" and self._loss is None
-        self.graphed = GraphedStep(partial(_padded_step, model, params), model) if graphs else None
+        graphs = self.device.type == "cuda" and (self._loss is None or self._prepare is not None)
+        self.graphed = GraphedStep(partial(_padded_step, model, params, self._loss), model) if graphs else None
 
     def prepared(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches as ``__call__`` takes them."""
@@ -239,9 +242,9 @@ class _Gradients:
     def __call__(self, batch: Batch, sampling: float) -> tuple[Tensor, Tensor, float | None]:
         """Leave the gradients in the model: the batch's loss, the sums of its metrics, and a fine-tuning's reward."""
         if self.graphed is not None:
-            return *self.graphed(batch, sampling), None
+            return *self.graphed(self._prepare(batch) if self._prepare else batch, sampling), None
         if self._loss is None and self._model.uses_fixed_shapes(batch.tokens_BT):
-            return *_padded_step(self._model, self._params, batch, sampling), None
+            return *_padded_step(self._model, self._params, None, batch, sampling), None
         reward = None
         with autocast(self._bf16):
             loss, sums_3, logits_NV = packed_loss(self._model, batch, self._params, sampling)
@@ -251,9 +254,11 @@ class _Gradients:
 
 
 def _padded_step(
-    model: Decoder, params: TrainingParams, batch: Batch, sampling: float | Tensor
+    model: Decoder, params: TrainingParams, own_loss: Loss | None, batch: Batch, sampling: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    loss, sums_3 = padded_loss(model, batch, params, sampling if params.scheduled_sampling else 0.0)
+    loss, sums_3, logits_NV = padded_loss(model, batch, params, sampling if params.scheduled_sampling else 0.0)
+    if own_loss is not None:
+        loss, _ = own_loss(model, batch, logits_NV, loss)
     return _backward(model, loss), sums_3
 
 

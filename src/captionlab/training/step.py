@@ -90,8 +90,8 @@ def packed_loss(
 
 def padded_loss(
     model: Decoder, batch: Batch, params: TrainingParams, sampling: float | Tensor = 0.0
-) -> tuple[Tensor, Tensor]:
-    """The same loss and sums for a GPU: padding is computed and masked, so that nothing waits for the device.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for a GPU, with logits of padding too: it is computed and masked, so that nothing waits for the device.
 
     All operations depend on shapes alone, and a CUDA graph can be recorded of them and of the gradient.
     """
@@ -104,7 +104,7 @@ def padded_loss(
         real_B = (batch.tokens_BT[:, 0] != PAD).float()
         uneven_B = (1 - outputs.attention_BTR.sum(1)).square().mean(1)
         loss = loss + params.doubly_stochastic * batch.captions_share * (uneven_B * real_B).sum() / real_B.sum()
-    return loss, _sums(nats_N, words_N, target_N)
+    return loss, _sums(nats_N, words_N, target_N), logits_NV
 
 
 def _sums(nats_N: Tensor, words_N: Tensor, target_N: Tensor) -> Tensor:
