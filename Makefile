@@ -10,7 +10,9 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 PRESETS := flickr8k hour captioner trained_blocks clip guests image_places report_a report_a_lite report_b report_b_lite
 
-.PHONY: repro differences $(PRESETS) test pytest test-slow torture queue check format ui bench bench-keras gpu clean
+.PHONY: install repro differences $(PRESETS) test pytest test-slow torture queue check format ui bench bench-keras gpu clean
+
+install: .venv/.installed
 
 repro: NAME = $(shell sed -n '/^dataset:/,/^[a-z]*:$$/s/^  name: *\([^ ]*\).*/\1/p' params.yaml)
 repro: .venv/.installed

@@ -30,8 +30,8 @@ from captionlab.stages.report import report
 from results_tree import QUOTED, toys, write_results
 
 COLUMNS = set(
-    """system encoder input hidden layers parameters megabytes epochs decoding bleu_1 bleu_2 bleu_3 bleu_4 rouge_l cider
-    meteor source configuration protocol loss accuracy image val_cider bleu_4_low
+    """system encoder embedding hidden layers parameters megabytes epochs decoding bleu_1 bleu_2 bleu_3 bleu_4 rouge_l
+    cider meteor source configuration protocol loss accuracy image val_cider bleu_4_low
     bleu_4_high cider_low cider_high above_people""".split()
 )
 TEXTS = ("comparison.csv", "comparison.md", "comparison-all.md", "comparison.html", "captions.csv")
@@ -113,7 +113,9 @@ def test_the_csv_has_all_decodings_and_protocols_then_reference_rows(published: 
 def test_reference_rows_equal_their_sources() -> None:
     rows = results.reference_rows()
     assert {name: len(own) for name, own in rows.items()} == {"report_a": 10, "report_b": 2, "literature": 7}
-    grid = [(r.encoder, r.input, r.hidden, r.layers, r.bleu_4) for r in rows["report_a"] if r.configuration == "grid"]
+    grid = [
+        (r.encoder, r.embedding, r.hidden, r.layers, r.bleu_4) for r in rows["report_a"] if r.configuration == "grid"
+    ]
     assert grid == [
         ("resnet18", 512, 512, 1, 0.064),
         ("resnet50", 128, 256, 1, 0.071),

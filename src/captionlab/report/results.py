@@ -45,7 +45,7 @@ class Row:
     system: str
     configuration: str | None = None
     encoder: str | None = None
-    input: int | None = None  # size of the word embedding, as report A names it
+    embedding: int | None = None  # size of a word's embedding; report A's input size
     hidden: int | None = None
     layers: int | None = None
     image: str | None = None  # position where the image enters a baseline
@@ -188,7 +188,7 @@ def _run(params: Params, root: Path, evaluation: Evaluation, diagnostics: Diagno
         training = read_training(root / MODELS / system / name)
         summary, best_epoch, own_recipe = training.summary, training.summary.best_epoch, recipe(root, system, name)
         shape = {key: getattr(summary, key) for key in _SHAPE}
-        shape |= {"input": summary.embedding, "image": summary.params.get("image")}
+        shape |= {"embedding": summary.embedding, "image": summary.params.get("image")}
         history = {key: tuple(getattr(epoch, key) for epoch in training.history) for key in ("epoch", *_CURVES)}
         val_cider = tuple(epoch.val_cider for epoch in training.history)
     return Run(

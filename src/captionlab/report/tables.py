@@ -32,7 +32,7 @@ _COLUMNS = {  # by field of Row; "name" is system and configuration together
     "accuracy": Column(label="Accuracy", kind="score"),
     "encoder": Column(label="Encoder"),
     "image": Column(label="Image"),
-    "input": Column(label="Input", kind="count"),
+    "embedding": Column(label="Embedding", kind="count"),
     "hidden": Column(label="Hidden", kind="count"),
     "layers": Column(label="Layers", kind="count"),
     "parameters": Column(label="Parameters", kind="millions"),
@@ -46,7 +46,7 @@ _PER_PHOTO = (*_BLEU, "rouge_l", "cider")
 _SCORES = (*_PER_PHOTO, "meteor")
 FURTHER_NAMES = {"clip_score": "CLIPScore", "ref_clip_score": "RefCLIPScore", "spice": "SPICE"}
 SCORE_NAMES = {score: _COLUMNS[score].label for score in _SCORES}
-_SHAPE = ("encoder", "input", "hidden", "layers")
+_SHAPE = ("encoder", "embedding", "hidden", "layers")
 _INTERVALS = ("bleu_4_interval", "cider_interval")
 _MAIN = (
     "name",
@@ -72,7 +72,7 @@ _STRICT = (
     "Strict protocol: corpus scores against all references of a photo, in lowercase and without punctuation; start, "
     "end and unknown tokens are not counted. Scores run from 0 to 1 (papers often print them times 100), CIDEr-D from "
     "0 to 10. Loss (nats per word) and accuracy are those of the next word, given the reference words before it. "
-    "Input is the size of the word embedding.",
+    "Embedding is the size of a word's embedding.",
 )
 _PEOPLE = (
     f"{ABOVE_PEOPLE} marks a score that is above that of people, when both are scored against equally many "
