@@ -16,6 +16,11 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def one_line(error: object) -> str:
+    """An error's whole message on one line, or the name of its type where it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def some_of(names: Sequence[str]) -> str:
     """The first three of the names, as a message gives them."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

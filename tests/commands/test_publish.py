@@ -57,6 +57,21 @@ def test_the_folder_has_the_layout_of_the_hub(released: Path, tmp_path: Path) ->
     assert 'hf_hub_download("OWNER/NAME", "model.safetensors")' in card.text
 
 
+def test_the_licence_is_that_of_the_data_and_not_of_its_name(released: Path, tmp_path: Path) -> None:
+    """Drawn scenes are under the project's own licence; photos of one's own may have any name."""
+    checkpoint = load_checkpoint(released)
+    assert checkpoint.release is not None
+    for name, form, licence in (("mine", "scenes", "mit"), ("scenes", "folder", "other"), ("scenes", None, "other")):
+        release = dataclasses.replace(checkpoint.release, format=form)
+        identity = dataclasses.replace(checkpoint.identity, dataset=name)
+        path = tmp_path / f"{name}.{form}.safetensors"
+        save_checkpoint(path, dataclasses.replace(checkpoint, identity=identity, release=release))
+        publish(tmp_path / f"hub {name} {form}", str(path), None)
+        card = ModelCard.load(tmp_path / f"hub {name} {form}/README.md")
+        assert card.data.license == licence
+        assert (tmp_path / f"hub {name} {form}/LICENSE.md").exists() == (licence == "other")
+
+
 def test_the_folder_is_uploaded_to_the_given_repository(released: Path, tmp_path: Path) -> None:
     with hub() as server:
         done = call(server, tmp_path, "out", "--model", str(released), "--repo", "me/captioner", "--private")

@@ -20,6 +20,7 @@ from captionlab.core.results import (
     WordAgreement,
     checkpoint_of,
     read_evaluation,
+    read_manifest,
     write_diagnostics,
     write_evaluation,
 )
@@ -68,8 +69,9 @@ def test_a_released_system_gives_the_same_captions_and_has_its_scores(project: P
     assert "n/a (needs Java)" in card
     assert "## Language bias" in card
     assert ours.release.photo_size == (40, 30)
+    assert ours.release.format == read_manifest(project).format
     assert "| photos | 40 x 30 pixels (median), prepared by `square_bicubic` |" in card
-    assert "(ImageNet weights, frozen, not in the file)" in card
+    assert "(published weights, frozen, not in the file)" in card
 
 
 def test_the_best_on_validation_is_released_with_its_evaluation(project: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from captionlab.commands.score import score_files
 from captionlab.errors import CaptionlabError
-from captionlab.metrics.scorer import Scorer, score
+from captionlab.metrics.scorer import Scorer
 from tracked import REPOSITORY, runs
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 REFERENCES = {"a.jpg": ["A dog runs on the grass", "the dog runs"], "b.jpg": ["a red kite", "a kite in the sky"]}
 CAPTIONS = {"a.jpg": "a dog runs on the grass", "b.jpg": "a kite"}
-EXPECTED = score(REFERENCES, CAPTIONS, meteor=False)
+EXPECTED = Scorer(REFERENCES).score(CAPTIONS, meteor=False)
 
 
 def test_scores_can_be_logged_as_a_run_in_mlflow(pipeline: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from builders import digests, draw_photos, project, write_params, write_tree
 from captionlab import Captioner
 from captionlab.config import load_params
 from captionlab.core import distributed
+from captionlab.core.cores import local_processes
 from captionlab.core.files import read_json, read_jsonl
 from captionlab.stages.extract_features import extract_features
 from captionlab.tracking.store import tracking_uri
@@ -224,12 +225,7 @@ def test_each_photo_of_a_step_belongs_to_one_rank(world: "World", count: int) ->
 
 
 def test_without_torchrun_nothing_is_initialised(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (distributed.rank(), distributed.world_size(), distributed.is_main(), distributed.local_world_size()) == (
-        0,
-        1,
-        True,
-        1,
-    )
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main(), local_processes()) == (0, 1, True, 1)
     assert distributed.all_reduce_sum(1.5, 2) == (1.5, 2)
     assert distributed.broadcast_object("x") == "x"
     distributed.barrier()

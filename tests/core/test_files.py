@@ -90,6 +90,29 @@ def test_a_kill_while_the_old_folder_is_removed_leaves_a_complete_one(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_the_old_folder_stays_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "out/a.txt", "old")
+    rename = Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == ".out.partial":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        with pytest.raises(CaptionlabError, match="Input/output error"), atomic_folder(tmp_path / "out") as temporary:
+            (temporary / "a.txt").write_text("new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "a.txt"]
+    assert (tmp_path / "out/a.txt").read_text() == "old"
+    (tmp_path / "out").rename(tmp_path / ".out.former.partial")  # as a kill between the two renames leaves it
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "out"):
+        raise KeyboardInterrupt
+    assert (tmp_path / "out/a.txt").read_text() == "old"
+
+
 def test_an_error_inside_keeps_only_the_old_content(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "old")
     write_text(tmp_path / "folder/file", "old")

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from captionlab.evaluation.people import against_fewer
-from captionlab.metrics.scorer import score
+from captionlab.metrics.scorer import Scorer
 
 REFERENCES = {
     "a": ["a dog runs on the grass", "a brown dog runs", "the dog is on the grass"],
@@ -26,7 +26,7 @@ def test_each_reference_is_scored_against_the_others_and_so_are_the_systems() ->
     rows = ((found.people, out), (attention[0], (SYSTEM, SYSTEM)), (attention[1], (OTHER, OTHER)))
     assert baseline == (attention[1],)
     for scores, said in rows:
-        ways = [score(left, own, meteor=False) for left, own in zip((first, second), said, strict=True)]
+        ways = [Scorer(left).score(own, meteor=False) for left, own in zip((first, second), said, strict=True)]
         for key in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"):
             expected = sum(getattr(way, key) for way in ways) / 2
             assert getattr(scores, key) == pytest.approx(expected, abs=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from captionlab.config import SimilarityParams
-from captionlab.evaluation.retrieval import Retriever, _vectors
+from captionlab.evaluation.retrieval import Retriever, _tf_idf
 from captionlab.metrics.cider import CiderD
 from retrieval_world import BOATS, CAPTIONS, DOGS, ODD, TRAINING, photos, words
 
@@ -71,7 +71,7 @@ def test_vector_products_equal_the_cosines_of_cider() -> None:
         "a dog runs over green grass", "a dog sits on green grass", "the boats sail over blue water",
         "two boats sit over blue water",
     )  # fmt: skip
-    vectors = _vectors(captions, np.arange(4))
+    vectors = _tf_idf(captions, np.arange(4))
     product = (vectors @ vectors.T).toarray()
     cider = CiderD([[own] for own in captions])
     expected = [[cider.scores([one], [[other]])[0] / 10 for other in captions] for one in captions]
@@ -85,7 +85,7 @@ def test_consensus_is_the_mean_over_the_most_similar_captions(consensus_k: int) 
     retriever = Retriever(TRAINING, CAPTIONS, consensus_k=consensus_k)
     (found,) = retriever.captions(photos((2, 2)), neighbours=6)
     candidates = [own for photo in CAPTIONS for own in photo]
-    vectors = _vectors(candidates, np.repeat(np.arange(6), [2, 1, 1, 2, 1, 1])).toarray()
+    vectors = _tf_idf(candidates, np.repeat(np.arange(6), [2, 1, 1, 2, 1, 1])).toarray()
 
     def agreement(place: int) -> float:
         alike = [

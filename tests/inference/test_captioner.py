@@ -133,7 +133,7 @@ def test_describe_each_equals_describe_for_each_decoding(shipped: Path) -> None:
 
 def test_the_encoder_is_compiled_for_many_photos(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "COMPILE_FROM", 3)
-    monkeypatch.setattr(reading, "BLOCK", {"cpu": 2})
+    monkeypatch.setattr(reading, "CPU_BLOCK", 2)
     one, many = Captioner.load(), Captioner.load()
     names = ["holiday.jpg", "no.jpg", "beach.png", "more/house.webp"]
     found = list(many.stream(names))

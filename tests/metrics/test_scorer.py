@@ -5,6 +5,7 @@ import math
 import random
 import shutil
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import corpus_bleu
 
+from captionlab.core.records import Protocol, Scores
 from captionlab.errors import CaptionlabError
 from captionlab.metrics import meteor
 from captionlab.metrics.cider import CiderD
-from captionlab.metrics.scorer import Scorer, _longest_common_subsequence, _most, _torchtext_bleu, score
+from captionlab.metrics.scorer import Scorer, _longest_common_subsequence, _most, _torchtext_bleu
 from coco import coco_scores
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "assets/metrics_golden.json").read_text(encoding="utf-8"))
@@ -30,6 +32,13 @@ WORDS = ["a", "the", "dog", "cat", "man", "runs", "sits", "on", "in", "snow", "g
 captions = st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join)
 long_captions = st.lists(st.sampled_from(WORDS), min_size=4, max_size=9).map(" ".join)
 photos = st.dictionaries(st.text("xyz", min_size=1, max_size=3), st.lists(long_captions, min_size=1, max_size=4))
+
+
+def score(
+    references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str], protocol: Protocol = "strict",
+    meteor: bool = True,
+) -> Scores:  # fmt: skip
+    return Scorer(references, protocol).score(hypotheses, meteor)
 
 
 # ---- the strict protocol against pycocoevalcap

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from builders import digests
 from captionlab.config import BuildVocabParams, CleanCaptionsParams, Params, load_params
 from captionlab.core.files import read_json, read_jsonl, write_jsonl
 from captionlab.core.results import read_manifest
@@ -195,8 +196,10 @@ def test_captions_without_words_after_cleaning_are_named(root: Path) -> None:
             (warning,) = clean_captions(params, root)[1:]
             assert warning.startswith(f"clean_captions: train {named}")
         else:
+            written = digests(root / "artifacts/captions")
             with pytest.raises(CaptionlabError, match=f"^val and test {re.escape(named)}"):
                 clean_captions(params, root)
+            assert digests(root / "artifacts/captions") == written
 
 
 @pytest.mark.parametrize("phrases", ["สุนัขสีน้ำตาล วิ่งบนหญ้าสีเขียว", "一只狗, 在草地上跑"])

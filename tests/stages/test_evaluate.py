@@ -23,7 +23,7 @@ from captionlab.evaluation.captioned import Captioned
 from captionlab.evaluation.rows import RowCaptioner, _version
 from captionlab.inference.captioner import Captioner, Sentence
 from captionlab.inference.clip_score import ClipScorer
-from captionlab.metrics.scorer import Scorer, score
+from captionlab.metrics.scorer import Scorer
 from captionlab.stages.evaluate import _gallery, _score, evaluate
 from captionlab.training.step import measure
 from photo_sets import jpegs
@@ -57,7 +57,7 @@ def test_scores_are_those_of_the_saved_captions(evaluated: Path, system: str) ->
     for each in decodings:
         captions = {row.image: row.captions[each.decoding.label].caption for row in rows}
         for protocol in PROTOCOLS:
-            expected = dataclasses.asdict(score(references, captions, protocol))
+            expected = dataclasses.asdict(Scorer(references, protocol).score(captions))
             assert dataclasses.asdict(each.test[protocol]) == pytest.approx(expected, abs=1e-6)
 
 
@@ -73,7 +73,7 @@ def test_the_decoding_is_chosen_on_validation(
     for decoding in tiny_params.evaluate.decodings:
         said = captioner.describe(data.features(range(3)), decoding)
         captions = {image: photo[0].caption for image, photo in zip(data.images, said, strict=True)}
-        ciders.append(score(references, captions).cider or 0.0)
+        ciders.append(Scorer(references).score(captions).cider or 0.0)
     assert [each.val_cider for each in scored.decodings] == pytest.approx(ciders, abs=1e-6)
     assert ciders[scored.chosen] == max(ciders) == pytest.approx(scored.val_cider, abs=1e-6)
     metrics = read_json(evaluated / "reports/tiny/metrics.json")[f"{system}.tiny"]

@@ -17,7 +17,7 @@ from captionlab.core.results.dataset import iter_cleaned
 from captionlab.data.store import open_store
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner
-from captionlab.metrics.scorer import score
+from captionlab.metrics.scorer import Scorer
 from captionlab.models.base import Features
 from captionlab.training import fit, loop
 from captionlab.training.fit import train_system
@@ -89,7 +89,9 @@ def test_the_first_validation_photos_are_captioned_after_each_epoch(
     captioner = Captioner.load(root / MODELS / "baseline/tiny/checkpoint.safetensors")
     features = Features(torch.from_numpy(pooled[[places.index(image) for image in images]]))
     captions = dict(zip(images, captioner.describe(features, Decoding(beam=1)), strict=True))
-    expected = score(references, {image: said[0].caption for image, said in captions.items()}, meteor=False).cider
+    expected = (
+        Scorer(references).score({image: said[0].caption for image, said in captions.items()}, meteor=False).cider
+    )
     assert expected is not None
     assert best.val_cider == pytest.approx(expected, abs=1e-6)
     assert expected > 0.5

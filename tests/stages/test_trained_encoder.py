@@ -222,6 +222,9 @@ def test_a_row_gives_the_captions_of_its_evaluation(root: Path, key: str) -> Non
     assert best == evaluated
     image, caption = next(iter(best.items()))
     assert row.caption(root / DATASET / "images" / image)[0].caption == caption
+    if key.startswith("retrieval"):
+        with pytest.raises(CaptionlabError, match=r"retrieval\.tiny copies captions and has no beam; leave it out"):
+            row.caption(root / DATASET / "images" / image, beam=3)
 
 
 def test_the_command_names_a_row(root: Path, monkeypatch: pytest.MonkeyPatch, run: "Run") -> None:

@@ -107,8 +107,9 @@ def test_caption_tokens_round_trip() -> None:
     tokens = CaptionTokens(iter(photos))
     assert list(tokens) == photos
     assert (len(tokens), tokens[0], tokens[2]) == (3, photos[0], photos[2])
-    with pytest.raises(IndexError):
-        tokens[3]
+    for place in (3, -1):
+        with pytest.raises(IndexError):
+            tokens[place]
 
 
 def test_captions_of_a_photo_keep_their_order(world: "World") -> None:

@@ -141,7 +141,7 @@ def tune(
     system: Annotated[str, typer.Argument(help="SYSTEM.CONFIGURATION, such as baseline.lite0.")],
     sampler: Annotated[
         Literal["grid", "random", "hyperband"], typer.Option(help="hyperband: random points with early pruning.")
-    ] = ("random"),
+    ] = "random",
     ranges: Annotated[
         list[str] | None,
         typer.Option("--range", help="KEY=VALUE,VALUE or KEY=LOW..HIGH[:log]; KEY,KEY share a value. Repeatable."),

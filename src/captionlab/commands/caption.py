@@ -20,7 +20,6 @@ from captionlab.commands.named import load_captioner, names_no_checkpoint
 from captionlab.core import distributed
 from captionlab.core.files import atomic_file, through_link
 from captionlab.core.output import json_line
-from captionlab.core.records import Neighbours
 from captionlab.data.photos import SUFFIXES, Photo, read_upright, skipped_formats
 from captionlab.errors import CaptionlabError, printable
 from captionlab.inference.captioner import Captioner, EnsembleCaptioner, Sentence
@@ -85,13 +84,9 @@ def caption_photos(names: Sequence[str], options: Options) -> bool:
     if options.attention and not isinstance(captioner, Captioner):
         raise CaptionlabError(f"{options.model} has no attention to show")
     if options.decoding:
-        if isinstance(captioner.decoding, Neighbours):
-            raise CaptionlabError(
-                f"{options.model} copies captions and has no {', '.join(options.decoding)}; leave it out"
-            )
         changes: dict[str, Any] = {**options.decoding}
         try:
-            dataclasses.replace(captioner.decoding, **changes)
+            captioner.decoding_with(**changes)
         except ValueError as error:
             raise CaptionlabError(str(error)) from None
     file = None

@@ -28,14 +28,13 @@ from captionlab.core.dataset_source import is_imported
 from captionlab.core.records import DATASET
 from captionlab.core.results import read_manifest
 from captionlab.core.results.dataset import iter_dataset
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, one_line, some_of
 from captionlab.tracking.address import reason, shown
 from captionlab.tracking.store import sqlite_file, tracking_uri
 
 SHOWN_PACKAGES = ("torch", "torchvision", "dvc", "mlflow")
 FULL_GIGABYTES, TIGHT_GIGABYTES = 0.5, 5.0  # the drawn scenes leave 0.2 GB behind; Flickr8k needs 4 with its zips
 STATUS_SECONDS, SERVER_SECONDS = 120.0, 5.0
-_SHOWN_STAGES = 3
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -158,7 +157,7 @@ def _device(params: Params | None) -> Iterator[Finding]:
         fast = uses_bf16(params.training.precision if params else "auto", device)
     except (ImportError, OSError, CaptionlabError) as error:
         advice = "" if isinstance(error, CaptionlabError) else "reinstall torch (make test)"
-        yield Finding(name="device", verdict="fail", found=_one_line(error), advice=advice)
+        yield Finding(name="device", verdict="fail", found=one_line(error), advice=advice)
         return
     name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} cores"
     used = "trains in bf16" if fast else "trains in float32: bf16 is no faster here"
@@ -174,7 +173,7 @@ def _encoders(params: Params | None) -> Iterator[Finding]:
         from captionlab.encoders.load import find_weights, trained_blocks
         from captionlab.encoders.torchvision_models import TORCHVISION_WEIGHTS
     except (ImportError, OSError) as error:
-        yield Finding(name="encoders", verdict="fail", found=_one_line(error), advice="reinstall captionlab")
+        yield Finding(name="encoders", verdict="fail", found=one_line(error), advice="reinstall captionlab")
         return
     named = [trained_blocks(name)[0] for name in params.extract_features.encoders] if params else []
     used = [part for name in named for part in (SIDE_BY_SIDE[name][0] if name in SIDE_BY_SIDE else (name,))]
@@ -227,7 +226,7 @@ def _dataset(params: Params, root: Path) -> Iterator[Finding]:
         named = manifest.name
     except (CaptionlabError, OSError) as error:
         advice = "dvc repro -f download makes it again"
-        yield Finding(name="dataset", verdict="fail", found=f"incomplete: {_one_line(error)}", advice=advice)
+        yield Finding(name="dataset", verdict="fail", found=f"incomplete: {one_line(error)}", advice=advice)
         return
     if not complete:
         first = f", {missing[0]} is missing" if missing else ""
@@ -247,7 +246,7 @@ def _artifacts(root: Path) -> Finding:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=STATUS_SECONDS, check=False)
         status: dict[str, list[Any]] = json.loads(done.stdout)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding(name="artifacts", verdict="warn", found=f"dvc status failed ({_one_line(error)})")
+        return Finding(name="artifacts", verdict="warn", found=f"dvc status failed ({one_line(error)})")
     except json.JSONDecodeError:
         said = (done.stderr.strip().splitlines() or ["no message"])[0].removeprefix("ERROR: ")
         busy = "lock" in said
@@ -259,8 +258,7 @@ def _artifacts(root: Path) -> Finding:
     stale = [stage for stage, changes in status.items() if changes != ["always changed"] and stage not in ignored]
     if not stale:
         return Finding(name="artifacts", verdict="ok", found="every stage is up to date")
-    some = ", ".join(stale[:_SHOWN_STAGES]) + (", ..." if len(stale) > _SHOWN_STAGES else "")
-    found = f"{len(stale)} steps are stale or have not run ({some})"
+    found = f"{len(stale)} steps are stale or have not run ({some_of(stale)})"
     return Finding(name="artifacts", verdict="warn", found=found, advice="dvc repro runs them")
 
 
@@ -325,7 +323,7 @@ def _java() -> Finding:
         done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=True)
         version = next(line for line in (done.stderr + done.stdout).splitlines() if " version " in line)
     except (OSError, subprocess.SubprocessError, StopIteration) as error:
-        return Finding(name="java", verdict="warn", found=f"{java} does not run ({_one_line(error)})", advice=advice)
+        return Finding(name="java", verdict="warn", found=f"{java} does not run ({one_line(error)})", advice=advice)
     try:
         metadata.version("pycocoevalcap")
     except metadata.PackageNotFoundError:
@@ -340,7 +338,3 @@ def _disk(root: Path) -> Finding:
     advice = f"free space: the drawn scenes need {FULL_GIGABYTES:g} GB, Flickr8k {TIGHT_GIGABYTES:g} GB"
     verdict: Verdict = "fail" if free < FULL_GIGABYTES else "warn"
     return Finding(name="disk", verdict=verdict, found=f"{free:,.1f} GB free", advice=advice)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

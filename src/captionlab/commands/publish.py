@@ -15,7 +15,7 @@ from captionlab.commands.named import refuse_row_without_checkpoint
 from captionlab.commands.release import card
 from captionlab.core.files import atomic_folder, write_json
 from captionlab.core.records import RELEASED
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, one_line
 from captionlab.inference.captioner import Captioner
 from captionlab.serving.registry import local_checkpoint
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 _SCORES = {"bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr-D"}
 _NAME = "OWNER/NAME"
-_BUILT_IN = "scenes"  # the dataset that is under this project's own licence
+_BUILT_IN = "scenes"  # the format of the drawn scenes, which are under this project's own licence
 _LICENCE = "## Licence"  # the card's section
 _USE = """
 ## How to use
@@ -67,7 +67,7 @@ def publish(folder: Path, model: str | None, repository: str | None, *, private:
             page = f"---\n{_metadata(captioner)}\n---\n\n{text}{_USE.replace(_NAME, repository or _NAME)}"
             (temporary / "README.md").write_text(page, encoding="utf-8", newline="\n")
             write_json(temporary / "config.json", _config(captioner))
-            if captioner.identity.dataset != _BUILT_IN:
+            if captioner.release.format != _BUILT_IN:
                 licence = text.partition(f"\n{_LICENCE}\n")[2].partition("\n## ")[0]
                 (temporary / "LICENSE.md").write_text(f"# Licence\n{licence}\n", encoding="utf-8", newline="\n")
     name, option = captioner.name, " --private" if private else ""
@@ -86,7 +86,7 @@ def _metadata(captioner: Captioner) -> "ModelCardData":
 
     identity, release = captioner.identity, captioner.release
     assert release is not None
-    own = identity.dataset == _BUILT_IN
+    own = release.format == _BUILT_IN
     results = [
         EvalResult(
             task_type="image-to-text", dataset_type=identity.dataset, dataset_name=identity.dataset,
@@ -123,9 +123,8 @@ def _upload(folder: Path, repository: str, private: bool) -> str:
         api.create_repo(repository, exist_ok=True, private=private)
         commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="captionlab publish")
     except Exception as error:  # those of its HTTP library, which is not always the same
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CaptionlabError(
-            f"{repository} cannot be uploaded ({reason}); {folder} is complete: log in with "
+            f"{repository} cannot be uploaded ({one_line(error)[:300]}); {folder} is complete: log in with "
             f"`hf auth login`, then hf upload {repository} {folder}{' --private' if private else ''}"
         ) from error
     return str(commit.commit_url)

@@ -59,7 +59,7 @@ def release(root: Path, name: str | None = None, *, unnamed: bool = True) -> lis
     halved = _halved(captioner.model)
     unchanged = round(_same_captions(root, captioner, halved, decoding), 4)
     half = unchanged >= MIN_UNCHANGED
-    diagnostics = read_diagnostics(root)
+    diagnostics, manifest = read_diagnostics(root), read_manifest(root)
     made = Checkpoint(
         model=halved if half else captioner.model,
         vocab=captioner.vocab,
@@ -67,13 +67,14 @@ def release(root: Path, name: str | None = None, *, unnamed: bool = True) -> lis
         decoding=decoding,
         release=Release(
             dataset_digest=evaluation.dataset_digest,
-            photos={str(split): count for split, count in read_manifest(root).splits.items()},
+            photos={str(split): count for split, count in manifest.splits.items()},
             scores=scores.best.test["strict"],
             intervals=diagnostics.intervals[scores.key],
             diagnostics=diagnostics.configurations[scores.key],
             bits=16 if half else 32,
             unchanged=unchanged if half else 1.0,
             photo_size=_photo_size(root / DATASET / "images"),
+            format=manifest.format,
         ),
     )
     size = sum(_bytes(tensor, half) for tensor in {*made.model.parameters(), *made.model.buffers()}) / 1e6

@@ -14,7 +14,7 @@ from captionlab.data.caption_formats import read_captions, read_references
 from captionlab.data.text import clean
 from captionlab.errors import CaptionlabError, some_of
 from captionlab.metrics.bootstrap import draw, interval
-from captionlab.metrics.scorer import Scorer, score
+from captionlab.metrics.scorer import Scorer
 
 RESAMPLES, SEED = 1000, 1  # as the report has them unless params.yaml says otherwise
 
@@ -49,7 +49,8 @@ def score_files(
             f"{references}: {len(wordless):,} photos have no reference with a word ({some_of(wordless)})"
         )
     try:
-        scores = score(known, generated, meteor=meteor)
+        scorer = Scorer(known)
+        scores = scorer.score(generated, meteor)
     except CaptionlabError as error:
         can_help = not subset and generated and generated.keys() < known.keys()
         advice = "; --subset leaves these out" if can_help else ""
@@ -58,7 +59,7 @@ def score_files(
         return Scored(dataclasses.replace(scores, cider=None))
     if not intervals:
         return Scored(scores)
-    resampled = Scorer(known).per_photo(generated).scores(draw(len(known), RESAMPLES, SEED))
+    resampled = scorer.per_photo(generated).scores(draw(len(known), RESAMPLES, SEED))
     return Scored(scores, {name: interval(values_R) for name, values_R in resampled.items()})
 
 

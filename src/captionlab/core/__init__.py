@@ -1,1 +1,1 @@
-"""Plumbing that every part uses and that decides no result: files, devices, processes, records."""
+"""What every part uses: files, devices and their arithmetic, processes, records."""

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+from captionlab.core.cores import local_processes
 from captionlab.errors import CaptionlabError, first_line
 
 Value = TypeVar("Value")
@@ -35,7 +36,7 @@ def process_group() -> Iterator[None]:
         # After a restart torchrun keeps the store, with the addresses of the processes that ended.
         store = dist.PrefixStore(f"attempt{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cards >= local_world_size() else "gloo",
+            "cpu:gloo,cuda:nccl" if cards >= local_processes() else "gloo",
             store=store, rank=own, world_size=world, timeout=TIMEOUT,
         )  # fmt: skip
     yield
@@ -55,11 +56,6 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this is the process that writes results, prints and tracks."""
     return rank() == 0
-
-
-def local_world_size() -> int:
-    """The number of processes on this machine."""
-    return int(os.environ["LOCAL_WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
 def shard(total: int, unit: int = 1) -> slice:

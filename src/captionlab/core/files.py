@@ -113,6 +113,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.partial")
     former = path.with_name(f".{path.name}.former.partial")
     try:
+        _move_back(former, path)  # where a run was killed before the new one was in its place
         shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
         temporary.mkdir(parents=True)
         yield temporary
@@ -125,7 +126,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise CaptionlabError(f"cannot write {path}: {reason}; free space or choose a writable folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
+        with suppress(OSError):
+            _move_back(former, path)
+            shutil.rmtree(former)
+
+
+def _move_back(former: Path, path: Path) -> None:
+    if former.exists() and not path.exists():
+        former.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:

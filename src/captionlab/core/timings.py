@@ -39,13 +39,13 @@ def _path(root: Path, stage: str, item: str) -> Path:
 def _peak_megabytes() -> float | None:
     """None where the system does not report it."""
     try:  # Linux counts the peak of the program that started this one in ru_maxrss
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return next(round(int(line.split()[1]) / 1e3, 1) for line in status.splitlines() if line.startswith("VmHWM:"))
+        status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(round(int(line.split()[1]) * 1024 / 1e6, 1) for line in status if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
         pass
     try:
         import resource
     except ImportError:  # Windows
         return None
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)

@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from captionlab.core.files import check_regular
 from captionlab.data.resolution import without_resolution
 from captionlab.data.upright import upright
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, one_line
 
 Pixels = NDArray[np.uint8]
 Photo = Path | str | bytes | Image.Image | Pixels
@@ -234,4 +234,4 @@ def _reason(error: BaseException) -> str:
         )
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # without the path, which the message already has
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, one_line
 
 MAX_MEMBER_BYTES = 64 << 20
 MAX_NAME_BYTES = 255  # limit of common file systems
@@ -108,5 +108,4 @@ def _blocks(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> 
 
 
 def _damaged(what: Path | str, error: Exception) -> CaptionlabError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return CaptionlabError(f"{what} is truncated or damaged ({reason}); get the zip again")
+    return CaptionlabError(f"{what} is truncated or damaged ({one_line(error)}); get the zip again")

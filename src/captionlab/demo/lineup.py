@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from captionlab.core.records import MODELS, NO_WORDS, RELEASED, Decoding, Neighbours
+from captionlab.core.records import CHECKPOINT, MODELS, NO_WORDS, RELEASED, Decoding, Neighbours
 from captionlab.core.results import read_manifest
 from captionlab.errors import CaptionlabError
 from captionlab.inference.captioner import Captioner, Sentence
@@ -49,7 +49,7 @@ class Lineup:
         A checkpoint that cannot be read, such as one of an earlier version that params.yaml no longer names, is left
         out with a line on standard error. Raises CaptionlabError if no system is left, or a row is missing.
         """
-        paths = sorted((root / MODELS).glob("*/*/checkpoint.safetensors"))
+        paths = sorted((root / MODELS).glob(f"*/*/{CHECKPOINT}"))
         if RELEASED.exists():
             paths.insert(0, RELEASED)
         if not paths and not rows:

@@ -1,1 +1,1 @@
-"""The CNNs by name, and how they turn photos into stored features."""
+"""The CNNs and vision transformers by name, and how they turn photos into stored features."""

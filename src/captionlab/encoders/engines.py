@@ -88,7 +88,7 @@ def to_onnx(
 
 
 class TorchEngine:
-    """Eager PyTorch, channels-last: fp16 inside the CNN on CUDA, float32 elsewhere (the reference on CPU)."""
+    """Eager PyTorch, channels-last: fp16 inside the network on CUDA, float32 elsewhere (the reference on CPU)."""
 
     def __init__(self, encoder: Encoder, device: str) -> None:
         self.batch = CPU_BATCH if device == "cpu" else gpu_batch(encoder.pixels)

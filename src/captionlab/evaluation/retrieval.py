@@ -8,6 +8,7 @@ semantic analysis, X all features that photos are compared by.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,13 +58,20 @@ class Retriever:
             compared_NX = np.hstack([normalize(standard_ND), by_meaning.semantic_weight * normalize(meaning_NM)])
         self._search = NearestNeighbors(metric="cosine", algorithm="brute").fit(compared_NX)
         self._consensus_k = consensus_k
-        self._cider = CiderD(captions)
+        self._by_photo = captions
         self._captions = [words for own in captions for words in own]
         self._lengths_C = np.array([len(words) for words in self._captions])
         self._first = np.cumsum([0, *map(len, captions)])  # of each photo's captions
-        self._vectors_CG = _vectors(self._captions, np.repeat(np.arange(len(captions)), list(map(len, captions))))
         # The most typical photos are those nearest to the mean, which is 0.
         self._typical = np.argsort(np.square(standard_ND).sum(1), kind="stable")
+
+    @cached_property
+    def _cider(self) -> CiderD:  # re-ranking alone needs it
+        return CiderD(self._by_photo)
+
+    @cached_property
+    def _vectors(self) -> csr_matrix:  # (C, G); retrieval alone needs it
+        return _tf_idf(self._captions, np.repeat(np.arange(len(self._by_photo)), list(map(len, self._by_photo))))
 
     def captions(self, pooled_QD: NDArray[np.float32], neighbours: int) -> list[Words]:
         """A training caption for each photo, from those of its ``neighbours`` nearest photos."""
@@ -97,7 +105,7 @@ class Retriever:
 
     def _consensus(self, photos: NDArray[np.intp]) -> Words:
         rows = self._rows(photos)
-        own_CG, lengths = self._vectors_CG[rows], self._lengths_C[rows]
+        own_CG, lengths = self._vectors[rows], self._lengths_C[rows]
         alike_CC = (own_CG @ own_CG.T).toarray()
         alike_CC *= np.exp(-((lengths[:, None] - lengths) ** 2) / (2 * SIGMA**2))
         np.fill_diagonal(alike_CC, -1.0)  # a candidate is not compared with itself
@@ -115,7 +123,7 @@ def _meanings(captions: Sequence[Sequence[Words]], params: SimilarityParams) -> 
     return meaning_NM - meaning_NM.mean(0)
 
 
-def _vectors(captions: Sequence[Words], photo_C: NDArray[np.intp]) -> csr_matrix:
+def _tf_idf(captions: Sequence[Words], photo_C: NDArray[np.intp]) -> csr_matrix:
     """(C, G) captions as tf-idf vectors of n-grams, as in CIDEr; each order has length 1 / sqrt(ORDERS).
 
     The product of two rows is then the mean over the orders of their cosines.

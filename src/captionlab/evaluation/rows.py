@@ -82,8 +82,14 @@ class RowCaptioner(CaptionsPhotos[Ranked]):
             decoding=decoding, describe=describe,
         )  # fmt: skip
 
+    def decoding_with(self, **changes: Any) -> Decoding | Neighbours:
+        """The row's decoding with other fields; CaptionlabError for a row of retrieval, which has none of them."""
+        if changes and isinstance(self.decoding, Neighbours):
+            raise CaptionlabError(f"{self.key} copies captions and has no {', '.join(changes)}; leave it out")
+        return dataclasses.replace(self.decoding, **changes)
+
     def stream(self, photos: Sequence[Photo], **changes: Any) -> Iterator[Ranked | CaptionlabError]:
-        decoding = dataclasses.replace(self.decoding, **changes)
+        decoding = self.decoding_with(**changes)
         return stream_photos(self.readers, photos, lambda features: self.describe(features, decoding))
 
 

@@ -4,6 +4,7 @@ Knows checkpoints, encoders and decoding; nothing of datasets or scores.
 """
 
 import dataclasses
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,8 +44,38 @@ class Sentence:
     tokens: tuple[int, ...]
 
 
+class _Decodes(CaptionsPhotos[list[Sentence]]):
+    """A captioner that decodes the words of its ``model`` by beam search."""
+
+    model: Decoder
+    vocab: Vocabulary
+    decoding: Decoding
+    device: str
+
+    @property
+    @abstractmethod
+    def readers(self) -> list[PhotoReader]:
+        """Compute what the system reads of a photo: one for each encoder."""
+
+    def describe(self, features: Features, decoding: Decoding | None = None) -> list[list[Sentence]]:
+        """The captions of each photo, best first, from features of the encoders in ``sources``."""
+        return self.describe_each(features, [decoding or self.decoding])[0]
+
+    def describe_each(self, features: Features, decodings: Sequence[Decoding]) -> list[list[list[Sentence]]]:
+        """The same by decoding, in less time than one after another."""
+        return _describe(self.model, self.vocab, features.to(self.device), decodings)
+
+    def decoding_with(self, **changes: Any) -> Decoding:
+        """The decoding that validation selected, with other fields; ValueError where they do not fit."""
+        return dataclasses.replace(self.decoding, **changes)
+
+    def stream(self, photos: Sequence[Photo], **changes: Any) -> Iterator[list[Sentence] | CaptionlabError]:
+        decoding = self.decoding_with(**changes)
+        return stream_photos(self.readers, photos, lambda features: self.describe(features, decoding))
+
+
 @dataclass(frozen=True)
-class Captioner(CaptionsPhotos[list[Sentence]]):
+class Captioner(_Decodes):
     """A trained system, ready to caption photos or features on its ``device``.
 
     ``decoding`` was selected on the validation split; every call may override parts of it.
@@ -107,17 +138,10 @@ class Captioner(CaptionsPhotos[list[Sentence]]):
         """The encoder whose features it reads, and whether it reads their grid."""
         return {self.identity.encoder: self.uses_regions}
 
-    def describe(self, features: Features, decoding: Decoding | None = None) -> list[list[Sentence]]:
-        """The captions of each photo, best first, from features of the encoder the system was trained on."""
-        return self.describe_each(features, [decoding or self.decoding])[0]
-
-    def describe_each(self, features: Features, decodings: Sequence[Decoding]) -> list[list[list[Sentence]]]:
-        """The same by decoding, in less time than one after another."""
-        return _describe(self.model, self.vocab, features.to(self.device), decodings)
-
-    def stream(self, photos: Sequence[Photo], **changes: Any) -> Iterator[list[Sentence] | CaptionlabError]:
-        decoding = dataclasses.replace(self.decoding, **changes)
-        return stream_photos([self.reader], photos, lambda features: self.describe(features, decoding))
+    @property
+    def readers(self) -> list[PhotoReader]:
+        """Its only reader."""
+        return [self.reader]
 
     @cached_property
     def reader(self) -> PhotoReader:
@@ -155,7 +179,7 @@ class Captioner(CaptionsPhotos[list[Sentence]]):
 
 
 @dataclass(frozen=True)
-class EnsembleCaptioner(CaptionsPhotos[list[Sentence]]):
+class EnsembleCaptioner(_Decodes):
     """Several trained systems whose next-word probabilities are averaged."""
 
     model: Ensemble
@@ -216,18 +240,6 @@ class EnsembleCaptioner(CaptionsPhotos[list[Sentence]]):
             max((m for m in self.members if m.identity.encoder == name), key=lambda member: member.identity.grid).reader
             for name in self.sources
         ]
-
-    def describe(self, features: Features, decoding: Decoding | None = None) -> list[list[Sentence]]:
-        """The captions of each photo, best first, from features of the encoders in ``sources``."""
-        return self.describe_each(features, [decoding or self.decoding])[0]
-
-    def describe_each(self, features: Features, decodings: Sequence[Decoding]) -> list[list[list[Sentence]]]:
-        """The same by decoding, in less time than one after another."""
-        return _describe(self.model, self.vocab, features.to(self.device), decodings)
-
-    def stream(self, photos: Sequence[Photo], **changes: Any) -> Iterator[list[Sentence] | CaptionlabError]:
-        decoding = dataclasses.replace(self.decoding, **changes)
-        return stream_photos(self.readers, photos, lambda features: self.describe(features, decoding))
 
     def warm_up(self) -> None:
         """As ``Captioner.warm_up``, for every encoder."""

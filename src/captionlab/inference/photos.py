@@ -19,8 +19,7 @@ from captionlab.encoders.load import Encoder, load_encoder
 from captionlab.errors import CaptionlabError
 from captionlab.models.base import Features
 
-BLOCK = {"cpu": 32}  # photos that are captioned together, by device
-ACCELERATOR_BLOCK = 256
+CPU_BLOCK, GPU_BLOCK = 32, 256  # photos that are captioned together
 COMPILE_FROM = 100  # photos from which compiling the encoder saves more time than it takes
 
 Captions = TypeVar("Captions")
@@ -117,7 +116,7 @@ def stream_photos(
     It gets the features of the first reader, with those of the further ones as ``others``.
     """
     engines = [reader.engine(len(photos)) for reader in readers]
-    block = BLOCK.get(readers[0].device, ACCELERATOR_BLOCK)
+    block = CPU_BLOCK if readers[0].device == "cpu" else GPU_BLOCK
     with ThreadPoolExecutor(min(8, threads())) as pool:
         for i in range(0, len(photos), block):
             read = [list(pool.map(reader.read, photos[i : i + block])) for reader in readers]

@@ -154,16 +154,6 @@ class Scorer:
         return Scores(bleu_1=bleu_1, bleu_2=bleu_2, bleu_3=bleu_3, bleu_4=bleu_4, rouge_l=None, cider=None, meteor=None)
 
 
-def score(
-    references: Mapping[str, Sequence[str]],
-    hypotheses: Mapping[str, str],
-    protocol: Protocol = "strict",
-    meteor: bool = True,
-) -> Scores:
-    """Score one caption a photo against its references: ``Scorer`` in one call."""
-    return Scorer(references, protocol).score(hypotheses, meteor)
-
-
 def _check_ids(images: Sequence[str], hypotheses: Mapping[str, str]) -> None:
     known = set(images)
     missing = [image for image in images if image not in hypotheses]

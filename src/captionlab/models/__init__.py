@@ -1,1 +1,1 @@
-"""The captioning systems: the decoder contract in ``base`` and one file for each system. No data, files or words."""
+"""The captioning systems: the decoder contract in ``base`` and a file or folder for each system. No data or words."""

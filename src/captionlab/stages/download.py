@@ -21,9 +21,7 @@ from captionlab.datasets import Problem
 from captionlab.datasets.checks import check, read_photos, usable
 from captionlab.datasets.sources import read
 from captionlab.datasets.splits import completed
-from captionlab.errors import CaptionlabError
-
-_NAMED_IN_SUMMARY = 3
+from captionlab.errors import CaptionlabError, some_of
 
 
 def download(params: Params, root: Path) -> list[str]:
@@ -89,6 +87,5 @@ def _summary(problems: list[Problem]) -> str:
     parts = []
     for kind, count in sorted(kinds.items()):
         items = [problem.item for problem in problems if problem.kind == kind]
-        more = ", ..." if count > _NAMED_IN_SUMMARY else ""
-        parts.append(f"{kind}: {count:,} ({', '.join(items[:_NAMED_IN_SUMMARY])}{more})")
+        parts.append(f"{kind}: {count:,} ({some_of(items)})")
     return "; ".join(parts)

@@ -69,7 +69,7 @@ from captionlab.evaluation.rows import training_captions, training_retriever
 from captionlab.inference.captioner import Captioner
 from captionlab.metrics.agreement import agreements
 from captionlab.metrics.scorer import Scorer
-from captionlab.training.batches import CaptionedFeatures, CaptionTokens, SplitCaptions
+from captionlab.training.batches import CaptionedFeatures, SplitCaptions
 
 References = dict[str, Sequence[str]]
 
@@ -248,10 +248,10 @@ def _diagnose(
 def _agreements(params: Params, root: Path, further: FurtherScorer) -> Agreements:
     """How far each score agrees with people; empty where the dataset has no judgments."""
     judged = read_judged(root)
-    images = {each.image for each in judged}
-    references = {record.image: list(record.captions) for record in iter_dataset(root) if record.image in images}
     if not judged:
         return {}
+    images = {each.image for each in judged}
+    references = {record.image: list(record.captions) for record in iter_dataset(root) if record.image in images}
     retrievals = [config.encoder for config in params.retrieval.values()]
     store = open_store(root / FEATURES / [*retrievals, *params.extract_features.encoders][0])
     photos, own_captions = training_captions(root)
@@ -288,8 +288,7 @@ def _maps(params: Params, root: Path, own: Captioned, chosen: int, selected: Gal
     """The attention maps of one system for the gallery's photos, one per word of its caption."""
     captioner = Captioner.load(checkpoint_of(root, own.system, own.name), params.device, Decoding())
     store = open_store(root / FEATURES / captioner.identity.encoder)
-    images = [photo.image for photo in selected.photos]
-    data = CaptionedFeatures.of(store, True, SplitCaptions(images, CaptionTokens([] for _ in images)))
+    data = CaptionedFeatures.of(store, True, SplitCaptions.without_words(photo.image for photo in selected.photos))
     maps = []
     for place, photo in enumerate(selected.photos):
         sentence = own.sentences["test"][chosen][photo.image]

@@ -86,20 +86,22 @@ class CaptionTokens:
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, photo: int) -> list[list[int]]:
+        if photo < 0:
+            raise IndexError(photo)
         ends = self._captions[self._photos[photo] : self._photos[photo + 1] + 1]
         return [self._tokens[start:end].tolist() for start, end in pairwise(ends)]
 
 
 @dataclass(frozen=True)
 class SplitCaptions:
-    """The photos of one split that have a caption with words, and their encoded captions."""
+    """Photos, such as those of one split that have a caption with words, and their encoded captions."""
 
-    images: Sequence[str]  # sorted
+    images: Sequence[str]
     tokens: CaptionTokens  # by photo, in the order of ``images``
 
     @classmethod
     def of(cls, captions: Iterable[Caption], split: Split, vocab: Vocabulary) -> "SplitCaptions":
-        """Collect a split's captions, one pass over all; raises CaptionlabError if there are none."""
+        """Collect a split's captions, photos sorted, in one pass; raises CaptionlabError if there are none."""
         by_image: dict[str, list[array[int]]] = {}
         for caption in captions:
             if caption.split == split and caption.words:
@@ -108,6 +110,12 @@ class SplitCaptions:
             raise CaptionlabError(f"split {split} has no captions; a system needs some for training and validation")
         images = sorted(by_image)
         return cls(images, CaptionTokens(by_image[image] for image in images))
+
+    @classmethod
+    def without_words(cls, images: Iterable[str]) -> "SplitCaptions":
+        """Photos without captions, of which features alone are read."""
+        images = list(images)
+        return cls(images, CaptionTokens([] for _ in images))
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def train_system(params: Params, root: Path, system: str, name: str) -> list[str
 def _greedy_cider(root: Path, material: Material, photos: int) -> ValidationCider | None:
     """The score of the first ``photos`` validation photos' greedy captions, of up to 30 words.
 
-    The references are cleaned as the system learns them: with the cleaning ``standard``, as the strict protocol does.
+    The references are cleaned as the system learns them.
     None for fewer than two photos, whose CIDEr-D is always 0.
     """
     if min(photos, len(material.val_set.images)) < 2:

@@ -12,7 +12,7 @@ from captionlab.core.files import check_regular
 from captionlab.core.records import Decoding, Scores
 from captionlab.core.results import ConfigurationDiagnostics
 from captionlab.core.validation import first_fault
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, one_line
 
 FORMAT = 2
 METADATA = "captionlab"  # the key of the file's metadata
@@ -54,6 +54,7 @@ class Release:
     bits: Size  # per stored weight
     unchanged: float  # share of the validation captions that are those of the 32-bit weights
     photo_size: tuple[Size, Size] | None = None  # median width and height of the photos; None as released before
+    format: str | None = None  # of the dataset; None as released before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,5 +113,6 @@ def _build(kind: type[Described], value: Any, path: Path) -> Described:
 
 def no_checkpoint(path: Path, reason: object) -> CaptionlabError:
     """The error for a file that is no checkpoint."""
-    line = " ".join(str(reason).split()) or type(reason).__name__
-    return CaptionlabError(f"{path} is not a checkpoint of captionlab ({line[:200]}); train the system again")
+    return CaptionlabError(
+        f"{path} is not a checkpoint of captionlab ({one_line(reason)[:200]}); train the system again"
+    )

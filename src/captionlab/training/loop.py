@@ -227,7 +227,8 @@ class _Gradients:
 
     def __init__(self, model: Decoder, params: TrainingParams, bf16: bool, finetuning: Finetuning | None) -> None:
         self._model, self._params, self._bf16 = model, params, bf16
-        self._loss, self._prepare = (None, None) if finetuning is None else (finetuning.loss, finetuning.prepare)
+        finetuning = finetuning or Finetuning()
+        self._loss, self._prepare = finetuning.loss, finetuning.prepare
         self.device = next(model.parameters()).device
         graphs = self.device.type == "cuda" and (self._loss is None or self._prepare is not None)
         self.graphed = GraphedStep(partial(_padded_step, model, params, self._loss), model) if graphs else None
