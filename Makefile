@@ -83,10 +83,12 @@ bench: .venv/.installed
 	for part in extraction training shared decoding startup export growth stages; do python bench/$$part.py $(BENCH) || exit 1; done
 
 # make gpu [SOURCE=folder with Flickr8k's zips]: the tests that need an NVIDIA GPU, then its speeds, to reports/gpu.md;
-# six minutes. Speeds are measured even if a test fails. (presets/gpu.yaml is something else: captionlab preset gpu.)
-gpu: .venv/.installed
-	pytest -m cuda -rs tests/*/test_*_on_gpu.py; tests=$$?; \
-	python bench/gpu.py $(if $(wildcard $(SOURCE)/Flickr8k_Dataset.zip),--source $(SOURCE)) && exit $$tests
+# six minutes. Speeds are measured even if a test fails. Without .venv it runs with $(PYTHON), if that has PyTorch and
+# pytest: bench/gpu.py says what else is needed. (presets/gpu.yaml is something else: captionlab preset gpu.)
+gpu:
+	@test ! -e .venv && $(PYTHON) -c 'import torch, pytest' 2> /dev/null || $(MAKE) --no-print-directory install
+	PYTHONPATH=src:$$PYTHONPATH $(PYTHON) -m pytest -m cuda -rs tests/*/test_*_on_gpu.py; tests=$$?; \
+	PYTHONPATH=src:$$PYTHONPATH $(PYTHON) bench/gpu.py $(if $(wildcard $(SOURCE)/Flickr8k_Dataset.zip),--source $(SOURCE)) && exit $$tests
 
 # Keras in an environment of its own, for the comparison in bench/training.py.
 bench-keras: .venv-keras/.installed

@@ -34,6 +34,7 @@ from training import Subject, subjects
 
 NAMES = ("baseline.lite0", "modified.lite2", "attention.lite2", "attention.lite2_states", "modified.resnet50")
 PHOTOS = 48  # 240 captions, in 3 steps an epoch
+LAYERS = {"baseline.lite0": 2}  # with dropout between them
 # Optional training settings, each used by some system.
 CHANGES: dict[str, dict[str, Any]] = {
     "attention.lite2": {"doubly_stochastic": 0.5, "ema_decay": 0.9},
@@ -46,7 +47,8 @@ def subject(name: str) -> Subject:
     """A system with its training parameters and 48 photos."""
     found = {each.name: each for each in subjects(PHOTOS)}[name]
     changes = {"epochs": 3, "patience": 3, "batch_size": 16, **CHANGES.get(name, {})}
-    return replace(found, training=replace(found.training, **changes))
+    config = replace(found.config, layers=LAYERS.get(name, found.config.layers))
+    return replace(found, config=config, training=replace(found.training, **changes))
 
 
 def without_dropout(model: Decoder) -> Decoder:

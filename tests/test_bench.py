@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -177,5 +178,6 @@ def test_a_part_of_the_gpu_benchmark_that_fails_does_not_lose_the_others(
 def test_captioning_is_timed_without_the_released_captioner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a system with random weights: `make gpu` needs no more files than code and encoders."""
     monkeypatch.setattr(common, "RELEASED", tmp_path / "none")
-    *_, said = gpu.captioning_part(gpu.Bench("cpu", gpu.SMOKE, tmp_path))
+    said, _, aim = gpu.captioning_part(gpu.Bench("cpu", gpu.SMOKE, tmp_path))
+    assert re.fullmatch(r"The aim is 3 s for 200: (reached|missed) \(\S+\)\.", aim)
     assert said.startswith("An attention system with random weights captions ")

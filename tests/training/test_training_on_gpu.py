@@ -33,6 +33,7 @@ from captionlab.training.step import measure, packed_loss, padded_loss
 from captionlab.training.validation import ValidationCider, greedy
 from cuda_systems import NAMES, PHOTOS, digest, subject, train_on, without_dropout
 from drawn import draw
+from training import subjects
 
 if TYPE_CHECKING:
     from conftest import World
@@ -125,6 +126,21 @@ def test_a_killed_training_resumes_to_the_same_bytes(trained: dict[str, Any], na
     expected, history = trained[name]
     assert result == history
     assert digest(model) == digest(expected)
+
+
+def test_steps_of_64_photos_repeat(tmp_path: Path) -> None:
+    """As presets/gpu.yaml has them: more words than 3,072, from which PyTorch has other kernels for embeddings."""
+    (own,) = (each for each in subjects(128) if each.name == "attention.lite2")
+    training = replace(own.training, epochs=2, patience=2, batch_size=64)
+    digests = set()
+    for number in range(2):
+        model = own.fresh().to("cuda")
+        train(
+            model, Splits(own.data, own.few), training, resume_file=ResumeFile(tmp_path / f"{number}.pt", "key"),
+            on_epoch=lambda _: None,
+        )  # fmt: skip
+        digests.add(digest(model))
+    assert len(digests) == 1
 
 
 def test_a_recorded_step_gets_new_random_numbers(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from captionlab.models.base import Decoder
 from captionlab.training.batches import Batch, CaptionedFeatures
 from captionlab.training.step import teacher_forced_logits
 
+_PHOTOS_AT_ONCE = 100
+
 
 class Distillation:
     """The loss of ``training.loop.train`` when a system is distilled.
@@ -20,7 +22,8 @@ class Distillation:
     ``teacher`` is one system or an ensemble. ``train_set`` has the features of its encoders, for the same photos in the
     same order as the student's training set. ``cross_entropy`` is the share (0 to 1) of the loss that is cross-entropy
     of the reference captions. The teacher computes each caption once; the ``top_k`` most probable words are kept, with
-    their probabilities scaled to sum to 1.
+    their probabilities scaled to sum to 1. On CUDA that is done at once for all photos, in
+    order: a product of a batch of another size may have other last bits, and a resumed training needs the same ones.
     """
 
     def __init__(self, teacher: Decoder, train_set: CaptionedFeatures, *, cross_entropy: float, top_k: int) -> None:
@@ -30,6 +33,9 @@ class Distillation:
         self._cross_entropy = cross_entropy
         self._top_k = top_k
         self._targets: dict[int, tuple[Tensor, Tensor]] = {}  # words and shares by photo, in small types
+        if self._device.type == "cuda":
+            for batch in train_set.batches(_PHOTOS_AT_ONCE):
+                self._compute_targets(batch)
 
     def loss(self, model: Decoder, batch: Batch, logits_NV: Tensor, cross_entropy: Tensor) -> tuple[Tensor, None]:
         """The mixed loss of a batch, given the system's logits and their cross-entropy; there is no reward.

@@ -238,12 +238,13 @@ class _Gradients:
         if self.graphed is None:
             return prepared_for(self.device.type, batches)
         photos = -(-self._params.batch_size // distributed.world_size())
-        return prepared_ahead(with_fixed_shape(batch, photos) for batch in batches)
+        filled = (with_fixed_shape(batch, photos) for batch in batches)
+        return prepared_ahead(map(self._prepare, filled) if self._prepare else filled)
 
     def __call__(self, batch: Batch, sampling: float) -> tuple[Tensor, Tensor, float | None]:
         """Leave the gradients in the model: the batch's loss, the sums of its metrics, and a fine-tuning's reward."""
         if self.graphed is not None:
-            return *self.graphed(self._prepare(batch) if self._prepare else batch, sampling), None
+            return *self.graphed(batch, sampling), None
         if self._loss is None and self._model.uses_fixed_shapes(batch.tokens_BT):
             return *_padded_step(self._model, self._params, None, batch, sampling), None
         reward = None
