@@ -300,6 +300,9 @@ def test_scores_above_people_are_marked_in_every_table_and_format(params: Params
         assert not any(ABOVE_PEOPLE in line for line in lines if line.startswith("| baseline.lite0 |"))
     page = (folder / "comparison.html").read_text("utf-8")
     assert f">{best} {ABOVE_PEOPLE}</td>" in page
+    bias = (folder / "comparison-all.md").read_text("utf-8").partition("## Language bias")[2].partition("\n## ")[0]
+    with_mark = {line.split("|")[1].strip() for line in bias.splitlines() if line[:2] == "| " and ABOVE_PEOPLE in line}
+    assert with_mark == expected
     assert "People&#39;s captions against the others of their photo" in page
 
 

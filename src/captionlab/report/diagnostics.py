@@ -3,12 +3,13 @@
 In each, the configuration with the best CIDEr on validation is first.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from captionlab.report.results import Results, Run, span
 from captionlab.report.table import Kind, Table, Value, table
-from captionlab.report.tables import p_value, ranked
+from captionlab.report.tables import PEOPLE, p_value, ranked
 
 _SCORES = {f"bleu_{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)} | {"rouge_l": "ROUGE-L", "cider": "CIDEr"}
 _COMPARED = ("cider", "bleu_4")
@@ -87,7 +88,7 @@ def _language_bias(results: Results, runs: Sequence[Run]) -> Table:
             row.append(found.image_contribution[score])
         rows.append(row)
     shuffles = results.diagnostics.settings["shuffles"]
-    return table(
+    made = table(
         "Language bias: how much of the score depends on the photo",
         columns,
         rows,
@@ -99,6 +100,15 @@ def _language_bias(results: Results, runs: Sequence[Run]) -> Table:
             "ignores the photo.",
         ),
     )
+    marks = [
+        {f"{_SCORES[score]}, right photo" for score in run.row().above_people.split() if score in _COMPARED}
+        for run in runs
+    ]
+    lines = [
+        dataclasses.replace(line, above_people=frozenset(own)) for line, own in zip(made.lines, marks, strict=True)
+    ]
+    people = (PEOPLE,) if any(marks) else ()
+    return dataclasses.replace(made, lines=tuple(lines), notes=(*made.notes, *people))
 
 
 def _caption_statistics(results: Results, runs: Sequence[Run]) -> Table:
