@@ -100,6 +100,20 @@ def test_every_format_gives_the_same_scores(tmp_path: Path) -> None:
         score_files(tmp_path / "plain", tmp_path / "results", meteor=False)
 
 
+@pytest.mark.parametrize("known_as", ["plain", "token"])
+def test_numbers_of_results_are_the_names_of_photos_without_suffix(tmp_path: Path, known_as: str) -> None:
+    """As Flickr30k's photos are named."""
+    numbers = dict(zip(REFERENCES, (1000092795, 10002456), strict=True))
+    known = {f"{numbers[name]}.jpg": own for name, own in REFERENCES.items()}
+    token = "\n".join(f"{name}#{n}\t{text}" for name, own in known.items() for n, text in enumerate(own))
+    results = [{"image_id": numbers[name], "caption": caption} for name, caption in CAPTIONS.items()]
+    write(tmp_path, plain=known, token=token, results=results)
+    assert score_files(tmp_path / known_as, tmp_path / "results", meteor=False).scores == EXPECTED
+    write(tmp_path, plain={f"{numbers[name]}.{kind}": ["x"] for name in REFERENCES for kind in ("jpg", "png")})
+    with pytest.raises(CaptionlabError, match="2 without references"):
+        score_files(tmp_path / "plain", tmp_path / "results", meteor=False)
+
+
 def test_a_subset_has_the_scores_of_its_own_photos(tmp_path: Path, run: "Run") -> None:
     more = REFERENCES | {"c.jpg": ["a cat sleeps"]}
     known, generated = write(tmp_path, known=more, generated=CAPTIONS)

@@ -17,6 +17,7 @@ CAPTIONS = ["a dog runs", ""]
 PLAIN_REFERENCES = dict(zip(PHOTOS, REFERENCES, strict=True))
 PLAIN_CAPTIONS = dict(zip(PHOTOS, CAPTIONS, strict=True))
 BY_ID = {str(image): captions for image, captions in zip(IDS, REFERENCES, strict=True)}
+STEMS = dict(zip(("p0", "p1"), REFERENCES, strict=True))
 COCO = {
     "images": [{"id": image, "file_name": name} for image, name in zip(IDS, PHOTOS, strict=True)],
     "annotations": [
@@ -50,17 +51,20 @@ def lines(folder: str = "") -> bytes:
 
 
 @pytest.mark.parametrize(("value", "expected"), [
-    (PLAIN_REFERENCES, [PLAIN_REFERENCES]),
-    (b"\xef\xbb\xbf" + json.dumps(PLAIN_REFERENCES).encode(), [PLAIN_REFERENCES]),  # with a byte order mark
-    (json.dumps(PLAIN_REFERENCES, indent=1).encode(), [PLAIN_REFERENCES]),
-    (COCO, [BY_ID, PLAIN_REFERENCES]),
+    (PLAIN_REFERENCES, [PLAIN_REFERENCES, STEMS]),
+    (b"\xef\xbb\xbf" + json.dumps(PLAIN_REFERENCES).encode(), [PLAIN_REFERENCES, STEMS]),  # with a byte order mark
+    (json.dumps(PLAIN_REFERENCES, indent=1).encode(), [PLAIN_REFERENCES, STEMS]),
+    (COCO, [BY_ID, PLAIN_REFERENCES, STEMS]),
     ({"annotations": COCO["annotations"]}, [BY_ID]),
     (KARPATHY, [
         PLAIN_REFERENCES, BY_ID, {"other.jpg": ["A horse ."]}, {"5": ["A horse ."]},
         PLAIN_REFERENCES | {"other.jpg": ["A horse ."]}, BY_ID | {"5": ["A horse ."]},
+        STEMS, {"other": ["A horse ."]}, STEMS | {"other": ["A horse ."]},
     ]),
-    ({"images": KARPATHY["images"][1::-1]}, [PLAIN_REFERENCES, BY_ID]),
-    ({"images": [{**image, "cocoid": None} for image in KARPATHY["images"][:2]]}, [PLAIN_REFERENCES]),
+    ({"images": KARPATHY["images"][1::-1]}, [PLAIN_REFERENCES, BY_ID, STEMS]),
+    ({"images": [{**image, "cocoid": None} for image in KARPATHY["images"][:2]]}, [PLAIN_REFERENCES, STEMS]),
+    ({"a.jpg": ["A"], "a.png": ["B"]}, [{"a.jpg": ["A"], "a.png": ["B"]}]),  # two photos without their suffixes
+    (b"\r\n\n" + b"p0.jpg#0\tA\r\n\r\np0.jpg#1\tB\np0.jpg#0\tC\n\n", [{"p0.jpg": ["A", "B"]}, {"p0": ["A", "B"]}]),
     ({"cafe\u0301": ["A"]}, [{"caf\u00e9": ["A"]}]),
 ])  # fmt: skip
 def test_references_are_read_under_each_kind_of_id(tmp_path: Path, value: Any, expected: Any) -> None:
@@ -72,6 +76,12 @@ def test_references_are_read_under_each_kind_of_id(tmp_path: Path, value: Any, e
     ({name: [caption] for name, caption in PLAIN_CAPTIONS.items()}, [PLAIN_CAPTIONS]),
     (lines(), [PLAIN_CAPTIONS, PLAIN_CAPTIONS]),
     (lines().rstrip(), [PLAIN_CAPTIONS, PLAIN_CAPTIONS]),
+    (lines().replace(b"\n", b"\n\r\n"), [PLAIN_CAPTIONS, PLAIN_CAPTIONS]),
+    ({f"photos/{name}": own for name, own in PLAIN_CAPTIONS.items()}, [
+        {f"photos/{name}": own for name, own in PLAIN_CAPTIONS.items()}, PLAIN_CAPTIONS,
+    ]),
+    ({"a/1.jpg": "x", "b/1.jpg": "y"}, [{"a/1.jpg": "x", "b/1.jpg": "y"}]),
+    ({"a/\u00e9": "x", "b/e\u0301": "y"}, [{"a/\u00e9": "x", "b/\u00e9": "y"}]),
     (lines().splitlines()[0], [{"p0.jpg": "a dog runs"}] * 2),  # one line is also one JSON object
 ])  # fmt: skip
 def test_captions_are_read(tmp_path: Path, value: Any, expected: Any) -> None:
@@ -86,6 +96,7 @@ def test_ids_of_jsonl_are_paths_or_file_names(tmp_path: Path) -> None:
     paths, names = read_captions(written(tmp_path, lines("photos/")))
     assert paths == {f"photos/{name}": caption for name, caption in PLAIN_CAPTIONS.items()}
     assert names == PLAIN_CAPTIONS
+    assert read_captions(written(tmp_path, lines("C:\\photos\\")))[1] == PLAIN_CAPTIONS
     two_folders = lines("a/") + lines("b/")  # where file names are not unique, only paths are ids
     assert len(read_captions(written(tmp_path, two_folders))) == 1
 
@@ -148,6 +159,7 @@ def test_invalid_references_are_refused(content: Any, message: str, tmp_path: Pa
         ([{"image_id": 1, "caption": "x"}, {"image_id": 2}], "entry 1 has no image_id or no caption"),
         (lines() + lines(), r"'p0\.jpg' occurs more than once"),
         (lines() + b'{"image": "p2.j', "line 3 is not valid JSON"),
+        (b"\n" + lines() + b'\n{"image": "p2.j', "line 5 is not valid JSON"),
         (lines() + b"[1]\n", "no captions with image ids"),
         ({"a": "a " * 500_000}, r"image 'a' has a caption of 1,000,000 characters; at most 10,000"),
     ],
@@ -177,6 +189,7 @@ def expect_error(read: Callable[[Path], object], path: Path, message: str) -> No
     [
         ("COCO_val2014_000000000042.jpg", "beach.jpg"), ("COCO_val2014_000000000042", "beach"), ("42", "beach.jpg"),
         ("photos/COCO_val2014_000000000042.jpg", "photos/beach.jpg"), ("000000000042", "beach.jpg"),
+        (r"C:\photos\COCO_val2014_000000000042.jpg", r"C:\photos\beach.jpg"),
     ],
 )  # fmt: skip
 def test_ids_are_file_names_stems_or_coco_ids(tmp_path: Path, ids: tuple[str, str]) -> None:

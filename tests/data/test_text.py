@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionlab.data.text import CLEANINGS, Cleaning, clean, keras_words, report_b_text
+from captionlab.data.text import CLEANINGS, Cleaning, clean, is_unsplit, keras_words, report_b_text
 
 TEXT_ZIP = Path(__file__).parents[2] / "../shared/flickr8k/Flickr8k_text.zip"
 cleanings = st.sampled_from(CLEANINGS)
@@ -24,11 +24,19 @@ cleanings = st.sampled_from(CLEANINGS)
         ("standard", " ... ", ""),
         ("standard", "a dog ❤️ 👍🏽 1️⃣", "a dog 1⃣"),
         ("standard", "❤️", ""),
-        ("standard", "Cafe\u0301 e\u200b\u0301", "café é"),
+        ("standard", "Cafe\u0301 e\u2060\u0301", "café é"),
+        ("standard", "ឆ្កែ\u200bរត់", "ឆ្កែ រត់"),
+        ("standard", "ཁྱི་རྒྱུག།", "ཁྱི རྒྱུག"),
+        ("characters", "ཁྱི་རྒྱུག།", "ཁྱི རྒྱུག"),
         ("standard", "一只狗在跑。", "一只狗在跑"),
         ("characters", "一只狗在跑。", "一 只 狗 在 跑"),
         ("characters", "T恤和iPhone手机!", "t 恤 和 iphone 手 机"),
         ("characters", "ที่ 犬が走る", "ที่ 犬 が 走 る"),
+        ("characters", "ｲﾇｶﾞ走る", "ｲ ﾇ ｶﾞ 走 る"),
+        ("characters", "ㄍㄡ", "ㄍ ㄡ"),
+        ("characters", "\u1982\u19b1\u1983", "\u1982 \u19b1 \u1983"),
+        ("characters", "\u1a20\u1a63\u1a21", "\u1a20\u1a63 \u1a21"),
+        ("characters", "\ua98f\ua9b6\ua990", "\ua98f\ua9b6 \ua990"),
         ("characters", "A dog 's T-shirt , 한국어 हिन्दी", "a dog s tshirt 한국어 हिन्दी"),
         ("report_a", "He can't; she won't. It's the dog's", "he can not she will not it is the dog is"),
         ("report_a", "Won't", "wo not"),
@@ -42,6 +50,16 @@ cleanings = st.sampled_from(CLEANINGS)
 )
 def test_cleaning_matches_hand_made_cases(cleaning: Cleaning, raw: str, words: str) -> None:
     assert " ".join(clean(raw, cleaning)) == words
+
+
+@pytest.mark.parametrize("words", ["ｲﾇｶﾞ走る", "ㄍㄡ", "\u1982\u1983", "\u1a20\u1a21", "\ua98f\ua990", "一只狗"])
+def test_languages_without_spaces_are_known(words: str) -> None:
+    assert is_unsplit([words])
+    assert not is_unsplit(clean(words, "characters"))
+
+
+def test_tibetan_is_split_at_its_marks() -> None:
+    assert not is_unsplit(clean("ཁྱི་རྒྱུག་", "standard"))
 
 
 @given(st.text(), cleanings)

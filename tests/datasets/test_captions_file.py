@@ -72,6 +72,15 @@ def read(file: Path, text: str) -> list[CaptionRow]:
         ("image,caption", "a.jpg,['a', 2]", "['a', 2]"),
         ("image,caption", "a.jpg,[a dog]", "[a dog]"),
         (", ,\nimage,caption", "a.jpg,A dog\n,\n ,", "A dog"),
+        ("image,caption", r'a.jpg,"A \"red\" ball, 0"', 'A "red" ball, 0'),
+        ("image,caption", r'a.jpg,"A \"red\" ball"', 'A "red" ball'),
+        ("image,caption", r'a.jpg,"A ball \""', 'A ball "'),
+        ("image,caption", r'a.jpg,"A \", x"', 'A ", x'),
+        ("image,caption", r'a.jpg,"\\ and \"x\""', r'\ and "x"'),
+        ("image,caption", 'a.jpg,"A \\"red\\" ball\nrolls"', 'A "red" ball rolls'),
+        ("image,caption", r'a.jpg,A \"red\" ball', r'A \"red\" ball'),
+        ("image,caption", r'a.jpg,"C:\photos\"', "C:\\photos\\"),
+        ("image,caption", r'a.jpg,"""A \"" ball"', r'"A \" ball'),
     ],
 )  # fmt: skip
 def test_every_dialect_is_read(file: Path, header: str, row: str, caption: str) -> None:
@@ -105,6 +114,17 @@ def test_captions_in_several_columns_are_read_in_their_order(file: Path) -> None
     assert read(file, "title,image,caption_1,caption_2\nT,a.jpg,A dog,A cat\n") == expected[:2]
     with pytest.raises(CaptionlabError, match=r"line 2 has 4 fields, the header 3; put captions with ',' in quotes"):
         read(file, "image,caption_1,caption_2\na.jpg,A dog, big,A cat\n")
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["caption,caption.1", "caption,caption", "caption[0],caption[1]", "caption/0,caption/1", "Caption,caption_1"],
+)
+def test_repeated_columns_are_captions_of_one_photo(file: Path, header: str) -> None:
+    """As pandas names them, and as tools name the items of a list."""
+    rows = [CaptionRow("a.jpg", "A dog"), CaptionRow("a.jpg", "A cat")]
+    assert read(file, f"image,{header}\na.jpg,A dog,A cat\n") == rows
+    assert read(file.with_suffix(".jsonl"), '{"image": "a.jpg", "caption.1": "A cat", "caption": "A dog"}\n') == rows
 
 
 def test_an_invalid_row_does_not_affect_captions_of_several_lines(file: Path) -> None:

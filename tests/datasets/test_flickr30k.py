@@ -61,6 +61,16 @@ def test_split_files_are_used(tmp_path: Path, images: Path, place: str) -> None:
     assert found.split_source == "train.txt, val.txt, test.txt"
 
 
+def test_split_files_in_the_published_folder_are_used(tmp_path: Path, images: Path) -> None:
+    inner = flickr30k_folder(tmp_path / "f/flickr30k_images")
+    for split, name in {"train": "1.jpg", "val": "2.jpg", "test": "2199200615.jpg"}.items():
+        (inner / f"{split}.txt").write_text(name)
+    (tmp_path / "f/splits.json").write_text("{}")
+    found = flickr30k(tmp_path / "f", images, COUNTS)
+    assert found.splits == {"train": ["1.jpg"], "val": ["2.jpg"], "test": ["2199200615.jpg"]}
+    assert [note.partition(";")[0] for note in found.notes] == ["not read: splits.json"]
+
+
 def test_other_counts_are_refused(tmp_path: Path, images: Path) -> None:
     with pytest.raises(
         CaptionlabError,

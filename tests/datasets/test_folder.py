@@ -139,6 +139,22 @@ def test_a_split_column_is_used(tmp_path: Path, images: Path) -> None:
     assert found.split_source == "the column split of the captions file"
 
 
+def test_split_files_count_where_a_split_column_contradicts_them(tmp_path: Path, images: Path) -> None:
+    rows = "0.jpg,train,A\n1.jpg,Val,B\n2.jpg,test,C\n3.jpg,,D\n4.jpg,fold 1,E\n"
+    source = photo_folder(tmp_path / "mine", f"image,split,caption\n{rows}")
+    for split, photos in {"train": "0.jpg\n3.jpg", "val": "1.jpg", "test": "2.jpg"}.items():
+        (source / f"{split}.txt").write_text(photos)
+    assert folder(source, images).notes == []
+    (source / "val.txt").write_text("2.jpg")
+    (source / "test.txt").write_text("1.jpg")
+    found = folder(source, images)
+    assert (found.splits["val"], found.splits["test"]) == (["2.jpg"], ["1.jpg"])
+    assert found.notes == [
+        "the column split of the captions file contradicts train.txt, val.txt, test.txt for 2 photos (1.jpg, 2.jpg);"
+        " the files count"
+    ]
+
+
 def test_splits_that_share_a_photo_are_refused(tmp_path: Path, images: Path) -> None:
     source = photo_folder(tmp_path / "mine")
     for split, text in {"train": "0.jpg\n1.jpg\n", "val": "2.jpg\n", "test": "Images/0.jpg\n"}.items():
@@ -202,11 +218,18 @@ def test_another_reader_names_this_format(
         ("captions.csv",),
         ("train.lst",),
         ("Images/metadata.csv",),
+        ("test_files.txt", "train_files.txt", "val_files.txt"),
+        ("test_imgs.txt", "train_imgs.txt", "val_imgs.txt"),
+        ("annotations/test.txt", "annotations/train.txt", "annotations/val.txt"),
+        ("Text/train.txt",),
+        ("partition.txt", "split.txt", "splits.json", "splits.tsv"),
+        ("data_split.json",),
     ],
 )
 def test_files_of_splits_that_are_not_read_are_named(tmp_path: Path, images: Path, files: tuple[str, ...]) -> None:
     source = photo_folder(tmp_path / "mine")
-    (source / "splits").mkdir()
+    for name in ("splits", "annotations", "Text"):
+        (source / name).mkdir()
     (source / ".ipynb_checkpoints").mkdir()
     (source / ".ipynb_checkpoints/captions.txt").write_text("image,caption\n")
     for name in files:
@@ -294,6 +317,31 @@ def test_links_to_folders_are_named(tmp_path: Path, images: Path) -> None:
     (source / "train").symlink_to(tmp_path / "disk")
     with pytest.raises(CaptionlabError, match=r"mine has no photos .*; links to folders \(train\) are not followed, "):
         folder(source, images)
+
+
+def test_a_link_to_the_folder_of_photos_is_refused(tmp_path: Path, images: Path) -> None:
+    """A link to the whole source is seen by DVC."""
+    source = photo_folder(tmp_path / "mine")
+    (tmp_path / "link").symlink_to(source)
+    assert len(folder(tmp_path / "link", images).captions) == 10
+    (source / "Images").rename(tmp_path / "disk")
+    (source / "Images").symlink_to(tmp_path / "disk")
+    with pytest.raises(
+        CaptionlabError, match=r"mine/Images is a link .*; set dataset\.source to .*/disk, with the capt"
+    ):
+        folder(source, images)
+
+
+def test_links_to_folders_beside_photos_are_noted(tmp_path: Path, images: Path) -> None:
+    source = photo_folder(tmp_path / "mine")
+    photo_folder(tmp_path / "disk")
+    (source / "Images/deep").mkdir()
+    (source / "Images/deep/more").symlink_to(tmp_path / "disk/Images")
+    found = folder(source, images)
+    assert found.notes == [
+        "links to folders (Images/deep/more) are not followed, because DVC would not see changes of photos there"
+    ]
+    assert len([*images.iterdir()]) == 10
 
 
 def test_one_photo_cannot_stand_for_two_of_equal_name(tmp_path: Path, images: Path) -> None:

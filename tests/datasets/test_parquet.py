@@ -94,6 +94,15 @@ def test_a_split_column_that_contradicts_the_files_names_is_refused(tmp_path: Pa
         parquet(parquet_files(tmp_path / "hub", **{"test-00000-of-00001": table}), images)
 
 
+def test_one_photo_in_two_splits_is_refused(tmp_path: Path, images: Path) -> None:
+    """The same bytes under another path, and under none, are listed by the checks."""
+    source = parquet_files(tmp_path / "hub", **{"validation-00000-of-00001": rows(2, 38)})
+    with pytest.raises(CaptionlabError, match=r"the splits train and val share the photo photo_38\.jpg; remove it"):
+        parquet(source, images)
+    for path in ("other_{}.jpg", None):
+        parquet(parquet_files(tmp_path / f"{path}", **{"test-00000-of-00001": rows(2, 38, path)}), images)
+
+
 def test_photos_as_paths_alone_are_refused(tmp_path: Path, images: Path) -> None:
     table = pa.table({"image": [{"bytes": None, "path": "a.jpg"}], "caption": ["A dog"]})
     photo = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -146,7 +155,14 @@ def test_captions_are_read_in_every_storage_type(tmp_path: Path, images: Path, c
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("image", pa.binary()), ("Image", pa.binary()), ("webp", pa.large_binary()), ("image", pa.binary_view())],
+    [
+        ("image", pa.binary()),
+        ("Image", pa.binary()),
+        ("webp", pa.large_binary()),
+        ("image", pa.binary_view()),
+        ("image", pa.binary(len(jpeg(60)))),
+        ("image", pa.dictionary(pa.int32(), pa.binary())),
+    ],
 )
 def test_a_column_of_bytes_has_photos_without_names(tmp_path: Path, images: Path, name: str, kind: pa.DataType) -> None:
     table = pa.table({name: pa.array([jpeg(60), jpeg(61)], kind), "caption": ["A", "B"]})

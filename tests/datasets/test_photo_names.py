@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from captionlab.datasets.photo_names import PhotoNames
+from captionlab.errors import CaptionlabError
 
 
 def names(*paths: str) -> PhotoNames:
@@ -60,6 +61,15 @@ def test_two_photos_with_one_name_are_a_problem() -> None:
     photos = names("é.jpg", unicodedata.normalize("NFD", "é.jpg"), "x/b.jpg", "y/b.jpg", "x__b.jpg")
     assert list(photos.files) == ["é.jpg", "x__b.jpg", "y__b.jpg"]
     assert [problem.item for problem in photos.problems] == ["é.jpg", "x__b.jpg"]
+
+
+def test_a_name_that_is_too_long_with_its_folders_is_refused() -> None:
+    folder = "x" * 130
+    assert len(names(f"{folder}/{folder}/a.jpg").files) == 1
+    with pytest.raises(
+        CaptionlabError, match=r"the photo x+/x+/a\.jpg would have 269 bytes .*, more than 255; shorten"
+    ):
+        names("a.jpg", f"{folder}/{folder}/a.jpg")
 
 
 def test_a_name_that_is_not_valid_text_is_escaped() -> None:

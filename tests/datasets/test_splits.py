@@ -25,9 +25,26 @@ from captionlab.errors import CaptionlabError
 def test_every_photo_is_in_one_split(photos: set[str], val: float, test: float, seed: int) -> None:
     splits = draw({"val": val, "test": test}, photos, seed)
     assert sorted(photo for split in SPLITS for photo in splits[split]) == sorted(photos)
-    assert abs(len(splits["val"]) - val * len(photos)) <= 1
-    assert abs(len(splits["test"]) - test * len(photos)) <= 1
+    assert abs(len(splits["val"]) - max(2, val * len(photos))) <= 1
+    assert abs(len(splits["test"]) - max(2, test * len(photos))) <= 1
     assert splits == draw({"val": val, "test": test}, set(sorted(photos, reverse=True)), seed)
+
+
+@pytest.mark.parametrize(("count", "shares", "sizes"), [
+    (3, (0.1, 0.1), (1, 1, 1)), (5, (0.1, 0.1), (3, 1, 1)), (6, (0.1, 0.1), (2, 2, 2)), (10, (0.1, 0.1), (6, 2, 2)),
+    (15, (0.1, 0.1), (11, 2, 2)), (26, (0.1, 0.1), (20, 3, 3)), (6, (0.1, 0.7), (1, 1, 4)), (10, (0.1, 0.3), (5, 2, 3)),
+])  # fmt: skip
+def test_a_split_has_two_photos_where_enough_are_left_to_train_on(
+    count: int, shares: tuple[float, float], sizes: tuple[int, int, int]
+) -> None:
+    """CIDEr of one photo is always 0."""
+    splits = draw({"val": shares[0], "test": shares[1]}, {str(n) for n in range(count)}, 0)
+    assert tuple(len(splits[split]) for split in SPLITS) == sizes
+
+
+def test_the_split_of_a_seed_stays_the_same() -> None:
+    splits = draw({"val": 0.1, "test": 0.1}, set(PHOTOS), 3)
+    assert (splits["val"], splits["test"]) == (["19.jpg", "23.jpg", "29.jpg"], ["05.jpg", "15.jpg", "22.jpg"])
 
 
 def test_a_split_without_a_share_is_refused() -> None:
@@ -77,7 +94,7 @@ def test_photos_that_cannot_be_used_are_not_drawn(shares: DatasetParams, listed:
     """The checks name them, and they stay in a split that names them."""
     found = Found(captions=[(photo, "A dog") for photo in PHOTOS], splits={"train": PHOTOS} if listed else {})
     splits = completed(found, PHOTOS, shares, lambda: PHOTOS[:10]).splits
-    assert [len(splits["val"]), len(splits["test"])] == [1, 2]
+    assert [len(splits["val"]), len(splits["test"])] == [2, 2]
     assert {*splits["val"], *splits["test"]} < {*PHOTOS[:10]}
     assert {*PHOTOS[10:]} & {*splits["train"]} == ({*PHOTOS[10:]} if listed else set())
 

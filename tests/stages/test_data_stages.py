@@ -119,7 +119,7 @@ _COCO = {
     [
         ("karpathy", "dataset_mine.json", {"images": _KARPATHY}, [2, 1, 1], "Karpathy's, from dataset_mine.json"),
         (
-            "coco", "captions_train.json", _COCO, [5, 1, 1],
+            "coco", "captions_train.json", _COCO, [3, 2, 2],
             "COCO's, from captions_train.json; val and test drawn at random with seed 0",
         ),
         ("folder", "train.json", None, [15, 2, 2], "drawn at random with seed 0"),
@@ -231,6 +231,13 @@ def test_captions_of_one_word_give_a_warning(root: Path) -> None:
     assert scored.bleu_4 == pytest.approx(1)
 
 
+def test_a_split_of_one_photo_gives_a_warning(root: Path) -> None:
+    for split, photos in {"train": range(17), "val": [17, 18], "test": [19]}.items():
+        (root / f"data/mine/{split}.txt").write_text("\n".join(f"{number:02d}.png" for number in photos))
+    warning = "download: warning: only one photo for test, and CIDEr of one photo is always 0; add photos, or raise"
+    assert download(with_dataset(), root)[-1] == f"{warning} dataset.test_share if drawn at random"
+
+
 def test_notes_of_the_reader_are_printed_at_the_end(root: Path) -> None:
     (root / "data/mine/Images/raw.nef").write_bytes(b"raw")
     assert download(with_dataset(), root)[-1] == "download: skipped 1 file of formats that are not read (.nef: 1)"
@@ -286,6 +293,10 @@ def test_a_photo_without_words_is_never_drawn_into_a_split(root: Path, wordless:
     (root / "data/mine/captions.csv").write_text("\n".join(rows))
     said = download(with_dataset(max_bad_share=0.3), root)
     assert said[0].startswith("download: 5 photos (3 train, 1 val, 1 test)")
+    assert said[-1] == (
+        "download: warning: only one photo for val and test, and CIDEr of one photo is always 0; add photos, or raise"
+        " dataset.val_share and dataset.test_share if drawn at random"
+    )
     assert f"{wordless}.png" in {problem["item"] for problem in read_manifest(root).problems}
 
 

@@ -40,7 +40,7 @@ CAPTIONS = (
 # What a line of captions has, and no mapping of ids: of captionlab caption, and of COCO results as JSON lines.
 ROWS = ({"image", "caption"}, {"image_id", "caption"})
 DATASET_ROW = {"image", "split", "captions"}  # what a line of dataset.jsonl has
-_TOKEN = re.compile(r"(?P<image>[^\t\n]+)#\d+\t(?P<caption>.*)")  # a line of .token.txt
+_TOKEN = re.compile(r"(?P<image>[^\t\n]+)#(?P<number>\d+)\t(?P<caption>.*)")  # a line of .token.txt
 
 References = dict[str, list[str]]
 Captions = dict[str, str]
@@ -50,8 +50,9 @@ def read_references(path: Path) -> list[References]:
     """Read references by image id, in any of the formats of ``REFERENCES``.
 
     The ids of COCO annotations are image ids or file names, Karpathy's are file names or COCO's image ids, of each
-    split; those of a dataset.jsonl are file names, of each split too. All are in NFC. Raises CaptionlabError naming
-    the file for anything else, for a photo without references and for a blank reference.
+    split; those of a dataset.jsonl are file names, of each split too. Each kind is also returned without suffixes,
+    where these are unique. All are in NFC. Raises CaptionlabError naming the file for anything else, for a photo
+    without references and for a blank reference.
     """
     value = _read(path, REFERENCES)
     if is_coco(value):
@@ -72,20 +73,22 @@ def read_references(path: Path) -> list[References]:
         if not all(is_text(caption) and caption.strip() for caption in captions):
             raise CaptionlabError(f"{path}: image {image!r} has a reference that is not text or is blank")
         _check_length(path, image, captions)
-    return [_in_nfc(path, candidate) for candidate in candidates]
+    candidates = [_in_nfc(path, candidate) for candidate in candidates]
+    return candidates + [other for own in candidates for other in _changed(own, _renamed(own, _without_suffix))]
 
 
 def read_captions(path: Path) -> list[Captions]:
     """Read one generated caption per image id, in any of the formats of ``CAPTIONS``.
 
-    The ids of JSON lines are paths as they were given to captionlab caption, or file names; all are in NFC. Raises
-    CaptionlabError naming the file for anything else. An empty caption is allowed.
+    Ids are as in the file, such as paths that were given to captionlab caption, or the file names of such paths; all
+    are in NFC. Raises CaptionlabError naming the file for anything else. An empty caption is allowed.
     """
     value = _read(path, CAPTIONS)
     if are_objects(value):
         candidates = _caption_rows(path, value)
     elif isinstance(value, dict) and value:
-        candidates = [{image: _single(caption) for image, caption in value.items()}]
+        single = _in_nfc(path, {image: _single(caption) for image, caption in value.items()})
+        candidates = [single, *_changed(single, _renamed(single, _file_name))]
     else:
         raise CaptionlabError(f"{path} has no captions with image ids; known formats: {CAPTIONS}")
     for image, caption in candidates[0].items():
@@ -176,13 +179,16 @@ def _dataset_references(path: Path, rows: list[dict[str, Any]]) -> list[Referenc
 
 
 def _token_references(path: Path, lines: Sequence[str]) -> References:
-    found: References = {}
+    """The captions of each photo; of a repeated id the first counts, as for a dataset."""
+    found: dict[str, dict[str, str]] = {}
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         parts = _TOKEN.fullmatch(line.rstrip("\r"))
         if not parts:
             raise CaptionlabError(f"{path}, line {number}: there must be a file name, # and a number, a tab, a caption")
-        found.setdefault(parts["image"], []).append(parts["caption"])
-    return found
+        found.setdefault(parts["image"], {}).setdefault(parts["number"], parts["caption"])
+    return {image: [*captions.values()] for image, captions in found.items()}
 
 
 def _caption_rows(path: Path, rows: list[dict[str, Any]]) -> list[Captions]:
@@ -192,15 +198,31 @@ def _caption_rows(path: Path, rows: list[dict[str, Any]]) -> list[Captions]:
         if not is_id(row.get(key)) or "caption" not in row:
             raise CaptionlabError(f"{path}: entry {place} has no {key} or no caption; known formats: {CAPTIONS}")
     captions = unique(path, ((str(row[key]), row["caption"]) for row in rows))
-    return [captions, *_renamed(captions, lambda image: Path(image).name)]
+    return [captions, *_renamed(captions, _file_name)]
+
+
+def _file_name(image: str) -> str:
+    """The last part of a POSIX or Windows path."""
+    return Path(image.replace("\\", "/")).name
+
+
+def _without_suffix(image: str) -> str:
+    """The id that COCO's results have of a photo such as 1000092795.jpg."""
+    return image.removesuffix(Path(image).suffix)
+
+
+def _changed(captions: dict[str, Value], others: list[dict[str, Value]]) -> list[dict[str, Value]]:
+    """Those of the others that have other ids than the captions."""
+    return [other for other in others if other.keys() != captions.keys()]
 
 
 def _renamed(captions: dict[str, Value], name: Callable[[str], Any]) -> list[dict[str, Value]]:
     """The same under other ids; none where these are missing or not unique."""
     names = [name(image) for image in captions]
-    if not all(is_id(name) for name in names) or len(set(names)) < len(names):
+    if not all(map(is_id, names)):
         return []
-    return [dict(zip(map(str, names), captions.values(), strict=True))]
+    renamed = {nfc(str(name)): own for name, own in zip(names, captions.values(), strict=True)}
+    return [renamed] if len(renamed) == len(names) else []
 
 
 def _in_nfc(path: Path, captions: dict[str, Value]) -> dict[str, Value]:
@@ -227,15 +249,16 @@ def _read(path: Path, formats: str) -> Any:
         raise CaptionlabError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise CaptionlabError(f"{path} is not UTF-8 text; save it as UTF-8") from None
-    if formats == REFERENCES and _TOKEN.match(text):
-        return _token_references(path, text.rstrip("\r\n").split("\n"))  # a tab may end the last line
+    if formats == REFERENCES and _TOKEN.match(text.lstrip()):
+        return _token_references(path, text.split("\n"))
     if text.strip()[:1] not in ("{", "["):
         raise CaptionlabError(f"{path} is not JSON; known formats: {formats}")
-    lines = text.strip().split("\n")
-    if len(lines) > 1 and _is_object(lines[0]):
-        if not _is_row(json.loads(lines[0])):
+    lines = {number: line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+    first = next(iter(lines.values()))
+    if len(lines) > 1 and _is_object(first):
+        if not _is_row(json.loads(first)):
             raise CaptionlabError(f"{path} has JSON lines of an unknown kind; known formats: {formats}")
-        return [parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+        return [parse(line, f"{path}, line {number}") for number, line in lines.items()]
     value = parse(text, str(path))
     return [value] if _is_row(value) else value
 

@@ -34,12 +34,18 @@ _KERAS_BLANKS = str.maketrans(_KERAS_FILTERS, " " * len(_KERAS_FILTERS))
 
 # Variation selectors are marks by category, but belong to no word.
 _VARIATIONS = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
-# Written without spaces: Thai and Lao, Burmese, Khmer, kana, Han.
+# Between words, though no blanks to Python: the zero-width space of Khmer and Thai, and Tibetan's tsheg.
+_BLANKS = frozenset("\u200b\u0f0b\u0f0c")
+# Written without spaces: Thai and Lao, Burmese, Khmer, New Tai Lue, Tai Tham, kana and bopomofo, Han, Javanese,
+# half-width katakana. Tibetan has the tsheg.
 _UNSPACED = (
-    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1980-\u19df\u1a20-\u1aaf\u3005-\u3007\u3040-\u312f\u31a0-\u31bf"
+    r"\u31f0-\u31ff\u3400-\u9fff\ua980-\ua9df\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"
 )
-_CHARACTER = re.compile(rf"[{_UNSPACED}]\W*|[^{_UNSPACED}]+")  # such a letter with its marks, or a word of others
-_LETTER = re.compile(rf"[{_UNSPACED}]\W*")  # with its marks
+# Such a letter with its marks; to Python, those of half-width katakana are letters themselves.
+_LETTERS = rf"[{_UNSPACED}][\W\uff9e\uff9f]*"
+_CHARACTER = re.compile(rf"{_LETTERS}|[^{_UNSPACED}]+")  # such a letter, or a word of others
+_LETTER = re.compile(_LETTERS)
 
 
 def is_unsplit(words: Iterable[str]) -> bool:
@@ -105,7 +111,12 @@ def _with_letters(words: Iterable[str]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def _without_punctuation(character: str) -> str:
-    """The character, or nothing if it is punctuation (P*), a symbol (S*), a control (C*) or chooses an emoji's look."""
+    """The character, or nothing if it is punctuation (P*), a symbol (S*), a control (C*) or chooses an emoji's look.
+
+    Marks that separate words are a blank.
+    """
     if character.isspace():
         return character
+    if character in _BLANKS:
+        return " "
     return "" if unicodedata.category(character)[0] in "PSC" or character in _VARIATIONS else character

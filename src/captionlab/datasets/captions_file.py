@@ -27,6 +27,7 @@ _SEPARATORS = ("\t", ";", "|", ",")
 # Lines without text; sep= is Excel's.
 _ABOVE_HEADER = re.compile(r'\A(?:[\s,;|]*\n)?(?:"?sep=."?\n)?(?:[\s,;|]*\n)?', re.IGNORECASE)
 _TOKEN_LINE = re.compile(r"[^\t\n]+#\d+\t")
+_ESCAPED = re.compile(r'\\(["\\])')  # in quotes, as MySQL and Spark write them
 _NUMBER_FIRST = re.compile(r"\s*(\d+)\s+(.*)", re.DOTALL)
 
 
@@ -99,12 +100,15 @@ def _over_several_lines(lines: Sequence[str], start: int, table: "_Table") -> tu
         return None
     if table.begins_a_row(lines[start]) and any(map(table.begins_a_row, lines[start + 1 : stop + 1])):
         return None  # a quote that was forgotten
-    text = io.StringIO("\n".join(lines[start : stop + 1]), newline="")
-    try:
-        records = list(csv.reader(text, delimiter=table.separator, strict=True))
-    except csv.Error:
-        return None
-    return (stop + 1 - start, records[0]) if len(records) == 1 and len(records[0]) == table.columns else None
+    text = "\n".join(lines[start : stop + 1])
+    for form in (text, _unescaped(text)):
+        try:
+            records = list(csv.reader(io.StringIO(form, newline=""), delimiter=table.separator, strict=True))
+        except csv.Error:
+            continue
+        if len(records) == 1 and len(records[0]) == table.columns:
+            return stop + 1 - start, records[0]
+    return None
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, CaptionRow]]:
@@ -200,6 +204,11 @@ def _table_of(header: str) -> _Table | None:
     return None
 
 
+def _unescaped(text: str) -> str:
+    """CSV with backslashes before quotes and backslashes as CSV with doubled quotes."""
+    return _ESCAPED.sub(lambda match: '""' if match[1] == '"' else "\\", text)
+
+
 def _one_line(caption: str) -> str:
     return " ".join(caption.split("\n")).strip()
 
@@ -207,12 +216,23 @@ def _one_line(caption: str) -> str:
 def _fields(line: str, separator: str, columns: int = 0) -> list[str]:
     """The fields of a line as CSV; quotes that are not valid CSV are kept as text.
 
-    An unclosed quote does not extend over the following lines: ``_over_several_lines`` reads those that do.
+    Where they leave other than ``columns`` fields, backslashes before quotes are tried as CSV's doubled quotes. An
+    unclosed quote does not extend over the following lines: ``_over_several_lines`` reads those that do.
     """
+    fields = _as_csv(line, separator, columns)
+    if '\\"' in line and (fields is None or len(fields) != columns):
+        escaped = _as_csv(_unescaped(line), separator, columns)
+        if escaped is not None and len(escaped) == columns:
+            return escaped
+    return line.split(separator) if fields is None else fields
+
+
+def _as_csv(line: str, separator: str, columns: int) -> list[str] | None:
+    """The fields of a line of valid CSV; None for any other."""
     try:
         fields = next(csv.reader([line], delimiter=separator, strict=True, skipinitialspace=True), [])
         if columns and len(fields) != columns:  # keeps the blanks, because surplus fields are joined again
             fields = next(csv.reader([line], delimiter=separator, strict=True), [])
     except csv.Error:
-        return line.split(separator)
+        return None
     return fields

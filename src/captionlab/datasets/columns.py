@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 
-# In lowercase without blanks, hyphens and underscores; the first one that exists is used.
+# In lowercase without the characters of ``_PUNCTUATION``; the first one that exists is used.
 PHOTO_NAME = (
     "image", "imagename", "filename", "file", "imagepath", "imagefile", "imagefilename", "filepath", "photo", "img",
     "path", "name", "imageid",
@@ -18,6 +18,7 @@ _CAPTION = (
 _TITLE = ("title",)  # of open_clip's files; others have it beside the captions
 # An item of a list of texts, as JSON, Python or NumPy write it.
 _ITEM = re.compile(r"""[\s,]*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|None|null|nan|NaN)""", re.DOTALL)
+_PUNCTUATION = re.compile(r"[\s_./\[\]-]")  # as in caption_1, caption.1 (of pandas), caption[1] and caption/1
 _NUMBERED = re.compile(rf"(?:{'|'.join(_CAPTION)})(\d{{1,6}})")
 
 
@@ -28,20 +29,21 @@ def column(names: Sequence[str], known: Sequence[str]) -> int | None:
 
 
 def caption_columns(names: Sequence[str]) -> list[int]:
-    """The indices of the column of captions and of numbered ones such as ``caption_1``, these by number.
+    """The indices of the column or equal columns of captions and of numbered ones such as ``caption_1``, by number.
 
     ``title`` is the column of captions where there is no other.
     """
-    one = column(names, _CAPTION)
-    found = enumerate(map(_NUMBERED.fullmatch, _plain(names)))
+    one, plain = column(names, _CAPTION), _plain(names)
+    equal = [] if one is None else [index for index, name in enumerate(plain) if name == plain[one]]
+    found = enumerate(map(_NUMBERED.fullmatch, plain))
     numbered = [(int(match[1]), index) for index, match in found if match]
-    captions = [*([] if one is None else [one]), *(index for _, index in sorted(numbered))]
+    captions = [*equal, *(index for _, index in sorted(numbered))]
     title = column(names, _TITLE)
     return captions or ([] if title is None else [title])
 
 
 def _plain(names: Sequence[str]) -> list[str]:
-    return [re.sub(r"[\s_-]", "", name).lower() for name in names]
+    return [_PUNCTUATION.sub("", name).lower() for name in names]
 
 
 def captions_in(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from captionlab.datasets.layouts import but_has
 from captionlab.datasets.photo_names import PhotoNames, find_photos
 from captionlab.datasets.reading import entries, read_bytes
 from captionlab.datasets.splits import SPLIT_NAMES, read_split_files, seem_to_be_splits, split_named
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, some_of
 
 _ADVICE = (
     "there may be one captions file, and for splits train.txt, val.txt and test.txt with a photo's name on each line,"
@@ -33,7 +33,7 @@ def folder(
     be read.
     """
     rows, problems, unread = _rows(source, caption_files)
-    names, skipped = find_photos(source)
+    names, notes = find_photos(source)
     photo_of = names.find_each(row.image for row in rows)
     listed, split_files = read_split_files(source)
     if not listed and parent:
@@ -41,12 +41,17 @@ def folder(
     found = names.find_each(photo for photos in listed.values() for photo in photos)
     splits = {split: [found[photo] for photo in photos] for split, photos in listed.items()}
     split_source = ", ".join(split_files)
+    notes += _contradiction(splits, rows, photo_of, split_source)
     if not splits and (splits := _by_column(rows, photo_of)):
         split_source = "the column split of the captions file"
     if not splits and (splits := _by_folder(names)):
         split_source = "the folders' names"
-    like_splits = dict.fromkeys(name for place in (source, parent) if place for name in seem_to_be_splits(place))
+    like_splits = seem_to_be_splits(source)
+    if parent and parent != source:
+        like_splits += [name for name in seem_to_be_splits(parent) if not name.startswith(f"{source.name}/")]
     unread += [name for name in like_splits if name not in split_files]
+    if unread:
+        notes.append(f"not read: {', '.join(unread)}; {_ADVICE}")
     for name, file in names.files.items():
         (images / name).write_bytes(read_bytes(file))
     return Found(
@@ -54,7 +59,7 @@ def folder(
         splits=splits,
         split_source=split_source,
         problems=[*problems, *names.problems],
-        notes=[*([skipped] if skipped else []), *([f"not read: {', '.join(unread)}; {_ADVICE}"] if unread else [])],
+        notes=notes,
     )
 
 
@@ -100,6 +105,19 @@ def _by_column(rows: Sequence[CaptionRow], photo_of: Mapping[str, str]) -> dict[
     named = {(split_named(row.split, row.image), photo_of[row.image]): None for row in rows if row.split}
     found = {split: [photo for own, photo in named if own == split] for split in SPLITS}
     return {split: photos for split, photos in found.items() if photos}
+
+
+def _contradiction(
+    splits: Mapping[Split, Sequence[str]], rows: Sequence[CaptionRow], photo_of: Mapping[str, str], files: str
+) -> list[str]:
+    """A note that the column ``split`` names another split than the split files, if it does for a photo."""
+    of_files = {photo: split for split, photos in splits.items() for photo in photos}
+    of_column = {photo_of[row.image]: SPLIT_NAMES.get(row.split.lower()) for row in rows if row.split}
+    other = [photo for photo, split in of_column.items() if split and of_files.get(photo) != split]
+    if not splits or not other:
+        return []
+    photos = f"{len(other):,} photo{'' if len(other) == 1 else 's'} ({some_of(other)})"
+    return [f"the column split of the captions file contradicts {files} for {photos}; the files count"]
 
 
 def _by_folder(names: PhotoNames) -> dict[Split, list[str]]:

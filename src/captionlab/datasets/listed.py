@@ -54,7 +54,7 @@ def collect(source: Path, images: Path, entries: Sequence[Listed], files: str, s
 
     ``files`` is the name of the JSON files for messages. Raises CaptionlabError if none of the listed photos is found.
     """
-    names, skipped = find_photos(source)
+    names, notes = find_photos(source)
     captions: list[tuple[str, str]] = []
     splits: dict[Split, list[str]] = {}
     missing = []
@@ -75,7 +75,6 @@ def collect(source: Path, images: Path, entries: Sequence[Listed], files: str, s
     for name, path in names.files.items():
         if name in wanted:
             (images / name).write_bytes(read_bytes(path))
-    notes = [skipped] if skipped else []
     if missing:
         notes.append(f"not in the folder, though named in {files}: {len(missing):,} ({shown(missing[0])})")
     if others:

@@ -17,12 +17,11 @@ from captionlab.data.text import nfc
 from captionlab.datasets import Found
 from captionlab.datasets.columns import PHOTO_BYTES, SPLIT, caption_columns, captions_in, column
 from captionlab.datasets.layouts import but_has
-from captionlab.datasets.reading import check_readable, files_under
+from captionlab.datasets.reading import NAME_BYTES, check_readable, files_under
 from captionlab.datasets.splits import SPLIT_NAMES, split_named
 from captionlab.errors import CaptionlabError
 
 _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
-_NAME_BYTES = 255  # limit of common file systems
 _BATCH_ROWS = 32  # photos in memory at a time
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp"}
 
@@ -41,13 +40,14 @@ def parquet(source: Path, images: Path) -> Found:
 
     A photo keeps the file name of its ``path`` if it is unique, or else is named by split and row. If the file names
     define no split, or only one, splits are drawn later. Raises CaptionlabError if there are no files, a file is
-    damaged or a column is missing.
+    damaged, a column is missing, or two splits have a photo of the same path and bytes.
     """
     captions: list[tuple[str, str]] = []
     splits: dict[Split, list[str]] = {}
     by_split, unread = _files(source)
     split_sources: set[str] = set()
     photo_of: dict[tuple[Split | None, bytes], str] = {}  # by content: a photo may have a row for each caption
+    split_of: dict[tuple[str, bytes], Split] = {}  # by path and content
     for own, files in by_split.items():
         for number, row in enumerate(_rows(files)):
             shown = row.path or f"row {number}"
@@ -57,6 +57,13 @@ def parquet(source: Path, images: Path) -> Found:
                     f"{source}: the column split of {shown} says {split}, its file's name {own}; correct one of them"
                 )
             content = split, sha256(row.content).digest()
+            # The same bytes under two paths are accepted, because published splits contain such photos.
+            if split and row.path and row.content and split_of.setdefault((row.path, content[1]), split) != split:
+                other = split_of[row.path, content[1]]
+                raise CaptionlabError(
+                    f"{source}: the splits {other} and {split} share the photo {shown[:200]}; remove it from one"
+                    " of the two"
+                )
             if row.content and content in photo_of:
                 captions += [(photo_of[content], text) for text in row.captions]
                 continue
@@ -159,11 +166,11 @@ def _is_photo(kind: Any) -> bool:
 
 
 def _is_bytes(kind: Any) -> bool:
-    """Whether an Arrow type is null or any kind of binary."""
+    """Whether an Arrow type is null or any kind of binary, including dictionary-encoded ones."""
     types = pa.types
-    return any(
-        is_kind(kind) for is_kind in (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_null)
-    )
+    stored = kind.value_type if types.is_dictionary(kind) else kind
+    binary = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    return any(is_kind(stored) for is_kind in (*binary, types.is_null))
 
 
 def _is_text(kind: Any) -> bool:
@@ -191,4 +198,4 @@ def _is_list_of_captions(kind: Any) -> bool:
 def _safe_name(path: str) -> str | None:
     """The file name of a POSIX or Windows path; None if it is not a valid file name."""
     name = nfc(PurePosixPath(path.replace("\\", "/")).name)
-    return name if name.strip(".") and "\0" not in name and len(name.encode()) <= _NAME_BYTES else None
+    return name if name.strip(".") and "\0" not in name and len(name.encode()) <= NAME_BYTES else None

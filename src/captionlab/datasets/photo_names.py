@@ -1,6 +1,5 @@
 """Matching of the photo names in captions files with the photos of a folder."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from captionlab.data.photos import SUFFIXES, skipped_formats
 from captionlab.data.text import nfc
 from captionlab.datasets import Problem
-from captionlab.datasets.reading import entries, files_under, photos_among
+from captionlab.datasets.reading import NAME_BYTES, entries, files_under, linked_folders, photos_among
 from captionlab.errors import CaptionlabError, some_of
 
 _LONGEST = 4096  # characters of a path on most systems; normalising a megabyte of accents would take hours
@@ -21,7 +20,7 @@ class PhotoNames:
     """The photos of a folder and its subfolders, each with a unique name.
 
     A photo's name is its file name in NFC. If several subfolders have files of the same name, the name is the relative
-    path with ``__`` for each slash.
+    path with ``__`` for each slash. Raises CaptionlabError if a name is too long for a file.
     """
 
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
@@ -33,6 +32,11 @@ class PhotoNames:
         owners = Counter(map(_last, paths))
         for path, file in zip(paths, files, strict=True):
             name = _last(path) if owners[_last(path)] == 1 else path.replace("/", "__")
+            if (size := len(name.encode())) > NAME_BYTES:
+                raise CaptionlabError(
+                    f"{folder}: the name of the photo {path} would have {size} bytes with its folders, more than"
+                    f" {NAME_BYTES}; shorten the names of the photo or its folders"
+                )
             if name in self.files:
                 self.problems.append(Problem(kind="two photos of one name", item=name, detail=f"{path} is left out"))
             else:
@@ -87,20 +91,31 @@ class PhotoNames:
         )
 
 
-def find_photos(source: Path) -> tuple[PhotoNames, str | None]:
+def find_photos(source: Path) -> tuple[PhotoNames, list[str]]:
     """The photos in ``Images/`` of a dataset's folder, or else in the folder itself, including subfolders.
 
-    Also returns a message with the number of photos in unsupported formats, if any. Raises CaptionlabError if there is
-    no photo.
+    Also returns messages with the number of photos in unsupported formats and with the links to folders, if any. Raises
+    CaptionlabError if there is no photo, and if ``Images`` is a link.
     """
+    notes: list[str] = []
     for place in [*(path for path in entries(source) if path.name.lower() == "images"), source]:
+        if place != source and place.is_symlink() and place.is_dir():
+            raise CaptionlabError(
+                f"{place} is a link to a folder, of which DVC would not see changes; set dataset.source to"
+                f" {place.resolve()}, with the captions in it, or move the photos here"
+            )
         files = files_under(place) if place.is_dir() else []
-        names, skipped = PhotoNames(place, photos_among(files)), skipped_formats(files)
+        names, notes = PhotoNames(place, photos_among(files)), []
+        if skipped := skipped_formats(files):
+            notes.append(skipped)
+        if linked := [path.relative_to(source).as_posix() for path in linked_folders(place)]:
+            notes.append(
+                f"links to folders ({some_of(linked)}) are not followed, because DVC would not see changes of photos"
+                " there"
+            )
         if names.files:
-            return names, skipped
-    advice = f"; {skipped}" if skipped else ""
-    if linked := [path.name for path in entries(source) if path.is_symlink() and os.path.isdir(path)]:
-        advice += f"; links to folders ({some_of(linked)}) are not followed, because DVC would not see their changes"
+            return names, notes
+    advice = "".join(f"; {note}" for note in notes)
     raise CaptionlabError(f"{source} has no photos ({', '.join(sorted(SUFFIXES))}){advice}; put them there")
 
 

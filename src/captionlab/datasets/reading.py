@@ -12,6 +12,8 @@ from pathlib import Path
 from captionlab.data.photos import SUFFIXES
 from captionlab.errors import CaptionlabError
 
+NAME_BYTES = 255  # longest file name of common file systems
+
 
 def read_bytes(path: Path) -> bytes:
     """The file's bytes, or a CaptionlabError that names it."""
@@ -58,12 +60,28 @@ def files_under(folder: Path) -> list[Path]:
     return sorted(_walk(folder))
 
 
+def linked_folders(folder: Path) -> list[Path]:
+    """The links to folders in the folder and its subfolders, sorted; ``files_under`` does not follow them."""
+    found = [Path(place, name) for place, folders, _ in _places(folder) for name in folders]
+    return sorted(path for path in found if path.is_symlink())
+
+
 def photos_among(files: list[Path]) -> list[Path]:
     """The files with the suffix of a supported format."""
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    for place, _, names in _places(folder):
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _places(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each folder that is not hidden, with its subfolders that are not, and its files."""
+
     def refuse(error: OSError) -> None:
         raise _cannot_read(Path(error.filename), error) from error
 
@@ -71,10 +89,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         if not os.access(place, os.X_OK):  # the files can be listed but not read
             raise CaptionlabError(f"cannot read {place}: Permission denied")
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
-        for name in names:
-            path = Path(place, name)
-            if not name.startswith(".") and path.is_file():
-                yield path
+        yield place, folders, names
 
 
 def _cannot_read(path: Path, error: OSError) -> CaptionlabError:

@@ -21,9 +21,15 @@ SPLIT_NAMES: dict[str, Split] = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+_SUFFIXES = r"(txt|lst|csv|tsv|json|jsonl)"
 _FOLDERS = ("splits", "split", "flickr8k_text", "images")
 _FILE = re.compile(
-    rf"(|.*[_.-])({'|'.join(SPLIT_NAMES)})(?:[_-]?(?:images|list|split|set|ids))?\.(txt|lst|csv|tsv|json|jsonl)",
+    rf"(|.*[_.-])({'|'.join(SPLIT_NAMES)})(?:[_-]?(?:images|list|split|set|ids))?\.{_SUFFIXES}",
+    re.IGNORECASE,
+)
+_LIKE_FILE = re.compile(  # not read
+    rf"(|.*[_.-])((?:{'|'.join(SPLIT_NAMES)})[_-]?(?:files|filenames|imgs|names|photos)|splits?|partitions?)"
+    rf"\.{_SUFFIXES}",
     re.IGNORECASE,
 )
 
@@ -37,9 +43,9 @@ def split_named(name: str, photo: str) -> Split:
 
 
 def seem_to_be_splits(source: Path) -> list[str]:
-    """The files whose names suggest that they define splits, in the places that ``read_split_files`` reads."""
-    paths = [path for place in _places(source) for path in entries(place)]
-    found = [path for path in paths if _FILE.fullmatch(path.name) or path.name.lower() in ("split.csv", "splits.csv")]
+    """The files in the folder and in the folders there whose names suggest that they define splits."""
+    paths = [path for place in (source, *filter(Path.is_dir, entries(source))) for path in entries(place)]
+    found = [path for path in paths if _FILE.fullmatch(path.name) or _LIKE_FILE.fullmatch(path.name)]
     return [path.relative_to(source).as_posix() for path in found if path.is_file()]
 
 
@@ -141,7 +147,8 @@ def refuse_overlap(splits: Mapping[Split, Collection[str]]) -> None:
 def draw(shares: Mapping[Split, float], photos: set[str], seed: int) -> dict[Split, list[str]]:
     """Split the photos at random into train and the splits of ``shares``, each with at least one photo.
 
-    The result depends only on photos, shares and seed. Raises CaptionlabError if no photo is left for training.
+    Each has at least two where they are enough for that, because CIDEr of one photo is always 0. The result depends
+    only on photos, shares and seed. Raises CaptionlabError if no photo is left for training.
     """
     from sklearn.model_selection import train_test_split  # slow to import, and most sources have splits
 
@@ -149,6 +156,9 @@ def draw(shares: Mapping[Split, float], photos: set[str], seed: int) -> dict[Spl
         if share == 0:
             raise CaptionlabError(f"dataset.{split}_share must be above 0; the dataset has no {split} split")
     sizes = {split: max(1, round(len(photos) * share)) for split, share in shares.items()}
+    at_least_two = {split: max(2, size) for split, size in sizes.items()}
+    if len(photos) - sum(at_least_two.values()) >= 2:  # for training
+        sizes = at_least_two
     if sum(sizes.values()) >= len(photos):
         raise CaptionlabError(f"of {len(photos)} photos with captions none is left for training; add photos")
     rest, drawn = sorted(photos), {}

@@ -68,6 +68,11 @@ def download(params: Params, root: Path) -> list[str]:
     lines.append(f"download: splits: {found.split_source}")
     if checked.problems:
         lines.append(f"download: {_summary(checked.problems)}; all are in {DATASET}/manifest.json")
+    if single := [split for split in SPLITS if split != "train" and splits[split] == 1]:
+        lines.append(
+            f"download: warning: only one photo for {' and '.join(single)}, and CIDEr of one photo is always 0; add"
+            f" photos, or raise {' and '.join(f'dataset.{split}_share' for split in single)} if drawn at random"
+        )
     return [*lines, *(f"download: {note}" for note in found.notes)]
 
 
