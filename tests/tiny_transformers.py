@@ -112,6 +112,27 @@ def with_pickled_weights(folder: Path) -> Path:
     return folder
 
 
+def with_weights(folder: Path, changed: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
+    """The same model with model.safetensors as ``changed`` makes it."""
+    from safetensors.torch import load_file, save_file
+
+    weights = changed(load_file(folder / "model.safetensors"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def without_weights(folder: Path, part: str) -> Path:
+    """The same model without the weights whose names begin so."""
+    return with_weights(folder, lambda weights: {k: v for k, v in weights.items() if not k.startswith(part)})
+
+
+def without_tokenizer(folder: Path) -> Path:
+    """The same model without the files of its tokenizer."""
+    for name in ("merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json", "words.txt"):
+        (folder / name).unlink(missing_ok=True)
+    return folder
+
+
 WITH_PROMPT: dict[str, Callable[[Path], Path]] = {"blip": blip, "git": git}
 MODELS = {**WITH_PROMPT, "vit_bert": vit_bert}
 

@@ -1,5 +1,6 @@
 """CLIPScore and RefCLIPScore with a tiny random CLIP, compared with the formulas on its embeddings."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,15 @@ from captionlab.data.photos import read_upright
 from captionlab.errors import CaptionlabError
 from captionlab.inference.clip_score import ClipScorer
 from photo_sets import jpegs
-from tiny_transformers import clip, transformers, with_pickled_weights
+from tiny_transformers import (
+    MODELS,
+    clip,
+    transformers,
+    with_pickled_weights,
+    with_weights,
+    without_tokenizer,
+    without_weights,
+)
 
 REFERENCES = {"0.jpg": ["a red dog .", "dogs"], "1.jpg": ["two cats on a bed ."]}
 PAIRS = [("0.jpg", "a dog ."), ("0.jpg", "dogs"), ("1.jpg", "a dog ."), ("1.jpg", "a very long caption of a bed")]
@@ -84,3 +93,61 @@ def test_missing_weights_are_one_error_line(tmp_path: Path) -> None:
     with pytest.raises(CaptionlabError, match=r"no-one/clip is neither a folder .*: hf download no-one/clip") as caught:
         ClipScorer("no-one/clip")
     assert "\n" not in str(caught.value)
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(CaptionlabError) as caught:
+        ClipScorer(str(folder))
+    assert "\n" not in str(caught.value)
+    return str(caught.value).replace(str(folder), "CLIP")
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_weights_that_lack_a_part_are_refused(tmp_path: Path, pickled: bool) -> None:
+    """Not drawn at random, which would give other scores each time."""
+    folder = without_weights(clip(tmp_path / "clip"), "text_")
+    if pickled:
+        with_pickled_weights(folder)
+    assert refusal(folder).startswith(
+        "the files of CLIP lack 21 of its weights, or have them in another shape (text_model"
+    )
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    name = "text_projection.weight"
+    folder = with_weights(clip(tmp_path / "clip"), lambda weights: weights | {name: weights[name][:-3].clone()})
+    assert f"lack 1 of its weights, or have them in another shape ({name})" in refusal(folder)
+
+
+def test_a_tokenizer_that_is_missing_or_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = clip(tmp_path / "clip")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(folder)
+    assert refusal(folder).startswith("the tokenizer of CLIP knows 56 words, and the weights are for 55; copy or")
+    without_tokenizer(folder)
+    assert refusal(folder).startswith("the tokenizer of CLIP knows 2 words, and the weights are for 55; copy or")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
+    assert refusal(MODELS[name](tmp_path / name)) == (
+        "CLIP is not a CLIP model that transformers loads (the model_type in its config.json is not clip)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "[]"),
+        ("config.json", "{"),
+        ("config.json", '{"model_type": "clip", "text_config": "x"}'),
+        ("tokenizer.json", "{}"),
+        ("processor_config.json", "[]"),
+        ("model.safetensors", ""),
+    ],
+)
+def test_a_damaged_file_is_one_error_line(tmp_path: Path, file: str, content: str) -> None:
+    folder = clip(tmp_path / "clip")
+    (folder / file).write_text(content)
+    assert re.match(r"CLIP is (not a CLIP model that transformers loads|neither a folder .*) \(.+\)", refusal(folder))

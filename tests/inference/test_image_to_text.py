@@ -11,7 +11,19 @@ from captionlab.data.photos import read_upright
 from captionlab.errors import CaptionlabError
 from captionlab.inference.image_to_text import ImageToText
 from photo_sets import jpeg
-from tiny_transformers import MODELS, WITH_PROMPT, blip, llava, transformers, with_pickled_weights
+from tiny_transformers import (
+    MODELS,
+    WITH_PROMPT,
+    blip,
+    git,
+    llava,
+    transformers,
+    vit_bert,
+    with_pickled_weights,
+    with_weights,
+    without_tokenizer,
+    without_weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +114,56 @@ def test_damaged_weights_are_one_error_line(tmp_path: Path, file: str, damage: s
         weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2 if damage == "half" else 0])
     with pytest.raises(
         CaptionlabError, match=r"blip is (not an image-to-text model|neither a folder) .*\(.+\)"
+    ) as caught:
+        loaded(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_weights_that_lack_a_part_are_refused(tmp_path: Path, pickled: bool) -> None:
+    """Not drawn at random."""
+    folder = without_weights(blip(tmp_path / "blip"), "text_decoder.")
+    if pickled:
+        with_pickled_weights(folder)
+    with pytest.raises(
+        CaptionlabError, match=r"^the files of blip lack 37 of its weights, .*\(text_decoder\..*, \.\.\.\); copy or"
+    ):
+        loaded(folder)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    name = "git.embeddings.word_embeddings.weight"
+    folder = with_weights(git(tmp_path / "git"), lambda weights: weights | {name: weights[name][:-3].clone()})
+    with pytest.raises(CaptionlabError, match=rf"^the files of git lack 1 of its weights, or .* \({name}\); copy or"):
+        loaded(folder)
+
+
+def test_weights_that_captions_do_not_pass_through_may_lack(
+    tmp_path: Path, folders: dict[str, Path], photos: list[Path]
+) -> None:
+    """As the pooler of ViT in many published models."""
+    folder = without_weights(vit_bert(tmp_path / "vit_bert"), "encoder.pooler.")
+    said, expected = (list(loaded(each, max_tokens=6).captions(photos)) for each in (folder, folders["vit_bert"]))
+    assert said == expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_without_its_tokenizer_is_refused(tmp_path: Path, name: str) -> None:
+    folder = without_tokenizer(MODELS[name](tmp_path / name))
+    with pytest.raises(CaptionlabError, match=rf"^the tokenizer of {name} knows [05] words, and .* for 17; copy or"):
+        loaded(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("config.json", "[]"), ("config.json", "{"), ("tokenizer.json", "{}"), ("processor_config.json", "[]")],
+)
+@pytest.mark.parametrize("name", ["blip", "git"])
+def test_a_damaged_file_is_one_error_line(tmp_path: Path, name: str, file: str, content: str) -> None:
+    folder = MODELS[name](tmp_path / name)
+    (folder / file).write_text(content)
+    with pytest.raises(
+        CaptionlabError, match=rf"{name} is (not an image-to-text model|neither a folder) .*\(.+\)"
     ) as caught:
         loaded(folder)
     assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import shutil
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
@@ -313,6 +314,27 @@ def test_meteor_is_missing_if_java_fails(behaviour: str, tmp_path: Path, monkeyp
         ours = score({"a": ["a dog runs"]}, {"a": "a dog"})
     assert ours.meteor is None
     assert ours.bleu_1 > 0
+
+
+@needs_java
+def test_a_java_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_JAVA_OPTIONS", "-Xmx512m")  # less than METEOR's heap
+    with pytest.warns(RuntimeWarning, match=r"METEOR is left out: Java gave no score \(.*heap size.*\)$"):
+        assert score({"a": ["a dog runs"]}, {"a": "a dog"}).meteor is None
+
+
+def test_an_exception_of_java_is_in_the_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the stack; and a Java that prints more than a pipe holds goes on."""
+    java = tmp_path / "java"
+    printed = r"Picked up JAVA_TOOL_OPTIONS: -X\nprogress\nException in thread: no memory\n\tat edu.cmu.Meteor\n"
+    java.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.stderr.write('Picked up\\n' * 20_000 + '{printed}')\ninput()\n"
+    )
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    reason = r"it stopped or took too long; .*progress; Exception in thread: no memory"
+    with pytest.warns(RuntimeWarning, match=rf"^METEOR is left out: Java gave no score \({reason}\)$"):
+        assert score({"a": ["a dog runs"]}, {"a": "a dog"}).meteor is None
 
 
 def test_meteor_is_missing_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,26 @@ def test_scores_are_in_the_order_of_the_captions(program: Path) -> None:
     assert spice_scores([*PAIRS, ("b.jpg", "two dogs")], REFERENCES).tolist() == [1.0, 0.0, 1.0, 0.5]
 
 
+def answering(program: Path, scores: str) -> None:
+    """Make Java write these scores."""
+    java = program / "bin/java"
+    java.write_text(JAVA.replace('json.dump(rows, open(out, "w"))', f"open(out, 'w').write({scores!r})"), "utf-8")
+
+
+def test_a_score_that_is_no_number_counts_as_0(program: Path) -> None:
+    answering(
+        program, '[{"image_id": 0, "scores": {"All": {"f": null}}}, {"image_id": 1, "scores": {"All": {"f": 1}}}]'
+    )
+    assert spice_scores(PAIRS[:2], REFERENCES).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("scores", ["", "{", "[]", "{}", "[null]", '[{"image_id": 0, "scores": {"All": {"f": "x"}}}]'])
+def test_scores_that_cannot_be_read_are_one_line(program: Path, scores: str) -> None:
+    answering(program, scores)
+    with pytest.raises(CaptionlabError, match=r"^Java's scores cannot be read \(\w+: .*\)$"):
+        spice_scores(PAIRS[:1], REFERENCES)
+
+
 def test_a_missing_part_is_named(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (program / "lib" / spice._PARSER[1]).unlink()
     with pytest.raises(CaptionlabError, match=r"stanford-corenlp-3\.6\.0-models\.jar is missing; to download it: "):

@@ -55,7 +55,7 @@ def score(
     scored = score_files(references, hypotheses, meteor=meteor, subset=subset, intervals=intervals)
     for line in [json_line(as_record(scored))] if as_json else lines(scored, meteor):
         print(line)
-    if mlflow_run:
+    if mlflow_run is not None:
         from captionlab.commands.scored_run import add_to_mlflow
 
         print(add_to_mlflow(Path.cwd(), mlflow_run, scored.scores, references, hypotheses), file=sys.stderr)

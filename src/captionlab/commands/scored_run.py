@@ -14,9 +14,13 @@ from captionlab.tracking.store import TrackingError
 def add_to_mlflow(root: Path, run: str, scores: Scores, references: Path, captions: Path) -> str:
     """Add the scores to the MLflow experiment of the project in ``root``, as a run of this name; returns a line.
 
-    The same scores of the same files under the same name are one run. Raises CaptionlabError when there is no
-    params.yaml, which names the experiment, or MLflow cannot be used.
+    The same scores of the same files under the same name are one run. Raises CaptionlabError when the name is blank or
+    not printable, there is no params.yaml, which names the experiment, or MLflow cannot be used.
     """
+    if not run.strip() or not run.isprintable():
+        raise CaptionlabError(
+            f"{run!r} cannot name a run in MLflow; --mlflow-run takes one line of printable characters"
+        )
     dataset = load_params(root / "params.yaml").dataset.name
     experiment = f"captionlab/{dataset}"
     own = {key: round(value, 4) for key, value in dataclasses.asdict(scores).items() if value is not None}

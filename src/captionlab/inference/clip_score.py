@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from captionlab.data.photos import read_upright
 from captionlab.errors import CaptionlabError, first_line, some_of
-from captionlab.inference.image_to_text import DAMAGED, how_to_get, import_transformers
+from captionlab.inference.image_to_text import REPORTED, check_tokenizer, check_weights, how_to_get, import_transformers
 
 _PREFIX = "A photo depicts "
 _WEIGHT = 2.5
@@ -25,19 +25,27 @@ Floats = NDArray[np.float64]
 
 
 class ClipScorer:
-    """A CLIP model with its preprocessing. Raises CaptionlabError when transformers or the weights are missing."""
+    """A CLIP model with its preprocessing. Raises CaptionlabError when transformers or one of its files is missing."""
 
     def __init__(self, model: str, device: str = "cpu") -> None:
         transformers = import_transformers()
         try:
+            _check_kind(transformers.CLIPConfig.get_config_dict(model, local_files_only=True)[0])
             self._processor = transformers.CLIPProcessor.from_pretrained(model, local_files_only=True)
-            loaded = transformers.CLIPModel.from_pretrained(model, local_files_only=True)
-        except (OSError, ValueError, *DAMAGED) as error:
+            found, loaded = transformers.CLIPModel.from_pretrained(model, **REPORTED)
+        except OSError as error:
             raise CaptionlabError(
                 f"{model} is neither a folder with CLIP's weights nor in the Hugging Face cache ({first_line(error)}); "
                 f"{how_to_get(model)}"
             ) from error
-        self._model: Any = loaded.float().eval().to(device)
+        except Exception as error:  # of any type, where a file is damaged
+            raise CaptionlabError(
+                f"{model} is not a CLIP model that transformers loads ({first_line(error)})"
+            ) from error
+        check_weights(model, loaded)
+        words = found.config.text_config.vocab_size
+        check_tokenizer(model, self._processor.tokenizer, words, most=words)
+        self._model: Any = found.float().eval().to(device)
         self._device = device
 
     def scores(
@@ -86,6 +94,12 @@ class ClipScorer:
             ).to(self._device)
             found.append(_unit(self._model.get_text_features(**tokens)))
         return np.concatenate(found)
+
+
+def _check_kind(config: Any) -> None:
+    """Raise ValueError for the configuration of another model, which CLIPModel takes, with its own defaults."""
+    if not isinstance(config, dict) or config.get("model_type") != "clip":
+        raise ValueError("the model_type in its config.json is not clip")
 
 
 def _unit(features: Any) -> Floats:

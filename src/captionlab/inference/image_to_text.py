@@ -3,26 +3,30 @@
 Weights are read from a folder or from the Hugging Face cache and never downloaded here.
 """
 
-import pickle
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from captionlab.core.params import ImageToTextParams
 from captionlab.data.photos import read_upright
 from captionlab.encoders.torchvision_models import import_torchvision
-from captionlab.errors import CaptionlabError, first_line
+from captionlab.errors import CaptionlabError, first_line, some_of
 
 _LONGEST = 1024  # pixels of a photo's longer side; the models read 224 to 480
 _BATCH = 8
+_INSTALL = "transformers is not installed: pip install 'captionlab[transformers]'"
 
-# What reading a damaged weights file raises, and one that would run code: pytorch_model.bin is a pickle.
-DAMAGED = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError)
+# transformers draws weights at random where a file lacks them or has them in another shape; this makes it report them.
+REPORTED = {"local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+# transformers gives the encoder of a vision-encoder-decoder a pooler that captions do not pass through; published
+# weights often lack it.
+_UNUSED = "encoder.pooler."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,7 @@ class ImageToText:
     def load(cls, params: ImageToTextParams, root: Path, device: str) -> "ImageToText":
         """The model that ``params`` names: a folder, relative to ``root``, or a name in the Hugging Face cache.
 
-        Raises CaptionlabError when transformers, the weights or a model of this kind are missing.
+        Raises CaptionlabError when transformers, a weight or a model of this kind is missing.
         """
         transformers = import_transformers()
         folder = root / params.model
@@ -48,16 +52,16 @@ class ImageToText:
             processor = images = transformers.AutoProcessor.from_pretrained(place, local_files_only=True)
             if not hasattr(processor, "image_processor"):  # the models called vision-encoder-decoder have two
                 images = transformers.AutoImageProcessor.from_pretrained(place, local_files_only=True)
-            model = transformers.AutoModelForImageTextToText.from_pretrained(place, local_files_only=True)
+            model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(place, **REPORTED)
         except OSError as error:
-            raise CaptionlabError(
-                f"the model {params.model} is neither a folder with its weights nor in the Hugging Face cache "
-                f"({first_line(error)}); {how_to_get(params.model)}"
-            ) from error
-        except (ValueError, ImportError, *DAMAGED) as error:
+            raise _not_here(params.model, f" ({first_line(error)})") from error
+        except Exception as error:  # of any type, where a file is damaged
             raise CaptionlabError(
                 f"{params.model} is not an image-to-text model that transformers loads ({first_line(error)})"
             ) from error
+        check_weights(params.model, loaded)
+        words = getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
+        check_tokenizer(params.model, getattr(processor, "tokenizer", processor), words or 0)
         return cls(params=params, model=model.eval().to(device), processor=processor, images=images, device=device)
 
     @property
@@ -123,10 +127,57 @@ def import_transformers() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "transformers":
             raise
-        raise CaptionlabError("transformers is not installed: pip install 'captionlab[transformers]'") from error
+        raise CaptionlabError(_INSTALL) from error
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers
+
+
+def check_weights(model: str, loaded: Mapping[str, Any]) -> None:
+    """Raise CaptionlabError if transformers drew weights at random; ``loaded`` is what it reports by ``REPORTED``."""
+    drawn = {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
+    if names := sorted(name for name in drawn if not name.startswith(_UNUSED)):
+        raise CaptionlabError(
+            f"the files of {model} lack {len(names):,} of its weights, or have them in another shape "
+            f"({some_of(names)}); copy or download the whole model"
+        )
+
+
+def check_tokenizer(model: str, tokenizer: Any, words: int, most: float = math.inf) -> None:
+    """Raise CaptionlabError if the tokenizer knows less than half of the words of the weights, or more than ``most``.
+
+    Without its files transformers makes a tokenizer that knows the special tokens alone. Somewhat fewer words are
+    usual: the weights' number of words is often rounded up.
+    """
+    known = len(tokenizer) if hasattr(tokenizer, "batch_decode") else 0
+    if not max(1, words / 2) <= known <= most:
+        raise CaptionlabError(
+            f"the tokenizer of {model} knows {known:,} words, and the weights are for {words:,}; copy or download the "
+            "whole model"
+        )
+
+
+def check_image_to_text(model: str, root: Path) -> None:
+    """Raise CaptionlabError if ``ImageToText.load`` would not find transformers or the model. Reads no weights."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if find_spec("transformers") is None:
+        raise CaptionlabError(_INSTALL)
+    folder = root / model
+    try:
+        here = folder.is_dir() or isinstance(try_to_load_from_cache(model, "config.json"), str)
+    except HFValidationError:  # a path
+        here = False
+    if not here:
+        raise _not_here(model)
+
+
+def _not_here(model: str, reason: str = "") -> CaptionlabError:
+    return CaptionlabError(
+        f"the model {model} is neither a folder with its weights nor in the Hugging Face cache{reason}; "
+        f"{how_to_get(model)}"
+    )
 
 
 def how_to_get(model: str) -> str:

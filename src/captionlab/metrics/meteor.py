@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import shutil
 import subprocess
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import IO
 Words = tuple[str, ...]
 
 _STARTUP_SECONDS = 120.0  # limit; loading its table of paraphrases takes 5 to 10 s
+_LAST_SECONDS = 5.0  # limit; what a failing Java may take to say why
 _CAPTION_SECONDS = 0.05  # limit; scoring one takes 0.0005 s
 _JAVA_OPTIONS = (
     # It reads 270 MB of paraphrases and keeps most of them: a large heap from the start and a small young generation
@@ -47,14 +49,17 @@ def meteor_scores(references: Sequence[Sequence[Words]], systems: Sequence[Seque
         return None
     command = [java, *_JAVA_OPTIONS, "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
     try:
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            encoding="utf-8",
-            errors="replace",
-        ) as process:
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,  # a pipe nobody reads would fill
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                encoding="utf-8",
+                errors="replace",
+            ) as process,
+        ):
             assert process.stdin is not None
             assert process.stdout is not None
             try:
@@ -64,6 +69,14 @@ def meteor_scores(references: Sequence[Sequence[Words]], systems: Sequence[Seque
                     with _deadline(process, _STARTUP_SECONDS + _CAPTION_SECONDS * len(references)):
                         scores.append(_score(process.stdin, process.stdout, references, hypotheses, known))
                 return scores
+            except (OSError, ValueError) as error:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()  # it ends
+                with _deadline(process, _LAST_SECONDS):
+                    said = process.stdout.read()  # Java writes why it does not start here, and exceptions to the log
+                    process.wait()
+                log.seek(0)
+                raise ValueError("; ".join([str(error), *_reason(said + log.read())])) from error
             finally:
                 process.kill()
                 with contextlib.suppress(OSError):  # flushing to a dead process
@@ -71,6 +84,12 @@ def meteor_scores(references: Sequence[Sequence[Words]], systems: Sequence[Seque
     except (OSError, ValueError) as error:
         warnings.warn(f"METEOR is left out: Java gave no score ({error})", RuntimeWarning, stacklevel=2)
         return None
+
+
+def _reason(printed: str) -> list[str]:
+    """The last lines of what a failed Java printed, without those on its options and on the places in its code."""
+    lines = [line.strip()[:200] for line in printed.splitlines()]
+    return [line for line in lines if line and not line.startswith(("Picked up ", "at "))][-3:]
 
 
 @contextlib.contextmanager

@@ -46,8 +46,13 @@ def spice_scores(pairs: Sequence[tuple[str, str]], references: Mapping[str, Sequ
         done = subprocess.run(command, cwd=temporary, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode or not found.exists():
             raise CaptionlabError(f"Java gave no score ({_reason(done.stderr)})")
-        scores = {row["image_id"]: row["scores"]["All"]["f"] for row in json.loads(found.read_text(encoding="utf-8"))}
-    return np.array([float(scores[n]) for n in range(len(pairs))])
+        try:
+            rows = json.loads(found.read_text(encoding="utf-8"))
+            scores = {row["image_id"]: row["scores"]["All"]["f"] for row in rows}
+            values = np.array([scores[n] for n in range(len(pairs))], dtype=np.float64)  # null becomes NaN
+        except (ValueError, TypeError, LookupError) as error:
+            raise CaptionlabError(f"Java's scores cannot be read ({type(error).__name__}: {error})") from error
+    return np.nan_to_num(values)  # the program itself gives 0 where a photo's references say nothing it can parse
 
 
 def _reason(printed: str) -> str:

@@ -6,6 +6,7 @@ from captionlab.config import Params
 from captionlab.core.dataset_source import is_imported, source_folder
 from captionlab.core.files import write_text
 from captionlab.core.records import FEATURES, PARAMS_VALID
+from captionlab.core.results.guests import guest_folder
 from captionlab.errors import CaptionlabError
 
 
@@ -13,8 +14,8 @@ def check_params(params: Params, root: Path) -> list[str]:
     """Say what params.yaml holds; every stage's command checks it before it calls the stage.
 
     The first stage that reads data depends on the file written, so that this one runs before any other, for a single
-    target too. Raises CaptionlabError where a folder or a file that params.yaml names is missing, and for an encoder
-    that captionlab does not know.
+    target too. Raises CaptionlabError where a folder or a file that params.yaml names is missing, for an encoder that
+    captionlab does not know, and for a model that has not captioned yet and is not on this machine.
     """
     _ = params.dataset.resolved_format  # refuses a name that is no format
     source = params.dataset.source
@@ -26,6 +27,14 @@ def check_params(params: Params, root: Path) -> list[str]:
     for name, guest in params.guests.items():
         if not (root / guest.captions).is_file():
             raise CaptionlabError(f"guests.{name}.captions {guest.captions} is not a file; put the captions there")
+    if guests := [name for name in params.guest_models if not guest_folder(root, name).exists()]:
+        from captionlab.inference.image_to_text import check_image_to_text  # imports torch, as below
+
+        for name in guests:
+            try:
+                check_image_to_text(params.guest_models[name].model, root)
+            except CaptionlabError as error:
+                raise CaptionlabError(f"guest_models.{name}: {error}") from error
     if new := [name for name in params.extract_features.encoders if not (root / FEATURES / name).exists()]:
         from captionlab.encoders.load import check_encoder  # imports torch: 1 s, not needed for known encoders
 
