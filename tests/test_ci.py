@@ -65,6 +65,15 @@ def test_workflows_run_existing_commands(workflow: Path) -> None:
             assert (ROOT / path).exists(), path
 
 
+def test_a_forks_pull_request_gets_the_comparison_too() -> None:
+    """It gets no comment: its token may not write one."""
+    of_report = steps(ROOT / ".github/workflows/report.yml")
+    (artifact,) = (step["with"]["path"].split() for step in of_report if "upload-artifact" in step.get("uses", ""))
+    assert "comment.md" in artifact
+    (compare,) = (step["run"] for step in of_report if step.get("name") == "Compare")
+    assert 'cat comment.md >> "$GITHUB_STEP_SUMMARY"' in compare
+
+
 def test_make_reports_results_that_differ_from_git(tmp_path: Path) -> None:
     def run(*command: str) -> str:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout

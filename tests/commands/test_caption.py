@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from builders import draw_photos
+from builders import digests, draw_photos
 from captionlab.commands.caption_file import CaptionFile
 from captionlab.core.files import read_jsonl, through_link
 from captionlab.errors import CaptionlabError
@@ -200,6 +200,36 @@ def test_a_link_is_written_through(folder: Path, run: "Run") -> None:
     assert (folder / "link.png").is_symlink()
     with pytest.raises(CaptionlabError, match=r"^/dev/stdout is a device or a pipe, not a file; name a file$"):
         through_link(Path("/dev/stdout"))
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("photos/000.jpg", "--attention would replace the photo photos/000.jpg; name another file"),
+        ("link.png", "--attention would replace the photo {folder}/photos/000.jpg; name another file"),
+        ("photos/001.jpg", "--attention would replace photos/001.jpg, which is not a PNG; name another file"),
+        ("notes.txt", "--attention would replace notes.txt, which is not a PNG; name another file"),
+        ("photos", "cannot read photos: Is a directory; name another file"),
+    ],
+)
+def test_an_attention_map_replaces_no_photo_or_other_file(folder: Path, run: "Run", out: str, words: str) -> None:
+    (folder / "notes.txt").write_text("milk")
+    (folder / "link.png").symlink_to("photos/000.jpg")
+    before = digests(folder)
+    said = f"captionlab: {words.format(folder=folder)}\n"
+    assert run("caption", "photos/000.jpg", "--attention", out) == (1, "", said)
+    assert digests(folder) == before
+
+
+def test_an_attention_map_replaces_another_one(folder: Path, run: "Run") -> None:
+    Path("map.png").touch()  # as mktemp makes it
+    assert run("caption", "photos/000.jpg", "--attention", "map.png")[0] == 0
+    first = Path("map.png").read_bytes()
+    assert run("caption", "photos/001.jpg", "--attention", "map.png")[0] == 0
+    assert Path("map.png").read_bytes() != first
+    shutil.copy("map.png", "photo.png")
+    code, _, err = run("caption", "photo.png", "--attention", "./photo.png")
+    assert (code, err) == (1, "captionlab: --attention would replace the photo photo.png; name another file\n")
 
 
 # The file

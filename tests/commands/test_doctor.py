@@ -221,6 +221,12 @@ def test_a_tracking_server_is_checked(tmp_path: Path, monkeypatch: pytest.Monkey
     assert doctor._runs(tmp_path).found == "at postgresql://db/runs; not checked"
 
 
+def test_an_address_that_is_no_database_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite+bad")
+    said = "MLFLOW_TRACKING_URI, sqlite+bad, is not the address of a database; write sqlite:///FILE, or unset it"
+    assert doctor._runs(tmp_path) == Finding(name="mlflow runs", verdict="warn", found=said)
+
+
 def test_the_database_is_never_created(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     with closing(sqlite3.connect(path)) as database, database:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -287,6 +288,30 @@ def test_an_invalid_preset_changes_nothing(project: Path, content: str, words: s
     assert "\n" not in str(caught.value)
     assert (project / "params.yaml").read_bytes() == before
     assert not list(project.glob(".*partial"))
+    assert not list(project.glob("params.yaml.former*"))
+
+
+def test_changes_that_git_does_not_have_are_kept(project: Path) -> None:
+    def git(*command: str) -> None:
+        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=project, check=True)
+
+    git("init", "-q")
+    git("add", "params.yaml")
+    git("commit", "-q", "-m", "start")
+    assert apply_preset(project, "hour")[-1] == "run it with `dvc exp run`; `git restore params.yaml` goes back"
+    assert not list(project.glob("params.yaml.*"))
+    mine = (project / "params.yaml").read_bytes() + b"# mine\n"
+    (project / "params.yaml").write_bytes(mine)
+    said = "git does not have the former params.yaml: it is kept as params.yaml.former"
+    assert apply_preset(project, "report_a")[-1] == f"run it with `dvc exp run`; {said}"
+    second = (project / "params.yaml").read_bytes()
+    assert apply_preset(project, "hour")[-1].endswith(f"{said}2")  # the first one is still the only one of its kind
+    assert (project / "params.yaml.former").read_bytes() == mine
+    assert (project / "params.yaml.former2").read_bytes() == second
+    (project / "params.yaml").write_bytes(mine)
+    assert apply_preset(project, "hour")[-1].endswith(said)  # this one is kept already
+    git("add", "params.yaml")  # what git restore writes is the staged file
+    assert apply_preset(project, "report_a")[-1].endswith("`git restore params.yaml` goes back")
 
 
 def test_an_unknown_preset_is_an_error_that_lists_the_known_ones(project: Path) -> None:

@@ -61,7 +61,14 @@ def test_the_licence_is_that_of_the_data_and_not_of_its_name(released: Path, tmp
     """Drawn scenes are under the project's own licence; photos of one's own may have any name."""
     checkpoint = load_checkpoint(released)
     assert checkpoint.release is not None
-    for name, form, licence in (("mine", "scenes", "mit"), ("scenes", "folder", "other"), ("scenes", None, "other")):
+    drawn, flickr8k = "captionlab generates the drawn scenes", "Flickr8k holds 8,000 photos"
+    unknown = "The terms of this data are not known to captionlab"
+    for name, form, licence, terms in (
+        ("mine", "scenes", "mit", drawn), ("flickr8k", "scenes", "mit", drawn), ("scenes", "folder", "other", unknown),
+        ("scenes", None, "other", unknown), ("mine", "flickr8k", "other", flickr8k),
+        ("flickr8k", None, "other", flickr8k), ("flickr8k_karpathy", "karpathy", "other", flickr8k),
+        ("flickr8k", "folder", "other", unknown),
+    ):  # fmt: skip
         release = dataclasses.replace(checkpoint.release, format=form)
         identity = dataclasses.replace(checkpoint.identity, dataset=name)
         path = tmp_path / f"{name}.{form}.safetensors"
@@ -69,6 +76,7 @@ def test_the_licence_is_that_of_the_data_and_not_of_its_name(released: Path, tmp
         publish(tmp_path / f"hub {name} {form}", str(path), None)
         card = ModelCard.load(tmp_path / f"hub {name} {form}/README.md")
         assert card.data.license == licence
+        assert [text for text in (drawn, flickr8k, unknown) if text in card.text] == [terms]
         assert (tmp_path / f"hub {name} {form}/LICENSE.md").exists() == (licence == "other")
 
 
@@ -135,3 +143,6 @@ def test_captioners_without_scores_and_nonempty_folders_are_refused(
         publish(tmp_path / "out", str(path), None)
     with pytest.raises(CaptionlabError, match="is not empty; name a new or empty folder"):
         publish(tmp_path, str(released), None)
+    (tmp_path / "file").touch()
+    with pytest.raises(CaptionlabError, match="file is not a folder; name a new or empty one"):
+        publish(tmp_path / "file", str(released), None)

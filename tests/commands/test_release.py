@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,3 +146,8 @@ def test_a_release_names_what_it_replaces_and_needs_confirmation(
     assert code == 0
     assert out.startswith("replaced: baseline.tiny, trained on tiny\n")
     assert "to go back: git restore" in out
+    assert f"; git's version of {RELEASED} and {CARD} is another than the replaced one\n" in out
+    for command in (["init", "-q"], ["add", "src", "docs"]):
+        subprocess.run(["git", *command], check=True)
+    _, out, _ = run("release", "--yes")
+    assert out.endswith(f"to go back: git restore {RELEASED} {CARD}\n")

@@ -1,6 +1,7 @@
 """MLflow's model registry: versions, aliases, and loading a registered model."""
 
 import dataclasses
+import re
 import shutil
 import signal
 import subprocess
@@ -218,6 +219,31 @@ def test_an_ensemble_is_registered_with_its_members(
         export(Path("onnx"), model, int8=False, web_runtime=None)
     with pytest.raises(CaptionlabError, match="is an ensemble; only a released system can be published"):
         publish(Path("hub"), model, None)
+
+
+def test_each_dataset_has_an_alias_of_its_own() -> None:
+    names = ["scenes", "a-b", "a_b", "a.b", "a b", "fotos é"]
+    aliases = [registry.best_alias(name) for name in names]
+    assert aliases[:3] == ["best-scenes", "best-a-b", "best-a_b"]
+    assert len(set(aliases)) == len(names)
+    assert all(re.fullmatch("[A-Za-z0-9_-]+", alias) for alias in aliases)
+
+
+@pytest.mark.parametrize("uri", ["sqlite+bad", "sqlite+bad:///runs.db"])
+def test_an_address_that_is_no_database_is_one_error_line(
+    tmp_path: Path, released: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    (tmp_path / "runs.db").touch()
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(CaptionlabError, match=r"is not the address of a database|cannot be used") as caught,
+        registry.local_checkpoint(tmp_path, registry.best_model("scenes")),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CaptionlabError, match=r"is not the address of a database|cannot be used"):
+        register(tmp_path, candidate(released))
 
 
 def test_looking_up_a_model_creates_no_database(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Runs on a real MLflow server that is killed, slow, or loses a response."""
 
 import json
+import os
+import re
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -94,6 +97,43 @@ def test_a_server_stores_runs_and_may_be_killed_during_training(
         for key in CURVES:
             assert points(pipeline, second, key) == expected("lite0", key)
         assert len(client.search_model_versions("name = 'captionlab'")) == 1  # the same checkpoint and code
+
+
+@pytest.mark.slow
+def test_a_servers_bucket_without_keys_is_a_warning_and_gets_the_files_later(
+    server: tuple[str, subprocess.Popen[bytes]],
+    pipeline: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As of ``mlflow server --default-artifact-root s3://... --no-serve-artifacts``; with or without boto3 here."""
+    uri, _ = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_S3_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    client = MlflowClient(uri)
+    number = client.create_experiment(EXPERIMENT, artifact_location="s3://no-such-bucket/runs")
+    train(pipeline, "lite0")
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        said, advice = track(PARAMS, pipeline)
+        assert re.match(rf"not everything is published: MLflow at {uri} cannot be used.*(credentials|boto3)", said)
+        assert advice == "run `captionlab track` when MLflow is available; no result is lost"
+    assert len(runs(pipeline, uri)["baseline.lite0"]) == 1
+    folder = (tmp_path / "bucket").as_uri()  # in place of a bucket that can be written
+    with closing(sqlite3.connect(pipeline / "mlflow.db")) as database, database:
+        database.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (folder, number))
+        database.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)", ("s3://no-such-bucket", folder))
+    (tmp_path / "bucket").mkdir()
+    later = subprocess.run(
+        worker(pipeline), capture_output=True, text=True, timeout=300
+    )  # MLflow caches where files lie
+    assert "1 created, 1 completed, 0 already there" in later.stdout, later.stderr
+    assert len(list((tmp_path / "bucket").rglob("history.csv"))) == 2
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import pickle
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +97,19 @@ def test_the_same_system_gives_the_same_bytes(
         files.append(path.read_bytes())
     assert files[0] == files[1]
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_a_checkpoint_has_the_permissions_of_any_other_file(world: "World", tiny: Tiny, path: Path) -> None:
+    former = os.umask(0o022)
+    try:
+        save(path, world, tiny("baseline"), "baseline")
+        os.umask(0o007)
+        add_decoding(path, Decoding(), path.with_name("copy.safetensors"))
+    finally:
+        os.umask(former)
+    modes = [stat.S_IMODE(each.stat().st_mode) for each in (path, path.with_name("copy.safetensors"))]
+    assert modes == [0o644, 0o660]
 
 
 def test_tied_embeddings_are_stored_once(world: "World", tiny: Tiny, path: Path) -> None:

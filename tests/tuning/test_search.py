@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 from builders import write_params, write_tree
 from captionlab.config import load_params
 from captionlab.errors import CaptionlabError
+from captionlab.tuning import search as searching
 from captionlab.tuning.ranges import draw, overrides, read_ranges
 from captionlab.tuning.search import Sampler, lines, tune
 from servers import wait_until
@@ -274,6 +275,26 @@ def test_a_damaged_database_is_one_error_line(root: Path, find: Find) -> None:
     (root / "tune.db").write_text("no database at all, but long enough to look at" * 100)
     with pytest.raises(CaptionlabError, match=r"tune\.db cannot be used \(.*\); move it away"):
         find("random", RATE, trials=1)
+
+
+def test_a_lock_that_another_process_keeps_is_one_error_line(
+    root: Path, find: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "LOCK_SECONDS", 0.1)
+    holder = (
+        "import sys, time; from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]): print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", holder, str(root / "tune.db.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(
+            CaptionlabError, match=r"tune\.db\.lock stayed locked for 0\.1 s; end the process that hold"
+        ):
+            find("random", RATE, trials=1)
+        process.kill()
+    assert len(find("random", RATE, trials=1)["trials"]) == 1
 
 
 def test_missing_optuna_is_reported_with_the_package_to_install(root: Path) -> None:

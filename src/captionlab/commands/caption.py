@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     AnyCaptioner = Captioner | EnsembleCaptioner | RowCaptioner
 
 STDIN = "-"
+_PNG = b"\x89PNG\r\n\x1a\n"  # what every PNG begins with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,8 @@ def caption_photos(names: Sequence[str], options: Options) -> bool:
     Captions are printed as they are made, or written to ``options.out`` as JSON lines, where photos that it has are
     left out. Under torchrun each process does a share of the photos, and all return the same. A photo that cannot be
     read is a line on standard error. Raises CaptionlabError when the model cannot be loaded, when ``options.out`` is
-    not a file of its captions, and when ``options.attention`` is asked of several photos or of a model without it.
+    not a file of its captions, and when ``options.attention`` is asked of several photos or of a model without it, or
+    is the photo itself or another file that is no PNG.
     """
     if options.attention:
         options = dataclasses.replace(options, attention=through_link(options.attention))
@@ -80,6 +82,8 @@ def caption_photos(names: Sequence[str], options: Options) -> bool:
         return False
     if options.attention and len(found.photos) > 1:
         raise CaptionlabError(f"--attention needs exactly one photo, not {len(found.photos):,}")
+    if options.attention:
+        _check_replaceable(options.attention, found.photos[0].photo)
     captioner = _load(options.model)
     if options.attention and not isinstance(captioner, Captioner):
         raise CaptionlabError(f"{options.model} has no attention to show")
@@ -198,6 +202,21 @@ def _row(name: str, sentences: "Sequence[Sentence | Retrieved]") -> dict[str, An
         for each in sentences
     )
     return {"image": name, **best, "alternatives": others}
+
+
+def _check_replaceable(out: Path, photo: Photo) -> None:
+    """Raise CaptionlabError where the sheet would replace the photo, or a file that is no sheet."""
+    try:
+        if isinstance(photo, Path) and out.samefile(photo):
+            raise CaptionlabError(f"--attention would replace the photo {out}; name another file")
+        with out.open("rb") as file:
+            begin = file.read(len(_PNG))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CaptionlabError(f"cannot read {out}: {error.strerror}; name another file") from error
+    if begin not in (b"", _PNG):  # an empty file, as mktemp makes one, loses nothing
+        raise CaptionlabError(f"--attention would replace {out}, which is not a PNG; name another file")
 
 
 def _draw(captioner: Captioner, photo: Photo, sentence: "Sentence | Retrieved", out: Path) -> None:

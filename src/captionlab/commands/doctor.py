@@ -30,7 +30,7 @@ from captionlab.core.results import read_manifest
 from captionlab.core.results.dataset import iter_dataset
 from captionlab.errors import CaptionlabError, one_line, some_of
 from captionlab.tracking.address import reason, shown
-from captionlab.tracking.store import sqlite_file, tracking_uri
+from captionlab.tracking.store import TrackingError, sqlite_file, tracking_uri
 
 SHOWN_PACKAGES = ("torch", "torchvision", "dvc", "mlflow")
 FULL_GIGABYTES, TIGHT_GIGABYTES = 0.5, 5.0  # the drawn scenes leave 0.2 GB behind; Flickr8k needs 4 with its zips
@@ -299,7 +299,10 @@ def _runs(root: Path) -> Finding:
             advice = "start it or unset MLFLOW_TRACKING_URI; trainings continue, captionlab track publishes later"
             found = f"{server} does not answer ({reason(error, uri) or type(error).__name__})"
             return Finding(name="mlflow runs", verdict="warn", found=found, advice=advice)
-    path = sqlite_file(uri)
+    try:
+        path = sqlite_file(uri)
+    except TrackingError as error:
+        return Finding(name="mlflow runs", verdict="warn", found=str(error))
     if path is None:
         return Finding(name="mlflow runs", verdict="ok", found=f"at {shown(uri)}; not checked")
     if not path.exists():

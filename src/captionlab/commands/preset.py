@@ -2,6 +2,7 @@
 
 import re
 from io import StringIO
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
+from captionlab.commands.in_git import is_in_git
 from captionlab.config import SECTIONS, load_params
 from captionlab.core.files import atomic_file, read_yaml, through_link
 from captionlab.errors import CaptionlabError
@@ -30,8 +32,8 @@ def apply_preset(root: Path, name: str) -> list[str]:
 
     The systems' configurations and retrieval are replaced as a whole where the preset has them; fine-tunings, ensembles
     and guests always; any other section key by key. The layout is the one that DVC's ``exp run -S`` writes, so that it
-    later changes one line. Raises CaptionlabError for an unknown preset and for one whose result is not valid;
-    params.yaml is then unchanged.
+    later changes one line. A params.yaml that git does not have is kept beside it.
+    Raises CaptionlabError for an unknown preset and for one whose result is not valid; params.yaml is then unchanged.
     """
     known = sorted(path.stem for path in (root / PRESETS).glob("*.yaml"))
     if name not in known:
@@ -64,12 +66,25 @@ def apply_preset(root: Path, name: str) -> list[str]:
         except CaptionlabError as error:
             reason = str(error).removeprefix(f"{temporary}: ")
             raise CaptionlabError(f"{PRESETS / name}.yaml: {reason}; params.yaml is unchanged") from None
+        back = "`git restore params.yaml` goes back"
+        if not is_in_git(path):
+            back = f"git does not have the former params.yaml: it is kept as {_keep(path).name}"
     encoders = ", ".join(changed.extract_features.encoders)
     return [
         f"params.yaml holds preset {name}: {len(changed.rows())} configurations over {encoders}",
         *(f"time: {time}" for time in _times(source)),
-        "run it with `dvc exp run`; `git restore params.yaml` goes back",
+        f"run it with `dvc exp run`; {back}",
     ]
+
+
+def _keep(path: Path) -> Path:
+    """Copy the file to ``<name>.former``, or with a number where that is another file, and return the copy."""
+    content = path.read_bytes()
+    names = (path.with_name(f"{path.name}.former{number}") for number in chain([""], count(2)))
+    former = next(name for name in names if not name.exists() or name.read_bytes() == content)
+    with atomic_file(former) as temporary:
+        temporary.write_bytes(content)
+    return former
 
 
 def _times(preset: Path) -> list[str]:

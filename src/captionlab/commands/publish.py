@@ -48,7 +48,9 @@ def publish(folder: Path, model: str | None, repository: str | None, *, private:
     """
     if repository is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise CaptionlabError(f"--repo {repository!r} must be {_NAME}: your user name or organisation, /, and a name")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise CaptionlabError(f"{folder} is not a folder; name a new or empty one")
+    if folder.exists() and any(folder.iterdir()):
         raise CaptionlabError(f"{folder} is not empty; name a new or empty folder")
     if model:
         refuse_row_without_checkpoint(model)

@@ -13,6 +13,7 @@ import jinja2
 import torch
 
 from captionlab import __version__
+from captionlab.commands.in_git import is_in_git
 from captionlab.core.files import write_text
 from captionlab.core.records import DATASET, FEATURES, Decoding
 from captionlab.core.results import (
@@ -83,6 +84,7 @@ def release(root: Path, name: str | None = None, *, unnamed: bool = True) -> lis
             f"{scores.key} takes {size:.1f} MB, more than the {MAX_MEGABYTES:g} of a release; choose another"
         )
     replaced = _replaced(root / RELEASED)
+    lost = [str(path) for path in (RELEASED, CARD) if (root / path).exists() and not is_in_git(root / path)]
     save_checkpoint(root / RELEASED, made, half=half)
     megabytes = (root / RELEASED).stat().st_size / 1e6
     write_text(root / CARD, card(Captioner.load(root / RELEASED), megabytes, "release", str(RELEASED)))
@@ -90,7 +92,8 @@ def release(root: Path, name: str | None = None, *, unnamed: bool = True) -> lis
         *replaced,
         f"{scores.key} is released as {RELEASED} ({size:.1f} MB, {16 if half else 32} bits; {unchanged:.2%} of its "
         f"validation captions unchanged), CIDEr {scores.best.test['strict'].cider:.3f}; its card is {CARD}",
-        f"to go back: git restore {RELEASED} {CARD}",
+        f"to go back: git restore {RELEASED} {CARD}"
+        + (f"; git's version of {' and '.join(lost)} is another than the replaced one" if lost else ""),
     ]
 
 

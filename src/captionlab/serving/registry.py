@@ -96,8 +96,12 @@ class Registered:
 
 
 def best_alias(dataset: str) -> str:
-    """The alias of the best model of a dataset: ``best-scenes``, say."""
-    return f"best-{re.sub('[^A-Za-z0-9_-]', '-', dataset)}"
+    """The alias of the best model of a dataset: ``best-scenes``, say.
+
+    MLflow allows no other characters; where some are replaced, a digest keeps ``a.b`` and ``a-b`` apart.
+    """
+    name = re.sub("[^A-Za-z0-9_-]", "-", dataset)
+    return f"best-{name}" if name == dataset else f"best-{name}-{digest_of(dataset)[:8]}"
 
 
 def best_model(dataset: str) -> str:

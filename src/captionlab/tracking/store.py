@@ -65,20 +65,13 @@ _PACKAGES = {"MySQLdb": "mysqlclient", "psycopg2": "psycopg2-binary"}  # of modu
 def translated(uri: str) -> Iterator[None]:
     """Turn every error inside into a TrackingError that names the server or database, without its password."""
     try:
-        from alembic.util.exc import CommandError
-        from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-    except ImportError as error:
-        raise TrackingError(f"MLflow cannot be used; it needs: pip install {error.name}") from error
-    try:
         yield
-    except ImportError as error:  # the driver of a database, say
+    except CaptionlabError:
+        raise
+    except ImportError as error:  # MLflow, the driver of a database, or the client of S3
         package = _PACKAGES.get(str(error.name), error.name)
         raise TrackingError(f"MLflow at {shown(uri)} cannot be used; it needs: pip install {package}") from error
-    # CommandError: half-made tables. OSError: the network, and the lock's time limit. ValueError and ParseError: an
-    # answer that is not MLflow's.
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, CommandError, OSError, ValueError, ParseError) as error:
+    except Exception as error:  # those of the database, the network and the client of stored files have no common type
         why = reason(error, uri)
         cause = error if why else None  # a traceback would show what is left out here
         raise TrackingError(f"MLflow at {shown(uri)} cannot be used ({why or type(error).__name__})") from cause
@@ -167,10 +160,18 @@ def home(root: Path) -> Path:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of an SQLite database; None for any other address."""
+    """The file of an SQLite database; None for any other address. TrackingError where the address has no such form."""
+    if not uri.startswith(("sqlite:///", "sqlite+")):
+        return None
     from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    database = make_url(uri).database if uri.startswith(("sqlite:///", "sqlite+")) else None
+    try:
+        database = make_url(uri).database
+    except ArgumentError:
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI, {shown(uri)}, is not the address of a database; write sqlite:///FILE, or unset it"
+        ) from None
     return Path(database) if database else None
 
 

@@ -64,7 +64,10 @@ def add_decoding(checkpoint: Path, decoding: Decoding, target: Path) -> None:
 
 def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     with atomic_file(path) as temporary:
+        temporary.touch()  # with the permissions of any new file; safetensors' own writer lets only the owner read
+        permissions = temporary.stat().st_mode & 0o777
         save_file(tensors, temporary, metadata={METADATA: json.dumps(about, ensure_ascii=False)})
+        temporary.chmod(permissions)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -12,7 +12,8 @@ import dataclasses
 import multiprocessing
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,9 +77,16 @@ class Search:
         """The path of a running trial's lock or of its saved state."""
         return self.root / ".resume/tune" / f"{study.study_name.replace(' ', '.')}.{number}.{kind}"
 
-    def lock(self) -> FileLock:
-        """The lock of the study's database."""
-        return FileLock(self.root / f"{DATABASE}.lock", timeout=LOCK_SECONDS)
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """The lock of the study's database. CaptionlabError where another process keeps it for LOCK_SECONDS."""
+        path = self.root / f"{DATABASE}.lock"
+        try:
+            held = FileLock(path).acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise CaptionlabError(f"{path} stayed locked for {LOCK_SECONDS} s; end the process that holds it") from None
+        with held:
+            yield
 
 
 def tune(
