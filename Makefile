@@ -87,8 +87,9 @@ bench: .venv/.installed
 # pytest: bench/gpu.py says what else is needed. (presets/gpu.yaml is something else: captionlab preset gpu.)
 gpu:
 	@test ! -e .venv && $(PYTHON) -c 'import torch, pytest' 2> /dev/null || $(MAKE) --no-print-directory install
-	PYTHONPATH=src:$$PYTHONPATH $(PYTHON) -m pytest -m cuda -rs tests/*/test_*_on_gpu.py; tests=$$?; \
-	PYTHONPATH=src:$$PYTHONPATH $(PYTHON) bench/gpu.py $(if $(wildcard $(SOURCE)/Flickr8k_Dataset.zip),--source $(SOURCE)) && exit $$tests
+	@export PYTHONPATH=src:$$PYTHONPATH; python=$(PYTHON); test ! -e $(BIN)/python || python=$(BIN)/python; \
+	$$python -m pytest -m cuda -rs tests/*/test_*_on_gpu.py; tests=$$?; \
+	$$python bench/gpu.py $(if $(wildcard $(SOURCE)/Flickr8k_Dataset.zip),--source $(SOURCE)) && exit $$tests
 
 # Keras in an environment of its own, for the comparison in bench/training.py.
 bench-keras: .venv-keras/.installed

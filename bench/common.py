@@ -5,6 +5,7 @@ Knows nothing of photos or captions. Each benchmark is a script that writes one 
 """
 
 import argparse
+import math
 import os
 import platform
 import statistics
@@ -57,6 +58,19 @@ class Rates:
 def figure(value: float) -> str:
     """A number with three significant digits; whole numbers from 100."""
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+
+
+def aim(what: str, limit: float, found: float, *, at_least: bool = False) -> str:
+    """A sentence that says whether an aim is reached."""
+    if not math.isfinite(found):
+        return f"The aim is {what}: not measured."
+    reached = found >= limit if at_least else found <= limit
+    return f"The aim is {what}: {'reached' if reached else 'missed'} ({figure(found)})."
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table in Markdown."""
+    return [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def interleave(workloads: Mapping[str, Workload], rounds: int, *, warm_up: bool = False) -> dict[str, Rates]:

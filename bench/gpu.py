@@ -55,7 +55,7 @@ from captionlab.training.batches import CaptionedFeatures, SplitCaptions
 from captionlab.training.checkpoint import Checkpoint, save_checkpoint
 from captionlab.training.header import Identity
 from captionlab.training.loop import ResumeFile, Splits, train
-from common import ROOT, Workload, figure, interleave, machine, released_is_usable
+from common import ROOT, Workload, aim, figure, interleave, machine, released_is_usable, table
 from extraction import draw_photos
 from training import ATTENTION, Subject, subjects
 
@@ -105,17 +105,6 @@ def seconds(device: str, work: Callable[[], Any]) -> float:
     work()
     synchronize(device)
     return time.perf_counter() - began
-
-
-def aim(what: str, limit: float, found: float, *, at_least: bool = False) -> str:
-    """A sentence that says whether an aim is reached."""
-    reached = found >= limit if at_least else found <= limit
-    return f"The aim is {what}: {'reached' if reached else 'missed'} ({figure(found)})."
-
-
-def table(columns: Sequence[str], rows: Rows) -> list[str]:
-    """A table in Markdown."""
-    return [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 # Extraction

@@ -1,6 +1,7 @@
 """The benchmarks: reference implementations compute the same, operations are counted correctly. Nothing is timed."""
 
 import argparse
+import math
 import os
 import re
 import subprocess
@@ -173,6 +174,14 @@ def test_a_part_of_the_gpu_benchmark_that_fails_does_not_lose_the_others(
     assert page[page.index("## Training") + 2] == "Not measured: CUDA error: out of memory"
     assert page[page.index("## Captions from photos") + 2] == "measured"
     assert not complete
+
+
+def test_aims_are_judged() -> None:
+    assert common.aim("3 s", 3, 2.5) == "The aim is 3 s: reached (2.5)."
+    assert common.aim("3 s", 3, 3.5) == "The aim is 3 s: missed (3.5)."
+    assert common.aim("0.8", 0.8, 0.9, at_least=True) == "The aim is 0.8: reached (0.9)."
+    assert common.aim("0.8", 0.8, 0.7, at_least=True) == "The aim is 0.8: missed (0.7)."
+    assert common.aim("15 ms", 15, math.inf) == "The aim is 15 ms: not measured."
 
 
 def test_captioning_is_timed_without_the_released_captioner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

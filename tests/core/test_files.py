@@ -1,6 +1,7 @@
 """Atomic writes under SIGKILL and on a full disk; reading of JSON, JSON lines and YAML."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,11 @@ def test_the_old_folder_stays_where_the_new_one_cannot_take_its_place(
     with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "out"):
         raise KeyboardInterrupt
     assert (tmp_path / "out/a.txt").read_text() == "old"
+    write_text(tmp_path / ".out.deleted.partial/b.txt", "a part")  # as a kill while the old one is deleted leaves it
+    shutil.rmtree(tmp_path / "out")  # as DVC does before a stage
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "out"):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_inside_keeps_only_the_old_content(tmp_path: Path) -> None:

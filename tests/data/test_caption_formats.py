@@ -64,7 +64,10 @@ def lines(folder: str = "") -> bytes:
     ({"images": KARPATHY["images"][1::-1]}, [PLAIN_REFERENCES, BY_ID, STEMS]),
     ({"images": [{**image, "cocoid": None} for image in KARPATHY["images"][:2]]}, [PLAIN_REFERENCES, STEMS]),
     ({"a.jpg": ["A"], "a.png": ["B"]}, [{"a.jpg": ["A"], "a.png": ["B"]}]),  # two photos without their suffixes
-    (b"\r\n\n" + b"p0.jpg#0\tA\r\n\r\np0.jpg#1\tB\np0.jpg#0\tC\n\n", [{"p0.jpg": ["A", "B"]}, {"p0": ["A", "B"]}]),
+    (
+        b"\r\n\n" + b"p0.jpg#0\tA\r\n\r\np0.jpg#1\tB\np0.jpg#0\tA\np0.jpg#0\tC\n\n",
+        [{"p0.jpg": ["A", "B", "C"]}, {"p0": ["A", "B", "C"]}],
+    ),
     ({"cafe\u0301": ["A"]}, [{"caf\u00e9": ["A"]}]),
 ])  # fmt: skip
 def test_references_are_read_under_each_kind_of_id(tmp_path: Path, value: Any, expected: Any) -> None:

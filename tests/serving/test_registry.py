@@ -229,20 +229,23 @@ def test_each_dataset_has_an_alias_of_its_own() -> None:
     assert all(re.fullmatch("[A-Za-z0-9_-]+", alias) for alias in aliases)
 
 
-@pytest.mark.parametrize("uri", ["sqlite+bad", "sqlite+bad:///runs.db"])
+@pytest.mark.parametrize(("uri", "said"), [
+    ("sqlite+bad", "is not the address of a database"),
+    ("sqlite+bad:///runs.db", "cannot be used"),
+])  # fmt: skip
 def test_an_address_that_is_no_database_is_one_error_line(
-    tmp_path: Path, released: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+    tmp_path: Path, released: Path, monkeypatch: pytest.MonkeyPatch, uri: str, said: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     (tmp_path / "runs.db").touch()
     monkeypatch.chdir(tmp_path)
     with (
-        pytest.raises(CaptionlabError, match=r"is not the address of a database|cannot be used") as caught,
+        pytest.raises(CaptionlabError, match=said) as caught,
         registry.local_checkpoint(tmp_path, registry.best_model("scenes")),
     ):
         pass
     assert "\n" not in str(caught.value)
-    with pytest.raises(CaptionlabError, match=r"is not the address of a database|cannot be used"):
+    with pytest.raises(CaptionlabError, match=said):
         register(tmp_path, candidate(released))
 
 

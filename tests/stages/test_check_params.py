@@ -1,7 +1,6 @@
 """The stage check_params: models that would be missed hours later."""
 
 import dataclasses
-import shutil
 import sys
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import pytest
 
 from captionlab.config import Params
 from captionlab.core.params import ImageToTextParams
-from captionlab.core.records import FEATURES, PARAMS_VALID
-from captionlab.core.results.guests import guest_folder
+from captionlab.core.records import FEATURES, PARAMS_VALID, Split
+from captionlab.core.results.guests import GuestCaptions, guest_folder, write_guest
 from captionlab.errors import CaptionlabError
 from captionlab.stages.check_params import check_params
 
@@ -66,8 +65,13 @@ def test_a_missing_library_is_said_at_once(params: Params, tmp_path: Path, monke
 
 def test_a_guest_model_that_has_captioned_need_not_be_here(params: Params, cache: Path, tmp_path: Path) -> None:
     """As on another machine after dvc pull."""
-    guest_folder(tmp_path, "other").mkdir(parents=True)
+    folder = guest_folder(tmp_path, "other")
+    captions: dict[Split, dict[str, str]] = {"test": {"a.jpg": "a dog"}}
+    write_guest(folder, GuestCaptions(source="no-one/other", captions=captions))
     check_params(params, tmp_path)
-    shutil.rmtree(guest_folder(tmp_path, "other"))
+    write_guest(folder, GuestCaptions(source="no-one/before", captions=captions))  # by another model
+    with pytest.raises(CaptionlabError, match="no-one/other"):
+        check_params(params, tmp_path)
+    next(folder.iterdir()).write_text("{")
     with pytest.raises(CaptionlabError, match="no-one/other"):
         check_params(params, tmp_path)

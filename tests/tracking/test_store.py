@@ -14,9 +14,10 @@ from mlflow.artifacts import download_artifacts
 
 from captionlab.commands import doctor
 from captionlab.core.records import Decoding
+from captionlab.errors import CaptionlabError
 from captionlab.serving import registry
 from captionlab.tracking.runs import Dataset, Result, open_tracker, publish
-from captionlab.tracking.store import TrackingError
+from captionlab.tracking.store import TrackingError, translated
 from captionlab.tracking.ui import ui
 from servers import serving
 
@@ -177,3 +178,20 @@ def test_no_file_keeps_a_password(
         assert b"se%40" not in data, path
     assert "cret" not in "".join(capfd.readouterr())
     assert os.environ["MLFLOW_TRACKING_URI"].startswith("http://me:")
+
+
+class ForeignError(Exception):
+    """As botocore has them: neither an OSError nor MLflow's."""
+
+
+def test_errors_of_any_library_are_translated_and_those_of_the_program_are_not() -> None:
+    with (
+        pytest.raises(TrackingError, match=r"MLflow at http://host cannot be used \(no keys\)"),
+        translated("http://host"),
+    ):
+        raise ForeignError("no keys")
+    for own in (TypeError("not callable"), KeyError("tag"), AssertionError()):
+        with pytest.raises(type(own)), translated("http://host"):
+            raise own
+    with pytest.raises(CaptionlabError, match=r"^as it is$"), translated("http://host"):
+        raise CaptionlabError("as it is")

@@ -92,8 +92,9 @@ def release(root: Path, name: str | None = None, *, unnamed: bool = True) -> lis
         *replaced,
         f"{scores.key} is released as {RELEASED} ({size:.1f} MB, {16 if half else 32} bits; {unchanged:.2%} of its "
         f"validation captions unchanged), CIDEr {scores.best.test['strict'].cider:.3f}; its card is {CARD}",
-        f"to go back: git restore {RELEASED} {CARD}"
-        + (f"; git's version of {' and '.join(lost)} is another than the replaced one" if lost else ""),
+        f"git does not have the replaced {' and '.join(lost)}"
+        if lost
+        else f"to go back: git restore {RELEASED} {CARD}",
     ]
 
 

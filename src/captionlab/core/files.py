@@ -111,14 +111,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_dir():
         raise CaptionlabError(f"{path} is a file, not a folder; move it away")
     temporary = path.with_name(f".{path.name}.partial")
-    former = path.with_name(f".{path.name}.former.partial")
+    former = path.with_name(f".{path.name}.former.partial")  # always whole: before it is deleted it is renamed
+    deleted = path.with_name(f".{path.name}.deleted.partial")
     try:
         _move_back(former, path)  # where a run was killed before the new one was in its place
+        _delete(former, deleted)
         shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
         temporary.mkdir(parents=True)
         yield temporary
         if path.exists():  # moved aside first: a kill must not leave a part of it under its name
-            shutil.rmtree(former, ignore_errors=True)
             path.replace(former)
         temporary.replace(path)
     except OSError as error:
@@ -128,12 +129,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):
             _move_back(former, path)
-            shutil.rmtree(former)
+            _delete(former, deleted)
 
 
 def _move_back(former: Path, path: Path) -> None:
     if former.exists() and not path.exists():
         former.replace(path)
+
+
+def _delete(folder: Path, name: Path) -> None:
+    """Delete a folder under another name; what a kill leaves of it has that name."""
+    shutil.rmtree(name, ignore_errors=True)
+    if folder.exists():
+        folder.replace(name)
+        shutil.rmtree(name, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -179,16 +179,16 @@ def _dataset_references(path: Path, rows: list[dict[str, Any]]) -> list[Referenc
 
 
 def _token_references(path: Path, lines: Sequence[str]) -> References:
-    """The captions of each photo; of a repeated id the first counts, as for a dataset."""
-    found: dict[str, dict[str, str]] = {}
+    """The captions of each photo; a repeated line counts once."""
+    found: dict[str, dict[tuple[str, str], None]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         parts = _TOKEN.fullmatch(line.rstrip("\r"))
         if not parts:
             raise CaptionlabError(f"{path}, line {number}: there must be a file name, # and a number, a tab, a caption")
-        found.setdefault(parts["image"], {}).setdefault(parts["number"], parts["caption"])
-    return {image: [*captions.values()] for image, captions in found.items()}
+        found.setdefault(parts["image"], {})[parts["number"], parts["caption"]] = None
+    return {image: [caption for _, caption in captions] for image, captions in found.items()}
 
 
 def _caption_rows(path: Path, rows: list[dict[str, Any]]) -> list[Captions]:

@@ -19,7 +19,7 @@ from captionlab.datasets.columns import PHOTO_BYTES, SPLIT, caption_columns, cap
 from captionlab.datasets.layouts import but_has
 from captionlab.datasets.reading import NAME_BYTES, check_readable, files_under
 from captionlab.datasets.splits import SPLIT_NAMES, split_named
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, one_line
 
 _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
 _BATCH_ROWS = 32  # photos in memory at a time
@@ -127,8 +127,7 @@ def _rows(files: list[Path]) -> Iterator[_Row]:
                         own = next((row[column] or "" for column in split), "")
                         yield _Row(photo.get("bytes") or b"", photo.get("path") or "", texts, own)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise CaptionlabError(f"{path} is truncated or damaged ({reason}); get the file again") from error
+            raise CaptionlabError(f"{path} is truncated or damaged ({one_line(error)}); get the file again") from error
 
 
 def _texts(value: Any) -> list[str]:

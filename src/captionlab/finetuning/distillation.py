@@ -8,6 +8,7 @@ K most probable words of the teachers.
 import torch
 from torch import Tensor, nn
 
+from captionlab.core.devices import gpu_arithmetic
 from captionlab.core.tokens import PAD
 from captionlab.models.base import Decoder
 from captionlab.training.batches import Batch, CaptionedFeatures
@@ -34,8 +35,9 @@ class Distillation:
         self._top_k = top_k
         self._targets: dict[int, tuple[Tensor, Tensor]] = {}  # words and shares by photo, in small types
         if self._device.type == "cuda":
-            for batch in train_set.batches(_PHOTOS_AT_ONCE):
-                self._compute_targets(batch)
+            with gpu_arithmetic("cuda"):  # as in training
+                for batch in train_set.batches(_PHOTOS_AT_ONCE):
+                    self._compute_targets(batch)
 
     def loss(self, model: Decoder, batch: Batch, logits_NV: Tensor, cross_entropy: Tensor) -> tuple[Tensor, None]:
         """The mixed loss of a batch, given the system's logits and their cross-entropy; there is no reward.

@@ -6,7 +6,7 @@ from captionlab.config import Params
 from captionlab.core.dataset_source import is_imported, source_folder
 from captionlab.core.files import write_text
 from captionlab.core.records import FEATURES, PARAMS_VALID
-from captionlab.core.results.guests import guest_folder
+from captionlab.core.results.guests import guest_folder, read_guest
 from captionlab.errors import CaptionlabError
 
 
@@ -27,7 +27,7 @@ def check_params(params: Params, root: Path) -> list[str]:
     for name, guest in params.guests.items():
         if not (root / guest.captions).is_file():
             raise CaptionlabError(f"guests.{name}.captions {guest.captions} is not a file; put the captions there")
-    if guests := [name for name in params.guest_models if not guest_folder(root, name).exists()]:
+    if guests := [name for name, guest in params.guest_models.items() if not _has_captioned(root, name, guest.model)]:
         from captionlab.inference.image_to_text import check_image_to_text  # imports torch, as below
 
         for name in guests:
@@ -42,3 +42,10 @@ def check_params(params: Params, root: Path) -> list[str]:
             check_encoder(name)
     write_text(root / PARAMS_VALID, "params.yaml is valid\n")
     return [f"check_params: params.yaml is valid; {len(params.rows())} configurations"]
+
+
+def _has_captioned(root: Path, name: str, model: str) -> bool:
+    try:
+        return guest_folder(root, name).exists() and read_guest(root, name).source == model
+    except CaptionlabError:  # a damaged file, which the stage writes again
+        return False

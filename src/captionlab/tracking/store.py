@@ -58,22 +58,26 @@ def configure_mlflow() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # no tracebacks and retries beside our one warning
 
 
+_OWN = (TypeError, AttributeError, NameError, AssertionError, LookupError)
 _PACKAGES = {"MySQLdb": "mysqlclient", "psycopg2": "psycopg2-binary"}  # of modules with another name
 
 
 @contextmanager
 def translated(uri: str) -> Iterator[None]:
-    """Turn every error inside into a TrackingError that names the server or database, without its password."""
+    """Turn every error inside into a TrackingError that names the server or database, without its password.
+
+    Errors of the program itself, such as a TypeError, are left as they are.
+    """
     try:
         yield
-    except CaptionlabError:
+    except (CaptionlabError, *_OWN):
         raise
     except ImportError as error:  # MLflow, the driver of a database, or the client of S3
         package = _PACKAGES.get(str(error.name), error.name)
         raise TrackingError(f"MLflow at {shown(uri)} cannot be used; it needs: pip install {package}") from error
     except Exception as error:  # those of the database, the network and the client of stored files have no common type
         why = reason(error, uri)
-        cause = error if why else None  # a traceback would show what is left out here
+        cause = None if why is None else error  # a traceback would show what is left out here
         raise TrackingError(f"MLflow at {shown(uri)} cannot be used ({why or type(error).__name__})") from cause
 
 

@@ -124,7 +124,7 @@ class CaptionedFeatures:
 
     store: FeatureStore
     reads_grid: bool  # instead of the pooled vectors alone
-    images: Sequence[str]  # sorted
+    images: Sequence[str]
     rows: np.ndarray[tuple[int], np.dtype[np.int64]]
     captions: CaptionTokens  # by photo, in the order of ``images``
     others: "Sequence[CaptionedFeatures]" = ()  # the same photos with features of further encoders, for an ensemble

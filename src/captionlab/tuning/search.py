@@ -28,7 +28,7 @@ from captionlab.core.files import digest_of
 from captionlab.core.records import FEATURES
 from captionlab.core.results import Epoch
 from captionlab.data.store import open_store
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, one_line
 from captionlab.tracking import runs
 from captionlab.tracking.store import TrackingError
 from captionlab.training.fit import Material, fresh_model, settings_of, training_key
@@ -171,8 +171,8 @@ def _storage(search: Search) -> optuna.storages.RDBStorage:
             f"sqlite:///{path.as_posix()}", engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}}
         )
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CaptionlabError(f"{path} cannot be used ({reason}); move it away to start a new one") from error
+        said = one_line(error)[:200]
+        raise CaptionlabError(f"{path} cannot be used ({said}); move it away to start a new one") from error
 
 
 def _trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
