@@ -11,10 +11,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from captionlab.datasets.reading import NAME_BYTES
 from captionlab.errors import CaptionlabError, one_line
 
 MAX_MEMBER_BYTES = 64 << 20
-MAX_NAME_BYTES = 255  # limit of common file systems
 MAX_RATIO = 100  # of unpacked to packed size; that of photos is about 1, of text about 3
 _BLOCK_BYTES = 1 << 20
 
@@ -78,7 +78,7 @@ def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
             raise CaptionlabError(
                 f"{archive}: the member {name!r} points outside the folder; get the zip from another source"
             )
-        if len(posix.name.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
+        if len(posix.name.encode(errors="surrogateescape")) > NAME_BYTES:
             raise CaptionlabError(
                 f"{archive}: the member {name!r} has too long a name; get the zip from another source"
             )

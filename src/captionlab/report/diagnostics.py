@@ -9,7 +9,7 @@ from typing import Any
 
 from captionlab.report.results import Results, Run, span
 from captionlab.report.table import Kind, Table, Value, table
-from captionlab.report.tables import PEOPLE, p_value, ranked
+from captionlab.report.tables import PEOPLE_NOTE, p_value, ranked
 
 _SCORES = {f"bleu_{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)} | {"rouge_l": "ROUGE-L", "cider": "CIDEr"}
 _COMPARED = ("cider", "bleu_4")
@@ -107,7 +107,7 @@ def _language_bias(results: Results, runs: Sequence[Run]) -> Table:
     lines = [
         dataclasses.replace(line, above_people=frozenset(own)) for line, own in zip(made.lines, marks, strict=True)
     ]
-    people = (PEOPLE,) if any(marks) else ()
+    people = (PEOPLE_NOTE,) if any(marks) else ()
     return dataclasses.replace(made, lines=tuple(lines), notes=(*made.notes, *people))
 
 

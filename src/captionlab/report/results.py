@@ -31,7 +31,7 @@ from captionlab.core.results.judgments import Agreements, read_agreements
 Stated = Literal["report_a", "report_b", "literature"]  # where reference rows come from
 
 _REFERENCES = Path(__file__).parent / "reference_rows.json"
-_SHAPE = ("encoder", "hidden", "layers", "parameters", "megabytes", "epochs")
+_SHAPE = ("embedding", "encoder", "hidden", "layers", "parameters", "megabytes", "epochs")
 _CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
 
@@ -188,7 +188,7 @@ def _run(params: Params, root: Path, evaluation: Evaluation, diagnostics: Diagno
         training = read_training(root / MODELS / system / name)
         summary, best_epoch, own_recipe = training.summary, training.summary.best_epoch, recipe(root, system, name)
         shape = {key: getattr(summary, key) for key in _SHAPE}
-        shape |= {"embedding": summary.embedding, "image": summary.params.get("image")}
+        shape["image"] = summary.params.get("image")
         history = {key: tuple(getattr(epoch, key) for epoch in training.history) for key in ("epoch", *_CURVES)}
         val_cider = tuple(epoch.val_cider for epoch in training.history)
     return Run(

@@ -74,7 +74,7 @@ _STRICT = (
     "0 to 10. Loss (nats per word) and accuracy are those of the next word, given the reference words before it. "
     "Embedding is the size of a word's embedding.",
 )
-PEOPLE = (
+PEOPLE_NOTE = (
     f"{ABOVE_PEOPLE} marks a score that is above that of people, when both are scored against equally many "
     "references: see the table of people's captions. METEOR is not compared."
 )
@@ -298,7 +298,7 @@ def _seeds(results: Results) -> list[Table]:
         "Configurations that differ only in their training seed: mean and sample standard deviation of the test "
         "scores, each under the decoding that validation chose for it.",
     )
-    people = (PEOPLE,) if any(line.above_people for line in lines) else ()
+    people = (PEOPLE_NOTE,) if any(line.above_people for line in lines) else ()
     made = Table(
         title="Mean and deviation over seeds", columns=tuple(columns), lines=tuple(lines), notes=(*notes, *people)
     )
@@ -369,7 +369,7 @@ def _of_rows(
             )
             for row, own in zip(rows, above, strict=True)
         ),
-        notes=(*notes, PEOPLE) if any(above) else notes,
+        notes=(*notes, PEOPLE_NOTE) if any(above) else notes,
     )
 
 
