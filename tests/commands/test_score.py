@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 REFERENCES = {"a.jpg": ["A dog runs on the grass", "the dog runs"], "b.jpg": ["a red kite", "a kite in the sky"]}
 CAPTIONS = {"a.jpg": "a dog runs on the grass", "b.jpg": "a kite"}
-EXPECTED = Scorer(REFERENCES).score(CAPTIONS, meteor=False)
+EXPECTED = Scorer(REFERENCES).score(CAPTIONS)
 
 
 def test_scores_can_be_logged_as_a_run_in_mlflow(pipeline: Path, run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ def test_a_name_that_cannot_be_shown_is_one_error_line(tmp_path: Path, name: str
     (tmp_path / "params.yaml").write_bytes((REPOSITORY / "params.yaml").read_bytes())
     file = tmp_path / "file"
     file.touch()
-    scores = Scorer({"a": ["a dog"], "b": ["a cat"]}).score({"a": "a dog", "b": "a cat"}, meteor=False)
+    scores = Scorer({"a": ["a dog"], "b": ["a cat"]}).score({"a": "a dog", "b": "a cat"})
     with pytest.raises(CaptionlabError, match=r"cannot name a run in MLflow; --mlflow-run takes one line of") as caught:
         add_to_mlflow(tmp_path, name, scores, file, file)
     assert str(caught.value).isprintable()

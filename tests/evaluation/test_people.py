@@ -1,10 +1,12 @@
 """People as a row: hand-computed scores, and systems scored against the same references."""
 
 import dataclasses
+import shutil
 
 import pytest
 
-from captionlab.evaluation.people import against_fewer
+from captionlab.evaluation.people import _mean, against_fewer
+from captionlab.metrics.meteor import Meteor
 from captionlab.metrics.scorer import Scorer
 
 REFERENCES = {
@@ -26,11 +28,45 @@ def test_each_reference_is_scored_against_the_others_and_so_are_the_systems() ->
     rows = ((found.people, out), (attention[0], (SYSTEM, SYSTEM)), (attention[1], (OTHER, OTHER)))
     assert baseline == (attention[1],)
     for scores, said in rows:
-        ways = [Scorer(left).score(own, meteor=False) for left, own in zip((first, second), said, strict=True)]
+        ways = [Scorer(left).score(own) for left, own in zip((first, second), said, strict=True)]
         for key in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"):
             expected = sum(getattr(way, key) for way in ways) / 2
             assert getattr(scores, key) == pytest.approx(expected, abs=1e-6)
         assert scores.meteor is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs a Java")
+def test_meteor_of_people_and_systems_is_the_mean_over_the_ways() -> None:
+    """Also where a caption is one of the references, so that METEOR counts no chunk."""
+    same = {"a": REFERENCES["a"][2], "b": SYSTEM["b"]}
+    with Meteor() as meteor:
+        Scorer(REFERENCES).score(same, meteor)
+        found = against_fewer(REFERENCES, {"attention.lite2": [same]}, meteor)
+    assert found is not None
+    ways: list[tuple[float, float]] = []
+    for left, people in (
+        ({"a": REFERENCES["a"][1:], "b": REFERENCES["b"][1:]}, {image: own[0] for image, own in REFERENCES.items()}),
+        (
+            {"a": [REFERENCES["a"][0], REFERENCES["a"][2]], "b": REFERENCES["b"][:1]},
+            {image: own[1] for image, own in REFERENCES.items()},
+        ),
+    ):
+        with Meteor() as meteor:
+            theirs, own = (Scorer(left).score(said, meteor).meteor for said in (people, same))
+        assert theirs is not None
+        assert own is not None
+        ways.append((theirs, own))
+    assert found.people.meteor == pytest.approx(sum(theirs for theirs, _ in ways) / 2, abs=1e-6)
+    assert found.configurations["attention.lite2"][0].meteor == pytest.approx(sum(own for _, own in ways) / 2, abs=1e-6)
+    assert ways[0] != ways[1]
+
+
+def test_meteor_is_missing_if_java_failed_in_one_of_the_ways() -> None:
+    scores = Scorer(REFERENCES).score(SYSTEM)
+    mean = _mean([dataclasses.replace(scores, meteor=0.25), scores])
+    assert mean.meteor is None
+    assert mean.bleu_1 == pytest.approx(scores.bleu_1, abs=1e-6)
 
 
 def test_people_scores_match_hand_made_numbers() -> None:

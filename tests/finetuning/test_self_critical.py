@@ -99,7 +99,7 @@ def test_the_reward_is_cider_with_end_as_a_word(attention: Setup) -> None:
     rewards_PS = attention.selfcritical(samples=2).rewards(tokens_BT, range(len(images)))
     scorer = Scorer({image: [" ".join((*words, "finis")) for words in own[image]] for image in images})
     for column, texts in ((0, [f"{text} finis" for (text,) in said]), (1, ["a dog"] * len(said))):
-        expected = scorer.score(dict(zip(images, texts, strict=True)), meteor=False).cider
+        expected = scorer.score(dict(zip(images, texts, strict=True))).cider
         assert expected is not None
         assert rewards_PS[:, column].mean().item() == pytest.approx(expected, rel=1e-6)
     assert rewards_PS[0, 0] > rewards_PS[0, 1] >= 0
@@ -117,7 +117,7 @@ def test_validation_uses_the_score_of_the_evaluation(attention: Setup) -> None:
     for image, photo in zip(attention.val_set.images, ranked, strict=True):
         said[image] = attention.vocab.decode(photo[0].tokens)
     references = {image: [" ".join(words) for words in own] for image, own in attention.references("val").items()}
-    assert validation.cider(model, "cpu") == pytest.approx(Scorer(references).score(said, meteor=False).cider)
+    assert validation.cider(model, "cpu") == pytest.approx(Scorer(references).score(said).cider)
 
 
 def test_words_are_sampled_from_the_systems_probabilities(setup: Setup) -> None:

@@ -80,7 +80,7 @@ def test_captions_are_not_scored_against_themselves(no_java: None) -> None:
     found = agreements(references, all_judged, resamples=20, seed=1)
     assert (found["experts"].variant, found["experts"].pairs) == ("c", 3)  # "a dog on grass" and "a bus" are left out
     assert (found["crowd"].variant, found["crowd"].pairs) == ("b", 4)  # photo c has no other reference
-    parts, _ = Scorer({"a": ["a red dog runs"], "b": references["b"]}).per_caption(pairs[:4], meteor=False)
+    parts, _ = Scorer({"a": ["a red dog runs"], "b": references["b"]}).per_caption(pairs[:4])
     expected = kendalltau(parts.by_caption()["rouge_l"], [0, 0.25, 0.5, 0.75]).statistic
     rouge = found["crowd"].scores["rouge_l"]
     assert rouge is not None
@@ -94,7 +94,7 @@ def test_without_judgments_there_is_no_agreement() -> None:
 def test_bleu_of_one_caption_equals_pycocoevalcap() -> None:
     references = {"a": ["a red dog runs on the grass", "the dog runs"], "b": ["two cats sleep"], "c": ["a bus"]}
     pairs = [("a", "a dog runs fast"), ("a", "the dog runs"), ("b", "a man"), ("b", "two cats sleep now"), ("c", "a")]
-    parts, _ = Scorer(references).per_caption(pairs, meteor=False)
+    parts, _ = Scorer(references).per_caption(pairs)
     numbered = {str(n): references[image] for n, (image, _) in enumerate(pairs)}
     _, expected = Bleu(4).compute_score(numbered, {str(n): [said] for n, (_, said) in enumerate(pairs)}, verbose=0)
     for n in (1, 2, 3, 4):

@@ -31,7 +31,7 @@ def rescored(
     """The scores of a resample by the scorer, with repeated photos under different names."""
     drawn = [image for image, times in zip(sorted(references), counts, strict=True) for _ in range(int(times))]
     scores = Scorer({f"{i:04}": references[image] for i, image in enumerate(drawn)}).score(
-        {f"{i:04}": captions[image] for i, image in enumerate(drawn)}, meteor=False
+        {f"{i:04}": captions[image] for i, image in enumerate(drawn)}
     )
     own = [[tuple(raw.split()) for raw in references[image]] for image in drawn]
     cider = idf.scores([tuple(captions[image].split()) for image in drawn], own).mean()
@@ -55,7 +55,7 @@ def test_resampled_scores_equal_the_scores_of_the_sampled_photos() -> None:
 def test_sampling_every_photo_once_gives_the_corpus_score() -> None:
     references, captions = made_up(30, seed=3)
     scorer = Scorer(references)
-    scores = scorer.score(captions, meteor=False)
+    scores = scorer.score(captions)
     expected = {key: getattr(scores, key) for key in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")}
     assert scorer.per_photo(captions).corpus() == pytest.approx(expected, abs=1e-12)
 

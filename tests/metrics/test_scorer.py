@@ -20,6 +20,7 @@ from captionlab.core.records import Protocol, Scores
 from captionlab.errors import CaptionlabError
 from captionlab.metrics import meteor
 from captionlab.metrics.cider import CiderD
+from captionlab.metrics.meteor import Meteor
 from captionlab.metrics.scorer import Scorer, _longest_common_subsequence, _most, _torchtext_bleu
 from coco import coco_scores
 
@@ -36,17 +37,21 @@ photos = st.dictionaries(st.text("xyz", min_size=1, max_size=3), st.lists(long_c
 
 
 def score(
-    references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str], protocol: Protocol = "strict",
-    meteor: bool = True,
-) -> Scores:  # fmt: skip
-    return Scorer(references, protocol).score(hypotheses, meteor)
+    references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str], protocol: Protocol = "strict"
+) -> Scores:
+    return Scorer(references, protocol).score(hypotheses)
+
+
+def score_with_meteor(references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str]) -> Scores:
+    with Meteor() as java:
+        return Scorer(references).score(hypotheses, java)
 
 
 # ---- the strict protocol against pycocoevalcap
 
 
 def test_scores_equal_the_golden_file() -> None:
-    ours = score(REFERENCES, HYPOTHESES, meteor=False)
+    ours = score(REFERENCES, HYPOTHESES)
     for name, expected in GOLDEN["scores"].items():
         if name != "meteor":
             assert getattr(ours, name) == pytest.approx(expected, abs=1e-9), name
@@ -83,24 +88,24 @@ def test_random_captions_score_as_in_pycocoevalcap(seed: int) -> None:
     references["match"] = [caption(6)]
     hypotheses["match"] = references["match"][0]  # so that n-grams of every order match
     bleus, rouge_l, cider = coco_scores(references, hypotheses)
-    ours = score(references, hypotheses, meteor=False)
+    ours = score(references, hypotheses)
     assert astuple(ours)[:6] == pytest.approx([*bleus, rouge_l, cider], abs=1e-9)
 
 
 def test_bleu_without_a_match_is_zero_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ours = score({"a": ["two red dogs run"]}, {"a": "red dogs sleep"}, meteor=False)
+        ours = score({"a": ["two red dogs run"]}, {"a": "red dogs sleep"})
     assert ours.bleu_2 > 0
     assert (ours.bleu_3, ours.bleu_4) == (0.0, 0.0)
 
 
 def test_empty_captions_score_zero() -> None:
-    assert astuple(score({"a": ["a dog"], "b": ["a cat"]}, {"a": "", "b": " . "}, meteor=False))[:6] == (0.0,) * 6
+    assert astuple(score({"a": ["a dog"], "b": ["a cat"]}, {"a": "", "b": " . "}))[:6] == (0.0,) * 6
 
 
 def test_a_reference_without_words_is_accepted() -> None:
-    ours = score({"a": ["...", "a dog runs fast"], "b": ["!"]}, {"a": "a dog runs fast", "b": "a cat"}, meteor=False)
+    ours = score({"a": ["...", "a dog runs fast"], "b": ["!"]}, {"a": "a dog runs fast", "b": "a cat"})
     assert all(math.isfinite(value) for value in astuple(ours)[:6])
     assert ours.rouge_l == pytest.approx(0.5)
 
@@ -109,18 +114,18 @@ def test_bleu_equals_nltk_without_short_captions() -> None:
     references = {"a": ["a dog runs in the snow", "the dog plays"], "b": ["a man sits on the red grass"]}
     hypotheses = {"a": "a dog runs in snow", "b": "a man sits on the grass"}
     expected = corpus_bleu([[r.split() for r in references[i]] for i in "ab"], [hypotheses[i].split() for i in "ab"])
-    assert score(references, hypotheses, meteor=False).bleu_4 == pytest.approx(expected, abs=1e-15)
+    assert score(references, hypotheses).bleu_4 == pytest.approx(expected, abs=1e-15)
 
 
 def test_case_and_punctuation_are_ignored() -> None:
-    ours = score({"a": ["A dog's T-shirt , wet ."]}, {"a": "a DOGS tshirt wet"}, meteor=False)
+    ours = score({"a": ["A dog's T-shirt , wet ."]}, {"a": "a DOGS tshirt wet"})
     assert (ours.bleu_1, ours.bleu_4, ours.rouge_l) == pytest.approx((1, 1, 1))
 
 
 def test_start_and_end_tokens_do_not_count() -> None:
     references = {"a": ["an unk dog at the start of the end"]}
-    plain = score(references, {"a": "dog"}, meteor=False)
-    marked = score(references, {"a": "<start> dog <unk> <end>"}, meteor=False)
+    plain = score(references, {"a": "dog"})
+    marked = score(references, {"a": "<start> dog <unk> <end>"})
     assert plain.bleu_1 == pytest.approx(math.exp(1 - 9 / 1))
     assert marked.bleu_1 == pytest.approx(0.25 * math.exp(1 - 9 / 4))  # one word of four, and longer
 
@@ -131,7 +136,7 @@ def test_start_and_end_tokens_do_not_count() -> None:
 @given(photos.filter(bool))
 @settings(max_examples=60, deadline=None)
 def test_perfect_captions_score_1(references: dict[str, list[str]]) -> None:
-    ours = score(references, {image: own[0] for image, own in references.items()}, meteor=False)
+    ours = score(references, {image: own[0] for image, own in references.items()})
     assert (ours.bleu_1, ours.bleu_2, ours.bleu_3, ours.bleu_4) == pytest.approx((1, 1, 1, 1))
     assert ours.rouge_l == pytest.approx(1)
     for protocol in ("report_a", "report_b"):
@@ -143,8 +148,8 @@ def test_perfect_captions_score_1(references: dict[str, list[str]]) -> None:
 def test_order_does_not_matter_and_scores_stay_in_range(references: dict[str, list[str]], data: st.DataObject) -> None:
     hypotheses = {image: data.draw(captions) for image in references}
     shuffled = {image: references[image][::-1] for image in data.draw(st.permutations(list(references)))}
-    ours = score(references, hypotheses, meteor=False)
-    again = score(shuffled, dict(reversed(hypotheses.items())), meteor=False)
+    ours = score(references, hypotheses)
+    again = score(shuffled, dict(reversed(hypotheses.items())))
     assert astuple(again)[:6] == pytest.approx(astuple(ours)[:6], abs=1e-12)
     assert all(0 <= value <= 1 + 1e-12 for value in astuple(ours)[:5])
     assert 0 <= (ours.cider or 0) <= 10 + 1e-9
@@ -153,8 +158,8 @@ def test_order_does_not_matter_and_scores_stay_in_range(references: dict[str, li
 @given(photos.filter(bool))
 @settings(max_examples=60, deadline=None)
 def test_a_start_word_never_raises_a_strict_score(references: dict[str, list[str]]) -> None:
-    plain = score(references, {image: own[0] for image, own in references.items()}, meteor=False)
-    started = score(references, {image: f"<start> {own[0]}" for image, own in references.items()}, meteor=False)
+    plain = score(references, {image: own[0] for image, own in references.items()})
+    started = score(references, {image: f"<start> {own[0]}" for image, own in references.items()})
     assert all(
         with_start < without for with_start, without in zip(astuple(started)[:5], astuple(plain)[:5], strict=True)
     )
@@ -291,15 +296,15 @@ def test_meteor_for_several_systems_at_once_and_in_any_language(monkeypatch: pyt
     )  # the default locale has a decimal comma
     perfect = {image: own[0] for image, own in REFERENCES.items()}
     mixed = {image: (HYPOTHESES if number % 2 else perfect)[image] for number, image in enumerate(perfect)}
-    found = Scorer(REFERENCES).score_all(
-        {"golden": HYPOTHESES, "perfect": perfect, "silent": dict.fromkeys(perfect, ""), "mixed": mixed}
-    )
+    systems = {"golden": HYPOTHESES, "perfect": perfect, "silent": dict.fromkeys(perfect, ""), "mixed": mixed}
+    with Meteor() as java:
+        found = Scorer(REFERENCES).score_all(systems, java)
     assert found["golden"].meteor == pytest.approx(GOLDEN["scores"]["meteor"], abs=1e-9)
     assert found["perfect"].meteor is not None
     assert found["perfect"].meteor > 0.9
     assert found["silent"].meteor == 0
-    assert found["mixed"] == score(REFERENCES, mixed)  # although all its captions were scored before
-    alone = score(REFERENCES, HYPOTHESES, meteor=False)
+    assert found["mixed"] == score_with_meteor(REFERENCES, mixed)  # although all its captions were scored before
+    alone = score(REFERENCES, HYPOTHESES)
     assert replace(found["golden"], meteor=None) == alone
 
 
@@ -311,7 +316,7 @@ def test_meteor_is_missing_if_java_fails(behaviour: str, tmp_path: Path, monkeyp
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(meteor, "_STARTUP_SECONDS", 0.5)
     with pytest.warns(RuntimeWarning, match="METEOR is left out"):
-        ours = score({"a": ["a dog runs"]}, {"a": "a dog"})
+        ours = score_with_meteor({"a": ["a dog runs"]}, {"a": "a dog"})
     assert ours.meteor is None
     assert ours.bleu_1 > 0
 
@@ -320,7 +325,7 @@ def test_meteor_is_missing_if_java_fails(behaviour: str, tmp_path: Path, monkeyp
 def test_a_java_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_JAVA_OPTIONS", "-Xmx512m")  # less than METEOR's heap
     with pytest.warns(RuntimeWarning, match=r"METEOR is left out: Java gave no score \(.*heap size.*\)$"):
-        assert score({"a": ["a dog runs"]}, {"a": "a dog"}).meteor is None
+        assert score_with_meteor({"a": ["a dog runs"]}, {"a": "a dog"}).meteor is None
 
 
 def test_an_exception_of_java_is_in_the_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,14 +339,14 @@ def test_an_exception_of_java_is_in_the_warning(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", str(tmp_path))
     reason = r"it stopped or took too long; .*progress; Exception in thread: no memory"
     with pytest.warns(RuntimeWarning, match=rf"^METEOR is left out: Java gave no score \({reason}\)$"):
-        assert score({"a": ["a dog runs"]}, {"a": "a dog"}).meteor is None
+        assert score_with_meteor({"a": ["a dog runs"]}, {"a": "a dog"}).meteor is None
 
 
 def test_meteor_is_missing_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert score({"a": ["a dog runs"]}, {"a": "a dog"}).meteor is None
+        assert score_with_meteor({"a": ["a dog runs"]}, {"a": "a dog"}).meteor is None
 
 
 # ---- invalid input
@@ -352,7 +357,7 @@ def test_ids_must_match() -> None:
     with pytest.raises(
         CaptionlabError, match=r"4 without a hypothesis \(b, c, d, \.\.\.\) and 1 without references \(z\)"
     ):
-        scorer.score({"a": "x", "z": "x"}, meteor=False)
+        scorer.score({"a": "x", "z": "x"})
 
 
 @pytest.mark.parametrize("references", [{}, {"a": []}])

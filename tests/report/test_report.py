@@ -15,7 +15,7 @@ from builders import write_small_manifest
 from captionlab.config import Params
 from captionlab.core.params import GuestParams
 from captionlab.core.records import EVALUATION, MODELS
-from captionlab.core.results import read_evaluation, read_training, write_evaluation, write_training
+from captionlab.core.results import DecodedScores, read_evaluation, read_training, write_evaluation, write_training
 from captionlab.core.results.photos import (
     SaidCaption,
     read_gallery,
@@ -304,6 +304,45 @@ def test_scores_above_people_are_marked_in_every_table_and_format(params: Params
     with_mark = {line.split("|")[1].strip() for line in bias.splitlines() if line[:2] == "| " and ABOVE_PEOPLE in line}
     assert with_mark == expected
     assert "People&#39;s captions against the others of their photo" in page
+
+
+def test_meteor_is_compared_with_that_of_people(params: Params, root: Path) -> None:
+    """Where there is Java; otherwise the column says what it needs."""
+    title = "## People's captions against the others of their photo"
+
+    def table() -> list[str]:
+        report(params, root)
+        text = (root / "reports/toys/comparison-all.md").read_text("utf-8")
+        return text.partition(title)[2].partition("\n## ")[0].splitlines()
+
+    write_results(root, params, judged=True)
+    assert [line for line in table() if line.startswith("| people |") and "n/a (needs Java)" in line]
+    scores = read_evaluation(root)
+    assert scores.fewer_references
+
+    def with_meteor(decoded: DecodedScores) -> DecodedScores:
+        strict = dataclasses.replace(decoded.test["strict"], meteor=0.25)
+        return dataclasses.replace(decoded, test={**decoded.test, "strict": strict})
+
+    configurations = tuple(
+        dataclasses.replace(each, decodings=tuple(map(with_meteor, each.decodings))) for each in scores.configurations
+    )
+    fewer = {  # of one configuration above people's
+        key: tuple(dataclasses.replace(own, meteor=0.21 if key == "attention.lite2" else 0.2) for own in decoded)
+        for key, decoded in scores.fewer_references.configurations.items()
+    }
+    people = dataclasses.replace(scores.fewer_references.people, meteor=0.2)
+    compared = dataclasses.replace(scores.fewer_references, people=people, configurations=fewer)
+    write_evaluation(
+        root / EVALUATION, dataclasses.replace(scores, configurations=configurations, fewer_references=compared)
+    )
+    (row,) = [line for line in table() if line.startswith("| people |")]
+    assert row.endswith(" 0.200 |")
+    rows = csv_rows(root)
+    marked = {f"{row['system']}.{row['configuration']}" for row in rows if "meteor" in row["above_people"].split()}
+    assert marked == {"attention.lite2"}
+    lines = (root / "reports/toys/comparison.md").read_text("utf-8").splitlines()
+    assert {line.split("|")[1].strip() for line in lines if f"0.250 {ABOVE_PEOPLE}" in line} == {"attention.lite2"}
 
 
 def test_a_guest_is_a_marked_row(params: Params, root: Path) -> None:

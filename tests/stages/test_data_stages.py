@@ -226,7 +226,7 @@ def test_captions_of_one_word_give_a_warning(root: Path) -> None:
     captions = read_jsonl(root / "artifacts/captions/captions.jsonl")
     assert captions[0]["words"] == ["一", "只", "狗", "在", "跑"]
     scored = Scorer({caption["image"]: [caption["raw"]] for caption in captions}).score(
-        {caption["image"]: " ".join(caption["words"]) for caption in captions}, meteor=False
+        {caption["image"]: " ".join(caption["words"]) for caption in captions}
     )
     assert scored.bleu_4 == pytest.approx(1)
 

@@ -23,6 +23,7 @@ from captionlab.evaluation.captioned import Captioned
 from captionlab.evaluation.rows import RowCaptioner, _version
 from captionlab.inference.captioner import Captioner, Sentence
 from captionlab.inference.clip_score import ClipScorer
+from captionlab.metrics.meteor import Meteor
 from captionlab.metrics.scorer import Scorer
 from captionlab.stages.evaluate import _gallery, _score, evaluate
 from captionlab.training.step import measure
@@ -123,7 +124,7 @@ def captioned(name: str, right: Mapping[Split, int | None]) -> Captioned:
 
 
 def test_the_test_split_does_not_affect_the_decoding() -> None:
-    (scored,) = _score([captioned("tiny", {"val": 1, "test": 0})], REFERENCES)
+    (scored,) = _score([captioned("tiny", {"val": 1, "test": 0})], REFERENCES, Meteor())
     assert scored.best.decoding == Decoding(beam=3)
     assert scored.best.test["strict"].cider == 0.0  # its score on test, which is not the best there
 
@@ -131,7 +132,7 @@ def test_the_test_split_does_not_affect_the_decoding() -> None:
 def test_the_test_split_does_not_affect_the_ranking() -> None:
     """Nor the gallery, whose photos are ranked by the configuration that is best on validation."""
     rivals = [captioned("leads_on_test", {"val": None, "test": 0}), captioned("leads_on_val", {"val": 1, "test": None})]
-    scored = _score(rivals, REFERENCES)
+    scored = _score(rivals, REFERENCES, Meteor())
     evaluation = Evaluation(dataset="tiny", dataset_digest="abc", idf="", configurations=scored)
     assert (scored[0].best.test["strict"].cider or 0) > (scored[1].best.test["strict"].cider or 0)
     assert evaluation.best.key == "baseline.leads_on_val"

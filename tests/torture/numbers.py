@@ -72,5 +72,5 @@ def _score_with_both(rng: random.Random) -> tuple[list[float], list[float]]:
     references["match"] = ["the dog runs near water with two dogs"]
     hypotheses["match"] = references["match"][0]
     bleus, rouge_l, cider = coco_scores(references, hypotheses)
-    ours = astuple(Scorer(references).score(hypotheses, meteor=False))[:6]
+    ours = astuple(Scorer(references).score(hypotheses))[:6]
     return list(ours), [*bleus, rouge_l, cider]

@@ -14,6 +14,7 @@ from captionlab.data.caption_formats import read_captions, read_references
 from captionlab.data.text import clean
 from captionlab.errors import CaptionlabError, some_of
 from captionlab.metrics.bootstrap import draw, interval
+from captionlab.metrics.meteor import Meteor
 from captionlab.metrics.scorer import Scorer
 
 RESAMPLES, SEED = 1000, 1  # as the report has them unless params.yaml says otherwise
@@ -50,7 +51,8 @@ def score_files(
         )
     try:
         scorer = Scorer(known)
-        scores = scorer.score(generated, meteor)
+        with Meteor() as java:
+            scores = scorer.score(generated, java if meteor else None)
     except CaptionlabError as error:
         can_help = not subset and generated and generated.keys() < known.keys()
         advice = "; --subset leaves these out" if can_help else ""

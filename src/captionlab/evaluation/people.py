@@ -11,12 +11,14 @@ from typing import Any
 
 from captionlab.core.records import Scores
 from captionlab.core.results import FewerReferences
+from captionlab.metrics.meteor import Meteor
 from captionlab.metrics.scorer import Scorer
 
 
 def against_fewer(
-    references: Mapping[str, Sequence[str]], configurations: Mapping[str, Sequence[Mapping[str, str]]]
-) -> FewerReferences | None:
+    references: Mapping[str, Sequence[str]], configurations: Mapping[str, Sequence[Mapping[str, str]]],
+    meteor: Meteor | None = None,
+) -> FewerReferences | None:  # fmt: skip
     """Score people and every configuration against all references of each photo but one.
 
     A configuration has captions by image, of each of its decodings.
@@ -32,9 +34,7 @@ def against_fewer(
     for way in range(ways):
         left = {image: [*own[:way], *own[way + 1 :]] for image, own in references.items()}
         people = {image: own[way] for image, own in references.items()}
-        scored = Scorer(left).score_all(
-            {str(place): said for place, said in enumerate([people, *of_all])}, meteor=False
-        )
+        scored = Scorer(left).score_all({str(place): said for place, said in enumerate([people, *of_all])}, meteor)
         for scores, own in zip(scored.values(), found, strict=True):
             own.append(scores)
     people_scores, *means = map(_mean, found)
@@ -46,9 +46,8 @@ def against_fewer(
 
 
 def _mean(found: Sequence[Scores]) -> Scores:
-    """The mean of each score; METEOR stays None."""
+    """The mean of each score; METEOR is None without Java."""
     each = [dataclasses.asdict(scores) for scores in found]
-    means: dict[str, Any] = {
-        key: None if value is None else round(fmean(own[key] for own in each), 6) for key, value in each[0].items()
-    }
+    values = {key: [own[key] for own in each] for key in each[0]}
+    means: dict[str, Any] = {key: None if None in own else round(fmean(own), 6) for key, own in values.items()}
     return Scores(**means)

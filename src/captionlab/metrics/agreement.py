@@ -12,6 +12,7 @@ from scipy.stats import kendalltau
 
 from captionlab.core.results.judgments import Agreement, Agreements, JudgedCaption, Judges, Tau
 from captionlab.metrics.bootstrap import Floats, draw, interval
+from captionlab.metrics.meteor import Meteor
 from captionlab.metrics.scorer import Scorer
 
 Variant = Literal["b", "c"]
@@ -56,7 +57,8 @@ def _agreement(
     further: Further | None,
 ) -> Agreement:  # fmt: skip
     pairs = [(each.image, each.caption) for each in judged]
-    parts, meteors = Scorer(references).per_caption(pairs)
+    with Meteor() as meteor:
+        parts, meteors = Scorer(references).per_caption(pairs, meteor)
     scores: dict[str, Floats | None] = {**parts.by_caption(), "meteor": np.array(meteors) if meteors else None}
     if further:
         scores |= further(pairs, references)

@@ -19,7 +19,7 @@ from captionlab.data.text import clean, report_b_text
 from captionlab.errors import CaptionlabError, some_of
 from captionlab.metrics.bootstrap import PerPhoto
 from captionlab.metrics.cider import ORDERS, CiderD, Words, ngrams
-from captionlab.metrics.meteor import meteor_scores
+from captionlab.metrics.meteor import Meteor
 
 _REPORT_B = [(1.0, 0.0, 0.0, 0.0), (0.5, 0.5, 0.0, 0.0), (0.3, 0.3, 0.3, 0.0), (0.25, 0.25, 0.25, 0.25)]
 _BETA = 1.2  # ROUGE-L's weight of recall
@@ -61,19 +61,19 @@ class Scorer:
         self._references = [[_reference(raw, protocol) for raw in references[image]] for image in self._images]
         self._cider = CiderD(self._references) if protocol == "strict" else None
 
-    def score(self, hypotheses: Mapping[str, str], meteor: bool = True) -> Scores:
-        """Score one caption per photo. Without ``meteor``, Java is not started, which takes seconds.
+    def score(self, hypotheses: Mapping[str, str], meteor: Meteor | None = None) -> Scores:
+        """Score one caption per photo. METEOR is None without ``meteor``, whose Java takes seconds to start.
 
         Raises CaptionlabError, naming some, when the ids are not those of the references.
         """
         return self.score_all({"": hypotheses}, meteor)[""]
 
-    def score_all(self, systems: Mapping[str, Mapping[str, str]], meteor: bool = True) -> dict[str, Scores]:
-        """Score several systems, each as ``score`` would, with one start of METEOR's Java for all of them."""
+    def score_all(self, systems: Mapping[str, Mapping[str, str]], meteor: Meteor | None = None) -> dict[str, Scores]:
+        """Score several systems, each as ``score`` would."""
         words = {name: self._words(hypotheses) for name, hypotheses in systems.items()}
         with ThreadPoolExecutor(1) as pool:  # Java runs in parallel
-            asked = meteor and words and self._cider
-            found = pool.submit(meteor_scores, self._references, list(words.values())) if asked else None
+            asked = meteor if self._cider else None
+            found = pool.submit(asked.scores, self._references, list(words.values())) if asked else None
             scores = {name: self._score(own) for name, own in words.items()}
             meteors = found.result() if found else None
         if meteors is None:
@@ -89,11 +89,12 @@ class Scorer:
             raise ValueError("only the strict protocol has scores per photo")
         return self._parts(self._words(hypotheses), self._references, self._clipping, self._cider)
 
-    def per_caption(self, pairs: Sequence[tuple[str, str]], meteor: bool = True) -> tuple[PerPhoto, list[float] | None]:
+    def per_caption(
+        self, pairs: Sequence[tuple[str, str]], meteor: Meteor | None = None
+    ) -> tuple[PerPhoto, list[float] | None]:
         """Each caption's part in the strict scores, and its METEOR, for pairs of image id and caption.
 
-        A photo may have any number of captions; the idf of CIDEr-D stays that of the photos. METEOR is None without
-        Java or where it is not asked for.
+        A photo may have any number of captions; the idf of CIDEr-D stays that of the photos.
         """
         if self._cider is None:
             raise ValueError("only the strict protocol has scores per caption")
@@ -102,7 +103,7 @@ class Scorer:
         words = [_hypothesis(caption, self._protocol) for _, caption in pairs]
         references = [self._references[photo] for photo in photos]
         with ThreadPoolExecutor(1) as pool:  # Java runs in parallel
-            found = pool.submit(meteor_scores, references, [words]) if meteor else None
+            found = pool.submit(meteor.scores, references, [words]) if meteor else None
             parts = self._parts(words, references, [self._clipping[photo] for photo in photos], self._cider)
             meteors = found.result() if found else None
         return parts, list(meteors[0].captions) if meteors else None

@@ -42,8 +42,7 @@ _COLUMNS = {  # by field of Row; "name" is system and configuration together
     "source": Column(label="Stated in"),
 }
 _BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
-_PER_PHOTO = (*_BLEU, "rouge_l", "cider")
-_SCORES = (*_PER_PHOTO, "meteor")
+_SCORES = (*_BLEU, "rouge_l", "cider", "meteor")
 FURTHER_NAMES = {"clip_score": "CLIPScore", "ref_clip_score": "RefCLIPScore", "spice": "SPICE"}
 SCORE_NAMES = {score: _COLUMNS[score].label for score in _SCORES}
 _SHAPE = ("encoder", "embedding", "hidden", "layers")
@@ -76,7 +75,7 @@ _STRICT = (
 )
 PEOPLE_NOTE = (
     f"{ABOVE_PEOPLE} marks a score that is above that of people, when both are scored against equally many "
-    "references: see the table of people's captions. METEOR is not compared."
+    "references: see the table of people's captions."
 )
 _SIGNIFICANT = 0.05
 _ABOVE = (
@@ -251,10 +250,10 @@ def _people(results: Results) -> list[Table]:
         "People: each reference caption of a photo is scored against the others, as the mean of "
         f"{results.ways} ways of leaving one out. The systems' captions are scored against the same references, so "
         "BLEU and ROUGE-L are lower here than in the other tables. Test split, strict protocol, the decoding that "
-        "validation chose; METEOR is left out.",
+        "validation chose.",
     )
     return [
-        _of_rows("People's captions against the others of their photo", ("name", "decoding", *_PER_PHOTO), rows, notes)
+        _of_rows("People's captions against the others of their photo", ("name", "decoding", *_SCORES), rows, notes)
     ]
 
 
@@ -289,7 +288,7 @@ def _seeds(results: Results) -> list[Table]:
         Line(
             values=(", ".join(sorted(run.name for run in runs)), *_means(runs, _SCORES)),
             system=runs[0].system,
-            above_people=_above_people(results, runs, _PER_PHOTO),
+            above_people=_above_people(results, runs, _SCORES),
         )
         for runs in groups
     ]
@@ -326,9 +325,10 @@ def _above_people(results: Results, runs: Sequence[Run], scores: Sequence[str]) 
     """The labels of the scores that in the mean over these configurations are above people's."""
     if results.people is None or len(runs) < 2:
         return frozenset()
+    scored = [score for score in scores if getattr(results.people, score) is not None]  # METEOR needs Java
     rows = [run.row("fewer_references") for run in runs]
-    means = {score: fmean(getattr(row, score) for row in rows) for score in scores}
-    return frozenset(_COLUMNS[score].label for score in scores if means[score] > getattr(results.people, score))
+    means = {score: fmean(getattr(row, score) for row in rows) for score in scored}
+    return frozenset(_COLUMNS[score].label for score in scored if means[score] > getattr(results.people, score))
 
 
 def _image_positions(results: Results) -> list[Table]:
@@ -353,7 +353,8 @@ def _of_rows(
 ) -> Table:
     """A table of these fields of Row; the best values are among the measured rows, or only those in ``competing``."""
     columns = {key: _COLUMNS[key] for key in fields}
-    if all(row.measured for row in rows) and "meteor" in columns:
+    stated = [row.source not in ("measured", "people") for row in rows]
+    if "meteor" in columns and not any(stated):
         columns["meteor"] = dataclasses.replace(columns["meteor"], missing="n/a (needs Java)")
     above = [frozenset(_COLUMNS[key].label for key in row.above_people.split()) for row in rows]
     return Table(
@@ -363,11 +364,11 @@ def _of_rows(
             Line(
                 values=tuple(_name(row) if key == "name" else getattr(row, key) for key in fields),
                 system=row.system if row.measured else None,
-                stated=row.source not in ("measured", "people"),
+                stated=published,
                 competes=row in competing if competing else row.measured,
                 above_people=own,
             )
-            for row, own in zip(rows, above, strict=True)
+            for row, published, own in zip(rows, stated, above, strict=True)
         ),
         notes=(*notes, PEOPLE_NOTE) if any(above) else notes,
     )

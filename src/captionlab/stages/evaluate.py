@@ -68,6 +68,7 @@ from captionlab.evaluation.retrieval import Retrieved, Retriever
 from captionlab.evaluation.rows import training_captions, training_retriever
 from captionlab.inference.captioner import Captioner
 from captionlab.metrics.agreement import agreements
+from captionlab.metrics.meteor import Meteor
 from captionlab.metrics.scorer import Scorer
 from captionlab.training.batches import CaptionedFeatures, SplitCaptions
 
@@ -91,15 +92,15 @@ def evaluate(params: Params, root: Path) -> list[str]:
     captioned = [_caption(params, root, (system, name), search, by_meaning) for system, name in configurations]
     captioned += [_retrieve(root, name, config, references) for name, config in params.retrieval.items()]
     captioned += [of_guest(name, read_guest(root, name)) for system, name in params.rows() if system == "guests"]
-    evaluation = Evaluation(
-        dataset=manifest.name, dataset_digest=manifest.digest, idf="references of the scored split",
-        configurations=_score(captioned, references),
-    )  # fmt: skip
-    best = evaluation.best
-    chosen = [each.chosen for each in evaluation.configurations]
-    said = {own.key: own.captions("test", place) for own, place in zip(captioned, chosen, strict=True)}
     of_all = {own.key: [own.captions("test", place) for place in range(len(own.decodings))] for own in captioned}
-    evaluation = dataclasses.replace(evaluation, fewer_references=against_fewer(references["test"], of_all))
+    with Meteor() as meteor:
+        evaluation = Evaluation(
+            dataset=manifest.name, dataset_digest=manifest.digest, idf="references of the scored split",
+            configurations=_score(captioned, references, meteor),
+            fewer_references=against_fewer(references["test"], of_all, meteor),
+        )  # fmt: skip
+    best = evaluation.best
+    said = {each.key: of_all[each.key][each.chosen] for each in evaluation.configurations}
     further = FurtherScorer(
         clip=params.evaluate.clip, spice=params.evaluate.spice,
         photos=lambda: {path.name: path for path in (root / DATASET / "images").iterdir()},
@@ -184,12 +185,14 @@ def _retrieve(root: Path, name: str, config: RetrievalParams, references: Mappin
     )  # fmt: skip
 
 
-def _score(captioned: Sequence[Captioned], references: Mapping[Split, References]) -> tuple[ConfigurationScores, ...]:
-    """Score all configurations of a split together, because METEOR's Java takes seconds to start."""
+def _score(
+    captioned: Sequence[Captioned], references: Mapping[Split, References], meteor: Meteor
+) -> tuple[ConfigurationScores, ...]:
+    """Score every decoding of all configurations, on the test split with METEOR."""
     asked = [(own, decoding) for own in captioned for decoding in range(len(own.decodings))]
     names = [f"{own.key} {decoding}" for own, decoding in asked]
 
-    def scores(split: Split, protocol: Protocol, meteor: bool = False) -> dict[str, Scores]:
+    def scores(split: Split, protocol: Protocol, meteor: Meteor | None = None) -> dict[str, Scores]:
         captions = {
             name: own.captions(split, decoding)
             for name, (own, decoding) in zip(names, asked, strict=True)
@@ -201,7 +204,7 @@ def _score(captioned: Sequence[Captioned], references: Mapping[Split, References
         }
 
     val = scores("val", "strict")
-    test = {protocol: scores("test", protocol, meteor=protocol == "strict") for protocol in PROTOCOLS}
+    test = {protocol: scores("test", protocol, meteor) for protocol in PROTOCOLS}
     rows = []
     for own in captioned:
         decoded = [

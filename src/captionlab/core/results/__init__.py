@@ -230,7 +230,7 @@ class ConfigurationScores:
 class FewerReferences:
     """Scores of the test split against all references of a photo but one: mean over ``ways`` of leaving one out.
 
-    People's caption is the one left out. METEOR is left out.
+    People's caption is the one left out.
     """
 
     ways: int
