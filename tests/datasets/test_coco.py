@@ -140,7 +140,7 @@ def test_each_split_has_one_file(tmp_path: Path, images: Path) -> None:
         ({"annotations": [{"image_id": 1, "caption": "\udfff"}]}, "has a caption that is not text"),
         ({"images": [{"id": 1, "file_name": "1.jpg"}] * 2}, "'1' occurs more than once"),
         ({"images": [{"id": 1}]}, "the image '1' has no file_name"),
-        ({"images": "none"}, "no image has the id '1' of an annotation"),
+        ({"images": "none"}, "has no list of images"),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, images: Path, changed: dict[str, Any], fault: str) -> None:

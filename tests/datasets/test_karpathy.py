@@ -1,14 +1,12 @@
 """The reader of Karpathy's dataset_*.json."""
 
 import json
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from captionlab.datasets.karpathy import PUBLISHED, karpathy
-from captionlab.datasets.listed import read_json_file
 from captionlab.errors import CaptionlabError
 from photo_sets import checked, jpeg, kinds
 
@@ -42,19 +40,6 @@ def test_captions_splits_and_photos_are_read(tmp_path: Path, images: Path) -> No
     assert found.split_source == "Karpathy's, from dataset_mine.json"
     assert (found.problems, found.notes) == ([], [])
     assert (images / "4.jpg").read_bytes() == jpeg(4)
-
-
-def test_a_large_file_takes_little_memory(tmp_path: Path) -> None:
-    """Without the words and numbers that are not used, the largest published file takes half a gigabyte."""
-    image = entry(0, "train") | {"sentences": [{"tokens": ["dog"] * 50, "raw": f"Dog {i} ."} for i in range(5000)]}
-    path = tmp_path / "dataset_mine.json"
-    path.write_text(json.dumps({"images": [image]}))
-    tracemalloc.start()
-    value = read_json_file(path)
-    kept, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(value["images"][0]["sentences"]) == 5000
-    assert kept < path.stat().st_size
 
 
 def test_coco_photos_are_found_by_their_folders(tmp_path: Path, images: Path) -> None:

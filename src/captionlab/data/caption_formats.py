@@ -149,8 +149,9 @@ def _by_id(images: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _coco_references(path: Path, value: dict[str, Any]) -> list[References]:
-    by_id = coco_captions(path, value)
-    return [by_id, *_renamed(by_id, dict(coco_names(value)).get)]
+    by_id = coco_captions(path, value["annotations"])
+    images = value["images"] if are_objects(value.get("images")) else []
+    return [by_id, *_renamed(by_id, dict(coco_names(images)).get)]
 
 
 def _karpathy_references(path: Path, images: list[dict[str, Any]]) -> list[References]:

@@ -4,17 +4,14 @@ Knows their keys and ids, not where photos lie nor what the captions are for.
 """
 
 import json
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from captionlab.errors import CaptionlabError
 
 Value = TypeVar("Value")
-UNUSED = frozenset((  # keys that are dropped while a file is read: most of the memory of the large ones
-    "tokens", "imgid", "sentid", "sentids",  # of Karpathy's files
-    "license", "coco_url", "flickr_url", "date_captured", "height", "width",  # of COCO's
-))  # fmt: skip
 
 
 class KarpathyImage(NamedTuple):
@@ -27,17 +24,13 @@ class KarpathyImage(NamedTuple):
     captions: list[Any]
 
 
-def parse(text: str, origin: str, unused: Container[str] = ()) -> Any:
-    """The value of JSON text, without the keys in ``unused``.
+def parse(text: str, origin: str) -> Any:
+    """The value of JSON text.
 
     Raises CaptionlabError, with the name ``origin``, for invalid JSON and repeated keys.
     """
-
-    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return unique(origin, (pair for pair in pairs if pair[0] not in unused))
-
     try:
-        return json.loads(text, object_pairs_hook=build)
+        return json.loads(text, object_pairs_hook=partial(unique, origin))
     except (ValueError, RecursionError) as error:
         raise CaptionlabError(f"{origin} is not valid JSON: {error}") from None
 
@@ -88,25 +81,23 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= 100 else f"{text[:100]}...")
 
 
-def coco_captions(path: Path, value: dict[str, Any]) -> dict[str, list[Any]]:
+def coco_captions(path: Path, annotations: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
     """The captions of each image id, as written; CaptionlabError for an annotation without id or caption."""
     by_id: dict[str, list[Any]] = {}
-    for place, row in enumerate(value["annotations"]):
+    for place, row in enumerate(annotations):
         if not is_id(row.get("image_id")) or "caption" not in row:
             raise CaptionlabError(f"{path}: annotation {place} has no image_id or no caption")
         by_id.setdefault(str(row["image_id"]), []).append(row["caption"])
     return by_id
 
 
-def coco_names(value: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Image id and file name of each image, as written; empty where the file lists no images."""
-    images = value["images"] if are_objects(value.get("images")) else []
-    return [(str(image.get("id")), image.get("file_name")) for image in images]
+def coco_names(images: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Image id and file name of each image, as written."""
+    return ((str(image.get("id")), image.get("file_name")) for image in images)
 
 
-def karpathy_images(path: Path, images: Iterable[dict[str, Any]]) -> list[KarpathyImage]:
-    """The entries of Karpathy's list; CaptionlabError for one without a file name or sentences."""
-    found = []
+def karpathy_images(path: Path, images: Iterable[dict[str, Any]]) -> Iterator[KarpathyImage]:
+    """The entries of Karpathy's list; CaptionlabError, when it is reached, for one without a file name or sentences."""
     for image in images:
         name, folder, split = (image.get(key, "") for key in ("filename", "filepath", "split"))
         sentences = image.get("sentences")
@@ -117,5 +108,4 @@ def karpathy_images(path: Path, images: Iterable[dict[str, Any]]) -> list[Karpat
         if not all(isinstance(sentence, dict) and "raw" in sentence for sentence in sentences):
             raise CaptionlabError(f"{path}: image {shown(name)} has a sentence without the key raw")
         captions = [sentence["raw"] for sentence in sentences]
-        found.append(KarpathyImage(name, folder, split, image.get("cocoid"), captions))
-    return found
+        yield KarpathyImage(name, folder, split, image.get("cocoid"), captions)

@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 
 from captionlab.core.records import SPLITS, Split
-from captionlab.data.caption_json import coco_captions, coco_names, is_coco, shown, unique
+from captionlab.data.caption_json import coco_captions, coco_names, shown, unique
 from captionlab.datasets import Found
+from captionlab.datasets.json_lists import iter_objects
 from captionlab.datasets.layouts import but_has
-from captionlab.datasets.listed import RENAME, Listed, check_counts, collect, listed, read_json_file
+from captionlab.datasets.listed import RENAME, Listed, check_counts, collect, listed
 from captionlab.datasets.splits import SPLIT_NAMES
 from captionlab.errors import CaptionlabError, some_of
 
@@ -65,10 +66,8 @@ def _files(source: Path) -> tuple[dict[Split, Path], list[str]]:
 
 
 def _entries(path: Path, split: Split, published: dict[str, dict[str, int]]) -> list[Listed]:
-    value = read_json_file(path)
-    if not is_coco(value):
-        raise CaptionlabError(f"{path} has no list of annotations; get the file again")
-    by_id, names = coco_captions(path, value), unique(path, coco_names(value))
+    by_id = coco_captions(path, iter_objects(path, "annotations"))
+    names = unique(path, coco_names(iter_objects(path, "images")))
     counts = {"photos": len(names), "captions": sum(map(len, by_id.values()))}
     check_counts(path, counts, published.get(path.name), RENAME)
     for image, name in names.items():

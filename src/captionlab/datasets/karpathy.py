@@ -6,10 +6,11 @@ Knows the file names and the published counts; ``data.caption_json`` knows the l
 from collections import Counter
 from pathlib import Path
 
-from captionlab.data.caption_json import is_karpathy, karpathy_images
+from captionlab.data.caption_json import karpathy_images
 from captionlab.datasets import Found
+from captionlab.datasets.json_lists import iter_objects
 from captionlab.datasets.layouts import but_has
-from captionlab.datasets.listed import RENAME, Listed, check_counts, collect, listed, read_json_file
+from captionlab.datasets.listed import RENAME, Listed, check_counts, collect, listed
 from captionlab.datasets.splits import split_named
 from captionlab.errors import CaptionlabError
 
@@ -48,12 +49,9 @@ def _file(source: Path) -> Path:
 
 
 def _entries(path: Path) -> list[Listed]:
-    value = read_json_file(path)
-    if not is_karpathy(value):
-        raise CaptionlabError(f"{path} has no list of images; get the file again")
     return [
         listed(
             path, f"{each.filepath}/{each.filename}".lstrip("/"), split_named(each.split, each.filename), each.captions
         )
-        for each in karpathy_images(path, value["images"])
+        for each in karpathy_images(path, iter_objects(path, "images"))
     ]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from captionlab.core.records import Split
-from captionlab.data.caption_json import UNUSED, is_text, parse, shown
+from captionlab.data.caption_json import is_text, shown
 from captionlab.datasets import Found
 from captionlab.datasets.photo_names import find_photos
-from captionlab.datasets.reading import read_bytes, read_text
+from captionlab.datasets.reading import read_bytes
 from captionlab.errors import CaptionlabError
 
 RENAME = "rename the file if it is a selection of your own"
@@ -24,11 +24,6 @@ class Listed(NamedTuple):
     photo: str  # its file name, with the folder if the JSON has one
     split: Split
     captions: Sequence[str]
-
-
-def read_json_file(path: Path) -> Any:
-    """The file's JSON without the keys that are never used, or a CaptionlabError that names it."""
-    return parse(read_text(path), str(path), UNUSED)
 
 
 def listed(path: Path, photo: str, split: Split, captions: Sequence[Any]) -> Listed:

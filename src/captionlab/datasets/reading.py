@@ -4,10 +4,11 @@ The calling stage treats any other OSError as a failure to write its output.
 """
 
 import codecs
-import io
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from captionlab.data.photos import SUFFIXES
 from captionlab.errors import CaptionlabError
@@ -32,14 +33,24 @@ def check_readable(path: Path) -> None:
 
 
 def read_text(path: Path, shown: Path | None = None) -> str:
-    """The file's text with line ends as "\\n", or a CaptionlabError that names it (as ``shown``, if given).
+    """The file's text, as ``open_text`` gives it."""
+    with open_text(path, shown) as stream:
+        return stream.read()
+
+
+@contextlib.contextmanager
+def open_text(path: Path, shown: Path | None = None) -> Iterator[TextIO]:
+    """The file as text with line ends as "\\n"; its faults are CaptionlabErrors that name it (as ``shown``, if given).
 
     It is UTF-8, or UTF-16 with a byte order mark, which Excel writes as "Unicode text".
     """
-    content = read_bytes(path)
-    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        return io.TextIOWrapper(io.BytesIO(content), encoding).read()
+        with path.open("rb") as file:
+            utf_16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        with path.open(encoding="utf-16" if utf_16 else "utf-8-sig") as stream:
+            yield stream
+    except OSError as error:
+        raise _cannot_read(path, error) from error
     except UnicodeDecodeError as error:
         raise CaptionlabError(f"{shown or path} is not UTF-8 text ({error}); save it as UTF-8") from error
 
