@@ -45,7 +45,7 @@ def test_text_json_and_csv_have_the_same_figures(
     found = json.loads(out)
     assert (found["experts"]["pairs"], found["crowd"]["pairs"]) == (6, 9)
     rows = list(csv.DictReader(io.StringIO(run("judgments", "--source", str(source), "--csv")[1])))
-    assert len(rows) == 2 * 10
+    assert len(rows) == 2 * 11
     for row in rows:
         tau = found[row["judges"]]["scores"][row["score"]]
         assert (row["tau"], row["low"], row["high"]) == (("", "", "") if tau is None else tuple(map(str, tau.values())))
@@ -53,8 +53,9 @@ def test_text_json_and_csv_have_the_same_figures(
     assert lines[0].startswith("experts: tau-c of 6 pairs, 3 photos")
     assert f"  rouge_l        {100 * found['experts']['scores']['rouge_l']['tau']:.1f}" in lines[5]
     assert lines[7] == "  meteor         n/a (needs Java and the extra captionlab[meteor])"
-    assert lines[8] == "  clip_score     n/a (needs CLIP's weights and the photos)"
-    assert lines[10] == "  spice          n/a (needs Java 8 and Stanford CoreNLP)"
+    assert lines[8] == "  photo_fit      n/a (needs the features of a pipeline: see its report)"
+    assert lines[9] == "  clip_score     n/a (needs CLIP's weights and the photos)"
+    assert lines[11] == "  spice          n/a (needs Java 8 and Stanford CoreNLP)"
     assert "without spice: it needs Java" in err
 
 

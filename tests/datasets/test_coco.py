@@ -96,6 +96,15 @@ def test_a_photo_in_two_splits_is_refused(tmp_path: Path, images: Path) -> None:
         checked(coco(source, images, NO_COUNTS), images)
 
 
+def test_a_photo_that_is_not_in_the_folder_is_named(tmp_path: Path, images: Path) -> None:
+    source = coco_folder(tmp_path / "coco", train2017=3, val2017=1, test2017=1)
+    (missing,) = source.rglob("000000000002.jpg")
+    missing.unlink()
+    found = coco(source, images, NO_COUNTS)
+    assert [note for note in found.notes if note.endswith("1 ('000000000002.jpg')") and "not in the folder" in note]
+    assert not (images / "000000000002.jpg").exists()
+
+
 def test_an_image_without_captions_is_a_problem(tmp_path: Path, images: Path) -> None:
     source = coco_folder(tmp_path / "coco", train2017=3, val2017=1, test2017=1)
     path = source / "annotations/captions_train2017.json"

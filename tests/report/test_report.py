@@ -16,6 +16,7 @@ from captionlab.config import Params
 from captionlab.core.params import GuestParams
 from captionlab.core.records import EVALUATION, MODELS
 from captionlab.core.results import DecodedScores, read_evaluation, read_training, write_evaluation, write_training
+from captionlab.core.results.further_scores import read_further_scores, write_further_scores
 from captionlab.core.results.photos import (
     SaidCaption,
     read_gallery,
@@ -169,18 +170,19 @@ def test_the_html_table_has_every_decoding_best_on_validation_first(published: P
 def test_more_than_twenty_configurations_have_a_separate_table(params: Params, root: Path) -> None:
     lite0 = params.baseline["lite0"]
     sizes = {f"lite{i}": dataclasses.replace(lite0, hidden=8 + i) for i in range(23)}
-    many = dataclasses.replace(params, baseline=sizes)
+    many = dataclasses.replace(params, baseline=sizes, guests={"friend": GuestParams(captions="friend.json")})
     write_results(root, many)
     report(many, root)
     short = (root / "reports/toys/comparison.md").read_text("utf-8")
-    assert sum(line.startswith("|") for line in short.splitlines()) == 2 + tables.MAIN_ROWS
+    assert sum(line.startswith("|") for line in short.splitlines()) == 2 + tables.MAIN_ROWS + 1
+    assert "| guests.friend |" in short  # although without captions of validation it comes last
     long = (root / "reports/toys/comparison-all.md").read_text("utf-8")
     headings = [line.removeprefix("## ") for line in long.splitlines() if line.startswith("## ")]
     for anchor in re.findall(r"\(comparison-all\.md#([\w-]+)\)", short):
         assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert headings[:2] == ["Best decoding of every configuration", "Every decoding of every configuration"]
     every = long.split("## ")[1].splitlines()
-    assert sum(line.startswith("|") for line in every) == 2 + 26
+    assert sum(line.startswith("|") for line in every) == 2 + 27
     assert long.count("| greedy |") == 25  # all but retrieval
     with Image.open(root / "reports/toys/bleu.png") as bars, Image.open(root / "reports/toys/curves.png") as curves:
         assert bars.height < 1500
@@ -304,6 +306,28 @@ def test_scores_above_people_are_marked_in_every_table_and_format(params: Params
     with_mark = {line.split("|")[1].strip() for line in bias.splitlines() if line[:2] == "| " and ABOVE_PEOPLE in line}
     assert with_mark == expected
     assert "People&#39;s captions against the others of their photo" in page
+    for title in ("Confidence intervals", "People's captions against the others of their photo"):
+        text = (folder / "comparison-all.md").read_text("utf-8").partition(f"## {title}")[2].partition("\n## ")[0]
+        marked_rows = {line.split("|")[1].strip() for line in text.splitlines() if f" {ABOVE_PEOPLE}" in line}
+        assert {name for name in marked_rows if name} == expected, title
+        assert "see the table of people's captions" in text
+
+
+def test_further_scores_above_people_are_marked(params: Params, root: Path) -> None:
+    write_results(root, params, judged=True)
+    found = read_further_scores(root)
+    people = {"clip_score": 0.7, "ref_clip_score": 0.8, "spice": None}
+    own = {"clip_score": 0.75, "ref_clip_score": 0.8, "spice": None}  # equal is not above
+    fewer = {**dict.fromkeys(found.configurations, people), "attention.lite2": own}
+    write_further_scores(root / EVALUATION, dataclasses.replace(found, people=people, fewer_references=fewer))
+    report(params, root)
+    text = (root / "reports/toys/comparison-all.md").read_text("utf-8")
+    table = text.partition("## CLIPScore and SPICE")[2].partition("\n## ")[0]
+    rows = [line.replace("*", "") for line in table.splitlines() if line.startswith("| ")][2:]
+    assert rows[0] == "| people | – | 0.700 | 0.800 | n/a (needs Java 8 and Stanford CoreNLP) |"  # noqa: RUF001
+    marked = {line.split("|")[1].strip(): line.count(ABOVE_PEOPLE) for line in rows}
+    assert {name: count for name, count in marked.items() if count} == {"attention.lite2": 1}
+    assert f"0.750 {ABOVE_PEOPLE}" in table
 
 
 def test_meteor_is_compared_with_that_of_people(params: Params, root: Path) -> None:
@@ -347,7 +371,7 @@ def test_meteor_is_compared_with_that_of_people(params: Params, root: Path) -> N
 
 def test_a_guest_is_a_marked_row(params: Params, root: Path) -> None:
     params = dataclasses.replace(params, guests={"friend": GuestParams(captions="friend.json")})
-    write_results(root, params)
+    write_results(root, params, judged=True)
     (closing, _) = report(params, root)
     assert "best on validation: attention.lite2" in closing  # the guest has no captions of that split
     folder = root / "reports/toys"
@@ -358,6 +382,8 @@ def test_a_guest_is_a_marked_row(params: Params, root: Path) -> None:
     text = (folder / "comparison.md").read_text("utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert rows[-1].startswith("| guests.friend | as given | – |")  # noqa: RUF001
+    assert f" 0.300 {ABOVE_PEOPLE} |" in rows[-1].replace("*", "")
+    assert "bleu_4" in row["above_people"].split()
     assert "Rows named guests are other captioners" in text
     assert "guests.friend" in (folder / "comparison.html").read_text("utf-8")
     assert "a dog runs" in (folder / "captions.csv").read_text("utf-8")

@@ -262,6 +262,14 @@ def test_further_scores_are_metrics(pipeline: Path) -> None:
     track(PARAMS, pipeline)
     (run,) = runs(pipeline)["baseline.lite0"]
     assert {key: run.data.metrics.get(key) for key in FURTHER} == FURTHER
+    assert "above_people" not in run.data.tags
+
+
+def test_scores_above_people_are_a_tag(pipeline: Path) -> None:
+    write_results(pipeline, PARAMS, epochs=3, judged=True, quality={"baseline.lite1": (0.19, 0.19)})
+    track(PARAMS, pipeline)
+    (run,) = runs(pipeline)["baseline.lite1"]
+    assert run.data.tags["above_people"] == "bleu_4"
 
 
 def test_the_released_captioner_has_its_own_version_and_alias(

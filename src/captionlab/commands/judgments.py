@@ -21,7 +21,11 @@ from captionlab.errors import CaptionlabError
 from captionlab.evaluation.further_scores import CLIP, FurtherScorer
 from captionlab.metrics.agreement import agreements
 
-_NEEDS = {"meteor": "needs Java and the extra captionlab[meteor]", **NEEDS}
+_NEEDS = {
+    "meteor": "needs Java and the extra captionlab[meteor]",
+    "photo_fit": "needs the features of a pipeline: see its report",
+    **NEEDS,
+}
 
 
 def judgments(
@@ -49,7 +53,10 @@ def judgments(
         further = FurtherScorer(clip=clip or CLIP, spice=True, photos=photos, device=choose_device("auto"))
         if clip:
             _ = further.clip_scores  # one that was named and cannot be loaded is an error, before minutes of work
-        found = agreements(texts.references, texts.judged, resamples, seed, further.scores)
+        found = agreements(
+            texts.references, texts.judged, resamples, seed,
+            lambda pairs, references: {"photo_fit": None, **further.scores(pairs, references)},
+        )  # fmt: skip
     for names, reason in further.missing.items():
         print(f"captionlab: without {names}: {reason}", file=sys.stderr)
     match form:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from captionlab.core.results.further_scores import FurtherScores
 from captionlab.errors import CaptionlabError
+from captionlab.evaluation.people import mean_of_ways, ways_to_leave_one_out
 from captionlab.metrics.bootstrap import Floats
 from captionlab.metrics.spice import spice_scores
 
 CLIP = "openai/clip-vit-base-patch32"  # the published scores are this one's
 _CLIP, _SPICE = ("clip_score", "ref_clip_score"), ("spice",)
+_PEOPLE = "people"  # among configurations, whose keys have a dot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +48,28 @@ class FurtherScorer:
     def of_configurations(
         self, said: Mapping[str, Mapping[str, str]], references: Mapping[str, Sequence[str]]
     ) -> FurtherScores:
-        """The mean of each score for each configuration's captions by image."""
+        """The mean of each score for each configuration's captions by image; people's too where it can be computed."""
+        found = self._means(said, references)
+        if all(value is None for own in found.values() for value in own.values()):
+            return FurtherScores(scores=self.names, configurations=found)
+        ways = [self._means({**said, _PEOPLE: people}, left) for people, left in ways_to_leave_one_out(references)]
+        fewer = {key: mean_of_ways([way[key] for way in ways]) for key in (_PEOPLE, *said)} if ways else {}
+        people = fewer.pop(_PEOPLE, {})
+        return FurtherScores(scores=self.names, configurations=found, people=people, fewer_references=fewer)
+
+    def _means(
+        self, said: Mapping[str, Mapping[str, str]], references: Mapping[str, Sequence[str]]
+    ) -> dict[str, dict[str, float | None]]:
         pairs = sorted({pair for own in said.values() for pair in own.items()})
         places = {pair: place for place, pair in enumerate(pairs)}
         found = self.scores(pairs, references) if pairs else {}
-        return FurtherScores(
-            scores=self.names,
-            configurations={
-                key: {
-                    name: None if values is None else round(float(values[[places[p] for p in own.items()]].mean()), 6)
-                    for name, values in found.items()
-                }
-                for key, own in said.items()
-            },
-        )
+        return {
+            key: {
+                name: None if values is None else round(float(values[[places[p] for p in own.items()]].mean()), 6)
+                for name, values in found.items()
+            }
+            for key, own in said.items()
+        }
 
     def _tried(self, names: Sequence[str], compute: Callable[[], Mapping[str, Floats]]) -> Mapping[str, Floats | None]:
         try:

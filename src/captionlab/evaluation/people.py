@@ -4,7 +4,7 @@ Captions in, scores out; knows no files and no models.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from statistics import fmean
 from typing import Any
@@ -19,35 +19,42 @@ def against_fewer(
     references: Mapping[str, Sequence[str]], configurations: Mapping[str, Sequence[Mapping[str, str]]],
     meteor: Meteor | None = None,
 ) -> FewerReferences | None:  # fmt: skip
-    """Score people and every configuration against all references of each photo but one.
+    """Score people and every configuration against all references of each photo but one, the mean over the ways.
 
-    A configuration has captions by image, of each of its decodings.
-
-    A way leaves out the same number of each photo's references, its first, say; there are as many ways as the photo
-    with the fewest references has. None where a photo has only one: then nothing is left to score against.
+    A configuration has captions by image, of each of its decodings. None where a photo has only one reference.
     """
-    ways = min(map(len, references.values()))
-    if ways < 2:
+    ways = list(ways_to_leave_one_out(references))
+    if not ways:
         return None
     of_all = [said for own in configurations.values() for said in own]
     found: list[list[Scores]] = [[] for _ in range(1 + len(of_all))]  # people first
-    for way in range(ways):
-        left = {image: [*own[:way], *own[way + 1 :]] for image, own in references.items()}
-        people = {image: own[way] for image, own in references.items()}
+    for people, left in ways:
         scored = Scorer(left).score_all({str(place): said for place, said in enumerate([people, *of_all])}, meteor)
         for scores, own in zip(scored.values(), found, strict=True):
             own.append(scores)
-    people_scores, *means = map(_mean, found)
+    people_scores, *means = (Scores(**mean_of_ways([dataclasses.asdict(own) for own in each])) for each in found)
     each = iter(means)
     return FewerReferences(
-        ways=ways, people=people_scores,
+        ways=len(ways), people=people_scores,
         configurations={key: tuple(islice(each, len(own))) for key, own in configurations.items()},
     )  # fmt: skip
 
 
-def _mean(found: Sequence[Scores]) -> Scores:
-    """The mean of each score; METEOR is None without Java."""
-    each = [dataclasses.asdict(scores) for scores in found]
-    values = {key: [own[key] for own in each] for key in each[0]}
-    means: dict[str, Any] = {key: None if None in own else round(fmean(own), 6) for key, own in values.items()}
-    return Scores(**means)
+def ways_to_leave_one_out(
+    references: Mapping[str, Sequence[str]],
+) -> Iterator[tuple[dict[str, str], dict[str, list[str]]]]:
+    """One reference of each photo, as people's captions, and its others.
+
+    A way leaves out each photo's first reference, say; there are as many ways as the photo with the fewest references
+    has. There is none where a photo has only one: then nothing is left to score against.
+    """
+    fewest = min(map(len, references.values()))
+    for way in range(fewest if fewest > 1 else 0):
+        people = {image: own[way] for image, own in references.items()}
+        yield people, {image: [*own[:way], *own[way + 1 :]] for image, own in references.items()}
+
+
+def mean_of_ways(ways: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of each score by name; None where a way has none."""
+    values = {name: [way[name] for way in ways] for name in ways[0]}
+    return {name: None if None in own else round(fmean(own), 6) for name, own in values.items()}

@@ -1,7 +1,7 @@
 """CLIPScore and RefCLIPScore (Hessel et al. 2021): how well captions fit their photos, by a CLIP model of transformers.
 
 Weights are read from a folder or the Hugging Face cache and never downloaded here. They compute in fp32, because the
-published figures do. Shape letters: N captions, P photos, T texts, D embedding.
+published figures do. Shape letters: N captions, D embedding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,6 +47,8 @@ class ClipScorer:
         check_tokenizer(model, self._processor.tokenizer, words, most=words)
         self._model: Any = found.float().eval().to(device)
         self._device = device
+        self._of_photos: dict[Path, Floats] = {}  # (D,) of what was seen before
+        self._of_texts: dict[str, Floats] = {}
 
     def scores(
         self, pairs: Sequence[tuple[str, str]], photos: Mapping[str, Path], references: Mapping[str, Sequence[str]]
@@ -61,39 +63,39 @@ class ClipScorer:
         images = sorted({image for image, _ in pairs})
         if missing := [image for image in images if image not in photos]:
             raise CaptionlabError(f"{len(missing):,} photos are missing ({some_of(missing)})")
-        photos_PD = self._photos([photos[image] for image in images])
-        texts = sorted({text for image, caption in pairs for text in (caption, *references[image])})
-        texts_TD = self._texts(texts)
-        photo_of, text_of = ({key: place for place, key in enumerate(keys)} for keys in (images, texts))
+        self._see([photos[image] for image in images])
+        self._read(sorted({text for image, caption in pairs for text in (caption, *references[image])}))
         clip, ref_clip = [], []
         for image, caption in pairs:
-            caption_D = texts_TD[text_of[caption]]
-            fit = _WEIGHT * max(0.0, float(caption_D @ photos_PD[photo_of[image]]))
-            nearest = max(0.0, *(float(caption_D @ texts_TD[text_of[own]]) for own in references[image]))
+            caption_D = self._of_texts[caption]
+            fit = _WEIGHT * max(0.0, float(caption_D @ self._of_photos[photos[image]]))
+            nearest = max(0.0, *(float(caption_D @ self._of_texts[own]) for own in references[image]))
             clip.append(fit)
             ref_clip.append(2 * fit * nearest / (fit + nearest) if fit and nearest else 0.0)
         return {"clip_score": np.array(clip), "ref_clip_score": np.array(ref_clip)}
 
     @torch.inference_mode()
-    def _photos(self, paths: Sequence[Path]) -> Floats:
-        found = []
-        for begin in range(0, len(paths), _BATCH):
-            images = [read_upright(path, _LONGEST) for path in paths[begin : begin + _BATCH]]
+    def _see(self, paths: Sequence[Path]) -> None:
+        """Keep the embeddings of these photos."""
+        new = [path for path in paths if path not in self._of_photos]
+        for begin in range(0, len(new), _BATCH):
+            batch = new[begin : begin + _BATCH]
+            images = [read_upright(path, _LONGEST) for path in batch]
             pixels = self._processor(images=images, return_tensors="pt").to(self._device)["pixel_values"]
-            found.append(_unit(self._model.get_image_features(pixel_values=pixels)))
-        return np.concatenate(found)
+            self._of_photos |= zip(batch, _unit(self._model.get_image_features(pixel_values=pixels)), strict=True)
 
     @torch.inference_mode()
-    def _texts(self, texts: Sequence[str]) -> Floats:
-        found = []
+    def _read(self, texts: Sequence[str]) -> None:
+        """Keep the embeddings of these texts."""
+        new = [text for text in texts if text not in self._of_texts]
         longest = self._model.config.text_config.max_position_embeddings  # a tokenizer may not know it
-        for begin in range(0, len(texts), _BATCH):
-            said = [_PREFIX + text for text in texts[begin : begin + _BATCH]]
+        for begin in range(0, len(new), _BATCH):
+            batch = new[begin : begin + _BATCH]
+            said = [_PREFIX + text for text in batch]
             tokens = self._processor(
                 text=said, return_tensors="pt", padding=True, truncation=True, max_length=longest
             ).to(self._device)
-            found.append(_unit(self._model.get_text_features(**tokens)))
-        return np.concatenate(found)
+            self._of_texts |= zip(batch, _unit(self._model.get_text_features(**tokens)), strict=True)
 
 
 def _check_kind(config: Any) -> None:

@@ -4,7 +4,7 @@ In each, the configuration with the best CIDEr on validation is first.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from captionlab.report.results import Results, Run, span
@@ -30,7 +30,7 @@ def _intervals(results: Results, runs: Sequence[Run]) -> Table:
     columns: dict[str, Kind] = {"Configuration": "text", "Decoding": "text"}
     columns |= {f"{label}, 95 %": "text" for label in _SCORES.values()}
     count = results.diagnostics.settings["resamples"]
-    return table(
+    made = table(
         "Confidence intervals",
         columns,
         [
@@ -42,6 +42,15 @@ def _intervals(results: Results, runs: Sequence[Run]) -> Table:
             "protocol. METEOR has no interval, because its Java program would have to score each resample.",
         ),
     )
+    return _marked(made, runs, {score: f"{label}, 95 %" for score, label in _SCORES.items()})
+
+
+def _marked(made: Table, runs: Sequence[Run], columns: Mapping[str, str]) -> Table:
+    """The table with the scores above people's marked; ``columns`` has the label of each score that it shows."""
+    above = [frozenset(columns[score] for score in run.row().above_people.split() if score in columns) for run in runs]
+    lines = [dataclasses.replace(line, above_people=own) for line, own in zip(made.lines, above, strict=True)]
+    notes = (*made.notes, PEOPLE_NOTE) if any(above) else made.notes
+    return dataclasses.replace(made, lines=tuple(lines), notes=notes)
 
 
 def _differences(results: Results, runs: Sequence[Run]) -> Table:
@@ -100,15 +109,7 @@ def _language_bias(results: Results, runs: Sequence[Run]) -> Table:
             "ignores the photo.",
         ),
     )
-    marks = [
-        {f"{_SCORES[score]}, right photo" for score in run.row().above_people.split() if score in _COMPARED}
-        for run in runs
-    ]
-    lines = [
-        dataclasses.replace(line, above_people=frozenset(own)) for line, own in zip(made.lines, marks, strict=True)
-    ]
-    people = (PEOPLE_NOTE,) if any(marks) else ()
-    return dataclasses.replace(made, lines=tuple(lines), notes=(*made.notes, *people))
+    return _marked(made, runs, {score: f"{_SCORES[score]}, right photo" for score in _COMPARED})
 
 
 def _caption_statistics(results: Results, runs: Sequence[Run]) -> Table:

@@ -2,9 +2,10 @@
 
 from captionlab.core.results.further_scores import NEEDS
 from captionlab.core.results.judgments import Judges, Tau
+from captionlab.report.further_scores import FURTHER_NAMES
 from captionlab.report.results import Results
 from captionlab.report.table import Column, Line, Table
-from captionlab.report.tables import FURTHER_NAMES, SCORE_NAMES
+from captionlab.report.tables import SCORE_NAMES
 
 _JUDGES: dict[Judges, str] = {"experts": "Experts", "crowd": "Crowd"}
 _NOTES: dict[Judges, str] = {

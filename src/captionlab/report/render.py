@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from captionlab.core.results.photos import PhotoCaptions
-from captionlab.report import diagnostics, figures, judgments
+from captionlab.report import diagnostics, figures, further_scores, judgments
 from captionlab.report.results import Results, Row, Run
 from captionlab.report.table import Table
 from captionlab.report.tables import (
@@ -139,7 +139,12 @@ def _linked(results: Results) -> list[Table]:
 
 
 def _further(results: Results) -> list[Table]:
-    return [*diagnostics.tables(results), *judgments.tables(results), *further_tables(results)]
+    return [
+        *diagnostics.tables(results),
+        *judgments.tables(results),
+        *further_scores.tables(results),
+        *further_tables(results),
+    ]
 
 
 def _facts(results: Results) -> str:

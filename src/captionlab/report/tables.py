@@ -11,7 +11,6 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from captionlab.config import SECTIONS
-from captionlab.core.results.further_scores import NEEDS
 from captionlab.report.results import Results, Row, Run
 from captionlab.report.table import ABOVE_PEOPLE, Column, Line, Table, Value
 
@@ -43,7 +42,6 @@ _COLUMNS = {  # by field of Row; "name" is system and configuration together
 }
 _BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
 _SCORES = (*_BLEU, "rouge_l", "cider", "meteor")
-FURTHER_NAMES = {"clip_score": "CLIPScore", "ref_clip_score": "RefCLIPScore", "spice": "SPICE"}
 SCORE_NAMES = {score: _COLUMNS[score].label for score in _SCORES}
 _SHAPE = ("encoder", "embedding", "hidden", "layers")
 _INTERVALS = ("bleu_4_interval", "cider_interval")
@@ -121,8 +119,9 @@ def ranked(runs: Sequence[Run]) -> list[Run]:
 
 
 def headline(runs: Sequence[Run]) -> list[Run]:
-    """The best configurations, best first; of those that differ only in their seed, only the first one."""
-    return ranked([seeds[0] for seeds in _by_recipe(runs).values()])[:MAIN_ROWS]
+    """The best configurations, best first, and all guests; of those that differ only in their seed, only the first."""
+    first = ranked([seeds[0] for seeds in _by_recipe(runs).values()])
+    return [run for place, run in enumerate(first) if place < MAIN_ROWS or run.system == "guests"]
 
 
 def main_table(results: Results) -> Table:
@@ -202,7 +201,6 @@ def further_tables(results: Results) -> list[Table]:
     stated = ("name", "decoding", *_BLEU, "loss", "accuracy", *_SHAPE, "epochs", "protocol", "source")
     return [
         *_people(results),
-        *_further_scores(results),
         *_seeds(results),
         *_image_positions(results),
         _of_rows(
@@ -214,7 +212,7 @@ def further_tables(results: Results) -> list[Table]:
                 "Our captions under the protocol of report A, which counts start and end words, beside the numbers "
                 "that it states. It prints one BLEU and not its order; the default of its function is BLEU-4. Its "
                 "photos, split and number of references are partly unstated, and its losses are over another "
-                "vocabulary. Its System 1 is the baseline here.",
+                "vocabulary. Its System 1 is the baseline here. People are not scored under this protocol.",
             ),
         ),
         _of_rows(
@@ -225,7 +223,7 @@ def further_tables(results: Results) -> list[Table]:
                 _REPORT_B,
                 "Our captions under the protocol of report B, beside the numbers that it states. It counts the words "
                 "startseq and endseq, drops one-letter words, and its weights for BLEU-3 sum to 0.9. Its loss is over "
-                "another vocabulary.",
+                "another vocabulary. People are not scored under this protocol.",
             ),
         ),
         _of_rows(
@@ -255,30 +253,6 @@ def _people(results: Results) -> list[Table]:
     return [
         _of_rows("People's captions against the others of their photo", ("name", "decoding", *_SCORES), rows, notes)
     ]
-
-
-def _further_scores(results: Results) -> list[Table]:
-    """The scores by CLIP and SPICE; empty if none was asked for."""
-    found = results.further
-    if not found.scores:
-        return []
-    columns = [
-        Column(label=FURTHER_NAMES[score], kind="score", missing=f"n/a ({NEEDS[score]})") for score in found.scores
-    ]
-    lines = [
-        Line(
-            values=(run.name, run.best_decoding, *(found.configurations[run.name][score] for score in found.scores)),
-            system=run.system,
-        )
-        for run in ranked(results.runs)
-    ]
-    notes = (
-        "Means over the test photos, in the decoding that validation chose. CLIPScore sees the photo and no reference; "
-        "RefCLIPScore sees both; SPICE compares the objects, attributes and relations of a caption with those of the "
-        "references.",
-    )
-    columns = [_COLUMNS["name"], _COLUMNS["decoding"], *columns]
-    return [Table(title="CLIPScore and SPICE", columns=tuple(columns), lines=tuple(lines), notes=notes)]
 
 
 def _seeds(results: Results) -> list[Table]:

@@ -171,10 +171,14 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
     weights = [files.sha256_of(checkpoint_of(root, system, name)) for system, name in members]
     report = root / records.REPORTS / dataset
     label = scores.best.decoding.label
-    found = read_further_scores(root).configurations.get(key, {})
+    further_scores = read_further_scores(root)
+    found = further_scores.configurations.get(key, {})
     further = {name: value for name, value in found.items() if value is not None}
+    fewer = evaluation.fewer_references
+    above = [*(fewer.above_people(key, scores.chosen) if fewer else ()), *further_scores.above_people(key)]
     content = [
         *further.items(),
+        above,
         dataclasses.asdict(scores),
         evaluation.dataset_digest,
         evaluation.idf,
@@ -203,6 +207,7 @@ def _result(params: Params, root: Path, evaluation: Evaluation, key: str, colour
             "dataset": dataset,
             "dataset_digest": evaluation.dataset_digest,
             "decoding": label,
+            **({"above_people": ", ".join(above)} if above else {}),
             "mlflow.runColor": colour,
             "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}]),  # makes MLflow show a table
         },

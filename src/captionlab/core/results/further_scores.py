@@ -19,12 +19,22 @@ _FILE = "further_scores.json"  # in the evaluation's folder
 
 @dataclass(frozen=True, kw_only=True)
 class FurtherScores:
-    """Means over the test photos, each configuration in the decoding that validation chose."""
+    """Means over the test photos, each configuration in the decoding that validation chose. None: see NEEDS.
+
+    ``people`` and ``fewer_references`` are against all references of a photo but one, as the mean over the ways of
+    leaving one out, which is people's caption; empty where nothing could be computed or a photo has one reference.
+    """
 
     scores: tuple[str, ...] = ()  # those that were asked for
-    configurations: Mapping[str, Mapping[str, float | None]] = dataclasses.field(
-        default_factory=dict
-    )  # None: see NEEDS
+    configurations: Mapping[str, Mapping[str, float | None]] = dataclasses.field(default_factory=dict)
+    people: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    fewer_references: Mapping[str, Mapping[str, float | None]] = dataclasses.field(default_factory=dict)
+
+    def above_people(self, key: str) -> list[str]:
+        """The scores in which a configuration is above people."""
+        own = self.fewer_references.get(key, {})
+        pairs = ((score, value, self.people[score]) for score, value in own.items())
+        return [score for score, value, people in pairs if value is not None and people is not None and value > people]
 
 
 def write_further_scores(folder: Path, found: FurtherScores) -> None:
