@@ -69,7 +69,7 @@ def test_a_truncated_file_is_not_valid(end: int, piece: int) -> None:
         ('{"images" [1]}', "Expecting ':' at character 10"),
         ("{images: [1]}", "Expecting a name in quotes at character 1"),
         ('{"images": [1]} {}', "Extra data at character 16"),
-        ('{"images": ["a\nb"]}', "Invalid control character at at character 14"),
+        ('{"images": ["a\nb"]}', "Invalid control character at character 14"),
         ('{"images": [' + "[" * 100_000, "maximum recursion depth"),
         ('{"images": [' + "9" * 5_000 + "]}", "Exceeds the limit"),
     ],
@@ -79,6 +79,19 @@ def test_invalid_json_is_an_error(text: str, message: str, piece: int) -> None:
         piece = 1_000
     with pytest.raises(CaptionlabError, match=rf"^a\.json is not valid JSON: {message}"):
         read(text, piece)
+
+
+def test_a_number_of_many_digits_may_go_on_in_the_next_piece() -> None:
+    number = "9" * 4_400 + ".5"
+    text = '{"images": [' + number + "]}"
+    assert read(text, 4_380) == [float(number)]
+
+
+def test_a_fault_is_found_without_reading_on() -> None:
+    stream = io.StringIO('{"images": [1, x' + " " * 100_000 + "]}")
+    with pytest.raises(CaptionlabError, match="Expecting value at character 15"):
+        list(iter_list(stream, "a.json", "images", 100))
+    assert stream.tell() < 1_000
 
 
 @pytest.mark.parametrize("text", ['{"images": [1], "images": [2]}', '{"n": {"images": 1, "images": 2}}'])

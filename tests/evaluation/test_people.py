@@ -38,7 +38,6 @@ def test_each_reference_is_scored_against_the_others_and_so_are_the_systems() ->
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs a Java")
 def test_meteor_of_people_and_systems_is_the_mean_over_the_ways() -> None:
-    """Also where a caption is one of the references, so that METEOR counts no chunk."""
     same = {"a": REFERENCES["a"][2], "b": SYSTEM["b"]}
     with Meteor() as meteor:
         Scorer(REFERENCES).score(same, meteor)

@@ -308,6 +308,37 @@ def test_meteor_for_several_systems_at_once_and_in_any_language(monkeypatch: pyt
     assert replace(found["golden"], meteor=None) == alone
 
 
+@pytest.mark.slow
+@needs_java
+def test_meteor_equals_what_its_program_says_of_several_references() -> None:
+    """Captions that match as a whole or not at all, equally good references, and references that are left out."""
+    draw = random.Random(1)
+    references = [
+        [tuple(draw.choices(WORDS, k=draw.randrange(9))) for _ in range(draw.randrange(1, 6))] for _ in range(300)
+    ]
+    hypotheses = [
+        draw.choice(own) if draw.random() < 0.3 else tuple(draw.choices(WORDS, k=draw.randrange(9)))
+        for own in references
+    ]
+    with Meteor() as java:
+        for left_out in (0, 1):
+            known = [own[left_out if len(own) > 1 else 0 :] for own in references]
+            scored = java.scores(known, [hypotheses])
+            assert scored
+            (found,) = scored
+            program = java._program
+            assert program
+            counts = []
+            for own, words in zip(known, hypotheses, strict=True):
+                program._send("SCORE", *map(" ".join, own), " ".join(words))
+                counts.append(program._read())
+            program._send("EVAL", *counts)
+            expected = [float(program._read()) for _ in (*counts, "all")]
+            assert [*found.captions, found.corpus] == expected
+            assert 1 in found.captions
+            assert 0 in found.captions
+
+
 @pytest.mark.parametrize("behaviour", ["exit 3", "exec /bin/sleep 30", "while read line; do echo Error; done"])
 def test_meteor_is_missing_if_java_fails(behaviour: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     java = tmp_path / "java"

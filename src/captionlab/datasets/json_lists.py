@@ -15,7 +15,7 @@ from captionlab.errors import CaptionlabError
 
 _PIECE = 1 << 16  # characters read at once
 _SPACE = re.compile(r"[ \t\n\r]*")
-_AFTER_VALUE = frozenset(" \t\n\r,:]}")
+_CUT = 16  # characters before the end of the held text in which a value that is cut there shows a fault
 _UNUSED = frozenset((  # keys that are dropped: most of an entry's memory
     "tokens", "imgid", "sentid", "sentids",  # of Karpathy's files
     "license", "coco_url", "flickr_url", "date_captured", "height", "width",  # of COCO's
@@ -25,25 +25,25 @@ _UNUSED = frozenset((  # keys that are dropped: most of an entry's memory
 def iter_objects(path: Path, key: str) -> Iterator[dict[str, Any]]:
     """The objects in the list ``key`` of a JSON file's outermost object, without keys that are not used.
 
-    Raises CaptionlabError that names the file, when the fault is reached: it cannot be read or is not JSON, a key is
-    repeated, or there is no such list, or not of objects.
+    Raises CaptionlabError that names the file, when the fault is reached: the file cannot be read or is not JSON, a
+    key is repeated, the list is missing or empty, or has something else than objects.
     """
-    objects = False
+    found = False
     with open_text(path) as stream:
         for value in iter_list(stream, str(path), key):
-            objects = isinstance(value, dict)
-            if not objects:
+            found = isinstance(value, dict)
+            if not found:
                 break
             yield value
-    if not objects:
+    if not found:
         raise CaptionlabError(f"{path} has no list of {key}; get the file again")
 
 
 def iter_list(stream: TextIO, origin: str, key: str, piece: int = _PIECE) -> Iterator[Any]:
     """Each entry of the list ``key`` of the outermost object; nothing where that is no list.
 
-    Memory is that of the largest entry and of ``piece`` characters. Raises CaptionlabError, with the name ``origin``,
-    for invalid JSON and repeated keys.
+    Memory is that of the largest entry, or other value of the object, and of ``piece`` characters. Raises
+    CaptionlabError, with the name ``origin``, for invalid JSON and repeated keys.
     """
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -100,11 +100,15 @@ class _Text:
             try:
                 value, end = self._decoder.raw_decode(self._held, self._place)
             except json.JSONDecodeError as error:
+                cut = error.pos > len(self._held) - _CUT or error.msg.startswith("Unterminated string")
                 place = self._dropped + error.pos
+                if not (cut and self._read()):
+                    raise ValueError(f"{error.msg.removesuffix(' at')} at character {place:,}") from None
+            except ValueError:  # an integer of too many digits, or what of a number with a point is there
                 if not self._read():
-                    raise ValueError(f"{error.msg} at character {place:,}") from None
+                    raise
             else:
-                if self._held[end : end + 1] in _AFTER_VALUE or not self._read():  # a number may go on
+                if end + 2 < len(self._held) or not self._read():  # a number may go on, as 1 in 1e+5
                     self._place = end
                     return value
 
@@ -117,7 +121,10 @@ class _Text:
         return name
 
     def members(self, end: str) -> Iterator[None]:
-        """Once for each member of the object or list that begins here and ends with ``end``; the caller reads it."""
+        """Once for each member of the object or list that begins here and ends with ``end``.
+
+        The caller has to read the member before it asks for the next.
+        """
         self._place += 1
         first = True
         while self.peek() != end:

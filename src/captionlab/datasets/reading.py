@@ -5,6 +5,7 @@ The calling stage treats any other OSError as a failure to write its output.
 
 import codecs
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,17 +43,18 @@ def read_text(path: Path, shown: Path | None = None) -> str:
 def open_text(path: Path, shown: Path | None = None) -> Iterator[TextIO]:
     """The file as text with line ends as "\\n"; its faults are CaptionlabErrors that name it (as ``shown``, if given).
 
-    It is UTF-8, or UTF-16 with a byte order mark, which Excel writes as "Unicode text".
+    It is UTF-8, or UTF-16 with a byte order mark, which Excel writes as "Unicode text". OSErrors of other files must
+    not leave the block: they would be taken for this one's.
     """
     try:
         with path.open("rb") as file:
-            utf_16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        with path.open(encoding="utf-16" if utf_16 else "utf-8-sig") as stream:
-            yield stream
+            utf_16 = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            yield io.TextIOWrapper(file, "utf-16" if utf_16 else "utf-8-sig")
     except OSError as error:
         raise _cannot_read(path, error) from error
-    except UnicodeDecodeError as error:
-        raise CaptionlabError(f"{shown or path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    except UnicodeDecodeError as error:  # its position is that in the part of the file that was read last
+        fault = f"{error.reason}, byte 0x{error.object[error.start]:02x}"
+        raise CaptionlabError(f"{shown or path} is not UTF-8 text ({fault}); save it as UTF-8") from error
 
 
 def entries(folder: Path) -> list[Path]:

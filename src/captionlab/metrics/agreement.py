@@ -37,28 +37,29 @@ def agreements(
     ``further`` gives more scores of the captions by name, or None for a score that could not be computed.
     """
     found: dict[Judges, Agreement] = {}
-    for judges, variant in _VARIANTS.items():
-        own = [each for each in judged if each.judges == judges and each.image in references]
-        known = {each.image: list(references[each.image]) for each in own}
-        if judges == "experts":
-            own = [each for each in own if not each.is_reference]
-        else:
-            said = {(each.image, each.caption) for each in own if each.is_reference}
-            known = {image: [raw for raw in raws if (image, raw) not in said] for image, raws in known.items()}
-        own = [each for each in own if known[each.image]]
-        if own:
-            known = {each.image: known[each.image] for each in own}
-            found[judges] = _agreement(known, own, variant, draw(len(known), resamples, seed), further)
+    with Meteor() as meteor:
+        for judges, variant in _VARIANTS.items():
+            own = [each for each in judged if each.judges == judges and each.image in references]
+            known = {each.image: list(references[each.image]) for each in own}
+            if judges == "experts":
+                own = [each for each in own if not each.is_reference]
+            else:
+                said = {(each.image, each.caption) for each in own if each.is_reference}
+                known = {image: [raw for raw in raws if (image, raw) not in said] for image, raws in known.items()}
+            own = [each for each in own if known[each.image]]
+            if own:
+                known = {each.image: known[each.image] for each in own}
+                weights_RP = draw(len(known), resamples, seed)
+                found[judges] = _agreement(known, own, variant, weights_RP, meteor, further)
     return found
 
 
 def _agreement(
     references: Mapping[str, Sequence[str]], judged: Sequence[JudgedCaption], variant: Variant, weights_RP: Floats,
-    further: Further | None,
+    meteor: Meteor, further: Further | None,
 ) -> Agreement:  # fmt: skip
     pairs = [(each.image, each.caption) for each in judged]
-    with Meteor() as meteor:
-        parts, meteors = Scorer(references).per_caption(pairs, meteor)
+    parts, meteors = Scorer(references).per_caption(pairs, meteor)
     scores: dict[str, Floats | None] = {**parts.by_caption(), "meteor": np.array(meteors) if meteors else None}
     if further:
         scores |= further(pairs, references)

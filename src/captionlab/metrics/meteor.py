@@ -21,11 +21,11 @@ Words = tuple[str, ...]
 
 _STARTUP_SECONDS = 120.0  # limit; loading its table of paraphrases takes 5 to 10 s
 _LAST_SECONDS = 5.0  # limit; what a failing Java may take to say why
-_CAPTION_SECONDS = 0.01  # limit; comparing one with one reference takes 0.0003 s
-_COUNTS = 23  # numbers that METEOR gives of a caption and a reference; the places of some of them:
-_WORDS = (0, 1)  # in the caption and in the reference
-_CHUNKS = 20
-_MATCHED = (21, 22)  # words of the caption and of the reference
+_PAIR_SECONDS = 0.01  # limit; comparing a caption with a reference takes 0.0003 s
+_COUNTS = 23  # numbers that METEOR gives of a caption and a reference
+_WORDS = (0, 1)  # their places: words of the caption and of the reference,
+_CHUNKS = 20  # chunks,
+_MATCHED = (21, 22)  # matched words of the caption and of the reference
 _JAVA_OPTIONS = (
     # It reads 270 MB of paraphrases and keeps most of them: a large heap from the start and a small young generation
     # save a fifth of the time and of the memory that Java takes by itself.
@@ -46,8 +46,9 @@ class MeteorScores:
 class Meteor:
     """Scores captions by the Java program, which starts at the first use and ends with the ``with`` block.
 
-    Starting it takes longer than scoring ten thousand captions, so whoever scores several times shares one. Scores are
-    kept: systems often give a photo the same caption, and people are scored against parts of the same references.
+    Starting it takes longer than scoring a thousand captions, so whoever scores several times shares one. Scores are
+    kept, 0.4 kB for each caption and reference: systems often give a photo the same caption, and people are scored
+    against parts of the same references.
     """
 
     def __init__(self) -> None:
@@ -62,6 +63,7 @@ class Meteor:
 
     def __exit__(self, *error: object) -> None:
         self._open.close()
+        self._program = None
 
     def scores(
         self, references: Sequence[Sequence[Words]], systems: Sequence[Sequence[Words]]
@@ -80,13 +82,13 @@ class Meteor:
                 command = [java, *_JAVA_OPTIONS, "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
                 self._program = _Program(command, log)
                 self._open.callback(self._program.end)
-            seconds = _STARTUP_SECONDS + _CAPTION_SECONDS * sum(map(len, references))
+            seconds = _STARTUP_SECONDS + _PAIR_SECONDS * sum(map(len, references))
             found = []
             for hypotheses in systems:
                 with self._program.deadline(seconds):
                     found.append(self._of_system(self._program, references, hypotheses))
             return found
-        except (OSError, ValueError) as error:
+        except OSError as error:
             self._failed = True
             reason = "; ".join([str(error), *(self._program.last_lines() if self._program else [])])
             warnings.warn(f"METEOR is left out: Java gave no score ({reason})", RuntimeWarning, stacklevel=2)
@@ -97,7 +99,7 @@ class Meteor:
     ) -> MeteorScores:
         """Score each caption by its best reference, of equally good ones by the first, as METEOR does.
 
-        Raises OSError or ValueError when the program ends or its answer is not numeric.
+        Raises OSError when the program ends or its answer is not numeric.
         """
         best = [
             max((self._count(program, reference, words) for reference in own), key=self._scores.__getitem__)
@@ -122,7 +124,7 @@ class Meteor:
 class _Program:
     """The running Java program. ``log`` gets its errors: a file, because a pipe that nobody reads would fill.
 
-    Each method raises OSError or ValueError when the program has ended or its answer is not numeric.
+    Each method raises OSError when the program has ended or its answer is not numeric.
     """
 
     def __init__(self, command: Sequence[str], log: IO[str]) -> None:
@@ -137,14 +139,18 @@ class _Program:
         line = self._read()
         numbers = line.split()
         if len(numbers) != _COUNTS or not all(number.replace(".", "", 1).isdigit() for number in numbers):
-            raise ValueError(f"it answered {line!r}")
+            raise OSError(f"it answered {line!r}")
         return line
 
     def score(self, counts: str) -> float:
         """METEOR of these counts."""
         self._send("EVAL", counts)
         self._read()  # the score of this caption; the next line is that of all captions, the same
-        return float(self._read())
+        line = self._read()
+        try:
+            return float(line)
+        except ValueError:
+            raise OSError(f"it answered {line!r}") from None
 
     def _send(self, *parts: str) -> None:
         assert self._process.stdin is not None
@@ -152,11 +158,11 @@ class _Program:
         self._process.stdin.flush()
 
     def _read(self) -> str:
-        """The next line. Raises ValueError when there is none."""
+        """The next line, which is not empty."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline().strip()
         if not line:
-            raise ValueError("it stopped or took too long")
+            raise OSError("it stopped or took too long")
         return line
 
     @contextlib.contextmanager

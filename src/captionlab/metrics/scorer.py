@@ -72,8 +72,8 @@ class Scorer:
         """Score several systems, each as ``score`` would."""
         words = {name: self._words(hypotheses) for name, hypotheses in systems.items()}
         with ThreadPoolExecutor(1) as pool:  # Java runs in parallel
-            asked = meteor if self._cider else None
-            found = pool.submit(asked.scores, self._references, list(words.values())) if asked else None
+            java = meteor if self._cider else None
+            found = pool.submit(java.scores, self._references, list(words.values())) if java else None
             scores = {name: self._score(own) for name, own in words.items()}
             meteors = found.result() if found else None
         if meteors is None:
