@@ -164,8 +164,8 @@ def machine() -> str:
     parts += [f"with {' '.join(units)}"] if units else []
     parts += [platform.system(), f"Python {platform.python_version()}"]
     parts += [f"torch {torch.__version__} (threads: {torch.get_num_threads()})"]
-    modules = [import_module(name) for name in ("onnxruntime", "numpy", "PIL")]  # may be installed as onnxruntime-gpu
-    return ", ".join([*parts, *(f"{module.__name__} {module.__version__}" for module in modules)])
+    modules = {"onnxruntime": "onnxruntime", "numpy": "numpy", "pillow": "PIL"}  # the first also as onnxruntime-gpu
+    return ", ".join([*parts, *(f"{name} {import_module(module).__version__}" for name, module in modules.items())])
 
 
 def _cpuinfo(key: str) -> str:
