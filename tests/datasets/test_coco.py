@@ -96,6 +96,16 @@ def test_a_photo_in_two_splits_is_refused(tmp_path: Path, images: Path) -> None:
         checked(coco(source, images, NO_COUNTS), images)
 
 
+def test_a_file_name_of_two_images_is_refused(tmp_path: Path, images: Path) -> None:
+    source = coco_folder(tmp_path / "coco", train2017=3, val2017=1, test2017=1)
+    path = source / "annotations/captions_train2017.json"
+    value = json.loads(path.read_text())
+    value["images"][1]["file_name"] = value["images"][0]["file_name"]
+    path.write_text(json.dumps(value))
+    with pytest.raises(CaptionlabError, match=r"1 photos are listed more than once \(000000000000\.jpg\)"):
+        coco(source, images, NO_COUNTS)
+
+
 def test_a_photo_that_is_not_in_the_folder_is_named(tmp_path: Path, images: Path) -> None:
     source = coco_folder(tmp_path / "coco", train2017=3, val2017=1, test2017=1)
     (missing,) = source.rglob("000000000002.jpg")

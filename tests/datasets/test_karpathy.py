@@ -76,6 +76,17 @@ def test_photos_that_the_file_does_not_name_are_left_out(tmp_path: Path, images:
     assert sorted(path.name for path in images.iterdir()) == [f"{number}.jpg" for number in range(5)]
 
 
+def test_a_photo_that_is_listed_twice_is_refused(tmp_path: Path, images: Path) -> None:
+    """Its captions would count twice. In two splits it is another error."""
+    entries = [entry(number, split) for number, split in enumerate(SPLITS)]
+    source = karpathy_folder(tmp_path / "k", [*entries, entry(1, "restval")])
+    with pytest.raises(
+        CaptionlabError,
+        match=r"^dataset_mine\.json: 1 photos are listed more than once \(1\.jpg\); keep one entry of each$",
+    ):
+        karpathy(source, images)
+
+
 def test_missing_photos_are_reported_with_examples(tmp_path: Path, images: Path) -> None:
     source = karpathy_folder(tmp_path / "k", [entry(number, split) for number, split in enumerate(SPLITS * 2)])
     (source / "Images/1.jpg").rename(source / "Images/one.jpg")

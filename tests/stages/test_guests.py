@@ -93,12 +93,12 @@ def test_captions_of_the_validation_split_are_scored_too(root: Path, tiny_params
 @pytest.mark.parametrize(
     ("captions", "fault"),
     [
-        (dict.fromkeys(TEST[:2], "a dog"), r"1 photos have no caption \(test2\.jpg\)"),
+        (dict.fromkeys(TEST[:2], "a dog"), r"1 photos have no caption; .* all or none \(test2\.jpg\)"),
         (
             dict.fromkeys([*TEST, "train0.jpg", "moon"], "a dog"),
-            r"2 ids are not in the validation or test split \(moon, train0",
+            r"2 ids are not in the validation or test split; remove them \(moon, train0",
         ),
-        (dict.fromkeys([*TEST, VAL[0]], "a dog"), r"2 photos have no caption \(val1\.jpg, val2\.jpg\)"),
+        (dict.fromkeys([*TEST, VAL[0]], "a dog"), r"2 photos have no caption; .* all or none \(val1\.jpg, val2\.jpg\)"),
         (["a dog"], "has no captions with image ids"),
     ],
 )
@@ -109,6 +109,12 @@ def test_captions_that_do_not_match_the_photos_are_named(
     with pytest.raises(CaptionlabError, match=fault) as caught:
         guests(with_guest(tiny_params), root, "friend")
     assert str(root / "guest.json") in str(caught.value)
+
+
+def test_captions_without_a_word_are_a_warning(root: Path, tiny_params: Params) -> None:
+    write(root, {TEST[0]: "", TEST[1]: " . ", TEST[2]: "a dog"})
+    _, warning = guests(with_guest(tiny_params), root, "friend")
+    assert warning == f"guests: warning: 2 captions have no word ({TEST[0]}, {TEST[1]})"
 
 
 def test_an_unknown_guest_and_a_missing_file_are_one_error_line(root: Path, tiny_params: Params) -> None:

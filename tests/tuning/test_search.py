@@ -1,5 +1,6 @@
 """captionlab tune on a tiny tree, with a SQLite study, MLflow runs and killed processes."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -79,10 +81,21 @@ def runs(root: Path) -> list[Any]:
     return sorted(client.search_runs([experiment.experiment_id]), key=lambda run: int(run.data.tags["trial"]))
 
 
-def begin(root: Path, *arguments: str) -> "subprocess.Popen[str]":
+@contextlib.contextmanager
+def begin(root: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A search in a process of its own, which is killed at the end of the block, with its workers."""
     command = [sys.executable, "-m", "captionlab.cli", "tune", "baseline.tiny", *arguments, "--json"]
-    with (root / "said").open("w") as said:
-        return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=said, text=True)
+    with (
+        (root / "said").open("w") as said,
+        subprocess.Popen(
+            command, cwd=root, stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def said(root: Path) -> str:
@@ -186,8 +199,7 @@ def test_workers_share_the_trials_even_if_one_is_killed(root: Path, find: Find, 
         wait_until(lambda: "trial 1 " in said(root))
         one, _ = children(process.pid)
         if last:
-            os.kill(one, signal.SIGSTOP)
-            wait_until(lambda: children(process.pid) == [one])
+            freeze(one, until=lambda: children(process.pid) == [one])
         os.kill(one, signal.SIGKILL)
         out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said(root)
@@ -198,6 +210,18 @@ def test_workers_share_the_trials_even_if_one_is_killed(root: Path, find: Find, 
     assert max(epochs.values()) <= 2, "only the trial of the killed worker is repeated"
     (root / "tune.db").unlink()
     assert figures(find("grid", HIDDEN, OPTIMIZER)) == figures(found)
+
+
+def freeze(worker: int, until: Callable[[], bool]) -> None:
+    """Stop a worker until the other has ended; elsewhere if it was stopped with a lock that the other waits for."""
+    for _ in range(5):
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            return wait_until(until, seconds=40)
+        except TimeoutError:
+            os.kill(worker, signal.SIGCONT)
+            time.sleep(0.05)
+    raise TimeoutError("the other worker does not end")
 
 
 def children(parent: int) -> list[int]:

@@ -125,9 +125,9 @@ def captions_by_split(path: Path, images: Mapping[Split, Sequence[str]]) -> dict
     faults = [
         f"{len(keys):,} {what} ({some_of(keys)})"
         for keys, what in (
-            (missing, "photos have no caption"),
+            (missing, "photos have no caption; the test photos need one, those for validation all or none"),
             (ambiguous, "ids mean several photos; use file names"),
-            ([key for key in surplus if key not in ids], "ids are not in the validation or test split"),
+            ([key for key in surplus if key not in ids], "ids are not in the validation or test split; remove them"),
         )
         if keys
     ]

@@ -71,7 +71,7 @@ def iter_list(stream: TextIO, origin: str, key: str, piece: int = _PIECE) -> Ite
     except UnicodeDecodeError:
         raise
     except (ValueError, RecursionError) as error:
-        raise CaptionlabError(f"{origin} is not valid JSON: {error}") from None
+        raise CaptionlabError(f"{origin} is not valid JSON: {error}; get the file again") from None
 
 
 class _Text:

@@ -3,6 +3,7 @@
 Knows names, splits and published counts; nothing of the layout of the JSON.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from captionlab.data.caption_json import is_text, shown
 from captionlab.datasets import Found
 from captionlab.datasets.photo_names import find_photos
 from captionlab.datasets.reading import read_bytes
-from captionlab.errors import CaptionlabError
+from captionlab.errors import CaptionlabError, some_of
 
 RENAME = "rename the file if it is a selection of your own"
 _LONGEST_NAME = 500  # characters, folders included
@@ -47,8 +48,16 @@ def check_counts(path: Path, found: Mapping[str, int], published: Mapping[str, i
 def collect(source: Path, images: Path, entries: Sequence[Listed], files: str, split_source: str) -> Found:
     """Copy the listed photos into ``images``; other photos of the folder are left out.
 
-    ``files`` is the name of the JSON files for messages. Raises CaptionlabError if none of the listed photos is found.
+    ``files`` is the name of the JSON files for messages. Raises CaptionlabError if a split lists a photo twice, or none
+    of the listed photos is found.
     """
+    repeated = [
+        photo for (photo, _), count in Counter((each.photo, each.split) for each in entries).items() if count > 1
+    ]
+    if repeated:
+        raise CaptionlabError(
+            f"{files}: {len(repeated):,} photos are listed more than once ({some_of(repeated)}); keep one entry of each"
+        )
     names, notes = find_photos(source)
     captions: list[tuple[str, str]] = []
     splits: dict[Split, list[str]] = {}

@@ -247,8 +247,8 @@ def _people(results: Results) -> list[Table]:
     notes = (
         "People: each reference caption of a photo is scored against the others, as the mean of "
         f"{results.ways} ways of leaving one out. The systems' captions are scored against the same references, so "
-        "BLEU and ROUGE-L are lower here than in the other tables. Test split, strict protocol, the decoding that "
-        "validation chose.",
+        "BLEU, ROUGE-L and METEOR are lower here than in the other tables. Test split, strict protocol, the decoding "
+        "that validation chose.",
     )
     return [
         _of_rows("People's captions against the others of their photo", ("name", "decoding", *_SCORES), rows, notes)
