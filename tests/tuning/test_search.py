@@ -213,7 +213,7 @@ def test_workers_share_the_trials_even_if_one_is_killed(root: Path, find: Find, 
 
 
 def freeze(worker: int, until: Callable[[], bool]) -> None:
-    """Stop a worker until the other has ended; elsewhere if it was stopped with a lock that the other waits for."""
+    """Stop a worker until the other has ended; at a later moment if it holds a lock that the other waits for."""
     for _ in range(5):
         os.kill(worker, signal.SIGSTOP)
         try:

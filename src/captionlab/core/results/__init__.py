@@ -226,6 +226,12 @@ class ConfigurationScores:
         return self.best.val_cider
 
 
+def scores_above(own: Mapping[str, float | None], people: Mapping[str, float | None]) -> list[str]:
+    """The names of the scores that are above people's; not those that either lacks."""
+    pairs = ((score, value, people[score]) for score, value in own.items())
+    return [score for score, value, theirs in pairs if value is not None and theirs is not None and value > theirs]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FewerReferences:
     """Scores of the test split against all references of a photo but one: mean over ``ways`` of leaving one out.
@@ -239,8 +245,7 @@ class FewerReferences:
 
     def above_people(self, key: str, place: int) -> list[str]:
         """The scores in which a configuration is above people in one of its decodings."""
-        people, own = dataclasses.asdict(self.people), dataclasses.asdict(self.configurations[key][place])
-        return [score for score in own if own[score] is not None and own[score] > people[score]]
+        return scores_above(dataclasses.asdict(self.configurations[key][place]), dataclasses.asdict(self.people))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from captionlab.core.files import write_json
 from captionlab.core.records import EVALUATION
+from captionlab.core.results import scores_above
 from captionlab.core.typed import read_record
 
 NEEDS = {  # what a machine may lack
@@ -32,9 +33,7 @@ class FurtherScores:
 
     def above_people(self, key: str) -> list[str]:
         """The scores in which a configuration is above people."""
-        own = self.fewer_references.get(key, {})
-        pairs = ((score, value, self.people[score]) for score, value in own.items())
-        return [score for score, value, people in pairs if value is not None and people is not None and value > people]
+        return scores_above(self.fewer_references.get(key, {}), self.people)
 
 
 def write_further_scores(folder: Path, found: FurtherScores) -> None:
