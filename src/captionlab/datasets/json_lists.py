@@ -5,7 +5,7 @@ Knows JSON and the keys that no reader needs, not what the entries are.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,7 +30,7 @@ def iter_objects(path: Path, key: str) -> Iterator[dict[str, Any]]:
     """
     found = False
     with open_text(path) as stream:
-        for value in iter_list(stream, str(path), key):
+        for value in iter_list(stream, str(path), key, unused=_UNUSED):
             found = isinstance(value, dict)
             if not found:
                 break
@@ -39,15 +39,15 @@ def iter_objects(path: Path, key: str) -> Iterator[dict[str, Any]]:
         raise CaptionlabError(f"{path} has no list of {key}; get the file again")
 
 
-def iter_list(stream: TextIO, origin: str, key: str, piece: int = _PIECE) -> Iterator[Any]:
-    """Each entry of the list ``key`` of the outermost object; nothing where that is no list.
+def iter_list(stream: TextIO, origin: str, key: str, piece: int = _PIECE, unused: Container[str] = ()) -> Iterator[Any]:
+    """Each entry of the list ``key`` of the outermost object, without ``unused`` keys; nothing where that is no list.
 
     Memory is that of the largest entry, or other value of the object, and of ``piece`` characters. Raises
     CaptionlabError, with the name ``origin``, for invalid JSON and repeated keys.
     """
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return unique(origin, (pair for pair in pairs if pair[0] not in _UNUSED))
+        return unique(origin, (pair for pair in pairs if pair[0] not in unused))
 
     text = _Text(stream, piece, json.JSONDecoder(object_pairs_hook=build))
     try:

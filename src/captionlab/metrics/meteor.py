@@ -22,6 +22,7 @@ Words = tuple[str, ...]
 _STARTUP_SECONDS = 120.0  # limit; loading its table of paraphrases takes 5 to 10 s
 _LAST_SECONDS = 5.0  # limit; what a failing Java may take to say why
 _PAIR_SECONDS = 0.01  # limit; comparing a caption with a reference takes 0.0003 s
+_STOPPED = "it stopped or took too long"
 _COUNTS = 23  # numbers that METEOR gives of a caption and a reference
 _WORDS = (0, 1)  # their places: words of the caption and of the reference,
 _CHUNKS = 20  # chunks,
@@ -154,15 +155,18 @@ class _Program:
 
     def _send(self, *parts: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(" ||| ".join(parts) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(" ||| ".join(parts) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise OSError(_STOPPED) from None
 
     def _read(self) -> str:
         """The next line, which is not empty."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline().strip()
         if not line:
-            raise OSError("it stopped or took too long")
+            raise OSError(_STOPPED)
         return line
 
     @contextlib.contextmanager
