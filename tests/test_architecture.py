@@ -46,10 +46,10 @@ ALLOWED = {
     "serving": "core errors tracking training.checkpoint",
     "tuning": "config core data errors training tracking",
     "demo": "core datasets.drawing errors evaluation inference models",
-    "commands": "config core data datasets encoders errors evaluation exporting inference metrics models serving "
-    "tracking training",
     "stages": "config core data datasets encoders errors evaluation finetuning inference metrics report serving "
     "tracking training",
+    "commands": "config core data datasets encoders errors evaluation exporting inference metrics models serving "
+    "stages.check_params tracking training",
     "cli": "*",
 }
 ONLY_IN = {  # heavy or replaceable libraries, and the only places that may know them

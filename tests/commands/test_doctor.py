@@ -183,6 +183,14 @@ def test_an_invalid_params_file_and_a_missing_device_are_reported(project: Path)
     assert "device must be one of 'auto', 'cpu', 'cuda' or 'mps', not 'warp'" in finding.found
 
 
+def test_a_guests_file_that_is_missing_is_reported(project: Path) -> None:
+    change(project, guests={"other": {"captions": "data/other.json"}})
+    finding = found(project)["params.yaml"]
+    assert (finding.verdict, finding.found) == (
+        "fail", "guests.other.captions data/other.json is not a file; put the captions there"
+    )  # fmt: skip
+
+
 def test_a_full_disk_is_reported(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for constant, verdict in (("TIGHT_GIGABYTES", "warn"), ("FULL_GIGABYTES", "fail")):
         monkeypatch.setattr(doctor, constant, 1e9)

@@ -115,6 +115,19 @@ def test_a_photo_that_is_not_in_the_folder_is_named(tmp_path: Path, images: Path
     assert not (images / "000000000002.jpg").exists()
 
 
+def test_a_file_name_in_two_folders_is_named(tmp_path: Path, images: Path) -> None:
+    source = coco_folder(tmp_path / "coco", train2017=3, val2017=1, test2017=1)
+    (photo,) = source.rglob("000000000002.jpg")
+    (source / "copies").mkdir()
+    (source / "copies/000000000002.jpg").write_bytes(photo.read_bytes())
+    (note,) = (note for note in coco(source, images, NO_COUNTS).notes if "several photos" in note)
+    assert note == "1 names could mean several photos (000000000002.jpg); write their folders and suffixes"
+    for path in source.rglob("*.jpg"):
+        (source / "copies" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(CaptionlabError, match=r"has none of the 5 photos .*; 5 names could mean several photos \("):
+        coco(source, images, NO_COUNTS)
+
+
 def test_an_image_without_captions_is_a_problem(tmp_path: Path, images: Path) -> None:
     source = coco_folder(tmp_path / "coco", train2017=3, val2017=1, test2017=1)
     path = source / "annotations/captions_train2017.json"

@@ -1,6 +1,7 @@
 """The reader of a folder of photos with a captions file."""
 
 import io
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -251,6 +252,16 @@ def test_paths_in_different_folders_do_not_mean_one_photo(tmp_path: Path, images
     source = photo_folder(tmp_path / "mine", "image,caption\ncats/1.jpg,A cat\ndogs/1.jpg,A dog\nImages/2.jpg,B\n2,B\n")
     found = folder(source, images)
     assert [name for name, _ in found.captions] == ["cats/1.jpg", "dogs/1.jpg", "2.jpg", "2.jpg"]
+
+
+def test_a_name_of_photos_in_two_folders_is_named(tmp_path: Path, images: Path) -> None:
+    source = photo_folder(tmp_path / "mine", "image,caption\n1.jpg,A cat\n1.jpg,A dog\n2.jpg,B\n")
+    for place in ("cats", "dogs"):
+        (source / "Images" / place).mkdir()
+        shutil.copy(source / "Images/1.jpg", source / "Images" / place)
+    (source / "Images/1.jpg").unlink()
+    found = folder(source, images)
+    assert found.notes == ["1 names could mean several photos (1.jpg); write their folders and suffixes"]
 
 
 @pytest.mark.parametrize("place", [".", "Images"])

@@ -38,7 +38,12 @@ def test_the_exact_name_takes_precedence() -> None:
 
 def test_an_ambiguous_name_is_unchanged() -> None:
     photos = names("a.jpg", "a.png", "x/b.jpg", "y/b.jpg")
-    assert [photos.find(name) for name in ("a", "b.jpg", "B", "z/b.jpg")] == ["a", "b.jpg", "B", "z/b.jpg"]
+    written = ["a", "b.jpg", "B", "z/b.jpg"]
+    assert [photos.find(name) for name in written] == written
+    assert photos.ambiguous([*written, "c.jpg"]) == [
+        "3 names could mean several photos (a, b.jpg, B); write their folders and suffixes"
+    ]
+    assert photos.ambiguous(["z/b.jpg", "c.jpg"]) == []
 
 
 def test_photos_in_subfolders_are_found_with_and_without_their_folders() -> None:

@@ -33,6 +33,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
+def test_a_dataset_cannot_be_called_scenes(params: Params, tmp_path: Path) -> None:
+    dataset = dataclasses.replace(params.dataset, name="scenes")
+    with pytest.raises(CaptionlabError, match=r"^dataset\.name is scenes, .*; set dataset\.name to a name of its own$"):
+        check_params(dataclasses.replace(params, dataset=dataset, guest_models={}), tmp_path)
+
+
 def test_a_guest_model_that_is_not_here_is_said_at_once(params: Params, cache: Path, tmp_path: Path) -> None:
     with pytest.raises(
         CaptionlabError, match=r"^guest_models\.other: the model no-one/other is neither .* hf download no-one/other$"

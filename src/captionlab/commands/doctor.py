@@ -29,6 +29,7 @@ from captionlab.core.records import DATASET
 from captionlab.core.results import read_manifest
 from captionlab.core.results.dataset import iter_dataset
 from captionlab.errors import CaptionlabError, one_line, some_of
+from captionlab.stages.check_params import check
 from captionlab.tracking.address import reason, shown
 from captionlab.tracking.store import TrackingError, sqlite_file, tracking_uri
 
@@ -143,6 +144,10 @@ def _params(root: Path) -> tuple[Params | None, Finding]:
         params = load_params(path)
     except CaptionlabError as error:
         return None, Finding(name="params.yaml", verdict="fail", found=str(error), advice="correct it in params.yaml")
+    try:
+        check(params, root)
+    except CaptionlabError as error:
+        return params, Finding(name="params.yaml", verdict="fail", found=str(error))
     found = f"{len(params.systems())} configurations, dataset {params.dataset.name}"
     return params, Finding(name="params.yaml", verdict="ok", found=found)
 

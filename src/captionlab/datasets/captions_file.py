@@ -52,7 +52,9 @@ def read_captions_file(path: Path) -> tuple[list[CaptionRow], list[Problem]]:
         captions, problems = token_captions(text, path.name)
         return [CaptionRow(*caption) for caption in captions], problems
     if not text.strip():
-        raise CaptionlabError(f"{path} is empty; it needs the header image,caption and one line for each caption")
+        raise CaptionlabError(
+            f"{path} is empty; get it again, or write captions into it below the header image,caption"
+        )
     rows: list[CaptionRow] = []
     problems = []
     seen = set()

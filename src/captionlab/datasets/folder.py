@@ -35,6 +35,7 @@ def folder(
     rows, problems, unread = _rows(source, caption_files)
     names, notes = find_photos(source)
     photo_of = names.find_each(row.image for row in rows)
+    notes += names.ambiguous(text for text, name in photo_of.items() if name not in names.files)
     listed, split_files = read_split_files(source)
     if not listed and parent:
         listed, split_files = read_split_files(parent)

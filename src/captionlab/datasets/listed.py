@@ -74,13 +74,14 @@ def collect(source: Path, images: Path, entries: Sequence[Listed], files: str, s
     if len(missing) == len(entries):
         raise CaptionlabError(
             f"{names.folder} has none of the {len(entries):,} photos named in {files}, such as {shown(missing[0])};"
-            f" it has photos such as {others[0]!r}"
+            f" it has photos such as {others[0]!r}{''.join(f'; {note}' for note in names.ambiguous(missing))}"
         )
     for name, path in names.files.items():
         if name in wanted:
             (images / name).write_bytes(read_bytes(path))
     if missing:
         notes.append(f"not in the folder, though named in {files}: {len(missing):,} ({shown(missing[0])})")
+    notes += names.ambiguous(missing)
     if others:
         notes.append(f"left out, since not named in {files}: {len(others):,} ({others[0]!r})")
     return Found(captions=captions, splits=splits, split_source=split_source, problems=names.problems, notes=notes)

@@ -81,6 +81,14 @@ class PhotoNames:
             for text, name in found.items()
         }
 
+    def ambiguous(self, unfound: Iterable[str]) -> list[str]:
+        """A note on those of the names without a photo that could mean several photos; empty if there are none."""
+        owners = Counter(end for path in self._names for end in _ends(_plain(path)))
+        names = [text for text in dict.fromkeys(unfound) if owners[_plain(text)] > 1]
+        if not names:
+            return []
+        return [f"{len(names):,} names could mean several photos ({some_of(names)}); write their folders and suffixes"]
+
     @cached_property
     def _forms(self) -> "tuple[_Form, ...]":
         """The comparisons of names, from strict to loose."""

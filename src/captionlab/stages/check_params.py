@@ -14,10 +14,24 @@ def check_params(params: Params, root: Path) -> list[str]:
     """Say what params.yaml holds; every stage's command checks it before it calls the stage.
 
     The first stage that reads data depends on the file written, so that this one runs before any other, for a single
-    target too. Raises CaptionlabError where a folder or a file that params.yaml names is missing, for an encoder that
-    captionlab does not know, and for a model that has not captioned yet and is not on this machine.
+    target too. Raises CaptionlabError as ``check`` does.
     """
-    _ = params.dataset.resolved_format  # refuses a name that is no format
+    check(params, root)
+    write_text(root / PARAMS_VALID, "params.yaml is valid\n")
+    return [f"check_params: params.yaml is valid; {len(params.rows())} configurations"]
+
+
+def check(params: Params, root: Path) -> None:
+    """Raise CaptionlabError at the first parameter with which a stage would fail.
+
+    That is a dataset's name that does not fit the format, a folder or a file that is missing, an encoder that
+    captionlab does not know, and a model that has not captioned yet and is not on this machine.
+    """
+    if params.dataset.resolved_format != "scenes" and params.dataset.name == "scenes":
+        raise CaptionlabError(
+            "dataset.name is scenes, and so are the results in git, which those of another dataset would replace; set"
+            " dataset.name to a name of its own"
+        )
     source = params.dataset.source
     if not is_imported(root, source) and root.resolve().is_relative_to(source_folder(root, source).resolve()):
         raise CaptionlabError(
@@ -40,8 +54,6 @@ def check_params(params: Params, root: Path) -> list[str]:
 
         for name in new:
             check_encoder(name)
-    write_text(root / PARAMS_VALID, "params.yaml is valid\n")
-    return [f"check_params: params.yaml is valid; {len(params.rows())} configurations"]
 
 
 def _has_captioned(root: Path, name: str, model: str) -> bool:
