@@ -140,14 +140,12 @@ def _params(root: Path) -> tuple[Params | None, Finding]:
     if not path.exists():
         advice = "to check a project too, run captionlab doctor in its folder"
         return None, Finding(name="params.yaml", verdict="warn", found="none in this folder", advice=advice)
+    params = None
     try:
         params = load_params(path)
-    except CaptionlabError as error:
-        return None, Finding(name="params.yaml", verdict="fail", found=str(error), advice="correct it in params.yaml")
-    try:
         check(params, root)
     except CaptionlabError as error:
-        return params, Finding(name="params.yaml", verdict="fail", found=str(error))
+        return params, Finding(name="params.yaml", verdict="fail", found=str(error), advice="correct it in params.yaml")
     found = f"{len(params.systems())} configurations, dataset {params.dataset.name}"
     return params, Finding(name="params.yaml", verdict="ok", found=found)
 
