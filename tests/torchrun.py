@@ -17,7 +17,7 @@ def torchrun(root: Path, *arguments: str, processes: int = 2) -> subprocess.Comp
     source = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     done = subprocess.run(
-        [*command, *arguments], cwd=root, capture_output=True, text=True, timeout=120,
+        [*command, *arguments], cwd=root, capture_output=True, text=True, timeout=300,
         env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     done.stdout = re.sub(r"^(.*(\[Gloo\]|peer ranks).*|[\d ]+)\n", "", done.stdout, flags=re.MULTILINE)

@@ -215,8 +215,8 @@ def _child(
         os.dup2(devnull, 2)
         warnings.simplefilter("ignore")
         os.environ["PATH"] = ""  # hides Java: METEOR would take seconds for each input
-        limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        memory = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(signal.SIGPROF, _too_long)
         _run_inputs(parser, work, shared, found, deadline, limit, seed)

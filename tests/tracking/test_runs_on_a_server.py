@@ -162,8 +162,8 @@ def test_two_clones_and_a_lost_response_leave_one_run_per_result(
     assert len(MlflowClient(uri).search_model_versions("name = 'captionlab'")) == 1
 
     write_pipeline(pipeline, key="slow")
-    for name, delay, warnings in (("lite0", 0.2, 0), ("lite1", 1.5, 1)):
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    for name, delay, warnings in (("lite0", 0.2, 0), ("lite1", 4, 1)):
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
         with before(uri, delay=delay) as slow:
             monkeypatch.setenv("MLFLOW_TRACKING_URI", slow)
             with tracking.open_tracker(pipeline, EXPERIMENT, start(name, "slow")) as tracker:
