@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch; tiny tensors are slower on several cores
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before MLflow
 os.environ.pop("DVC_ROOT", None)  # under `dvc repro` it would send MLflow's runs into the real project
+# Whose git signs commits would be asked for a password.
 os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "commit.gpgsign", "GIT_CONFIG_VALUE_0": "false"}
 
 import sys
