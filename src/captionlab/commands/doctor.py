@@ -29,7 +29,7 @@ from captionlab.core.records import DATASET
 from captionlab.core.results import read_manifest
 from captionlab.core.results.dataset import iter_dataset
 from captionlab.errors import CaptionlabError, one_line, some_of
-from captionlab.stages.check_params import check
+from captionlab.stages import check_params
 from captionlab.tracking.address import reason, shown
 from captionlab.tracking.store import TrackingError, sqlite_file, tracking_uri
 
@@ -143,7 +143,7 @@ def _params(root: Path) -> tuple[Params | None, Finding]:
     params = None
     try:
         params = load_params(path)
-        check(params, root)
+        check_params.check(params, root)
     except CaptionlabError as error:
         return params, Finding(name="params.yaml", verdict="fail", found=str(error), advice="correct it in params.yaml")
     found = f"{len(params.systems())} configurations, dataset {params.dataset.name}"

@@ -83,8 +83,11 @@ class PhotoNames:
 
     def ambiguous(self, unfound: Iterable[str]) -> list[str]:
         """A note on those of the names without a photo that could mean several photos; empty if there are none."""
+        unfound = dict.fromkeys(unfound)
+        if not unfound:  # as usual; the paths of all photos would be read for nothing
+            return []
         owners = Counter(end for path in self._names for end in _ends(_plain(path)))
-        names = [text for text in dict.fromkeys(unfound) if owners[_plain(text)] > 1]
+        names = [text for text in unfound if owners[_plain(text)] > 1]
         if not names:
             return []
         return [f"{len(names):,} names could mean several photos ({some_of(names)}); write their folders and suffixes"]

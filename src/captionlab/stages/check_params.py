@@ -22,10 +22,10 @@ def check_params(params: Params, root: Path) -> list[str]:
 
 
 def check(params: Params, root: Path) -> None:
-    """Raise CaptionlabError at the first parameter with which a stage would fail.
+    """Raise CaptionlabError at the first parameter that does not fit the project; nothing is written.
 
-    That is a dataset's name that does not fit the format, a folder or a file that is missing, an encoder that
-    captionlab does not know, and a model that has not captioned yet and is not on this machine.
+    That is a dataset without a format, another dataset with the name scenes, a folder or a file that is missing, an
+    encoder that captionlab does not know, and a model that has not captioned yet and is not on this machine.
     """
     if params.dataset.resolved_format != "scenes" and params.dataset.name == "scenes":
         raise CaptionlabError(
